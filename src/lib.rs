@@ -1,0 +1,8 @@
+//! roadstead: a pull-through caching proxy for container registries.
+
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod limits;
+pub mod metrics;
+pub mod oci;

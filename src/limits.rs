@@ -1,0 +1,74 @@
+//! Every wait and every bound that is not a configuration key, in one place, so that tests can shorten them.
+
+use std::time::Duration;
+
+/// Deadlines and bounds. [`Limits::default`] is what `serve` runs with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// From a request's arrival to its response headers; containerd gives up at 30 s (DESIGN §14.8, BLOB-12).
+    pub head: Duration,
+    /// From a flight's start to the upstream's response headers.
+    pub flight_head: Duration,
+    /// For revalidation where a stale answer is at hand (DESIGN §14.2).
+    pub revalidate: Duration,
+    /// One TCP connection or TLS handshake upstream.
+    pub connect: Duration,
+    /// Silence in an upstream body before the transfer counts as broken.
+    pub upstream_idle: Duration,
+    /// Pause before the first retry upstream; doubles, with jitter.
+    pub retry_pause: Duration,
+    /// A client that takes no byte for this long is cut off.
+    pub send_idle: Duration,
+    /// Waiting for a request head, which hyper also uses between requests (DESIGN §15).
+    pub request_idle: Duration,
+    /// Downloads into the cache at once, in all and for one upstream.
+    pub fills: usize,
+    pub fills_per_upstream: usize,
+    /// How long a download may wait for its turn.
+    pub fill_queue: Duration,
+    /// Bytes withheld from readers until the digest is known (DESIGN §14.7).
+    pub hold_back: u64,
+    /// A range that starts further ahead of a download than this is fetched directly (DESIGN §13).
+    pub read_ahead: u64,
+    /// Largest manifest, either way (MAN-8).
+    pub manifest: usize,
+    /// Largest page of tags or referrers.
+    pub page: usize,
+    /// Bodies of at most this size are kept in memory, up to `memory` bytes in all.
+    pub small_body: u64,
+    pub memory: u64,
+    /// How long "there is no such thing" is believed: tags and digests; referrers.
+    pub negative: Duration,
+    pub negative_referrers: Duration,
+    /// Open client connections.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const KIB: u64 = 1024;
+        const MIB: u64 = 1024 * KIB;
+        Self {
+            head: Duration::from_secs(25),
+            flight_head: Duration::from_secs(60),
+            revalidate: Duration::from_secs(3),
+            connect: Duration::from_secs(5),
+            upstream_idle: Duration::from_secs(30),
+            retry_pause: Duration::from_millis(100),
+            send_idle: Duration::from_secs(60),
+            request_idle: Duration::from_secs(95),
+            fills: 64,
+            fills_per_upstream: 16,
+            fill_queue: Duration::from_secs(20),
+            hold_back: 64 * KIB,
+            read_ahead: 64 * MIB,
+            manifest: 4 << 20,
+            page: 1 << 20,
+            small_body: 128 * KIB,
+            memory: 64 * MIB,
+            negative: Duration::from_secs(10),
+            negative_referrers: Duration::from_secs(300),
+            connections: 4096,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Every metric of the process: one struct of typed handles on a registry of its own.
+//!
+//! Labels come from route templates and configured names only, so the number of series is bounded by the configuration.
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Typed handles; made once by `app` and handed in.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub http_requests: IntCounterVec,
+    pub http_request_duration: HistogramVec,
+    pub http_requests_in_flight: IntGauge,
+    pub http_connections: IntGauge,
+    pub access_log_dropped: IntCounter,
+    pub cache_requests: IntCounterVec,
+    pub served_bytes: IntCounterVec,
+    pub upstream_requests: IntCounterVec,
+    pub upstream_request_duration: HistogramVec,
+    pub upstream_received_bytes: IntCounterVec,
+    pub upstream_rate_limit_remaining: IntGaugeVec,
+    pub upstream_breaker_open: IntGaugeVec,
+    pub token_refreshes: IntCounterVec,
+    pub fills_in_flight: IntGauge,
+    pub fill_resumes: IntCounterVec,
+    pub fill_failures: IntCounterVec,
+    pub store_bytes: IntGauge,
+    pub store_blobs: IntGauge,
+    pub store_limit_bytes: IntGauge,
+    pub store_corrupt: IntCounter,
+    pub store_errors: IntCounterVec,
+    pub evictions: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers every metric under the prefix `roadstead_`.
+    pub fn new() -> Self {
+        let r = Registers(Registry::new());
+        let build = r.gauges("build_info", "Version of this build; always 1.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Self {
+            http_requests: r.counters("http_requests_total", "Requests answered.", &["route", "method", "code"]),
+            http_request_duration: r.histogram("http_request_duration_seconds", "Arrival to last byte.", &["route"]),
+            http_requests_in_flight: r.gauge("http_requests_in_flight", "Requests whose body is not finished."),
+            http_connections: r.gauge("http_connections", "Open client connections."),
+            access_log_dropped: r.counter("access_log_dropped_total", "Log lines dropped because the reader stalled."),
+            cache_requests: r.counters(
+                "cache_requests_total",
+                "Manifest, tag and blob requests by what the cache did.",
+                &["upstream", "kind", "outcome"],
+            ),
+            served_bytes: r.counters("served_bytes_total", "Body bytes sent to clients.", &["upstream", "source"]),
+            upstream_requests: r.counters(
+                "upstream_requests_total",
+                "Requests sent upstream; code is a status or error.",
+                &["upstream", "operation", "code"],
+            ),
+            upstream_request_duration: r.histogram(
+                "upstream_request_duration_seconds",
+                "Request sent to response headers.",
+                &["upstream", "operation"],
+            ),
+            upstream_received_bytes: r.counters(
+                "upstream_received_bytes_total",
+                "Body bytes received from upstream.",
+                &["upstream"],
+            ),
+            upstream_rate_limit_remaining: r.gauges(
+                "upstream_rate_limit_remaining",
+                "What the upstream's ratelimit-remaining header said last.",
+                &["upstream"],
+            ),
+            upstream_breaker_open: r.gauges(
+                "upstream_breaker_open",
+                "1 while the upstream is taken to be unreachable.",
+                &["upstream"],
+            ),
+            token_refreshes: r.counters("token_refreshes_total", "Upstream token requests.", &["upstream", "outcome"]),
+            fills_in_flight: r.gauge("fills_in_flight", "Downloads into the cache in progress."),
+            fill_resumes: r.counters("fill_resumes_total", "Broken downloads continued with Range.", &["upstream"]),
+            fill_failures: r.counters("fill_failures_total", "Downloads that stored nothing.", &["upstream", "reason"]),
+            store_bytes: r.gauge("store_bytes", "Bytes of verified content on disk."),
+            store_blobs: r.gauge("store_blobs", "Blobs and manifests on disk."),
+            store_limit_bytes: r.gauge("store_limit_bytes", "cache.max_size."),
+            store_corrupt: r.counter("store_corrupt_total", "Stored files that failed their digest and were removed."),
+            store_errors: r.counters("store_errors_total", "Disk and database errors.", &["operation"]),
+            evictions: r.counters("evictions_total", "Blobs removed to make room.", &["reason"]),
+            registry: r.0,
+        }
+    }
+
+    /// The registry, for the exposition and for collectors that other modules add.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The text exposition format.
+    ///
+    /// # Errors
+    /// If a collector hands out inconsistent series.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Makes metrics and registers them. Names are literals, each registered once, so registration cannot fail.
+struct Registers(Registry);
+
+const VALID: &str = "metric names and labels are valid literals, each registered once";
+
+impl Registers {
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(full(name), help).expect(VALID))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(full(name), help), labels).expect(VALID))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(full(name), help).expect(VALID))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(full(name), help), labels).expect(VALID))
+    }
+
+    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let buckets = vec![0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 25.0, 60.0, 300.0, 1800.0];
+        self.add(HistogramVec::new(HistogramOpts::new(full(name), help).buckets(buckets), labels).expect(VALID))
+    }
+
+    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> C {
+        self.0.register(Box::new(collector.clone())).expect(VALID);
+        collector
+    }
+}
+
+fn full(name: &str) -> String {
+    format!("roadstead_{name}")
+}

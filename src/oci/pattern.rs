@@ -1,0 +1,93 @@
+//! Globs over image names.
+
+use std::fmt;
+
+/// A glob: `*` is one whole component, `**` stands last and is one or more components.
+///
+/// A component may end in `*` only as a whole; that keeps the overlap of two globs decidable.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pattern(Box<str>);
+
+impl Pattern {
+    /// Parses a glob.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let components: Vec<&str> = text.split('/').collect();
+        for (i, component) in components.iter().enumerate() {
+            let last = i + 1 == components.len();
+            match *component {
+                "" => return Err(format!("{text:?} has an empty component")),
+                "*" => {}
+                "**" if last => {}
+                "**" => return Err(format!("in {text:?}, ** may stand only at the end")),
+                part if part.contains('*') => {
+                    return Err(format!("in {text:?}, * stands for a whole component, as in acme/*"));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Whether `name` matches.
+    pub fn matches(&self, name: &str) -> bool {
+        let mut components = name.split('/');
+        for part in self.0.split('/') {
+            let Some(component) = components.next() else { return false };
+            match part {
+                "**" => return true,
+                "*" => {}
+                part if part == component => {}
+                _ => return false,
+            }
+        }
+        components.next().is_none()
+    }
+
+    /// How specific the glob is: of two that match, the one with the longer text names more (DESIGN §8).
+    pub fn specificity(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_is_one_component_and_two_are_the_rest() {
+        for (glob, name, expected) in [
+            ("docker.io/**", "docker.io/library/nginx", true),
+            ("docker.io/**", "docker.io", false),
+            ("docker.io/*", "docker.io/library/nginx", false),
+            ("docker.io/*/nginx", "docker.io/library/nginx", true),
+            ("acme/*", "acme/api", true),
+            ("acme/*", "acme", false),
+            ("**", "anything/at/all", true),
+            ("acme/api", "acme/api", true),
+            ("acme/api", "acme/api/v2", false),
+            ("acme", "acmeother", false),
+        ] {
+            assert_eq!(Pattern::parse(glob).expect(glob).matches(name), expected, "{glob} on {name}");
+        }
+    }
+
+    #[test]
+    fn globs_that_could_surprise_are_refused() {
+        for glob in ["", "a//b", "/a", "a/", "**/a", "a*", "a/b*/c"] {
+            assert!(Pattern::parse(glob).is_err(), "{glob}");
+        }
+    }
+}
