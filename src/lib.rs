@@ -1,8 +1,10 @@
 //! roadstead: a pull-through caching proxy for container registries.
 
+pub mod access;
 pub mod app;
 pub mod clock;
 pub mod config;
 pub mod limits;
 pub mod metrics;
 pub mod oci;
+pub mod route;

@@ -1,13 +1,22 @@
 //! The words of the OCI specifications, as types that cannot be wrong. Pure: no runtime, no files, no server.
 
 mod digest;
+mod endpoint;
 mod error;
 mod media_type;
 mod name;
 mod pattern;
+mod query;
+mod range;
 
 pub use digest::{Algorithm, Digest, Hasher};
+pub use endpoint::{Endpoint, Target, blob_path, manifest_path, referrers_path, tags_path};
 pub use error::{ErrorCode, ParseError, error_document};
 pub use media_type::MediaType;
 pub use name::{CanonicalName, Reference, Repository, Tag, UpstreamName};
 pub use pattern::Pattern;
+pub use query::{Namespace, Ns, PageQuery, normal_host};
+pub use range::{
+    ByteRange, ByteSpan, ContentRange, RangeRequest, Resolved, entity_tag, if_range_matches, none_match,
+    unsatisfied_content_range,
+};
