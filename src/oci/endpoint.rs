@@ -156,3 +156,212 @@ pub fn tags_path(repository: &Repository, page: &PageQuery) -> String {
 pub fn referrers_path(repository: &Repository, digest: &Digest, page: &PageQuery) -> String {
     page.append_to(format!("/v2/{repository}/referrers/{digest}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::oci::{Algorithm, Tag};
+
+    const DIGEST: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn repository(text: &str) -> Repository {
+        Repository::parse(text).expect(text)
+    }
+
+    fn parse(path: &str) -> Result<Endpoint, ParseError> {
+        Target::parse(path, None).map(|target| target.endpoint)
+    }
+
+    fn manifest(name: &str, reference: &str) -> Endpoint {
+        Endpoint::Manifest { repository: repository(name), reference: Reference::parse(reference).expect(reference) }
+    }
+
+    fn blob(name: &str) -> Endpoint {
+        Endpoint::Blob { repository: repository(name), digest: Digest::parse(DIGEST).expect("valid") }
+    }
+
+    fn tags(name: &str) -> Endpoint {
+        Endpoint::Tags { repository: repository(name), page: PageQuery::default() }
+    }
+
+    #[test]
+    fn names_are_read_from_the_right() {
+        for (path, expected) in [
+            ("nginx/manifests/latest", manifest("nginx", "latest")),
+            ("library/nginx/manifests/V1.0", manifest("library/nginx", "V1.0")),
+            ("a/manifests/b/manifests/c", manifest("a/manifests/b", "c")),
+            ("manifests/manifests/manifests", manifest("manifests", "manifests")),
+            ("a/tags/list/manifests/x", manifest("a/tags/list", "x")),
+            ("a/blobs/uploads/manifests/x", manifest("a/blobs/uploads", "x")),
+            ("a/manifests/tags/list", tags("a/manifests")),
+            ("tags/tags/list", tags("tags")),
+            ("a/blobs/tags/list", tags("a/blobs")),
+            (&format!("a/manifests/{DIGEST}"), manifest("a", DIGEST)),
+            (&format!("a/blobs/b/blobs/{DIGEST}"), blob("a/blobs/b")),
+            (&format!("blobs/uploads/blobs/{DIGEST}"), blob("blobs/uploads")),
+        ] {
+            assert_eq!(parse(&format!("/v2/{path}")).as_ref(), Ok(&expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn ping_catalog_and_uploads_are_known() {
+        for (path, label, name) in [
+            ("/v2", "ping", None),
+            ("/v2/", "ping", None),
+            ("/docker.io/v2", "ping", None),
+            ("/v2/_catalog", "catalog", None),
+            ("/v2/a/b/blobs/uploads", "upload", Some("a/b")),
+            ("/v2/a/b/blobs/uploads/", "upload", Some("a/b")),
+            ("/v2/a/b/blobs/uploads/some-id=", "upload", Some("a/b")),
+            ("/v2/a/blobs/blobs/uploads/", "upload", Some("a/blobs")),
+            ("/v2/a/tags/list", "tags", Some("a")),
+            ("/v2/a/manifests/b", "manifest", Some("a")),
+        ] {
+            let endpoint = parse(path).expect(path);
+            assert_eq!(
+                (endpoint.route_label(), endpoint.repository().map(Repository::as_str)),
+                (label, name),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_component_before_the_version_is_a_prefix_in_lower_case() {
+        for (path, prefix) in [
+            ("/v2/a/manifests/b", None),
+            ("/Quay.IO/v2/a/manifests/b", Some("quay.io")),
+            ("/v2/v2/manifests/b", None),
+            ("/hub/v2/v2/manifests/b", Some("hub")),
+        ] {
+            assert_eq!(Target::parse(path, None).expect(path).prefix.as_deref(), prefix, "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_that_are_none_of_the_spec_are_unknown() {
+        for path in [
+            "",
+            "/",
+            "v2/",
+            "/v1/",
+            "/v22/a/manifests/b",
+            "/a/b/v2/",
+            "/v2//",
+            "/v2/a",
+            "/v2/manifests/latest",
+            "/v2/a/manifests",
+            "/v2/a/manifests/b/",
+            "/v2/a/tags/list/",
+            "/v2/a/tags/other",
+            "/v2/_catalog/",
+            "/V2/a/manifests/b",
+            "/v2/../v2/",
+        ] {
+            assert_eq!(parse(path).expect_err(path).code(), ErrorCode::NameUnknown);
+        }
+    }
+
+    #[test]
+    fn bad_names_digests_and_tags_have_their_own_codes() {
+        for (path, code) in [
+            ("/v2//manifests/a", ErrorCode::NameInvalid),
+            ("/v2/Nginx/manifests/a", ErrorCode::NameInvalid),
+            ("/v2/a/../b/manifests/a", ErrorCode::NameInvalid),
+            ("/v2/a%2fb/manifests/a", ErrorCode::NameInvalid),
+            ("/v2/a%3Ab/manifests/a", ErrorCode::NameInvalid),
+            ("/v2/a\0/manifests/a", ErrorCode::NameInvalid),
+            ("/v2/A/tags/list", ErrorCode::NameInvalid),
+            ("/v2/A/blobs/uploads/", ErrorCode::NameInvalid),
+            ("/v2/a/manifests/.a", ErrorCode::ManifestUnknown),
+            ("/v2/a/manifests/", ErrorCode::ManifestUnknown),
+            ("/v2/a/manifests/%41", ErrorCode::ManifestUnknown),
+            ("/v2/a/manifests/a%2Fb", ErrorCode::ManifestUnknown),
+            ("/v2/a/manifests/sha256:abc", ErrorCode::DigestInvalid),
+            ("/v2/a/manifests/a%3Ab", ErrorCode::DigestInvalid),
+            ("/v2/a/blobs/latest", ErrorCode::DigestInvalid),
+            ("/v2/a/blobs/", ErrorCode::DigestInvalid),
+            ("/v2/a/referrers/sha256:%61", ErrorCode::DigestInvalid),
+        ] {
+            assert_eq!(parse(path).expect_err(path).code(), code, "{path}");
+        }
+        let error = Target::parse("/v2/a/tags/list", Some("n=-1")).expect_err("negative");
+        assert_eq!(error.code(), ErrorCode::PaginationNumberInvalid);
+    }
+
+    #[test]
+    fn only_the_colon_of_a_reference_may_be_encoded() {
+        for colon in ["%3A", "%3a"] {
+            let encoded = DIGEST.replace(':', colon);
+            assert_eq!(parse(&format!("/v2/a/blobs/{encoded}")), Ok(blob("a")));
+            assert_eq!(parse(&format!("/v2/a/manifests/{encoded}")), Ok(manifest("a", DIGEST)));
+        }
+        let twice = DIGEST.replace(':', "%253A");
+        assert_eq!(parse(&format!("/v2/a/blobs/{twice}")).expect_err("twice").code(), ErrorCode::DigestInvalid);
+    }
+
+    #[test]
+    fn ns_is_read_for_every_endpoint_and_stays_out_of_the_page() {
+        let target = Target::parse("/v2/a/tags/list", Some("ns=docker.io&last=b&n=2")).expect("valid");
+        assert!(matches!(target.ns, Ns::Named(ns) if ns.normal() == "docker.io"));
+        let Endpoint::Tags { repository, page } = target.endpoint else { panic!("a tag list") };
+        assert_eq!(tags_path(&repository, &page), "/v2/a/tags/list?n=2&last=b");
+        assert!(matches!(Target::parse("/v2/", Some("ns=a/b")).expect("a ping").ns, Ns::Unusable));
+    }
+
+    fn any_repository() -> impl Strategy<Value = Repository> {
+        let component = "(manifests|blobs|tags|list|referrers|uploads|v2|[a-z0-9]{1,8}([._-][a-z0-9]{1,4})?)";
+        prop::collection::vec(component, 1..5).prop_map(|parts| repository(&parts.join("/")))
+    }
+
+    fn any_digest() -> impl Strategy<Value = Digest> {
+        let algorithm = prop_oneof![Just(Algorithm::Sha256), Just(Algorithm::Sha512)];
+        (algorithm, any::<u64>()).prop_map(|(algorithm, seed)| Digest::of(algorithm, &seed.to_be_bytes()))
+    }
+
+    fn any_page() -> impl Strategy<Value = PageQuery> {
+        "(n=[0-9]{1,7}&)?(last=[a-zA-Z0-9%._-]{0,9}&)?(x=[a-z]{1,3})?"
+            .prop_map(|query| PageQuery::parse(Some(&query)).expect("valid"))
+    }
+
+    /// What a formatted path parses to.
+    fn reparse(formatted: &str) -> Endpoint {
+        let (path, query) = formatted.split_once('?').map_or((formatted, None), |(path, query)| (path, Some(query)));
+        Target::parse(path, query).expect(formatted).endpoint
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_formatted_parses_back_to_itself(
+            repository in any_repository(),
+            digest in any_digest(),
+            tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}",
+            page in any_page(),
+        ) {
+            let by_tag = Reference::Tag(Tag::parse(&tag).expect("a tag"));
+            for reference in [by_tag, Reference::Digest(digest.clone())] {
+                let path = manifest_path(&repository, &reference);
+                prop_assert_eq!(reparse(&path), Endpoint::Manifest { repository: repository.clone(), reference });
+            }
+            let expected = Endpoint::Blob { repository: repository.clone(), digest: digest.clone() };
+            prop_assert_eq!(reparse(&blob_path(&repository, &digest)), expected);
+            let expected = Endpoint::Tags { repository: repository.clone(), page: page.clone() };
+            prop_assert_eq!(reparse(&tags_path(&repository, &page)), expected);
+            let path = referrers_path(&repository, &digest, &page);
+            prop_assert_eq!(reparse(&path), Endpoint::Referrers { repository, digest, page });
+        }
+
+        #[test]
+        fn any_text_is_an_answer_and_never_a_panic(path in "\\PC*", query in "\\PC*", tail in "(/|v2|manifests|blobs|uploads|tags|list|%3A|\\.\\.|a){0,9}") {
+            for path in [path.clone(), format!("/v2/{path}"), format!("/v2{tail}"), format!("/{path}/v2/{tail}")] {
+                if let Ok(target) = Target::parse(&path, Some(&query)) {
+                    let name = target.endpoint.repository().map(Repository::as_str);
+                    prop_assert!(name.is_none_or(|name| Repository::parse(name).is_ok()));
+                }
+            }
+        }
+    }
+}

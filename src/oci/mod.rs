@@ -3,6 +3,7 @@
 mod digest;
 mod endpoint;
 mod error;
+mod manifest;
 mod media_type;
 mod name;
 mod pattern;
@@ -12,6 +13,7 @@ mod range;
 pub use digest::{Algorithm, Digest, Hasher};
 pub use endpoint::{Endpoint, Target, blob_path, manifest_path, referrers_path, tags_path};
 pub use error::{ErrorCode, ParseError, error_document};
+pub use manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
 pub use media_type::MediaType;
 pub use name::{CanonicalName, Reference, Repository, Tag, UpstreamName};
 pub use pattern::Pattern;

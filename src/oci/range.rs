@@ -204,3 +204,189 @@ pub fn none_match(header: &str, digest: &Digest) -> bool {
         tag == "*" || bare == digest.as_str()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn resolve(header: &str, size: u64) -> Resolved {
+        RangeRequest::parse(Some(header)).resolve(size)
+    }
+
+    fn part(first: u64, last: u64) -> Resolved {
+        Resolved::Part(ByteSpan::new(first, last).expect("in order"))
+    }
+
+    #[test]
+    fn single_ranges_resolve_and_are_clipped_to_the_end() {
+        for (header, size, expected) in [
+            ("bytes=0-0", 10, part(0, 0)),
+            ("bytes=500-1499", 2000, part(500, 1499)),
+            ("bytes=500-", 2000, part(500, 1999)),
+            ("bytes=-500", 2000, part(1500, 1999)),
+            ("bytes=-5000", 2000, part(0, 1999)),
+            ("bytes=1000-5000", 2000, part(1000, 1999)),
+            ("bytes=0-", 10, part(0, 9)),
+            ("bytes=9-9", 10, part(9, 9)),
+            ("Bytes = 0-4 ,", 10, part(0, 4)),
+            ("bytes=0-99999999999999999999", 10, part(0, 9)),
+            ("bytes=-99999999999999999999", 10, part(0, 9)),
+            ("bytes=0-", u64::MAX, part(0, u64::MAX - 1)),
+            ("bytes=18446744073709551614-", u64::MAX, part(u64::MAX - 1, u64::MAX - 1)),
+        ] {
+            assert_eq!(resolve(header, size), expected, "{header} of {size}");
+        }
+    }
+
+    #[test]
+    fn ranges_outside_the_blob_are_unsatisfiable() {
+        for (header, size) in [
+            ("bytes=10-", 10),
+            ("bytes=5000-10000", 2000),
+            ("bytes=500-0", 2000),
+            ("bytes=-0", 10),
+            ("bytes=-0", 0),
+            ("bytes=0-", 0),
+            ("bytes=0-0", 0),
+            ("bytes=99999999999999999999-", u64::MAX),
+            ("bytes=99999999999999999999-99999999999999999999", u64::MAX),
+        ] {
+            assert_eq!(resolve(header, size), Resolved::Unsatisfiable, "{header} of {size}");
+        }
+        assert_eq!(resolve("bytes=-5", 0), Resolved::Whole, "no Content-Range can name an empty part");
+    }
+
+    #[test]
+    fn what_is_no_byte_range_is_ignored() {
+        assert_eq!(RangeRequest::parse(None), RangeRequest::None);
+        for header in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=,",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=1-2-3",
+            "bytes=+1-2",
+            "bytes=1 - 2",
+            "bytes=0x1-2",
+            "bytes=--1",
+            "lines=0-1",
+            "bytes:0-1",
+            "0-1",
+            "bytes=0-1,x",
+            "bytes=1",
+            "bytes=\u{661}-",
+        ] {
+            assert_eq!(RangeRequest::parse(Some(header)), RangeRequest::None, "{header}");
+        }
+    }
+
+    #[test]
+    fn several_ranges_are_told_apart_from_one() {
+        for header in ["bytes=0-0,2-3", "bytes=0-, -5", "bytes=5-0,1-2"] {
+            assert_eq!(RangeRequest::parse(Some(header)), RangeRequest::Multiple, "{header}");
+            assert_eq!(resolve(header, 10), Resolved::Whole);
+        }
+    }
+
+    #[test]
+    fn a_span_knows_its_length_and_says_its_place() {
+        let span = ByteSpan::new(5, 9).expect("in order");
+        assert_eq!((span.first(), span.last(), span.end(), span.len()), (5, 9, 10, 5));
+        assert_eq!(span.content_range(100), "bytes 5-9/100");
+        assert_eq!(unsatisfied_content_range(100), "bytes */100");
+        assert_eq!(ByteSpan::new(1, 0), None);
+        assert_eq!(ByteSpan::new(0, u64::MAX), None);
+        assert_eq!(ByteSpan::new(0, u64::MAX - 1).expect("the largest").len(), u64::MAX);
+    }
+
+    #[test]
+    fn upstream_content_ranges_must_not_contradict_themselves() {
+        let parsed = ContentRange::parse("bytes 5-9/10").expect("valid");
+        assert_eq!((parsed.span.first(), parsed.span.last(), parsed.total), (5, 9, Some(10)));
+        assert_eq!(ContentRange::parse("Bytes 0-0/*").expect("valid").total, None);
+        for header in [
+            "",
+            "bytes",
+            "bytes */10",
+            "bytes 5-9",
+            "bytes 9-5/10",
+            "bytes 5-10/10",
+            "bytes 5-9/",
+            "bytes -5/10",
+            "bytes 5-/10",
+            "bytes=5-9/10",
+            "lines 5-9/10",
+            "bytes +5-9/10",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-99999999999999999999/*",
+            "bytes 0-1/99999999999999999999",
+        ] {
+            assert_eq!(ContentRange::parse(header), None, "{header}");
+        }
+    }
+
+    #[test]
+    fn only_the_strong_tag_of_the_blob_keeps_a_range() {
+        let digest = Digest::of(Algorithm::Sha256, b"a");
+        let other = Digest::of(Algorithm::Sha256, b"b");
+        assert!(if_range_matches(&format!(" \"{digest}\""), &digest));
+        let date = "Wed, 21 Oct 2015 07:28:00 GMT".to_owned();
+        for header in [format!("W/\"{digest}\""), format!("\"{other}\""), digest.to_string(), date, String::new()] {
+            assert!(!if_range_matches(&header, &digest), "{header}");
+        }
+    }
+
+    #[test]
+    fn if_none_match_takes_every_spelling_that_clients_use() {
+        let digest = Digest::of(Algorithm::Sha256, b"a");
+        let other = Digest::of(Algorithm::Sha256, b"b");
+        for header in [
+            format!("\"{digest}\""),
+            format!("{digest}"),
+            format!("W/\"{digest}\""),
+            format!("\"{other}\" , W/\"{digest}\""),
+            format!("x,{digest}"),
+            "*".to_owned(),
+        ] {
+            assert!(none_match(&header, &digest), "{header}");
+        }
+        for header in [String::new(), format!("\"{other}\""), format!("\"{digest}"), format!("\"{digest}x\"")] {
+            assert!(!none_match(&header, &digest), "{header}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_always_lies_within_the_blob(first in any::<u64>(), last in any::<u64>(), size in any::<u64>()) {
+            for range in [ByteRange::From(first), ByteRange::Between(first, last), ByteRange::Suffix(first)] {
+                if let Resolved::Part(span) = RangeRequest::One(range).resolve(size) {
+                    prop_assert!(span.len() >= 1 && span.end() <= size);
+                    prop_assert_eq!(ContentRange::parse(&span.content_range(size)), Some(ContentRange { span, total: Some(size) }));
+                }
+            }
+        }
+
+        #[test]
+        fn small_ranges_select_what_a_slice_would(first in 0_u64..20, last in 0_u64..20, size in 1_u64..20) {
+            let expected = if last < first || first >= size { Resolved::Unsatisfiable } else { part(first, last.min(size - 1)) };
+            prop_assert_eq!(resolve(&format!("bytes={first}-{last}"), size), expected);
+            let expected = if first >= size { Resolved::Unsatisfiable } else { part(first, size - 1) };
+            prop_assert_eq!(resolve(&format!("bytes={first}-"), size), expected);
+            let expected = if last == 0 { Resolved::Unsatisfiable } else { part(size.saturating_sub(last), size - 1) };
+            prop_assert_eq!(resolve(&format!("bytes=-{last}"), size), expected);
+        }
+
+        #[test]
+        fn any_header_is_an_answer_and_never_a_panic(header in "\\PC*", tail in "[0-9, -]{0,24}", size in any::<u64>()) {
+            for header in [header, format!("bytes={tail}"), format!("bytes {tail}/{tail}")] {
+                let _ = resolve(&header, size);
+                prop_assert!(ContentRange::parse(&header).is_none_or(|range| range.span.len() > 0));
+            }
+        }
+    }
+}

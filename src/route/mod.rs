@@ -238,3 +238,265 @@ fn without_port(host: &str) -> &str {
         Some(_) | None => host,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{PageQuery, tags_path};
+
+    /// `name url aliases hosts`, lists separated by commas, `-` for none.
+    fn upstream(line: &str) -> config::Upstream {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let list = |text: &str| text.split(',').filter(|word| *word != "-").map(str::to_owned).collect();
+        config::Upstream {
+            name: UpstreamName::parse(words[0]).expect(line),
+            url: words[1].parse().expect(line),
+            aliases: list(words[2]),
+            hosts: list(words[3]),
+            token_hosts: vec![],
+            blob_hosts: vec![],
+            ca: None,
+            tls_verify: true,
+            library: words[0] == "docker.io",
+            page_limit: None,
+            credentials: vec![],
+        }
+    }
+
+    const UPSTREAMS: [&str; 5] = [
+        "docker.io https://registry-1.docker.io index.docker.io,registry-1.docker.io,registry.hub.docker.com hub.mirror.test",
+        "quay.io https://quay.io - quay.mirror.test",
+        "acme.test http://acme.test acme -",
+        "localhost:5001 https://localhost:5001 local -",
+        "private.test https://private.internal - -",
+    ];
+
+    fn routes(default: Option<&str>, own_hosts: &[&str]) -> Routes {
+        let upstreams = UPSTREAMS.map(upstream);
+        let default = default.map(|name| UpstreamName::parse(name).expect(name));
+        let own_hosts: Vec<String> = own_hosts.iter().map(|host| (*host).to_owned()).collect();
+        Routes::new(&upstreams, default.as_ref(), &own_hosts)
+    }
+
+    fn hub_mirror() -> Routes {
+        routes(Some("docker.io"), &["mirror.test"])
+    }
+
+    /// Resolves `[host|][/prefix/v2/]name[?ns=…]`.
+    fn resolve(routes: &Routes, line: &str) -> Option<Route> {
+        let (host, rest) = line.split_once('|').map_or((None, line), |(host, rest)| (Some(host), rest));
+        let (prefix, rest) = match rest.strip_prefix('/').and_then(|rest| rest.split_once("/v2/")) {
+            Some((prefix, rest)) => (Some(prefix), rest),
+            None => (None, rest),
+        };
+        let (name, query) = rest.split_once('?').map_or((rest, None), |(name, query)| (name, Some(query)));
+        routes.resolve(host, prefix, &Ns::parse(query), &Repository::parse(name).expect(line))
+    }
+
+    fn canonical(routes: &Routes, line: &str) -> String {
+        resolve(routes, line).map_or_else(|| "none".to_owned(), |route| route.canonical().to_string())
+    }
+
+    fn assert_table(routes: &Routes, table: &[(&str, &str)]) {
+        for (line, expected) in table {
+            assert_eq!(canonical(routes, line), *expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn each_signal_alone_selects() {
+        assert_table(
+            &hub_mirror(),
+            &[
+                ("mirror.test|a/b", "docker.io/a/b"),
+                ("a/b", "docker.io/a/b"),
+                ("quay.mirror.test|a/b", "quay.io/a/b"),
+                ("QUAY.mirror.Test.:8443|a/b", "quay.io/a/b"),
+                ("private.test|a/b", "private.test/a/b"),
+                ("/quay.io/v2/a/b", "quay.io/a/b"),
+                ("/acme/v2/a/b", "acme.test/a/b"),
+                ("quay.io/a/b", "quay.io/a/b"),
+                ("acme/a/b", "acme.test/a/b"),
+                ("a/b?ns=quay.io", "quay.io/a/b"),
+                ("a/b?ns=acme", "acme.test/a/b"),
+            ],
+        );
+    }
+
+    #[test]
+    fn names_that_are_not_configured_lead_nowhere() {
+        assert_table(
+            &hub_mirror(),
+            &[
+                ("/evil.example/v2/a/b", "none"),
+                ("evil.example/a/b", "none"),
+                ("evil.example", "none"),
+                ("a/b?ns=evil.example", "none"),
+                ("a/b?ns=", "none"),
+                ("a/b?ns=quay.io&ns=quay.io", "none"),
+                ("a/b?ns=quay.io/x", "none"),
+                ("evil.example|a/b", "docker.io/a/b"),
+                ("a/evil.example/b", "docker.io/a/evil.example/b"),
+            ],
+        );
+        assert_table(
+            &routes(None, &[]),
+            &[("a/b", "none"), ("quay.io/a", "quay.io/a"), ("a?ns=docker.io", "docker.io/library/a")],
+        );
+        assert_table(&routes(Some("gone.test"), &[]), &[("a/b", "none")]);
+    }
+
+    #[test]
+    fn one_component_gets_library_on_docker_hub_only() {
+        assert_table(
+            &hub_mirror(),
+            &[
+                ("nginx", "docker.io/library/nginx"),
+                ("docker.io/nginx", "docker.io/library/nginx"),
+                ("docker.io/library/nginx", "docker.io/library/nginx"),
+                ("nginx?ns=docker.io", "docker.io/library/nginx"),
+                ("hub.mirror.test|nginx", "docker.io/library/nginx"),
+                ("/docker.io/v2/nginx", "docker.io/library/nginx"),
+                ("a/nginx", "docker.io/a/nginx"),
+                ("quay.io/nginx", "quay.io/nginx"),
+                ("nginx?ns=quay.io", "quay.io/nginx"),
+            ],
+        );
+    }
+
+    #[test]
+    fn names_of_an_upstream_are_normalised() {
+        assert_table(
+            &hub_mirror(),
+            &[
+                ("a/b?ns=index.docker.io", "docker.io/a/b"),
+                ("a/b?ns=registry-1.docker.io", "docker.io/a/b"),
+                ("registry.hub.docker.com/a/b", "docker.io/a/b"),
+                ("a/b?ns=Quay.IO.", "quay.io/a/b"),
+                ("a/b?ns=quay.io:443", "quay.io/a/b"),
+                ("a/b?ns=quay.io%3A443", "quay.io/a/b"),
+                ("a/b?ns=quay.io:80", "none"),
+                ("a/b?ns=acme.test:80", "acme.test/a/b"),
+                ("a/b?ns=acme.test:443", "none"),
+                ("a/b?ns=localhost:5001", "localhost:5001/a/b"),
+                ("local/a/b", "localhost:5001/a/b"),
+                ("a/b?ns=localhost", "none"),
+            ],
+        );
+    }
+
+    /// PROTOCOL §1.9, "Ambiguity table", row by row.
+    #[test]
+    fn signals_that_meet_are_settled_as_the_ambiguity_table_says() {
+        assert_table(
+            &hub_mirror(),
+            &[
+                // prefix and ns name the same upstream: stripped once
+                ("docker.io/a/b?ns=docker.io", "docker.io/a/b"),
+                ("docker.io/docker.io/b?ns=docker.io", "docker.io/docker.io/b"),
+                // prefix and ns differ: the path wins
+                ("quay.io/a/b?ns=docker.io", "quay.io/a/b"),
+                // ns is one of our own names
+                ("mirror.test|a/b?ns=mirror.test", "docker.io/a/b"),
+                ("mirror.test:5000|a/b?ns=mirror.test:5000", "docker.io/a/b"),
+                ("a/b?ns=quay.mirror.test", "docker.io/a/b"),
+                // ns unknown, no prefix
+                ("foo/bar?ns=evil.example", "none"),
+                // path prefix decided, ns unknown, different or broken
+                ("quay.io/a/b?ns=evil.example", "quay.io/a/b"),
+                ("quay.io/a/b?ns=a&ns=b", "quay.io/a/b"),
+                // host bound, ns names another registry
+                ("quay.mirror.test|a/b?ns=docker.io", "none"),
+                ("quay.mirror.test|a/b?ns=evil.example", "none"),
+                ("quay.mirror.test|a/b?ns=a/b", "none"),
+                ("quay.mirror.test|a/b?ns=quay.io", "quay.io/a/b"),
+                ("quay.mirror.test|a/b?ns=quay.mirror.test", "quay.io/a/b"),
+                // host bound, path starts with an alias of the same upstream
+                ("quay.mirror.test|quay.io/a/b", "quay.io/a/b"),
+                ("quay.mirror.test|quay.io/quay.io/b", "quay.io/quay.io/b"),
+                // host bound, path starts with an alias of another upstream, or of none
+                ("quay.mirror.test|docker.io/a/b", "quay.io/docker.io/a/b"),
+                ("quay.mirror.test|evil.example/a", "quay.io/evil.example/a"),
+                // an alias and nothing behind it
+                ("docker.io", "none"),
+                ("acme?ns=quay.io", "none"),
+                ("quay.mirror.test|quay.io", "none"),
+                // an image that is really called quay.io/x, by ns and on its bound host
+                ("quay.io/x?ns=docker.io", "quay.io/x"),
+                ("hub.mirror.test|quay.io/x", "docker.io/quay.io/x"),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_prefix_before_the_version_beats_path_and_ns_but_not_the_host() {
+        assert_table(
+            &hub_mirror(),
+            &[
+                ("/quay.io/v2/a/b?ns=docker.io", "quay.io/a/b"),
+                ("/quay.io/v2/a/b?ns=evil.example", "quay.io/a/b"),
+                ("/quay.io/v2/docker.io/a", "quay.io/docker.io/a"),
+                ("/quay.io/v2/quay.io/a", "quay.io/a"),
+                ("/quay.io/v2/quay.io", "none"),
+                ("quay.mirror.test|/quay.io/v2/a/b", "quay.io/a/b"),
+                ("quay.mirror.test|/docker.io/v2/a/b", "none"),
+                ("quay.mirror.test|/evil.example/v2/a/b", "none"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_port_makes_a_name_somebody_elses_unless_the_client_used_it() {
+        let any_name = routes(Some("docker.io"), &[]);
+        assert_table(
+            &any_name,
+            &[
+                ("cache:5000|a/b?ns=cache:5000", "docker.io/a/b"),
+                ("cache:5000|a/b?ns=cache", "docker.io/a/b"),
+                ("cache:5000|a/b?ns=cache:6000", "none"),
+                ("cache:5000|a/b?ns=other", "none"),
+                ("[::1]:5000|a/b", "docker.io/a/b"),
+                ("localhost:5001|a/b", "docker.io/a/b"),
+            ],
+        );
+        assert_table(
+            &hub_mirror(),
+            &[("mirror.test:5000|a/b?ns=mirror.test:6000", "none"), ("cache:5000|a/b?ns=cache", "none")],
+        );
+    }
+
+    #[test]
+    fn answers_name_the_image_as_the_client_did() {
+        let page = PageQuery::parse(Some("n=5&last=b")).expect("valid");
+        for (line, name, ns, link) in [
+            ("nginx", "nginx", None, "/v2/nginx/tags/list?n=5&last=b"),
+            ("docker.io/nginx", "docker.io/nginx", None, "/v2/docker.io/nginx/tags/list?n=5&last=b"),
+            ("/acme/v2/a/b", "a/b", None, "/acme/v2/a/b/tags/list?n=5&last=b"),
+            ("a/b?ns=Quay.IO", "a/b", Some("Quay.IO"), "/v2/a/b/tags/list?n=5&last=b&ns=Quay.IO"),
+            ("a?ns=localhost%3A5001", "a", Some("localhost:5001"), "/v2/a/tags/list?n=5&last=b&ns=localhost:5001"),
+            ("quay.io/a/b?ns=docker.io", "quay.io/a/b", None, "/v2/quay.io/a/b/tags/list?n=5&last=b"),
+            ("mirror.test|a/b?ns=mirror.test", "a/b", None, "/v2/a/b/tags/list?n=5&last=b"),
+            ("quay.mirror.test|a/b?ns=quay.io", "a/b", None, "/v2/a/b/tags/list?n=5&last=b"),
+        ] {
+            let route = resolve(&hub_mirror(), line).expect(line);
+            assert_eq!((route.visible_name().as_str(), route.echo_ns()), (name, ns), "{line}");
+            assert_eq!(route.visible_target(&tags_path(route.visible_name(), &page)), link);
+        }
+        let route = resolve(&hub_mirror(), "a/b?ns=quay.io").expect("quay");
+        assert_eq!(route.visible_target("/v2/a/b/tags/list"), "/v2/a/b/tags/list?ns=quay.io");
+    }
+
+    #[test]
+    fn only_known_prefixes_answer_the_ping() {
+        let routes = hub_mirror();
+        for (prefix, expected) in [
+            (None, true),
+            (Some("docker.io"), true),
+            (Some("acme"), true),
+            (Some("evil.example"), false),
+            (Some(""), false),
+        ] {
+            assert_eq!(routes.answers_ping(prefix), expected, "{prefix:?}");
+        }
+    }
+}
