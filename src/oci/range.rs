@@ -86,7 +86,6 @@ impl ByteRange {
         let (first, last) = match self {
             Self::From(first) => (first, end),
             Self::Between(first, last) => (first, last.min(end)),
-            Self::Suffix(0) => return Resolved::Unsatisfiable,
             Self::Suffix(length) => (size.saturating_sub(length), end),
         };
         ByteSpan::new(first, last).map_or(Resolved::Unsatisfiable, Resolved::Part)

@@ -226,10 +226,10 @@ fn spellings(upstream: &config::Upstream) -> Vec<String> {
         .collect()
 }
 
-/// A host that equals an upstream's name is bound to it; one that has a port is not a host (ACCESS §1.4).
+/// A host that equals an upstream's name is bound to it (ACCESS §1.4); hosts are looked up without port, so a name
+/// that has one never is.
 fn bound_hosts(upstream: &config::Upstream) -> impl Iterator<Item = String> {
-    let name = Some(upstream.name.as_str()).filter(|name| !name.contains(':'));
-    upstream.hosts.iter().map(String::as_str).chain(name).map(str::to_owned)
+    upstream.hosts.iter().cloned().chain(std::iter::once(upstream.name.as_str().to_owned()))
 }
 
 fn without_port(host: &str) -> &str {
