@@ -1,18 +1,69 @@
 //! Configuration: read, checked as a whole, and turned into types that cannot hold nonsense.
 //!
-//! `raw` reads the YAML, `check` gathers every problem with its path and line, and what comes out is a [`Config`].
+//! `document` reads the YAML into a tree that knows its lines, `place` walks it and notes problems, `check` and the
+//! files for each section turn it into a [`Config`]. Either there is no problem, or the answer is all of them.
 
+mod access;
+mod check;
+mod credentials;
+mod docker_config;
+mod document;
+mod files;
+mod keys;
+mod place;
+mod presets;
+mod problem;
 mod secret;
+mod units;
+mod upstreams;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
 
 use crate::oci::{Pattern, UpstreamName};
 
+use document::{Node, Value};
+use place::{Place, Report};
+
+pub use problem::{Problem, Problems};
 pub use secret::Secret;
+
+/// Looks up an environment variable.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads a configuration file, and the files and environment variables that it names.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let text =
+        files::read_text(path).map_err(|error| Problems::whole(path, None, format!("cannot be read: {error}")))?;
+    parse(&text, path, &|name| std::env::var(name).ok())
+}
+
+/// Reads the text of a configuration; `file` only names it in problems.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(text: &str, file: &Path, environment: Environment<'_>) -> Result<Config, Problems> {
+    let root = document::read(text).map_err(|error| {
+        let line = error.location().map(|place| place.line());
+        Problems::whole(file, line, format!("is not valid YAML: {error}"))
+    })?;
+    let report = Report::default();
+    let config = check::config(&Place::root(&root, &report), environment);
+    let problems = report.into_problems(text);
+    if problems.is_empty() { Ok(config) } else { Err(Problems::new(file, problems)) }
+}
+
+/// What holds without a file: the well-known registries, on loopback only.
+pub fn builtin() -> Config {
+    let empty = Node { number: 0, value: Value::Null };
+    check::config(&Place::root(&empty, &Report::default()), &|_| None)
+}
 
 /// Everything `serve` needs, valid as a whole.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,203 @@
+//! The document as a whole: every section read, every default in its place, every rule between sections.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::access;
+use super::keys;
+use super::place::{Fields, Place};
+use super::units;
+use super::upstreams::{self, Surroundings};
+use super::{Cache, Config, Environment, Log, LogFormat, MinFree, Upstream};
+use crate::oci::UpstreamName;
+
+const GIB: u64 = 1 << 30;
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// What the document says; only meaningful if no problem was noted.
+pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
+    let top = root.fields(keys::TOP);
+    let allow_plain_http = top.read("allow_plain_http", false, Place::flag);
+    let allow_inline_secrets = top.read("allow_inline_secrets", false, Place::flag);
+    let (listen, admin) = listeners(&top, allow_plain_http);
+    let upstreams = upstreams::read(&top, &Surroundings { environment, allow_inline_secrets });
+    Config {
+        listen,
+        admin,
+        hosts: top.list("hosts", upstreams::host_name),
+        allow_plain_http,
+        cache: cache(&top),
+        default_upstream: default_upstream(&top, &upstreams),
+        access: access::read(&top, listen, &upstreams),
+        upstreams,
+        shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), duration),
+        log: log(&top),
+    }
+}
+
+fn listeners(top: &Fields<'_>, allow_plain_http: bool) -> (SocketAddr, SocketAddr) {
+    let listen = top.read("listen", local(5000), address);
+    let admin = top.read("admin", local(5001), address);
+    for (key, address, exposed) in [
+        ("listen", listen, "clients would speak plain HTTP"),
+        ("admin", admin, "metrics and health have neither login nor TLS"),
+    ] {
+        if let Some(place) = top.get(key)
+            && !is_loopback(address)
+            && !allow_plain_http
+        {
+            place.problem(format!(
+                "{address} is reachable from other machines, and {exposed}; listen on 127.0.0.1:{}, or say \
+                 allow_plain_http: true if the network in between is trusted",
+                address.port()
+            ));
+        }
+    }
+    if meet(listen, admin) {
+        let place = top.get("admin").or(top.get("listen")).unwrap_or(&top.place);
+        place.problem(format!("listen and admin need two ports; both are {}", admin.port()));
+    }
+    (listen, admin)
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Whether only this machine can reach it.
+pub(super) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// Whether binding one keeps the other from being bound. Port 0 is a fresh port each time.
+fn meet(a: SocketAddr, b: SocketAddr) -> bool {
+    let overlap = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && overlap
+}
+
+/// An address with a port. Names are not looked up, so that a start does not hang on DNS; `localhost` is 127.0.0.1.
+fn address(place: &Place<'_>) -> Result<SocketAddr, String> {
+    let text = place.text()?;
+    if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+        return Ok(local(port));
+    }
+    text.parse().map_err(|_| {
+        let example = match text.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, 5000),
+            Err(_) => local(5000),
+        };
+        format!("{text:?} is not an IP address with a port; write {example} (every interface: 0.0.0.0:5000)")
+    })
+}
+
+fn cache(top: &Fields<'_>) -> Cache {
+    let empty = top.get("cache").map(|place| place.fields(keys::CACHE));
+    let default = Cache {
+        path: PathBuf::from("./roadstead-data"),
+        max_size: 100 * GIB,
+        min_free: MinFree::Percent(5),
+        tag_ttl: 5 * MINUTE,
+        stale_if_error: 24 * 60 * MINUTE,
+        proof_ttl: 10 * MINUTE,
+        abandon_after: 5 * MINUTE,
+    };
+    let Some(cache) = empty else { return default };
+    Cache {
+        path: cache.read("path", default.path, |place| place.text().map(PathBuf::from)),
+        max_size: cache.read("max_size", default.max_size, max_size),
+        min_free: cache.read("min_free", default.min_free, |place| units::min_free(&place.amount()?)),
+        tag_ttl: cache.read("tag_ttl", default.tag_ttl, duration),
+        stale_if_error: cache.read("stale_if_error", default.stale_if_error, duration),
+        proof_ttl: cache.read("proof_ttl", default.proof_ttl, duration),
+        abandon_after: cache.read("abandon_after", default.abandon_after, duration),
+    }
+}
+
+fn max_size(place: &Place<'_>) -> Result<u64, String> {
+    match units::size(&place.amount()?)? {
+        0 => Err("leaves no room for anything; write the largest size the cache may grow to, as 100GiB".to_owned()),
+        size => Ok(size),
+    }
+}
+
+fn duration(place: &Place<'_>) -> Result<Duration, String> {
+    units::duration(&place.amount()?)
+}
+
+/// The one that is named; else Docker Hub, if it is configured. `~` is none.
+fn default_upstream(top: &Fields<'_>, upstreams: &[Upstream]) -> Option<UpstreamName> {
+    let find = |name: &str| upstreams.iter().find(|upstream| upstream.name.as_str() == name).map(|u| u.name.clone());
+    let Some(place) = top.get("default_upstream") else { return find("docker.io") };
+    if place.is_null() {
+        return None;
+    }
+    let name = place.noted(place.text())?;
+    let found = find(name);
+    if found.is_none() {
+        let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+        place.problem(format!("{name:?} is not among the upstreams: {}", names.join(", ")));
+    }
+    found
+}
+
+fn log(top: &Fields<'_>) -> Log {
+    let default = Log { format: LogFormat::Human, level: "info".to_owned() };
+    let Some(log) = top.get("log").map(|place| place.fields(keys::LOG)) else { return default };
+    Log {
+        format: log.read("format", default.format, |place| match place.text()? {
+            "human" => Ok(LogFormat::Human),
+            "json" => Ok(LogFormat::Json),
+            other => Err(format!("{other:?} is no format; write human or json")),
+        }),
+        level: log.read("level", default.level, level),
+    }
+}
+
+/// A level, or `target=level` directives joined by commas.
+fn level(place: &Place<'_>) -> Result<String, String> {
+    let text = place.text()?;
+    let valid = |directive: &str| {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        matches!(level.trim(), "off" | "error" | "warn" | "info" | "debug" | "trace")
+    };
+    if text.split(',').all(valid) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no level; write off, error, warn, info, debug or trace, or as info,roadstead=debug"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_listeners_meet_on_one_port_of_one_address() {
+        for (a, b, expected) in [
+            ("127.0.0.1:5000", "127.0.0.1:5000", true),
+            ("0.0.0.0:5000", "127.0.0.1:5000", true),
+            ("127.0.0.1:5000", "[::]:5000", true),
+            ("127.0.0.1:5000", "127.0.0.2:5000", false),
+            ("127.0.0.1:5000", "127.0.0.1:5001", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            assert_eq!(meet(a.parse().expect(a), b.parse().expect(b)), expected, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_what_only_this_machine_reaches() {
+        for (text, expected) in [
+            ("127.0.0.1:1", true),
+            ("127.8.8.8:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.1:1", false),
+        ] {
+            assert_eq!(is_loopback(text.parse().expect(text)), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Every key there is, by the mapping it stands in.
+
+pub(super) const TOP: &[&str] = &[
+    "listen",
+    "admin",
+    "hosts",
+    "allow_plain_http",
+    "allow_inline_secrets",
+    "cache",
+    "default_upstream",
+    "upstreams",
+    "access",
+    "shutdown_grace",
+    "log",
+];
+
+pub(super) const CACHE: &[&str] =
+    &["path", "max_size", "min_free", "tag_ttl", "stale_if_error", "proof_ttl", "abandon_after"];
+
+pub(super) const UPSTREAM: &[&str] =
+    &["url", "aliases", "hosts", "token_hosts", "blob_hosts", "ca", "tls_verify", "page_limit", "credentials"];
+
+pub(super) const CREDENTIAL: &[&str] =
+    &["images", "username", "password", "password_file", "password_env", "docker_config"];
+
+pub(super) const ACCESS: &[&str] = &["rules"];
+
+pub(super) const RULE: &[&str] = &["who", "networks", "allow", "images"];
+
+pub(super) const LOG: &[&str] = &["format", "level"];

@@ -1,0 +1,233 @@
+//! A cursor over the document that knows its path and notes problems, so that reading goes on past the first one.
+//!
+//! Readers return `Result<T, String>`; [`Fields::read`] turns an error into a problem at the right key and goes on with
+//! the default, which nobody sees: a document with problems yields no configuration.
+
+use std::cell::RefCell;
+
+use super::document::{Node, Value, line_of};
+use super::problem::Problem;
+
+/// Everything wrong that was found so far.
+#[derive(Debug, Default)]
+pub(super) struct Report(RefCell<Vec<(usize, Problem)>>);
+
+impl Report {
+    /// The problems in the order of the document, with their lines in `text`.
+    pub(super) fn into_problems(self, text: &str) -> Vec<Problem> {
+        let mut found = self.0.into_inner();
+        found.sort_by_key(|(number, _)| *number);
+        found.into_iter().map(|(number, problem)| Problem { line: line_of(text, number), ..problem }).collect()
+    }
+}
+
+/// One value of the document; `at` is what its problems point to: its key, or itself in a list.
+#[derive(Clone, Debug)]
+pub(super) struct Place<'d> {
+    node: &'d Node,
+    at: usize,
+    path: String,
+    report: &'d Report,
+}
+
+impl<'d> Place<'d> {
+    pub(super) fn root(node: &'d Node, report: &'d Report) -> Self {
+        Self { node, at: node.number, path: String::new(), report }
+    }
+
+    pub(super) fn problem(&self, message: impl Into<String>) {
+        let problem = Problem { path: self.path.clone(), line: None, message: message.into() };
+        self.report.0.borrow_mut().push((self.at, problem));
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        matches!(self.node.value, Value::Null)
+    }
+
+    pub(super) fn text(&self) -> Result<&'d str, String> {
+        match &self.node.value {
+            Value::Text(text) if text.is_empty() => Err("should not be empty".to_owned()),
+            Value::Text(text) => Ok(text),
+            Value::Integer(_) | Value::Float | Value::Bool(_) => {
+                Err(format!("should be text, not {}: put it in quotes", self.node.value.kind()))
+            }
+            Value::Null | Value::List(_) | Value::Map(_) => Err(self.wanted("text")),
+        }
+    }
+
+    /// Text, or a whole number as text: sizes need no quotes.
+    pub(super) fn amount(&self) -> Result<String, String> {
+        match &self.node.value {
+            Value::Integer(number) => Ok(number.to_string()),
+            Value::Null | Value::Bool(_) | Value::Float | Value::Text(_) | Value::List(_) | Value::Map(_) => {
+                self.text().map(str::to_owned)
+            }
+        }
+    }
+
+    pub(super) fn flag(&self) -> Result<bool, String> {
+        match &self.node.value {
+            Value::Bool(flag) => Ok(*flag),
+            Value::Null | Value::Integer(_) | Value::Float | Value::Text(_) | Value::List(_) | Value::Map(_) => {
+                Err(self.wanted("true or false, without quotes"))
+            }
+        }
+    }
+
+    /// A whole number of at least 1.
+    pub(super) fn count(&self) -> Result<u32, String> {
+        let number = match &self.node.value {
+            Value::Integer(number) => u32::try_from(*number).ok().filter(|n| *n > 0),
+            Value::Null | Value::Bool(_) | Value::Float | Value::Text(_) | Value::List(_) | Value::Map(_) => None,
+        };
+        number.ok_or_else(|| "should be a whole number of at least 1".to_owned())
+    }
+
+    /// The elements of a list; none if the value is left out.
+    pub(super) fn items(&self) -> Vec<Place<'d>> {
+        match &self.node.value {
+            Value::List(nodes) => nodes.iter().enumerate().map(|(i, node)| self.item(i, node)).collect(),
+            Value::Null => Vec::new(),
+            Value::Bool(_) | Value::Integer(_) | Value::Float | Value::Text(_) | Value::Map(_) => {
+                self.problem(self.wanted("a list, as [a, b]"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Every element that `parse` takes; the others are problems.
+    pub(super) fn parsed<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        self.items().iter().filter_map(|item| item.noted(item.text().and_then(&parse))).collect()
+    }
+
+    /// The value, or a problem here.
+    pub(super) fn noted<T>(&self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.problem(message)).ok()
+    }
+
+    /// Keys and values of a mapping, repeated keys refused; none if the value is left out.
+    pub(super) fn entries(&self) -> Vec<(String, Place<'d>)> {
+        let map = match &self.node.value {
+            Value::Map(map) => map.as_slice(),
+            Value::Null => &[],
+            Value::Bool(_) | Value::Integer(_) | Value::Float | Value::Text(_) | Value::List(_) => {
+                self.problem(self.wanted("a mapping of keys to values"));
+                &[]
+            }
+        };
+        let mut entries: Vec<(String, Place<'d>)> = Vec::with_capacity(map.len());
+        for (key, value) in map {
+            let Value::Text(name) = &key.value else {
+                Place { at: key.number, ..self.clone() }.problem("has a key that is not text: put it in quotes");
+                continue;
+            };
+            let place = self.entry(key.number, name, value);
+            if entries.iter().any(|(known, _)| known == name) {
+                place.problem("is given more than once; keep one");
+            } else {
+                entries.push((name.clone(), place));
+            }
+        }
+        entries
+    }
+
+    /// A mapping whose keys are all among `known`; others are problems.
+    pub(super) fn fields(&self, known: &'static [&'static str]) -> Fields<'d> {
+        let (entries, unknown): (Vec<_>, Vec<_>) =
+            self.entries().into_iter().partition(|(key, _)| known.contains(&key.as_str()));
+        for (key, place) in unknown {
+            place.problem(match closest(&key, known.iter().copied()) {
+                Some(meant) => format!("unknown key; did you mean {meant}?"),
+                None => format!("unknown key; known here: {}", known.join(", ")),
+            });
+        }
+        Fields { place: self.clone(), known, entries }
+    }
+
+    fn wanted(&self, what: &str) -> String {
+        format!("should be {what}, not {}", self.node.value.kind())
+    }
+
+    fn entry(&self, at: usize, key: &str, node: &'d Node) -> Self {
+        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        Self { node, at, path, report: self.report }
+    }
+
+    fn item(&self, index: usize, node: &'d Node) -> Self {
+        Self { node, at: node.number, path: format!("{}[{index}]", self.path), report: self.report }
+    }
+}
+
+/// The known keys of one mapping.
+#[derive(Debug)]
+pub(super) struct Fields<'d> {
+    pub(super) place: Place<'d>,
+    known: &'static [&'static str],
+    entries: Vec<(String, Place<'d>)>,
+}
+
+impl<'d> Fields<'d> {
+    pub(super) fn get(&self, key: &str) -> Option<&Place<'d>> {
+        debug_assert!(self.known.contains(&key), "{key} is read but not known");
+        self.entries.iter().find(|(name, _)| name == key).map(|(_, place)| place)
+    }
+
+    /// What `parse` makes of the value; the default if there is none, or (with a problem) if it is wrong.
+    pub(super) fn read<T>(&self, key: &str, default: T, parse: impl FnOnce(&Place<'d>) -> Result<T, String>) -> T {
+        self.optional(key, parse).unwrap_or(default)
+    }
+
+    pub(super) fn optional<T>(&self, key: &str, parse: impl FnOnce(&Place<'d>) -> Result<T, String>) -> Option<T> {
+        self.get(key).and_then(|place| place.noted(parse(place)))
+    }
+
+    /// The elements of a list; none if the key is not given.
+    pub(super) fn list<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        self.get(key).map(|place| place.parsed(parse)).unwrap_or_default()
+    }
+}
+
+/// The candidate that `word` was probably meant to be: at most two edits away, and less than half of it.
+pub(super) fn closest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+    let near = |candidate: &&str| {
+        let edits = distance(word, candidate);
+        (edits <= 2 && edits * 2 < candidate.len()).then_some(edits)
+    };
+    candidates.filter_map(|candidate| Some((near(&candidate)?, candidate))).min().map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein's distance, row by row.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_word_is_two_edits_away_at_most() {
+        let known = ["max_size", "min_free", "path", "ca"];
+        for (word, meant) in [
+            ("maxsize", Some("max_size")),
+            ("min-free", Some("min_free")),
+            ("paht", None),
+            ("pat", Some("path")),
+            ("c", None),
+            ("tls", None),
+        ] {
+            assert_eq!(closest(word, known.into_iter()), meant, "{word}");
+        }
+        assert_eq!((distance("", "abc"), distance("kitten", "sitting"), distance("a", "a")), (3, 3, 0));
+    }
+}

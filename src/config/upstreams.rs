@@ -1,0 +1,243 @@
+//! The `upstreams` section: presets filled in, names claimed once.
+
+use std::collections::HashMap;
+
+use url::Url;
+
+use super::credentials;
+use super::files;
+use super::keys;
+use super::place::{Fields, Place, closest};
+use super::presets::{self, PRESETS, Preset};
+use super::{Environment, Upstream};
+use crate::oci::{Repository, UpstreamName};
+
+/// What reading an upstream takes besides its own keys.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub(super) environment: Environment<'a>,
+    pub(super) allow_inline_secrets: bool,
+}
+
+/// The upstreams of the document in its order; every preset if it has no such section.
+pub(super) fn read(top: &Fields<'_>, surroundings: &Surroundings<'_>) -> Vec<Upstream> {
+    let Some(section) = top.get("upstreams") else { return PRESETS.iter().map(from_preset).collect() };
+    let entries = section.entries();
+    if entries.is_empty() {
+        section.problem("lists no registry; leave the key out to have all the well-known ones");
+    }
+    let mut names = Claims::default();
+    let mut hosts = Claims::default();
+    let mut upstreams = Vec::new();
+    for (key, place) in &entries {
+        let Some(name) = place.noted(upstream_name(key)) else { continue };
+        let fields = place.fields(keys::UPSTREAM);
+        let upstream = upstream(&fields, name, surroundings);
+        let owner = upstream.name.as_str();
+        names.claim(owner, owner, place);
+        for alias in &upstream.aliases {
+            names.claim(alias, owner, fields.get("aliases").unwrap_or(place));
+        }
+        for host in &upstream.hosts {
+            hosts.claim(host, owner, fields.get("hosts").unwrap_or(place));
+        }
+        upstreams.push(upstream);
+    }
+    upstreams
+}
+
+/// Who has taken which name.
+#[derive(Default)]
+struct Claims(HashMap<String, String>);
+
+impl Claims {
+    fn claim(&mut self, name: &str, owner: &str, place: &Place<'_>) {
+        let first = self.0.entry(name.to_owned()).or_insert_with(|| owner.to_owned());
+        if first != owner {
+            place.problem(format!("{name} stands for {first} already; a name belongs to one upstream"));
+        }
+    }
+}
+
+fn from_preset(preset: &Preset) -> Upstream {
+    let name = UpstreamName::parse(preset.name).expect("presets have valid names");
+    Upstream {
+        url: Url::parse(preset.url).expect("presets have valid URLs"),
+        aliases: owned(preset.aliases),
+        token_hosts: owned(preset.token_hosts),
+        library: preset.library,
+        page_limit: preset.page_limit,
+        ..plain(name)
+    }
+}
+
+/// A registry of which only the name is known, and that says where it is.
+fn plain(name: UpstreamName) -> Upstream {
+    let url = Url::parse(&format!("https://{name}")).expect("an upstream's name is a host with an optional port");
+    Upstream {
+        name,
+        url,
+        aliases: Vec::new(),
+        hosts: Vec::new(),
+        token_hosts: Vec::new(),
+        blob_hosts: Vec::new(),
+        ca: None,
+        tls_verify: true,
+        library: false,
+        page_limit: None,
+        credentials: Vec::new(),
+    }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn upstream(fields: &Fields<'_>, name: UpstreamName, surroundings: &Surroundings<'_>) -> Upstream {
+    let preset = presets::find(name.as_str()).map(from_preset);
+    let mut upstream = preset.unwrap_or_else(|| unknown(fields, name));
+    if let Some(url) = fields.optional("url", |place| registry_url(place.text()?)) {
+        upstream.url = url;
+    }
+    for (key, list, parse) in [
+        ("aliases", &mut upstream.aliases, alias as fn(&str) -> Result<String, String>),
+        ("hosts", &mut upstream.hosts, host_name),
+        ("token_hosts", &mut upstream.token_hosts, authority),
+        ("blob_hosts", &mut upstream.blob_hosts, authority),
+    ] {
+        if fields.get(key).is_some() {
+            *list = fields.list(key, parse);
+        }
+    }
+    upstream.ca = fields.optional("ca", |place| files::authority(place.text()?));
+    upstream.tls_verify = fields.read("tls_verify", true, Place::flag);
+    upstream.page_limit = fields.optional("page_limit", Place::count).or(upstream.page_limit);
+    upstream.credentials = credentials::read(fields, &upstream, surroundings);
+    upstream
+}
+
+/// A registry without a preset. A name that is nearly a preset's must say where it is.
+fn unknown(fields: &Fields<'_>, name: UpstreamName) -> Upstream {
+    if fields.get("url").is_none()
+        && let Some(meant) = closest(name.as_str(), PRESETS.iter().map(|preset| preset.name))
+    {
+        fields.place.problem(format!("did you mean {meant}? If not, say where it is: url: https://{name}"));
+    }
+    plain(name)
+}
+
+fn upstream_name(key: &str) -> Result<UpstreamName, String> {
+    let normal = normal(key);
+    let name = UpstreamName::parse(&normal).map_err(|_| {
+        format!("{key:?} is no host; name an upstream by its host, as docker.io or registry.acme.test:5000")
+    })?;
+    if normal == key { Ok(name) } else { Err(format!("write it as {name}")) }
+}
+
+/// Lower case, no trailing dot, no default port: the form in which names are compared (PROTOCOL §1.9).
+fn normal(name: &str) -> String {
+    let lower = name.to_ascii_lowercase();
+    let bare = lower.strip_suffix(":443").unwrap_or(&lower);
+    bare.strip_suffix('.').unwrap_or(bare).to_owned()
+}
+
+/// A further first component or `ns` value; it has to be a valid component of a repository name (SEL-4).
+fn alias(text: &str) -> Result<String, String> {
+    let alias = normal(text);
+    if !alias.contains('/') && Repository::parse(&alias).is_ok() {
+        return Ok(alias);
+    }
+    Err(format!("{text:?} cannot stand first in an image name; use letters and digits joined by . _ or -, as acme"))
+}
+
+/// A host name without port, in lower case.
+pub(super) fn host_name(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    let host = lower.strip_suffix('.').unwrap_or(&lower);
+    if host.contains(':') || UpstreamName::parse(host).is_err() {
+        return Err(format!("{text:?} is no host name; write it without scheme, port or path, as mirror.example.com"));
+    }
+    Ok(host.to_owned())
+}
+
+/// `host` or `host:port`, in lower case.
+fn authority(text: &str) -> Result<String, String> {
+    UpstreamName::parse(&text.to_ascii_lowercase()).map(|name| name.as_str().to_owned()).map_err(|_| {
+        format!("{text:?} is no host; write it without scheme or path, as auth.example.com or auth.example.com:8443")
+    })
+}
+
+/// Scheme, host and port. The text is not repeated in messages: people put passwords into URLs.
+fn registry_url(text: &str) -> Result<Url, String> {
+    const WANTED: &str = "write https://host or https://host:port";
+    let url = Url::parse(text).map_err(|error| format!("is no URL ({error}); {WANTED}"))?;
+    if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none() {
+        return Err(format!("is no URL of a registry; {WANTED}"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or a password; give them under credentials".to_owned());
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("has more than scheme, host and port; {WANTED}, without /v2"));
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid_and_claim_every_name_once() {
+        let mut seen = std::collections::HashSet::new();
+        for preset in PRESETS {
+            let upstream = from_preset(preset);
+            assert_eq!(registry_url(preset.url), Ok(upstream.url), "{}", preset.name);
+            for name in std::iter::once(&preset.name).chain(preset.aliases) {
+                assert_eq!(alias(name), Ok((*name).to_owned()));
+                assert!(seen.insert(*name), "{name} is claimed twice");
+            }
+            for host in preset.token_hosts {
+                assert_eq!(authority(host), Ok((*host).to_owned()));
+            }
+        }
+    }
+
+    #[test]
+    fn urls_have_a_scheme_a_host_and_a_port_only() {
+        for good in ["https://a.test", "https://a.test/", "http://127.0.0.1:5000", "https://[::1]:5000"] {
+            assert!(registry_url(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "a.test",
+            "a.test:5000",
+            "https://",
+            "ftp://a.test",
+            "https://a.test/v2",
+            "https://a.test?x",
+            "https://a.test#x",
+            "https://u@a.test",
+            "https://u:hunter2@a.test",
+            "unix:/run/x",
+        ] {
+            let message = registry_url(bad).expect_err(bad);
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn names_are_compared_in_their_normal_form() {
+        assert_eq!(alias("Acme.Test."), Ok("acme.test".to_owned()));
+        assert_eq!(alias("acme.test:443"), Ok("acme.test".to_owned()));
+        assert_eq!(host_name("Mirror.Example.COM."), Ok("mirror.example.com".to_owned()));
+        assert_eq!(authority("Auth.test:8443"), Ok("auth.test:8443".to_owned()));
+        for bad in ["", "a/b", "a:5000", "a b", "-a"] {
+            assert!(alias(bad).is_err(), "{bad}");
+            assert!(host_name(bad).is_err(), "{bad}");
+        }
+        assert!(authority("https://auth.test").is_err());
+        assert_eq!(upstream_name("Docker.io"), Err("write it as docker.io".to_owned()));
+        assert_eq!(upstream_name("quay.io:443"), Err("write it as quay.io".to_owned()));
+        assert!(upstream_name("localhost:5000").is_ok() && upstream_name("a/b").is_err());
+    }
+}

@@ -1,0 +1,226 @@
+//! What a configuration file may say, and what people are told when it says something else.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use roadstead::config::{self, Config, LogFormat, MinFree, Upstream};
+
+const EXAMPLE: &str = include_str!("../config.example.yaml");
+
+fn parse(text: &str) -> Result<Config, config::Problems> {
+    config::parse(text, Path::new("config.yaml"), &|name| (name == "SET").then(|| "from-environment".to_owned()))
+}
+
+fn valid(text: &str) -> Config {
+    parse(text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// The one problem, without the file name.
+fn problem(text: &str) -> String {
+    let problems = parse(text).expect_err(text);
+    assert_eq!(problems.list().len(), 1, "{text}\n{problems}");
+    problems.to_string().replacen("config.yaml:", "", 1)
+}
+
+fn only(config: &Config) -> &Upstream {
+    assert_eq!(config.upstreams.len(), 1);
+    &config.upstreams[0]
+}
+
+#[test]
+fn the_example_says_what_holds_without_a_file() {
+    assert_eq!(valid(EXAMPLE), config::builtin());
+}
+
+#[test]
+fn the_example_holds_every_key_once_its_examples_are_taken_in() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(place("hub"), "secret\n").expect("writable");
+    fs::write(place("docker.json"), r#"{"auths": {"docker.io": {"auth": "dTpw"}}}"#).expect("writable");
+    fs::write(place("ca.pem"), authority()).expect("writable");
+    let text: String = EXAMPLE
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') || rest.starts_with("  ")).unwrap_or(line)
+        })
+        .map(|line| format!("{line}\n"))
+        .collect::<String>()
+        .replace("/run/secrets/hub", &place("hub"))
+        .replace("/etc/roadstead/docker-config.json", &place("docker.json"))
+        .replace("/etc/roadstead/acme-ca.pem", &place("ca.pem"))
+        .replace("HUB_PASSWORD", "SET")
+        .replace("allow_inline_secrets: false", "allow_inline_secrets: true");
+    let config = valid(&text);
+    assert_eq!(config.upstreams.len(), 3);
+    assert_eq!(config.upstreams[0].credentials.len(), 4);
+    assert_eq!(config.access.len(), 1);
+    // A key that the example lacks is one that the list of known keys names and the example does not.
+    for section in
+        ["", "cache: {", "upstreams: { a.test: {", "upstreams: { a.test: { credentials: [{", "access: {", "log: {"]
+    {
+        let closing: String =
+            section.chars().rev().filter_map(|c| "}])".get("{[(".find(c)?..)?.chars().next()).collect();
+        let message =
+            parse(&format!("{section} unknown_key_of_this_test: 1 {closing}")).expect_err(section).to_string();
+        let known = message.lines().find_map(|line| line.split_once("known here: ")).expect("the list of keys").1;
+        for key in known.split(", ") {
+            assert!(text.contains(&format!("{key}:")), "{key} is not in the example");
+        }
+    }
+}
+
+fn authority() -> String {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    parameters.self_signed(&key).expect("a certificate").pem()
+}
+
+#[test]
+fn without_a_file_the_well_known_registries_are_served_on_loopback() {
+    let config = config::builtin();
+    assert!(config.listen.ip().is_loopback() && config.admin.ip().is_loopback());
+    assert_eq!(config.default_upstream.expect("a default").as_str(), "docker.io");
+    for name in ["docker.io", "quay.io", "ghcr.io", "registry.k8s.io", "gcr.io", "mcr.microsoft.com", "public.ecr.aws"]
+    {
+        assert!(config.upstreams.iter().any(|upstream| upstream.name.as_str() == name), "{name}");
+    }
+    let hub = &config.upstreams[0];
+    assert_eq!((hub.url.as_str(), hub.library), ("https://registry-1.docker.io/", true));
+    assert_eq!(hub.token_hosts, ["auth.docker.io"]);
+    assert_eq!(config.upstreams[1].page_limit, Some(100));
+    assert!(config.upstreams.iter().skip(1).all(|upstream| !upstream.library));
+}
+
+#[test]
+fn values_are_read_into_their_types() {
+    let config = valid(
+        "listen: 0.0.0.0:80\nadmin: localhost:81\nhosts: [Mirror.Example.com]\nallow_plain_http: true\n\
+         cache: { path: /data, max_size: 1000, min_free: 1GiB, tag_ttl: 0s, stale_if_error: 7d, proof_ttl: 90s, abandon_after: 500ms }\n\
+         default_upstream: ~\nshutdown_grace: 1m\nlog: { format: json, level: 'warn,roadstead=debug' }\n\
+         access: { rules: [{ who: anonymous, networks: [10.0.0.0/8], allow: [pull], images: ['docker.io/**'] }] }\n",
+    );
+    assert_eq!(config.listen.to_string(), "0.0.0.0:80");
+    assert_eq!(config.admin.to_string(), "127.0.0.1:81");
+    assert_eq!(config.hosts, ["mirror.example.com"]);
+    assert_eq!((config.cache.path.to_str(), config.cache.max_size), (Some("/data"), 1000));
+    assert_eq!(config.cache.min_free, MinFree::Bytes(1 << 30));
+    assert_eq!(config.cache.tag_ttl, Duration::ZERO);
+    assert_eq!(config.cache.abandon_after, Duration::from_millis(500));
+    assert_eq!(config.default_upstream, None);
+    assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "warn,roadstead=debug"));
+    let rule = &config.access[0];
+    assert!(rule.pull && !rule.list && rule.images[0].matches("docker.io/a/b") && !rule.images[0].matches("quay.io/a"));
+    assert_eq!(rule.networks[0].to_string(), "10.0.0.0/8");
+}
+
+#[test]
+fn a_well_known_name_brings_what_is_not_given() {
+    let config = valid("upstreams:\n  docker.io:\n    url: http://127.0.0.1:9\n    aliases: [hub]\n");
+    let hub = only(&config);
+    assert_eq!(hub.url.as_str(), "http://127.0.0.1:9/");
+    assert_eq!((hub.aliases.as_slice(), hub.library), (["hub".to_owned()].as_slice(), true));
+    assert_eq!(hub.token_hosts, ["auth.docker.io"]);
+    assert_eq!(only(&valid("upstreams: { quay.io: }")).page_limit, Some(100));
+}
+
+#[test]
+fn any_other_name_says_where_it_is_and_brings_nothing() {
+    let config =
+        valid("upstreams: { 'localhost:5005': { url: 'http://localhost:5005', tls_verify: false, page_limit: 7 } }");
+    let upstream = only(&config);
+    assert_eq!((upstream.name.as_str(), upstream.url.as_str()), ("localhost:5005", "http://localhost:5005/"));
+    assert!(
+        !upstream.tls_verify && !upstream.library && upstream.aliases.is_empty() && upstream.token_hosts.is_empty()
+    );
+    assert_eq!((upstream.page_limit, config.default_upstream.as_ref()), (Some(7), None));
+    assert_eq!(only(&valid("upstreams: { registry.acme.test: {} }")).url.as_str(), "https://registry.acme.test/");
+}
+
+#[test]
+fn passwords_come_from_files_the_environment_and_docker() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, content).expect("writable");
+        path.display().to_string()
+    };
+    let password = file("password", "from-file\r\n");
+    let docker = file("config.json", r#"{"auths": {"https://index.docker.io/v1/": {"auth": "aHViOmZyb20tZG9ja2Vy"}}}"#);
+    let config = valid(&format!(
+        "allow_inline_secrets: true\nupstreams:\n  docker.io:\n    credentials:\n\
+         \x20     - {{ docker_config: {docker} }}\n\
+         \x20     - {{ images: 'a/*', username: file, password_file: {password} }}\n\
+         \x20     - {{ images: 'a/longer/**', username: env, password_env: SET }}\n\
+         \x20     - {{ images: 'a/b', username: inline, password: from-text }}\n"
+    ));
+    let found: Vec<_> = only(&config)
+        .credentials
+        .iter()
+        .map(|c| (c.images.as_str(), c.username.as_str(), c.password.expose()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("a/longer/**", "env", "from-environment"),
+            ("a/*", "file", "from-file"),
+            ("a/b", "inline", "from-text"),
+            ("**", "hub", "from-docker"),
+        ]
+    );
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_its_place() {
+    let text = "\
+listen: 5000
+cache:
+  max_size: 100G
+  maxsize: 1
+  tag_ttl: 5
+upstreams:
+  docker.io:
+    credentials:
+      - { username: robot, password: hunter2 }
+      - { username: robot, password_file: /nonexistent/file, images: a* }
+  Quay.io: {}
+  acme.test:
+    url: https://acme.test/v2
+    aliases: [docker.io, a/b]
+    tls_verify: yes
+cache: {}
+log:
+  level: loud
+";
+    let problems = parse(text).expect_err("much is wrong").to_string();
+    insta::assert_snapshot!(problems, @"");
+    assert!(!problems.contains("hunter2"));
+}
+
+#[test]
+fn each_mistake_has_its_own_message() {
+    let cases = include_str!("config_mistakes.txt");
+    let mut report = String::new();
+    for case in cases.split("\n---\n").map(|case| case.split("\n=> ").next().unwrap_or(case)) {
+        report += &format!("{}\n=> {}\n---\n", case.trim_end(), problem(case.trim_end()).trim_start());
+    }
+    assert_eq!(report.trim_end_matches("---\n").trim_end(), cases.trim_end());
+}
+
+#[test]
+fn what_a_refusal_tells_to_write_is_accepted() {
+    let message = problem("listen: 0.0.0.0:5000\nallow_plain_http: true\n");
+    let advice = message.split_once("write ").expect("advice").1;
+    let config = valid(&format!("listen: 0.0.0.0:5000\nallow_plain_http: true\n{advice}\n"));
+    assert!(config.access[0].pull && config.access[0].list);
+}
+
+#[test]
+fn a_file_that_is_missing_or_no_yaml_is_one_problem() {
+    let missing = config::load(Path::new("/nonexistent/config.yaml")).expect_err("missing");
+    assert_eq!(missing.to_string(), "/nonexistent/config.yaml: cannot be read: No such file or directory (os error 2)");
+    assert!(problem("listen: [\n").starts_with("2: is not valid YAML:"));
+    assert!(problem("a: &a [*a]\n").contains("is not valid YAML"));
+}
