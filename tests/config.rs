@@ -195,7 +195,22 @@ log:
   level: loud
 ";
     let problems = parse(text).expect_err("much is wrong").to_string();
-    insta::assert_snapshot!(problems, @"");
+    insta::assert_snapshot!(problems, @r#"
+config.yaml:1: listen: "5000" is not an IP address with a port; write 127.0.0.1:5000 (every interface: 0.0.0.0:5000)
+config.yaml:3: cache.max_size: "100G" is no size; write a whole number of bytes or one with KiB, MiB, GiB or TiB, as 100GiB
+config.yaml:4: cache.maxsize: unknown key; did you mean max_size?
+config.yaml:5: cache.tag_ttl: "5" is no duration; write a whole number with ms, s, m, h or d, as 5m
+config.yaml:9: upstreams.docker.io.credentials[0].password: a secret stands in the file; use password_file or password_env, or say allow_inline_secrets: true
+config.yaml:10: upstreams.docker.io.credentials[1].password_file: cannot read /nonexistent/file: No such file or directory (os error 2)
+config.yaml:10: upstreams.docker.io.credentials[1].images: in "a*", * stands for a whole component, as in acme/*
+config.yaml:11: upstreams.Quay.io: write it as quay.io
+config.yaml:13: upstreams.acme.test.url: has more than scheme, host and port; write https://host or https://host:port, without /v2
+config.yaml:14: upstreams.acme.test.aliases: docker.io stands for docker.io already; a name belongs to one upstream
+config.yaml:14: upstreams.acme.test.aliases[1]: "a/b" cannot stand first in an image name; use letters and digits joined by . _ or -, as acme
+config.yaml:15: upstreams.acme.test.tls_verify: should be true or false, without quotes, not text
+config.yaml:16: cache: is given more than once; keep one
+config.yaml:18: log.level: "loud" is no level; write off, error, warn, info, debug or trace, or as info,roadstead=debug
+"#);
     assert!(!problems.contains("hunter2"));
 }
 

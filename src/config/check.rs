@@ -78,16 +78,14 @@ fn meet(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// An address with a port. Names are not looked up, so that a start does not hang on DNS; `localhost` is 127.0.0.1.
 fn address(place: &Place<'_>) -> Result<SocketAddr, String> {
-    let text = place.text()?;
+    let text = place.amount()?;
     if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
         return Ok(local(port));
     }
     text.parse().map_err(|_| {
-        let example = match text.parse::<IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, 5000),
-            Err(_) => local(5000),
-        };
-        format!("{text:?} is not an IP address with a port; write {example} (every interface: 0.0.0.0:5000)")
+        let port = text.trim_start_matches(['*', ':']).parse().unwrap_or(5000);
+        let example = text.parse::<IpAddr>().map_or(local(port), |ip| SocketAddr::new(ip, port));
+        format!("{text:?} is not an IP address with a port; write {example} (every interface: 0.0.0.0:{port})")
     })
 }
 

@@ -28,11 +28,9 @@ pub(super) fn read(upstream_fields: &Fields<'_>, upstream: &Upstream, around: &S
 }
 
 fn credential(fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_>) -> Option<Credential> {
-    let images = fields.optional("images", |place| Pattern::parse(place.text()?));
-    let images = match (images, fields.get("images")) {
-        (Some(images), _) => images,
-        (None, None) => Pattern::parse("**").expect("** is a pattern"),
-        (None, Some(_)) => return None,
+    let images = match fields.get("images") {
+        Some(place) => place.noted(place.text().and_then(Pattern::parse)),
+        None => Some(Pattern::parse("**").expect("** is a pattern")),
     };
     let mut given = SOURCES.iter().filter_map(|key| Some((*key, fields.get(key)?)));
     let Some((source, place)) = given.next() else {
@@ -48,7 +46,7 @@ fn credential(fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_
     }
     let username = username(fields);
     let password = place.noted(password(source, place, around));
-    Some(Credential { images, username: username?, password: password? })
+    Some(Credential { images: images?, username: username?, password: password? })
 }
 
 fn username(fields: &Fields<'_>) -> Option<String> {
@@ -75,14 +73,14 @@ fn password(source: &str, place: &Place<'_>, around: &Surroundings<'_>) -> Resul
 fn from_docker_config(
     fields: &Fields<'_>,
     place: &Place<'_>,
-    images: Pattern,
+    images: Option<Pattern>,
     upstream: &Upstream,
 ) -> Option<Credential> {
     if let Some(username) = fields.get("username") {
         username.problem("the user comes from docker_config; leave username out");
     }
     let login = place.noted(place.text().and_then(|path| login(path, upstream)))?;
-    Some(Credential { images, username: login.username, password: login.password })
+    Some(Credential { images: images?, username: login.username, password: login.password })
 }
 
 fn login(path: &str, upstream: &Upstream) -> Result<docker_config::Login, String> {

@@ -105,14 +105,14 @@ impl<'d> Place<'d> {
         result.map_err(|message| self.problem(message)).ok()
     }
 
-    /// Keys and values of a mapping, repeated keys refused; none if the value is left out.
-    pub(super) fn entries(&self) -> Vec<(String, Place<'d>)> {
+    /// Keys and values of a mapping, repeated keys refused; empty if the value is left out, none if it is no mapping.
+    pub(super) fn entries(&self) -> Option<Vec<(String, Place<'d>)>> {
         let map = match &self.node.value {
             Value::Map(map) => map.as_slice(),
             Value::Null => &[],
             Value::Bool(_) | Value::Integer(_) | Value::Float | Value::Text(_) | Value::List(_) => {
                 self.problem(self.wanted("a mapping of keys to values"));
-                &[]
+                return None;
             }
         };
         let mut entries: Vec<(String, Place<'d>)> = Vec::with_capacity(map.len());
@@ -128,13 +128,13 @@ impl<'d> Place<'d> {
                 entries.push((name.clone(), place));
             }
         }
-        entries
+        Some(entries)
     }
 
     /// A mapping whose keys are all among `known`; others are problems.
     pub(super) fn fields(&self, known: &'static [&'static str]) -> Fields<'d> {
         let (entries, unknown): (Vec<_>, Vec<_>) =
-            self.entries().into_iter().partition(|(key, _)| known.contains(&key.as_str()));
+            self.entries().unwrap_or_default().into_iter().partition(|(key, _)| known.contains(&key.as_str()));
         for (key, place) in unknown {
             place.problem(match closest(&key, known.iter().copied()) {
                 Some(meant) => format!("unknown key; did you mean {meant}?"),

@@ -22,7 +22,7 @@ pub(super) struct Surroundings<'a> {
 /// The upstreams of the document in its order; every preset if it has no such section.
 pub(super) fn read(top: &Fields<'_>, surroundings: &Surroundings<'_>) -> Vec<Upstream> {
     let Some(section) = top.get("upstreams") else { return PRESETS.iter().map(from_preset).collect() };
-    let entries = section.entries();
+    let Some(entries) = section.entries() else { return Vec::new() };
     if entries.is_empty() {
         section.problem("lists no registry; leave the key out to have all the well-known ones");
     }
