@@ -2,9 +2,11 @@
 
 pub mod access;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod limits;
 pub mod metrics;
 pub mod oci;
 pub mod route;
+pub mod telemetry;

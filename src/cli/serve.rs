@@ -1,0 +1,185 @@
+//! `roadstead serve`
+
+use std::env;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{self, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::{Failure, load, tell};
+use crate::app::{App, Environment};
+use crate::config::{Config, LogFormat, Upstream};
+use crate::oci::UpstreamName;
+use crate::telemetry::{self, Telemetry};
+
+/// What the end may take after everything is closed: blocking calls that are still out.
+const RUNTIME_END: Duration = Duration::from_secs(1);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Configuration file. Without one: the well-known registries, on loopback.
+    #[arg(long, value_name = "FILE", env = "ROADSTEAD_CONFIG")]
+    config: Option<PathBuf>,
+    /// Log lines for people or for machines; replaces log.format.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<Format>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let mut config = load(arguments.config.as_deref())?;
+    match arguments.log_format {
+        Some(Format::Human) => config.log.format = LogFormat::Human,
+        Some(Format::Json) => config.log.format = LogFormat::Json,
+        None => {}
+    }
+    let telemetry = telemetry::install(&config.log, env::var("RUST_LOG").ok().as_deref())?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
+    let served = runtime.block_on(serve(&config, &telemetry));
+    runtime.shutdown_timeout(RUNTIME_END);
+    Ok(served?)
+}
+
+async fn serve(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let clients = bind("listen", config.listen).await?;
+    let admin = bind("admin", config.admin).await?;
+    let app = App::start(config, Environment::default()).await?;
+    let dropped = app.metrics().access_log_dropped.clone();
+    telemetry.on_dropped(move |lines| dropped.inc_by(lines));
+    announce(config, clients.local_addr()?, admin.local_addr()?);
+    let (first, shutdown) = oneshot::channel::<()>();
+    let stop = async {
+        let name = signals.next().await;
+        info!(signal = name, "finishing transfers; a second signal ends them");
+        drop(first);
+        signals.next().await
+    };
+    tokio::select! {
+        () = app.run(clients, admin, async { drop(shutdown.await) }) => Ok(()),
+        name = stop => Err(anyhow!("stopped at once by a second signal ({name}); transfers were cut")),
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: end the process that does, or give another address as {key} in the configuration")
+    })
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+fn announce(config: &Config, clients: SocketAddr, admin: SocketAddr) {
+    if config.log.format == LogFormat::Human {
+        tell(&banner(config, clients, admin));
+    }
+    info!(%clients, %admin, cache = %cache_path(config).display(), upstreams = %names(config), "serving");
+    for upstream in config.upstreams.iter().filter(|upstream| !upstream.tls_verify) {
+        warn!(
+            upstream = upstream.name.as_str(),
+            "tls_verify is false: whoever sits on the way to this upstream can read its credentials and change its tags"
+        );
+    }
+}
+
+/// What it does and how to try it, for whoever started it by hand.
+fn banner(config: &Config, clients: SocketAddr, admin: SocketAddr) -> String {
+    let upstream = config.default_upstream.as_ref().or(config.upstreams.first().map(|upstream| &upstream.name));
+    let image = match upstream.map(UpstreamName::as_str) {
+        Some("docker.io") | None => "docker.io/library/alpine".to_owned(),
+        Some(name) => format!("{name}/REPOSITORY"),
+    };
+    let host = reachable(clients);
+    format!(
+        "roadstead {version}\n  clients    http://{clients}\n  admin      http://{admin}/metrics\n  \
+         cache      {cache}\n  upstreams  {upstreams}\n\nTry it:\n  docker pull {host}/{image}\n  \
+         curl http://{host}/v2/{image}/tags/list\n",
+        version = env!("CARGO_PKG_VERSION"),
+        cache = cache_path(config).display(),
+        upstreams = names(config),
+    )
+}
+
+/// An address to try from this machine: every interface includes loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v6.port())),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
+    }
+}
+
+fn cache_path(config: &Config) -> PathBuf {
+    path::absolute(&config.cache.path).unwrap_or_else(|_| config.cache.path.clone())
+}
+
+fn names(config: &Config) -> String {
+    let name = |upstream: &Upstream| match &config.default_upstream {
+        Some(default) if *default == upstream.name => format!("{default} (default)"),
+        Some(_) | None => upstream.name.to_string(),
+    };
+    config.upstreams.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn the_banner_says_where_and_how() {
+        let text = banner(&config::builtin(), address("0.0.0.0:5000"), address("127.0.0.1:5001"));
+        for line in [
+            "  clients    http://0.0.0.0:5000\n",
+            "  admin      http://127.0.0.1:5001/metrics\n",
+            "/roadstead-data\n",
+            "  upstreams  docker.io (default), quay.io, ",
+            "  docker pull 127.0.0.1:5000/docker.io/library/alpine\n",
+            "  curl http://127.0.0.1:5000/v2/docker.io/library/alpine/tags/list\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_banner_names_an_upstream_that_exists() {
+        let config = config::parse("upstreams: { quay.io: }", Path::new("c"), &|_| None).expect("valid");
+        let text = banner(&config, address("[::]:5000"), address("127.0.0.1:5001"));
+        assert!(text.contains("docker pull 127.0.0.1:5000/quay.io/REPOSITORY\n"), "{text}");
+        assert!(text.contains("upstreams  quay.io\n"), "{text}");
+    }
+}
