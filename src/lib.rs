@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod oci;
 pub mod route;
 pub mod telemetry;
+pub mod upstream;
