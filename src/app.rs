@@ -2,13 +2,23 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
+use crate::access::Policy;
+use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::pull::{Parts, PullThrough};
+use crate::route::Routes;
+use crate::server::{self, Service};
+use crate::store::BlobStore;
+use crate::upstream::Upstreams;
 
 /// What the world gives besides the configuration; tests give another one.
 #[derive(Clone, Debug)]
@@ -26,6 +36,12 @@ impl Default for Environment {
 /// A proxy with its store open, ready to run on listeners that are already bound.
 #[derive(Debug)]
 pub struct App {
+    store: BlobStore,
+    pull: PullThrough,
+    service: Arc<Service>,
+    admin: Arc<Admin>,
+    draining: CancellationToken,
+    grace: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -34,16 +50,63 @@ impl App {
     ///
     /// # Errors
     /// If the cache directory cannot be used, or belongs to a running process.
-    pub async fn start(_config: &Config, _environment: Environment) -> anyhow::Result<Self> {
-        Ok(Self { metrics: Arc::new(Metrics::new()) })
+    pub fn start(config: &Config, environment: Environment) -> anyhow::Result<Self> {
+        let Environment { clock, limits } = environment;
+        let metrics = Arc::new(Metrics::new());
+        let store = BlobStore::new(&config.cache, &limits, clock.clone(), Arc::clone(&metrics))?;
+        let upstreams = Upstreams::new(&config.upstreams, clock.clone(), &limits, Arc::clone(&metrics))
+            .context("cannot prepare the upstreams")?;
+        let parts = Parts {
+            store: store.clone(),
+            upstreams: Arc::new(upstreams),
+            clock,
+            limits: limits.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let pull = PullThrough::new(parts, &config.cache, &config.upstreams);
+        let service = Service {
+            routes: Routes::new(&config.upstreams, config.default_upstream.as_ref(), &config.hosts),
+            policy: Policy::new(config.access.clone()),
+            pull: pull.clone(),
+            limits,
+            metrics: Arc::clone(&metrics),
+        };
+        let draining = CancellationToken::new();
+        let admin = Arc::new(Admin::new(Arc::clone(&metrics), draining.clone()));
+        let grace = config.shutdown_grace;
+        Ok(Self { store, pull, service: Arc::new(service), admin, draining, grace, metrics })
     }
 
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// Serves until `shutdown` resolves, then drains.
-    pub async fn run(self, _clients: TcpListener, _admin: TcpListener, shutdown: impl Future<Output = ()>) {
-        shutdown.await;
+    /// Serves until `shutdown` resolves, then drains: not ready any more, transfers end within the grace period,
+    /// downloads that are still under way leave nothing.
+    pub async fn run(self, clients: TcpListener, admin: TcpListener, shutdown: impl Future<Output = ()>) {
+        let ended = CancellationToken::new();
+        let operator = tokio::spawn(Arc::clone(&self.admin).run(admin, ended.clone().cancelled_owned()));
+        let upkeep = tokio::spawn(upkeep(self.store.clone()));
+        let stop = async {
+            shutdown.await;
+            tracing::info!(grace_s = self.grace.as_secs(), "draining");
+            self.draining.cancel();
+        };
+        server::run(clients, Arc::clone(&self.service), stop, self.grace).await;
+        self.pull.stop().await;
+        upkeep.abort();
+        self.store.flush().await;
+        ended.cancel();
+        if operator.await.is_err() {
+            tracing::error!("the admin listener ended with a panic");
+        }
     }
+}
+
+/// Loads the index while requests are served already, then keeps the records up to date.
+async fn upkeep(store: BlobStore) {
+    if let Err(error) = store.load().await {
+        tracing::error!(%error, "cannot read the cache's index; nothing will be evicted");
+    }
+    store.maintain().await;
 }

@@ -50,12 +50,12 @@ impl Default for Limits {
         const MIB: u64 = 1024 * KIB;
         Self {
             head: Duration::from_secs(25),
-            flight_head: Duration::from_secs(60),
+            flight_head: Duration::from_mins(1),
             revalidate: Duration::from_secs(3),
             connect: Duration::from_secs(5),
             upstream_idle: Duration::from_secs(30),
             retry_pause: Duration::from_millis(100),
-            send_idle: Duration::from_secs(60),
+            send_idle: Duration::from_mins(1),
             request_idle: Duration::from_secs(95),
             fills: 64,
             fills_per_upstream: 16,
@@ -67,7 +67,7 @@ impl Default for Limits {
             small_body: 128 * KIB,
             memory: 64 * MIB,
             negative: Duration::from_secs(10),
-            negative_referrers: Duration::from_secs(300),
+            negative_referrers: Duration::from_mins(5),
             connections: 4096,
         }
     }

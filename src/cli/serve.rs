@@ -56,7 +56,7 @@ async fn serve(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let clients = bind("listen", config.listen).await?;
     let admin = bind("admin", config.admin).await?;
-    let app = App::start(config, Environment::default()).await?;
+    let app = App::start(config, Environment::default())?;
     let dropped = app.metrics().access_log_dropped.clone();
     telemetry.on_dropped(move |lines| dropped.inc_by(lines));
     announce(config, clients.local_addr()?, admin.local_addr()?);

@@ -3,7 +3,6 @@
 //! Everything that roadstead does not read is kept byte for byte: only the upstream knows what it means (TAG-3).
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use percent_encoding::percent_decode_str;
 
@@ -109,17 +108,22 @@ impl PageQuery {
         &self.opaque
     }
 
+    /// The query as it goes upstream; `None` if it asks for nothing.
+    pub fn text(&self) -> Option<String> {
+        let n = self.n.map(|n| format!("n={n}"));
+        let opaque = Some(self.opaque.clone()).filter(|opaque| !opaque.is_empty());
+        match (n, opaque) {
+            (Some(n), Some(opaque)) => Some(format!("{n}&{opaque}")),
+            (n, opaque) => n.or(opaque),
+        }
+    }
+
     /// `path` with this query behind it.
-    pub(super) fn append_to(&self, mut path: String) -> String {
-        if let Some(n) = self.n {
-            // Writing to a String cannot fail.
-            let _ = write!(path, "?n={n}");
+    pub(super) fn append_to(&self, path: String) -> String {
+        match self.text() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
         }
-        if !self.opaque.is_empty() {
-            path.push(if self.n.is_some() { '&' } else { '?' });
-            path.push_str(&self.opaque);
-        }
-        path
     }
 }
 

@@ -1,0 +1,93 @@
+//! The operator's side, on a listener of its own: metrics, health, readiness.
+
+mod process;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::server::accept;
+
+/// Scrapers and probes; nobody else has business here.
+const CONNECTIONS: usize = 64;
+const IDLE: Duration = Duration::from_secs(95);
+
+/// What the operator's side shows.
+#[derive(Debug)]
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    /// Set once the proxy should get no more new work.
+    draining: CancellationToken,
+}
+
+impl Admin {
+    pub fn new(metrics: Arc<Metrics>, draining: CancellationToken) -> Self {
+        if let Err(error) = metrics.registry().register(Box::new(process::Process::new())) {
+            tracing::warn!(%error, "no metrics of the process itself");
+        }
+        Self { metrics, draining }
+    }
+
+    /// Serves until `stop` resolves; open connections are dropped then.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let cut = CancellationToken::new();
+        let connections = accept(&listener, CONNECTIONS, stop, |accepted| {
+            let (this, cut) = (Arc::clone(&self), cut.clone());
+            async move {
+                let _permit = accepted.permit;
+                let answer = service_fn(move |request| {
+                    let answer = this.answer(&request);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let mut http = http1::Builder::new();
+                http.timer(TokioTimer::new()).header_read_timeout(IDLE);
+                let connection = http.serve_connection(TokioIo::new(accepted.stream), answer);
+                tokio::select! {
+                    // A scraper that leaves early is its own business.
+                    _ = connection => {}
+                    () = cut.cancelled() => {}
+                }
+            }
+        })
+        .await;
+        cut.cancel();
+        connections.wait().await;
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".into());
+        }
+        match request.uri().path() {
+            "/metrics" => match self.metrics.render() {
+                Ok(metrics) => text(StatusCode::OK, metrics),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            "/healthz" => text(StatusCode::OK, "ok\n".into()),
+            "/readyz" if self.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into()),
+            "/readyz" => text(StatusCode::OK, "ready\n".into()),
+            _ => text(StatusCode::NOT_FOUND, "/metrics, /healthz or /readyz\n".into()),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}

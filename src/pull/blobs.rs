@@ -1,0 +1,264 @@
+//! The story of a blob: prove the right to it, look in the store, join or start the flight that brings it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::fill::Fill;
+use super::flight::{Boarding, Flight, FlightGuard, Opening, Source};
+use super::memory::Subject;
+use super::tail::Tail;
+use super::{ByteStream, Error, Outcome, PullThrough, relay};
+use crate::oci::{ByteSpan, CanonicalName, Digest, RangeRequest, Resolved};
+use crate::store::{Blob, Found};
+use crate::upstream::{BlobResponse, Extent, Part};
+
+/// A blob, or a part of it, ready to be sent.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    /// Of the whole blob, in bytes; `None` if upstream does not say.
+    pub size: Option<u64>,
+    /// What was asked for, if it is a part.
+    pub part: Option<ByteSpan>,
+    pub content: Content,
+    pub outcome: Outcome,
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Memory(_) => "Memory",
+            Self::Stored(..) => "Stored",
+            Self::Stream(_) => "Stream",
+        })
+    }
+}
+
+/// Where the bytes come from.
+pub enum Content {
+    Memory(Bytes),
+    Stored(Blob, Range<u64>),
+    /// From a download in progress, or passed through.
+    Stream(ByteStream),
+}
+
+/// What is known about a blob without its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct BlobHead {
+    pub size: Option<u64>,
+    pub outcome: Outcome,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    name: &'a CanonicalName,
+    digest: &'a Digest,
+    range: RangeRequest,
+}
+
+/// What a look at the store came to.
+enum Stored {
+    Content(Found),
+    Absent,
+}
+
+impl PullThrough {
+    /// The blob `digest` of `name`, or the range of it. Its headers can leave at once; its bytes may still be coming.
+    ///
+    /// # Errors
+    /// What upstream says, or our own failure; see [`Error`].
+    pub async fn blob(&self, name: &CanonicalName, digest: &Digest, range: RangeRequest) -> Result<BlobAnswer, Error> {
+        self.absent_before(&Subject::Blob(digest.clone()), name, Error::BlobUnknown)?;
+        let mut proven = self.0.membership.standing(name, digest).await?.is_some();
+        if !proven && self.0.store.holds(digest) && self.flight_of(name, digest).is_none() {
+            // The bytes are there, but only for others; knowing a digest is no right to it.
+            proven = self.prove_if_stored(name, digest).await?;
+        }
+        if proven && let Stored::Content(found) = self.look_up(digest).await {
+            return self.serve(Asked { name, digest, range }, found).await;
+        }
+        self.follow(Asked { name, digest, range }, proven).await
+    }
+
+    /// Size and existence of a blob. A cold one costs an upstream HEAD and starts no flight.
+    ///
+    /// # Errors
+    /// As [`PullThrough::blob`].
+    pub async fn blob_head(&self, name: &CanonicalName, digest: &Digest) -> Result<BlobHead, Error> {
+        self.absent_before(&Subject::Blob(digest.clone()), name, Error::BlobUnknown)?;
+        if self.0.membership.standing(name, digest).await?.is_some() {
+            if let Stored::Content(found) = self.look_up(digest).await {
+                return Ok(BlobHead { size: Some(found.size()), outcome: Outcome::Hit });
+            }
+            let flight = self.flight_of(name, digest).map(|flight| flight.watch().borrow().opening.clone());
+            if let Some(Opening::Open(Source { size, .. })) = flight {
+                return Ok(BlobHead { size, outcome: Outcome::Joined });
+            }
+        }
+        let size = self.0.membership.prove_blob(name, digest).await?;
+        Ok(BlobHead { size: size.or(self.0.sizes.get(name, digest)), outcome: Outcome::Miss })
+    }
+
+    /// One HEAD upstream before bytes of other repositories may serve this one.
+    async fn prove_if_stored(&self, name: &CanonicalName, digest: &Digest) -> Result<bool, Error> {
+        match self.look_up(digest).await {
+            Stored::Content(_) => self.0.membership.prove_blob(name, digest).await.map(|_| true),
+            // Nothing to protect: a cold GET is its own proof.
+            Stored::Absent => Ok(false),
+        }
+    }
+
+    /// The stored content. A disk fault counts as a miss: upstream still has the bytes.
+    async fn look_up(&self, digest: &Digest) -> Stored {
+        match self.0.store.open(digest).await {
+            Ok(Some(found)) => Stored::Content(found),
+            Ok(None) => Stored::Absent,
+            Err(error) => {
+                tracing::error!(%error, %digest, "cannot open a stored blob; fetching it");
+                self.0.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+                Stored::Absent
+            }
+        }
+    }
+
+    async fn serve(&self, asked: Asked<'_>, found: Found) -> Result<BlobAnswer, Error> {
+        let size = found.size();
+        let (part, span) = resolve(asked.range, size)?;
+        let content = match found {
+            Found::Memory(body) => {
+                // A body in memory is far smaller than any usize.
+                let within = |at: u64| usize::try_from(at).map_or(body.len(), |at| at.min(body.len()));
+                Content::Memory(body.slice(within(span.start)..within(span.end)))
+            }
+            Found::File(blob) => Content::Stored(blob, span),
+            Found::Unchecked(suspect) => {
+                if let Boarding::Started(_, guard) = self.board(asked, true) {
+                    let fill = self.fill(asked, guard);
+                    self.spawn(fill.recheck(suspect));
+                }
+                return self.follow(asked, true).await;
+            }
+        };
+        Ok(BlobAnswer { size: Some(size), part, content, outcome: Outcome::Hit })
+    }
+
+    /// Joins the flight or starts it; every client, the first included, reads along.
+    async fn follow(&self, asked: Asked<'_>, mut proven: bool) -> Result<BlobAnswer, Error> {
+        let Asked { name, digest, range } = asked;
+        if let Some(size) = self.0.sizes.get(name, digest) {
+            resolve(range, size)?; // what cannot be met starts no flight (DESIGN §14.5)
+        }
+        let mut retried = false;
+        loop {
+            let (flight, outcome) = match self.board(asked, proven) {
+                Boarding::Joined(flight) => (flight, Outcome::Joined),
+                Boarding::Started(flight, guard) => {
+                    self.spawn(self.fill(asked, guard).run());
+                    (flight, Outcome::Miss)
+                }
+                Boarding::Foreign => {
+                    self.0.membership.prove_blob(name, digest).await?;
+                    proven = true;
+                    continue;
+                }
+            };
+            match self.answer_from(&flight, asked, outcome).await {
+                // A failure before headers belongs to the repository that started the flight (DESIGN §14.3).
+                Err(_) if flight.starter != name.repository && !retried => retried = true,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn answer_from(&self, flight: &Flight, asked: Asked<'_>, outcome: Outcome) -> Result<BlobAnswer, Error> {
+        let mut state = flight.watch();
+        let opened = state.wait_for(|state| !matches!(state.opening, Opening::Pending)).await;
+        let (opening, written) =
+            opened.map_or((Opening::Failed(Error::Abandoned), 0), |state| (state.opening.clone(), state.written));
+        let source = match opening {
+            Opening::Open(source) => source,
+            Opening::NoRoom => return self.relay(asked, flight.take_unstored()).await,
+            Opening::Failed(error) => return Err(error),
+            Opening::Pending => return Err(Error::Abandoned),
+        };
+        let (part, span) = source.size.map_or(Ok((None, 0..u64::MAX)), |size| resolve(asked.range, size))?;
+        if let Some(ahead) = part.filter(|part| part.first() > written.saturating_add(self.0.limits.read_ahead)) {
+            return self.relay_part(asked, ahead, source.size).await;
+        }
+        let hold_back = self.0.limits.hold_back;
+        let tail = Tail { state, source: source.clone(), span, hold_back };
+        Ok(BlobAnswer { size: source.size, part, content: Content::Stream(tail.into_stream()), outcome })
+    }
+
+    /// Passes the blob through without storing it: with the response that found no room, or one of our own.
+    async fn relay(&self, asked: Asked<'_>, response: Option<BlobResponse>) -> Result<BlobAnswer, Error> {
+        let Asked { name, digest, range } = asked;
+        let response = match response {
+            Some(response) => response,
+            None => self.ask(asked, None).await?,
+        };
+        let Extent::Whole { size } = response.extent else {
+            return Err(Error::untrue(&name.upstream, "a part where the whole was asked for"));
+        };
+        let size = size.or(self.0.sizes.get(name, digest));
+        if let Some(total) = size
+            && let (Some(part), _) = resolve(range, total)?
+        {
+            return self.relay_part(asked, part, Some(total)).await;
+        }
+        let hold_back = self.0.limits.hold_back;
+        let stream = relay::whole(name.upstream.clone(), response.body, size, digest, hold_back);
+        Ok(BlobAnswer { size, part: None, content: Content::Stream(stream), outcome: Outcome::Relay })
+    }
+
+    async fn relay_part(&self, asked: Asked<'_>, part: ByteSpan, size: Option<u64>) -> Result<BlobAnswer, Error> {
+        let name = asked.name;
+        let response = self.ask(asked, Some(Part::Span(part.first(), part.last()))).await?;
+        match response.extent {
+            Extent::Part { first, last, total }
+                if first == part.first()
+                    && last == part.last()
+                    && (total.is_none() || size.is_none() || total == size) =>
+            {
+                let stream = relay::part(name.upstream.clone(), response.body, part.len());
+                Ok(BlobAnswer { size, part: Some(part), content: Content::Stream(stream), outcome: Outcome::Relay })
+            }
+            Extent::Part { .. } | Extent::Whole { .. } => {
+                Err(Error::untrue(&name.upstream, "other bytes than the range that was asked for"))
+            }
+        }
+    }
+
+    async fn ask(&self, asked: Asked<'_>, part: Option<Part>) -> Result<BlobResponse, Error> {
+        let upstream = self.0.upstream(asked.name)?;
+        let answer = upstream.get_blob(&asked.name.repository, asked.digest, part, self.0.limits.flight_head).await;
+        answer.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))
+    }
+
+    fn flight_of(&self, name: &CanonicalName, digest: &Digest) -> Option<Arc<Flight>> {
+        self.0.flights.get(&key(name, digest))
+    }
+
+    fn board(&self, asked: Asked<'_>, proven: bool) -> Boarding {
+        self.0.flights.board(&key(asked.name, asked.digest), &asked.name.repository, proven)
+    }
+
+    fn fill(&self, asked: Asked<'_>, guard: FlightGuard) -> Fill {
+        Fill { inner: Arc::clone(&self.0), name: asked.name.clone(), digest: asked.digest.clone(), guard }
+    }
+}
+
+fn key(name: &CanonicalName, digest: &Digest) -> super::flight::Key {
+    (name.upstream.clone(), digest.clone())
+}
+
+/// The asked part of a blob of `size` bytes, and the bytes to send.
+fn resolve(range: RangeRequest, size: u64) -> Result<(Option<ByteSpan>, Range<u64>), Error> {
+    match range.resolve(size) {
+        Resolved::Whole => Ok((None, 0..size)),
+        Resolved::Part(part) => Ok((Some(part), part.first()..part.end())),
+        Resolved::Unsatisfiable => Err(Error::RangeUnsatisfiable { size }),
+    }
+}

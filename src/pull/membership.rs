@@ -1,0 +1,230 @@
+//! Proof of membership: a repository's right to a digest (DESIGN §14.1).
+//!
+//! Bytes are shared by digest, rights are not. A digest is proven for (upstream, repository) only by that upstream's 2xx
+//! for that content under that repository. Freshness is kept for the whole repository: any 2xx renews it, and when it has
+//! run out, one HEAD confirms it again on use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::memory::{Absences, Subject};
+use super::single_flight::SingleFlight;
+use super::{Error, freshness};
+use crate::clock::{Clock, Timestamp};
+use crate::config;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::oci::{CanonicalName, Digest, MediaType, Reference};
+use crate::store::{self, BlobStore, Member};
+use crate::upstream::{ManifestHead, Upstream, Upstreams};
+
+/// Confirmations closer together than this are not worth a write.
+const WRITE_EVERY: Duration = Duration::from_secs(30);
+
+type Key = (CanonicalName, Digest);
+
+/// Clones share everything.
+#[derive(Clone, Debug)]
+pub(super) struct Membership(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: BlobStore,
+    upstreams: Arc<Upstreams>,
+    absences: Arc<Absences>,
+    clock: Clock,
+    limits: Limits,
+    proof_ttl: Duration,
+    stale_if_error: Duration,
+    metrics: Arc<Metrics>,
+    blob_proofs: SingleFlight<Key, Result<Option<u64>, Error>>,
+    manifest_proofs: SingleFlight<Key, Result<ManifestHead, Error>>,
+    confirmations: SingleFlight<CanonicalName, Result<(), Error>>,
+}
+
+impl Membership {
+    pub(super) fn new(
+        parts: &super::Parts,
+        absences: Arc<Absences>,
+        cache: &config::Cache,
+        tasks: &TaskTracker,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store: parts.store.clone(),
+            upstreams: Arc::clone(&parts.upstreams),
+            absences,
+            clock: parts.clock.clone(),
+            limits: parts.limits.clone(),
+            proof_ttl: cache.proof_ttl,
+            stale_if_error: cache.stale_if_error,
+            metrics: Arc::clone(&parts.metrics),
+            blob_proofs: SingleFlight::new(tasks.clone()),
+            manifest_proofs: SingleFlight::new(tasks.clone()),
+            confirmations: SingleFlight::new(tasks.clone()),
+        }))
+    }
+
+    /// What `name` is proven to hold under `digest`; `None` if nothing is, or nothing is any more.
+    ///
+    /// # Errors
+    /// If the proof is old and upstream refuses, or has failed for longer than a stale answer may live.
+    pub(super) async fn standing(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>, Error> {
+        let records = self.0.store.records();
+        // An unreadable record proves nothing, so upstream is asked.
+        let Some(member) = self.note(records.member(name, digest).await).flatten() else { return Ok(None) };
+        let confirmed = self.note(records.confirmed(name).await).flatten();
+        let now = self.0.clock.now();
+        if confirmed.is_some_and(|confirmed| now.since(confirmed) < self.0.proof_ttl) {
+            return Ok(Some(member));
+        }
+        self.confirm(name, digest, confirmed).await?;
+        // The confirmation may have shown that just this digest is gone.
+        Ok(self.note(records.member(name, digest).await).flatten())
+    }
+
+    /// Upstream has answered 2xx for `digest` under `name`.
+    pub(super) async fn prove(&self, name: &CanonicalName, digest: &Digest, media_type: Option<MediaType>) {
+        let records = self.0.store.records();
+        let member = Member { media_type };
+        let known = self.note(records.member(name, digest).await).flatten();
+        if known.is_none_or(|known| known != member && member.media_type.is_some()) {
+            self.note(records.put_member(name, digest, member).await);
+        }
+        self.renew(name).await;
+    }
+
+    /// Upstream has refused or denied something: takes back what can no longer be believed.
+    pub(super) async fn withdraw(&self, name: &CanonicalName, subject: Subject, error: &Error) {
+        let records = self.0.store.records();
+        match error {
+            Error::Refused(_) => {
+                self.note(records.drop_members(name).await);
+            }
+            Error::BlobUnknown | Error::ManifestUnknown | Error::NameUnknown | Error::NoReferrers => {
+                if let Subject::Blob(digest) | Subject::Manifest(Reference::Digest(digest)) = &subject {
+                    self.note(records.drop_member(name, digest).await);
+                }
+                self.0.absences.hold(subject, name, &self.0.limits);
+            }
+            Error::RateLimited { .. }
+            | Error::Upstream(_)
+            | Error::Untrue { .. }
+            | Error::Broken { .. }
+            | Error::Overloaded
+            | Error::Late(_)
+            | Error::RangeUnsatisfiable { .. }
+            | Error::Damaged(_)
+            | Error::Storage(_)
+            | Error::NoRoom
+            | Error::Abandoned => {}
+        }
+    }
+
+    /// Asks upstream with one HEAD, shared by all who ask, whether `name` has the blob; gives its size.
+    pub(super) async fn prove_blob(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<u64>, Error> {
+        let (this, key) = (self.clone(), (name.clone(), digest.clone()));
+        let head = self.0.blob_proofs.run(key.clone(), || async move {
+            let (name, digest) = key;
+            let head = this.upstream(&name)?.head_blob(&name.repository, &digest, this.0.limits.flight_head).await;
+            let size = this.settle(&name, Subject::Blob(digest.clone()), head, Error::BlobUnknown).await?;
+            this.prove(&name, &digest, None).await;
+            Ok(size)
+        });
+        head.await.unwrap_or(Err(Error::Abandoned))
+    }
+
+    /// The same for a manifest.
+    pub(super) async fn prove_manifest(&self, name: &CanonicalName, digest: &Digest) -> Result<ManifestHead, Error> {
+        let (this, key) = (self.clone(), (name.clone(), digest.clone()));
+        let head = self.0.manifest_proofs.run(key.clone(), || async move {
+            let (name, digest) = key;
+            let reference = Reference::Digest(digest.clone());
+            let patience = this.0.limits.flight_head;
+            let head = this.upstream(&name)?.head_manifest(&name.repository, &reference, patience).await;
+            let head = this.settle(&name, Subject::Manifest(reference), head, Error::ManifestUnknown).await?;
+            this.prove(&name, &digest, head.media_type.clone()).await;
+            Ok(head)
+        });
+        head.await.unwrap_or(Err(Error::Abandoned))
+    }
+
+    /// Renews an old proof: one HEAD of a manifest that is known, else of the digest itself.
+    async fn confirm(&self, name: &CanonicalName, digest: &Digest, confirmed: Option<Timestamp>) -> Result<(), Error> {
+        let (this, key, digest) = (self.clone(), name.clone(), digest.clone());
+        let run = self.0.confirmations.run(name.clone(), || async move { this.ask_again(&key, &digest).await });
+        let error = match run.await.unwrap_or(Err(Error::Abandoned)) {
+            // If only this digest is gone, or the manifest that stood for the repository, the records say so now.
+            Ok(()) | Err(Error::BlobUnknown | Error::ManifestUnknown) => return Ok(()),
+            Err(error) => error,
+        };
+        let now = self.0.clock.now();
+        let stands = confirmed.is_some_and(|at| freshness::may_stand_in(at, self.0.stale_if_error, now));
+        if stands && error.may_serve_stale() { Ok(()) } else { Err(error) }
+    }
+
+    async fn ask_again(&self, name: &CanonicalName, digest: &Digest) -> Result<(), Error> {
+        let patience = self.0.limits.revalidate;
+        let manifest = self.note(self.0.store.records().any_manifest(name).await).flatten();
+        if let Some(manifest) = manifest {
+            let reference = Reference::Digest(manifest);
+            let head = self.upstream(name)?.head_manifest(&name.repository, &reference, patience).await;
+            let settled = self.settle(name, Subject::Manifest(reference), head, Error::ManifestUnknown).await;
+            match settled {
+                Ok(_) => {
+                    self.renew(name).await;
+                    return Ok(());
+                }
+                Err(Error::ManifestUnknown) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let head = self.upstream(name)?.head_blob(&name.repository, digest, patience).await;
+        self.settle(name, Subject::Blob(digest.clone()), head, Error::BlobUnknown).await?;
+        self.renew(name).await;
+        Ok(())
+    }
+
+    /// Folds an upstream answer, and withdraws what a refusal makes void.
+    async fn settle<T>(
+        &self,
+        name: &CanonicalName,
+        subject: Subject,
+        answer: Result<T, crate::upstream::Error>,
+        absent: Error,
+    ) -> Result<T, Error> {
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                let error = Error::from_upstream(error, absent);
+                self.withdraw(name, subject, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn renew(&self, name: &CanonicalName) {
+        let records = self.0.store.records();
+        let now = self.0.clock.now();
+        let confirmed = self.note(records.confirmed(name).await).flatten();
+        let pause = WRITE_EVERY.min(self.0.proof_ttl / 4);
+        if confirmed.is_none_or(|confirmed| now.since(confirmed) >= pause) {
+            self.note(records.put_confirmed(name, now).await);
+        }
+    }
+
+    fn upstream(&self, name: &CanonicalName) -> Result<&Arc<Upstream>, Error> {
+        self.0.upstreams.get(&name.upstream).ok_or(Error::NameUnknown)
+    }
+
+    /// Counts a failure of the records; without them upstream is asked.
+    fn note<T>(&self, result: Result<T, store::Error>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                tracing::warn!(%error, "the records failed; asking upstream instead");
+                self.0.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+            })
+            .ok()
+    }
+}

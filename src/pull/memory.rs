@@ -1,0 +1,130 @@
+//! What may be forgotten: absences, sizes that manifests told, and tags whose bytes nobody has verified yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use super::freshness::Known;
+use crate::clock::{Clock, Timestamp};
+use crate::limits::Limits;
+use crate::oci::{CanonicalName, Digest, MediaType, Reference, Tag};
+
+/// Entries of each kind.
+const ENTRIES: u64 = 100_000;
+
+/// What upstream said does not exist, for a short time (PROTOCOL §3.12).
+#[derive(Debug)]
+pub(super) struct Absences {
+    until: Cache<(Subject, CanonicalName), Timestamp>,
+    clock: Clock,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    Manifest(Reference),
+    Blob(Digest),
+    Tags,
+    Referrers(Digest),
+}
+
+impl Subject {
+    /// The value of the metric label `kind`.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Manifest(Reference::Digest(_)) => "manifest",
+            Self::Manifest(Reference::Tag(_)) => "tag",
+            Self::Blob(_) => "blob",
+            Self::Tags => "tags",
+            Self::Referrers(_) => "referrers",
+        }
+    }
+
+    /// How long its absence is believed. Nearly every pull asks for referrers, and for the tags that stand in for them
+    /// where there is no such API (REF-5).
+    fn believed(&self, limits: &Limits) -> Duration {
+        match self {
+            Self::Referrers(_) => limits.negative_referrers,
+            Self::Manifest(Reference::Tag(tag)) if tag.as_str().starts_with("sha256-") => limits.negative_referrers,
+            Self::Manifest(_) | Self::Blob(_) | Self::Tags => limits.negative,
+        }
+    }
+}
+
+impl Absences {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { until: Cache::new(ENTRIES), clock }
+    }
+
+    pub(super) fn hold(&self, subject: Subject, name: &CanonicalName, limits: &Limits) {
+        let until = self.clock.now().plus(subject.believed(limits));
+        self.until.insert((subject, name.clone()), until);
+    }
+
+    pub(super) fn contains(&self, subject: &Subject, name: &CanonicalName) -> bool {
+        self.until.get(&(subject.clone(), name.clone())).is_some_and(|until| self.clock.now() < until)
+    }
+}
+
+/// A tag that a HEAD has resolved; its bytes are not verified under the repository yet (DESIGN §14.2).
+#[derive(Clone, Debug)]
+pub(super) struct Provisional {
+    pub(super) known: Known,
+    pub(super) media_type: Option<MediaType>,
+    pub(super) size: Option<u64>,
+}
+
+/// Provisional tags, by tag and by the digest whose bytes would make them durable.
+#[derive(Debug)]
+pub(super) struct ProvisionalTags {
+    by_tag: Cache<(CanonicalName, Tag), Provisional>,
+    by_digest: Cache<(CanonicalName, Digest), Arc<[Tag]>>,
+}
+
+impl ProvisionalTags {
+    pub(super) fn new() -> Self {
+        Self { by_tag: Cache::new(ENTRIES), by_digest: Cache::new(ENTRIES) }
+    }
+
+    pub(super) fn get(&self, name: &CanonicalName, tag: &Tag) -> Option<Provisional> {
+        self.by_tag.get(&(name.clone(), tag.clone()))
+    }
+
+    pub(super) fn put(&self, name: &CanonicalName, tag: &Tag, provisional: Provisional) {
+        let digest = (name.clone(), provisional.known.digest.clone());
+        self.by_tag.insert((name.clone(), tag.clone()), provisional);
+        self.by_digest.entry(digest).and_upsert_with(|tags| {
+            let others = tags.into_iter().flat_map(|tags| tags.into_value().to_vec()).filter(|other| other != tag);
+            others.chain([tag.clone()]).collect()
+        });
+    }
+
+    pub(super) fn drop_tag(&self, name: &CanonicalName, tag: &Tag) {
+        self.by_tag.invalidate(&(name.clone(), tag.clone()));
+    }
+
+    /// The tags that still stand for `digest`, whose bytes have now been verified.
+    pub(super) fn take(&self, name: &CanonicalName, digest: &Digest) -> Vec<(Tag, Timestamp)> {
+        let tags = self.by_digest.remove(&(name.clone(), digest.clone())).unwrap_or_default();
+        let stands = |tag: &Tag| self.get(name, tag).filter(|provisional| provisional.known.digest == *digest);
+        tags.iter().filter_map(|tag| Some((tag.clone(), stands(tag)?.known.checked))).collect()
+    }
+}
+
+/// Sizes by descriptor: what a blob of a repository should weigh, before upstream is asked (DESIGN §14.5).
+#[derive(Debug)]
+pub(super) struct Sizes(Cache<(CanonicalName, Digest), u64>);
+
+impl Sizes {
+    pub(super) fn new() -> Self {
+        Self(Cache::new(ENTRIES))
+    }
+
+    pub(super) fn get(&self, name: &CanonicalName, digest: &Digest) -> Option<u64> {
+        self.0.get(&(name.clone(), digest.clone()))
+    }
+
+    pub(super) fn put(&self, name: &CanonicalName, digest: Digest, size: u64) {
+        self.0.insert((name.clone(), digest), size);
+    }
+}

@@ -1,0 +1,194 @@
+//! What a pull-through cache is: bytes from the store if the asker has a right to them there, else from upstream once,
+//! with everybody who asks reading along.
+//!
+//! `blobs` and `manifests` tell the two stories top to bottom. Below them: `membership` proves rights, `flight`, `fill`
+//! and `tail` run one transfer for many readers, `relay` passes through what cannot be kept, `freshness` decides about
+//! tags. Shared work runs in tasks of its own; a caller that leaves changes nothing.
+
+mod blobs;
+mod error;
+mod fill;
+mod flight;
+mod freshness;
+mod listings;
+mod manifests;
+mod membership;
+mod memory;
+mod relay;
+mod single_flight;
+mod tail;
+mod turns;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use moka::sync::Cache;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::oci::{CanonicalName, Digest, Reference, Tag, UpstreamName};
+use crate::store::BlobStore;
+use crate::upstream::{ManifestHead, Upstream, Upstreams};
+
+pub use blobs::{BlobAnswer, BlobHead, Content};
+pub use error::Error;
+pub use manifests::{ManifestAnswer, ManifestContent, Want};
+
+use flight::Flights;
+use membership::Membership;
+use memory::{Absences, ProvisionalTags, Sizes, Subject};
+use single_flight::SingleFlight;
+use turns::Turns;
+
+/// Bytes as they come; an error cuts the body short.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+
+/// How long a blob is passed through after the disk filled up under it.
+const UNSTORABLE: Duration = Duration::from_mins(1);
+
+/// What the cache did for an answer; the same word in logs, metrics and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// From the store.
+    Hit,
+    /// Fetched for this request.
+    Miss,
+    /// From a download that others had started.
+    Joined,
+    /// A tag within its time to live.
+    Fresh,
+    /// Upstream has confirmed what was known.
+    Revalidated,
+    /// Upstream does not answer; what was known stands in.
+    Stale,
+    /// Known not to exist.
+    Negative,
+    /// Passed through without being kept.
+    Relay,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Joined => "joined",
+            Self::Fresh => "fresh",
+            Self::Revalidated => "revalidated",
+            Self::Stale => "stale",
+            Self::Negative => "negative",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// What a [`PullThrough`] is made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub store: BlobStore,
+    pub upstreams: Arc<Upstreams>,
+    pub clock: Clock,
+    pub limits: Limits,
+    pub metrics: Arc<Metrics>,
+}
+
+/// The service; clones share it.
+#[derive(Clone, Debug)]
+pub struct PullThrough(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: BlobStore,
+    upstreams: Arc<Upstreams>,
+    clock: Clock,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    tag_ttl: Duration,
+    stale_if_error: Duration,
+    abandon_after: Duration,
+    membership: Membership,
+    absences: Arc<Absences>,
+    provisional: ProvisionalTags,
+    sizes: Sizes,
+    flights: Flights,
+    turns: Turns,
+    /// The largest `n` that an upstream takes (TAG-2).
+    page_limits: HashMap<UpstreamName, u32>,
+    /// Blobs that the disk has no room for at the moment.
+    unstorable: Cache<Digest, ()>,
+    tag_heads: SingleFlight<(CanonicalName, Tag), Result<ManifestHead, Error>>,
+    manifest_gets: SingleFlight<(CanonicalName, Reference), Result<ManifestAnswer, Error>>,
+    tasks: TaskTracker,
+    /// Ends the downloads under way.
+    stop: CancellationToken,
+}
+
+impl PullThrough {
+    pub fn new(parts: Parts, cache: &config::Cache, upstreams: &[config::Upstream]) -> Self {
+        let tasks = TaskTracker::new();
+        let absences = Arc::new(Absences::new(parts.clock.clone()));
+        Self(Arc::new(Inner {
+            membership: Membership::new(&parts, Arc::clone(&absences), cache, &tasks),
+            tag_ttl: cache.tag_ttl,
+            stale_if_error: cache.stale_if_error,
+            abandon_after: cache.abandon_after,
+            absences,
+            provisional: ProvisionalTags::new(),
+            sizes: Sizes::new(),
+            flights: Flights::default(),
+            turns: Turns::new(&parts.limits, upstreams.iter().map(|upstream| &upstream.name)),
+            page_limits: upstreams.iter().filter_map(|up| Some((up.name.clone(), up.page_limit?))).collect(),
+            unstorable: Cache::builder().max_capacity(10_000).time_to_live(UNSTORABLE).build(),
+            tag_heads: SingleFlight::new(tasks.clone()),
+            manifest_gets: SingleFlight::new(tasks.clone()),
+            tasks,
+            stop: CancellationToken::new(),
+            store: parts.store,
+            upstreams: parts.upstreams,
+            clock: parts.clock,
+            limits: parts.limits,
+            metrics: parts.metrics,
+        }))
+    }
+
+    /// Ends the downloads under way, which leave nothing, and waits until every task has ended.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.0.stop.clone();
+        self.0.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Refuses what upstream has said a moment ago not to have.
+    fn absent_before(&self, subject: &Subject, name: &CanonicalName, absent: Error) -> Result<(), Error> {
+        if !self.0.absences.contains(subject, name) {
+            return Ok(());
+        }
+        let labels = [name.upstream.as_str(), subject.kind(), Outcome::Negative.as_str()];
+        self.0.metrics.cache_requests.with_label_values(&labels).inc();
+        Err(absent)
+    }
+}
+
+impl Inner {
+    fn upstream(&self, name: &CanonicalName) -> Result<&Arc<Upstream>, Error> {
+        self.upstreams.get(&name.upstream).ok_or(Error::NameUnknown)
+    }
+}

@@ -1,0 +1,157 @@
+//! Response bodies. Whatever the bytes come from, each frame holds the request's [`Exchange`] until hyper lets go of it.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::exchange::Exchange;
+use crate::pull::ByteStream;
+use crate::store::{self, Blob};
+
+/// A body and the request it answers.
+///
+/// hyper drops a body when its last frame is queued, which is before it is sent. So the frames own the exchange as well:
+/// it ends, and is logged, when the last byte has left or the connection is gone (DESIGN §14.11).
+pub(super) struct Body {
+    source: Source,
+    exchange: Arc<Exchange>,
+}
+
+pub(super) enum Source {
+    Empty,
+    Full(Bytes),
+    /// Slices of a mapping, made resident by the I/O pool where they are not.
+    Stored {
+        blob: Blob,
+        left: Range<u64>,
+        loading: Option<Loading>,
+    },
+    /// Bytes of a download in progress, or passed through; `left` is the announced length.
+    Stream {
+        stream: ByteStream,
+        left: Option<u64>,
+    },
+}
+
+type Loading = Pin<Box<dyn Future<Output = Result<Bytes, store::Error>> + Send>>;
+
+/// Why a body ends short: hyper closes the connection, so that the client sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("the body was cut short")]
+pub(super) struct Cut;
+
+impl Body {
+    pub(super) fn new(source: Source, exchange: Arc<Exchange>) -> Self {
+        Self { source, exchange }
+    }
+
+    fn cut(&mut self, error: &dyn std::fmt::Display) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.exchange.fail(error);
+        self.source = Source::Empty;
+        Poll::Ready(Some(Err(Cut)))
+    }
+}
+
+/// A frame on its way to the socket.
+struct Held {
+    bytes: Bytes,
+    _exchange: Arc<Exchange>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match ready!(self.source.poll_bytes(cx)) {
+            None => Poll::Ready(None),
+            Some(Err(error)) => self.cut(&error),
+            Some(Ok(bytes)) => {
+                self.exchange.add_bytes(bytes.len() as u64);
+                let held = Held { bytes, _exchange: Arc::clone(&self.exchange) };
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(held)))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Full(bytes) => bytes.is_empty(),
+            Source::Stored { left, .. } => left.is_empty(),
+            Source::Stream { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Stored { left, .. } => SizeHint::with_exact(left.end - left.start),
+            Source::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
+            Source::Stream { left: None, .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl Source {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SourceError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready(Some(Ok(bytes)).filter(|bytes| bytes.as_ref().is_ok_and(|bytes| !bytes.is_empty())))
+            }
+            Self::Stored { blob, left, loading } => poll_stored(blob, left, loading, cx),
+            Self::Stream { stream, left } => {
+                let next = ready!(stream.as_mut().poll_next(cx));
+                if let (Some(Ok(bytes)), Some(left)) = (&next, left) {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                }
+                Poll::Ready(next.map(|bytes| bytes.map_err(SourceError::Pull)))
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SourceError {
+    #[error(transparent)]
+    Pull(crate::pull::Error),
+    #[error(transparent)]
+    Store(store::Error),
+}
+
+fn poll_stored(
+    blob: &Blob,
+    left: &mut Range<u64>,
+    loading: &mut Option<Loading>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, SourceError>>> {
+    if left.is_empty() {
+        return Poll::Ready(None);
+    }
+    let slice = match (loading.as_mut(), blob.resident(left)) {
+        (None, Some(slice)) => Ok(slice),
+        (None, None) => {
+            let load = loading.insert(Box::pin(blob.load(left)));
+            ready!(load.as_mut().poll(cx))
+        }
+        (Some(load), _) => ready!(load.as_mut().poll(cx)),
+    };
+    *loading = None;
+    if let Ok(slice) = &slice {
+        left.start += slice.len() as u64;
+    }
+    Poll::Ready(Some(slice.map_err(SourceError::Store)))
+}

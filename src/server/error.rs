@@ -1,0 +1,141 @@
+//! From failures to HTTP: one exhaustive mapping.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::oci::{ErrorCode, ParseError, unsatisfied_content_range};
+use crate::pull;
+use crate::upstream::ErrorKind;
+
+/// An answer that refuses, with the spec's code and a sentence for the client.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) code: ErrorCode,
+    pub(super) message: String,
+    pub(super) extra: Extra,
+    /// For the log; never sent.
+    pub(super) cause: Option<String>,
+}
+
+/// What a refusal says beside its document.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Extra {
+    Nothing,
+    /// `Retry-After`, in whole seconds (ERR-2).
+    RetryAfter(u64),
+    /// `Allow` on a read-only route.
+    Allow,
+    /// `Content-Range` of a 416.
+    Unsatisfied(String),
+    /// The connection cannot be used further.
+    Close,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), extra: Extra::Nothing, cause: None }
+    }
+
+    /// Absent and forbidden look the same (DESIGN §4).
+    pub(super) fn unknown_name() -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, "no such repository here")
+    }
+
+    pub(super) fn read_only() -> Self {
+        let message = "this repository is a read-only mirror; push to the registry itself";
+        Self { extra: Extra::Allow, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message) }
+    }
+
+    fn with(self, extra: Extra) -> Self {
+        Self { extra, ..self }
+    }
+}
+
+impl From<ParseError> for Refusal {
+    fn from(error: ParseError) -> Self {
+        let status = match error.code() {
+            ErrorCode::NameUnknown | ErrorCode::ManifestUnknown | ErrorCode::BlobUnknown => StatusCode::NOT_FOUND,
+            ErrorCode::NameInvalid
+            | ErrorCode::DigestInvalid
+            | ErrorCode::PaginationNumberInvalid
+            | ErrorCode::Unauthorized
+            | ErrorCode::Denied
+            | ErrorCode::Unsupported
+            | ErrorCode::TooManyRequests
+            | ErrorCode::RangeInvalid
+            | ErrorCode::Unavailable
+            | ErrorCode::Unknown => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.code(), error.message())
+    }
+}
+
+impl From<pull::Error> for Refusal {
+    fn from(error: pull::Error) -> Self {
+        use pull::Error;
+        let unavailable = |status, message: &str| Self::new(status, ErrorCode::Unavailable, message);
+        let refusal = match &error {
+            Error::BlobUnknown => Self::new(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, "no such blob"),
+            Error::ManifestUnknown => Self::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, "no such manifest"),
+            Error::NameUnknown => Self::unknown_name(),
+            // Some clients read NAME_UNKNOWN here as "no such repository" (REF-4).
+            Error::NoReferrers => Self::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "no referrers API upstream"),
+            Error::Refused(_) => {
+                let message = "the upstream registry refuses this repository; it may not exist";
+                Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message)
+            }
+            Error::RateLimited { retry_after } => {
+                let message = "the upstream registry allows no more requests for now";
+                Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
+                    .with(Extra::RetryAfter(seconds(*retry_after)))
+            }
+            Error::Upstream(cause) => from_upstream(cause.kind()),
+            Error::Untrue { .. } => unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong"),
+            Error::Broken { .. } => unavailable(StatusCode::BAD_GATEWAY, "the transfer from upstream kept breaking"),
+            Error::Overloaded => unavailable(StatusCode::SERVICE_UNAVAILABLE, "too many downloads are under way")
+                .with(Extra::RetryAfter(5)),
+            Error::Late(_) => unavailable(StatusCode::GATEWAY_TIMEOUT, "the upstream registry did not answer in time"),
+            Error::RangeUnsatisfiable { size } => {
+                let message = "the range lies outside of the blob";
+                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, message)
+                    .with(Extra::Unsatisfied(unsatisfied_content_range(*size)))
+            }
+            Error::Damaged(_) | Error::NoRoom | Error::Abandoned => {
+                unavailable(StatusCode::SERVICE_UNAVAILABLE, "the download was interrupted; ask again")
+                    .with(Extra::RetryAfter(1))
+            }
+            Error::Storage(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, "the cache cannot be read")
+            }
+        };
+        Self { cause: Some(error.to_string()), ..refusal }
+    }
+}
+
+/// 502 sends clients to their next host at once, where other 5xx would be retried (ERR-1).
+fn from_upstream(kind: &ErrorKind) -> Refusal {
+    let (status, message) = match kind {
+        ErrorKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream registry did not answer in time"),
+        // Never a denial: it would send people looking at their own credentials (UP-9).
+        ErrorKind::CredentialRejected => {
+            (StatusCode::BAD_GATEWAY, "the upstream registry rejects the credential that this proxy has for it")
+        }
+        ErrorKind::Unreachable => (StatusCode::BAD_GATEWAY, "the upstream registry cannot be reached"),
+        ErrorKind::ServerError(_) => (StatusCode::BAD_GATEWAY, "the upstream registry has a failure"),
+        ErrorKind::Protocol => (StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong"),
+        ErrorKind::Refused => {
+            (StatusCode::BAD_GATEWAY, "the upstream registry points to an address that is not allowed")
+        }
+        ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::RateLimited { .. } => {
+            (StatusCode::BAD_GATEWAY, "the upstream registry refused")
+        }
+    };
+    Refusal::new(status, ErrorCode::Unavailable, message)
+}
+
+/// Rounded up, so that a client which waits as told is not early.
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}

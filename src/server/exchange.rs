@@ -1,0 +1,136 @@
+//! One request and its answer, from arrival to the last byte: its log line and its metrics are written when it ends.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tokio::time::Instant;
+
+use super::wire::Sent;
+use crate::metrics::{Counted, Metrics};
+use crate::oci::CanonicalName;
+use crate::pull::Outcome;
+
+/// What is known when a request has arrived.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) peer: IpAddr,
+    pub(super) method: Method,
+    pub(super) sent: Sent,
+    pub(super) metrics: Arc<Metrics>,
+    started: Instant,
+    sent_before: u64,
+    _counted: Counted,
+}
+
+/// What the service found out on the way to an answer.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// The route label of the endpoint.
+    pub(super) route: Option<&'static str>,
+    pub(super) name: Option<CanonicalName>,
+    /// Tag or digest.
+    pub(super) reference: Option<String>,
+    /// What the cache did, and for which kind of content.
+    pub(super) outcome: Option<(&'static str, Outcome)>,
+    pub(super) error: Option<String>,
+}
+
+/// A request with its answer on the way. Shared by the body and its frames; ends when the last of them is gone.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    arrival: Arrival,
+    notes: Notes,
+    status: StatusCode,
+    head: Duration,
+    /// Body bytes given to hyper.
+    queued: AtomicU64,
+    /// Why the body ended short.
+    cut: OnceLock<String>,
+}
+
+impl Arrival {
+    pub(super) fn new(peer: IpAddr, method: Method, sent: Sent, metrics: Arc<Metrics>) -> Self {
+        let counted = Counted::one(&metrics.http_requests_in_flight);
+        Self { peer, method, sent_before: sent.get(), sent, started: Instant::now(), _counted: counted, metrics }
+    }
+
+    /// The answer's head is ready.
+    pub(super) fn answer(self, notes: Notes, status: StatusCode) -> Arc<Exchange> {
+        let head = self.started.elapsed();
+        Arc::new(Exchange { arrival: self, notes, status, head, queued: AtomicU64::new(0), cut: OnceLock::new() })
+    }
+}
+
+impl Exchange {
+    pub(super) fn add_bytes(&self, count: u64) {
+        self.queued.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The body ends short.
+    pub(super) fn fail(&self, error: &dyn std::fmt::Display) {
+        // The first reason is the one that counts.
+        let _ = self.cut.set(error.to_string());
+    }
+
+    /// Body bytes that have left: not more than were queued, and not more than the connection has taken since.
+    fn bytes(&self) -> u64 {
+        let on_the_wire = self.arrival.sent.get() - self.arrival.sent_before;
+        self.queued.load(Ordering::Relaxed).min(on_the_wire)
+    }
+
+    fn count(&self, route: &'static str, bytes: u64) {
+        let metrics = &self.arrival.metrics;
+        let method = method_label(&self.arrival.method);
+        metrics.http_requests.with_label_values(&[route, method, self.status.as_str()]).inc();
+        metrics.http_request_duration.with_label_values(&[route]).observe(self.arrival.started.elapsed().as_secs_f64());
+        let Some(name) = &self.notes.name else { return };
+        if let Some((kind, outcome)) = self.notes.outcome {
+            metrics.cache_requests.with_label_values(&[name.upstream.as_str(), kind, outcome.as_str()]).inc();
+            metrics.served_bytes.with_label_values(&[name.upstream.as_str(), outcome.as_str()]).inc_by(bytes);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let bytes = self.bytes();
+        let route = self.notes.route.unwrap_or("none");
+        self.count(route, bytes);
+        let name = self.notes.name.as_ref();
+        tracing::info!(
+            target: "access",
+            peer = %self.arrival.peer,
+            method = %self.arrival.method,
+            route,
+            upstream = name.map(|name| name.upstream.as_str()),
+            repository = name.map(|name| name.repository.as_str()),
+            reference = self.notes.reference,
+            status = self.status.as_u16(),
+            outcome = self.notes.outcome.map(|(_, outcome)| outcome.as_str()),
+            bytes,
+            first_byte_ms = millis(self.head),
+            total_ms = millis(self.arrival.started.elapsed()),
+            error = self.cut.get().or(self.notes.error.as_ref()),
+        );
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Only known methods may become label values.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "other",
+    }
+}

@@ -1,0 +1,146 @@
+//! Status and headers of every answer (PROTOCOL §3.11).
+
+use http::header::{
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK,
+    RETRY_AFTER, WARNING,
+};
+use http::response::Builder;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use super::body::Source;
+use super::error::{Extra, Refusal};
+use crate::oci::{Digest, entity_tag, error_document};
+use crate::pull::{BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome};
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+const JSON: &str = "application/json";
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Content under a digest never changes; it is private, because others may not be allowed to have it.
+const FOREVER: &str = "private, max-age=31536000, immutable";
+
+pub(super) type Answer = Response<Source>;
+
+/// end-1: the registry is here.
+pub(super) fn ping() -> Answer {
+    full(ok(StatusCode::OK).header(CONTENT_TYPE, JSON), "{}".into())
+}
+
+pub(super) fn blob(answer: BlobAnswer, digest: &Digest) -> Answer {
+    let length = answer.part.map_or(answer.size, |part| Some(part.len()));
+    let source = match answer.content {
+        Content::Memory(bytes) => Source::Full(bytes),
+        Content::Stored(blob, left) => Source::Stored { blob, left, loading: None },
+        Content::Stream(stream) => Source::Stream { stream, left: length },
+    };
+    let mut builder = blob_head_lines(digest, length);
+    if let (Some(part), Some(size)) = (answer.part, answer.size) {
+        builder = builder.status(StatusCode::PARTIAL_CONTENT).header(CONTENT_RANGE, part.content_range(size));
+    }
+    finish(builder, source)
+}
+
+pub(super) fn blob_head(head: BlobHead, digest: &Digest) -> Answer {
+    finish(blob_head_lines(digest, head.size), Source::Empty)
+}
+
+fn blob_head_lines(digest: &Digest, length: Option<u64>) -> Builder {
+    let builder = content(StatusCode::OK, digest)
+        .header(CONTENT_TYPE, "application/octet-stream")
+        .header(ACCEPT_RANGES, "bytes")
+        .header(CACHE_CONTROL, FOREVER);
+    match length {
+        Some(length) => builder.header(CONTENT_LENGTH, length),
+        None => builder,
+    }
+}
+
+pub(super) fn manifest(answer: ManifestAnswer) -> Answer {
+    let mut builder = content(StatusCode::OK, &answer.digest)
+        .header(CONTENT_TYPE, answer.media_type.as_str())
+        .header(CONTENT_LENGTH, answer.size);
+    if answer.outcome == Outcome::Stale {
+        // The only form that clients print (ERR-5).
+        builder =
+            builder.header(WARNING, r#"299 - "the upstream registry does not answer; this tag may be out of date""#);
+    }
+    let source = match answer.content {
+        ManifestContent::None => Source::Empty,
+        ManifestContent::Memory(bytes) => Source::Full(bytes),
+        ManifestContent::Stored(blob) => Source::Stored { left: 0..blob.size(), blob, loading: None },
+    };
+    finish(builder, source)
+}
+
+/// The client has it already (MAN-7).
+pub(super) fn not_modified(digest: &Digest) -> Answer {
+    finish(content(StatusCode::NOT_MODIFIED, digest), Source::Empty)
+}
+
+pub(super) fn tags(body: String, next: Option<String>) -> Answer {
+    full(linked(ok(StatusCode::OK).header(CONTENT_TYPE, JSON), next), body.into())
+}
+
+pub(super) fn referrers(body: bytes::Bytes, next: Option<String>, filters_applied: Option<String>) -> Answer {
+    let mut builder = linked(ok(StatusCode::OK).header(CONTENT_TYPE, OCI_INDEX), next);
+    if let Some(filters) = filters_applied {
+        builder = builder.header(OCI_FILTERS_APPLIED, filters);
+    }
+    full(builder, body)
+}
+
+pub(super) fn refusal(refusal: &Refusal) -> Answer {
+    let mut builder = ok(refusal.status).header(CONTENT_TYPE, JSON);
+    builder = match &refusal.extra {
+        Extra::Nothing => builder,
+        Extra::RetryAfter(seconds) => builder.header(RETRY_AFTER, *seconds),
+        Extra::Allow => builder.header(ALLOW, "GET, HEAD"),
+        Extra::Unsatisfied(range) => builder.header(CONTENT_RANGE, range),
+        Extra::Close => builder.header(CONNECTION, "close"),
+    };
+    full(builder, error_document(refusal.code, &refusal.message).into())
+}
+
+/// What `HEAD` leaves of an answer: everything but the bytes.
+pub(super) fn without_body(answer: Answer) -> Answer {
+    answer.map(|_| Source::Empty)
+}
+
+/// Says that `ns` decided (SEL-10).
+pub(super) fn echo_namespace(headers: &mut HeaderMap, ns: &str) {
+    if let Ok(value) = HeaderValue::from_str(ns) {
+        headers.insert(OCI_NAMESPACE, value);
+    }
+}
+
+fn ok(status: StatusCode) -> Builder {
+    Response::builder().status(status).header(DOCKER_API_VERSION, "registry/2.0")
+}
+
+fn content(status: StatusCode, digest: &Digest) -> Builder {
+    ok(status).header(DOCKER_CONTENT_DIGEST, digest.as_str()).header(ETAG, entity_tag(digest))
+}
+
+fn linked(builder: Builder, next: Option<String>) -> Builder {
+    match next {
+        Some(next) => builder.header(LINK, format!("<{next}>; rel=\"next\"")),
+        None => builder,
+    }
+}
+
+fn full(builder: Builder, body: bytes::Bytes) -> Answer {
+    finish(builder.header(CONTENT_LENGTH, body.len()), Source::Full(body))
+}
+
+/// A header that cannot be sent (an upstream's text with control bytes) costs the answer, not the process.
+fn finish(builder: Builder, source: Source) -> Answer {
+    builder.body(source).unwrap_or_else(|_| {
+        let mut answer = Response::new(Source::Empty);
+        *answer.status_mut() = StatusCode::BAD_GATEWAY;
+        answer
+    })
+}

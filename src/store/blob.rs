@@ -1,0 +1,157 @@
+//! An open, verified blob, and the slices that go to the wire.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Bytes, BytesMut};
+
+use super::mapping::Mapping;
+use super::{Error, Shared};
+use crate::oci::Digest;
+
+/// How much of a mapping is made resident and handed to hyper at once (DESIGN §14.11).
+pub const SLICE: usize = 1 << 20;
+
+/// A verified blob, open for reading. An open blob survives its eviction.
+#[derive(Clone, Debug)]
+pub struct Blob(Arc<OpenBlob>);
+
+/// One open file for all readers of a digest.
+#[derive(Debug)]
+pub(super) struct OpenBlob {
+    digest: Digest,
+    size: u64,
+    file: Arc<File>,
+    /// Made by the first reader of a warm body.
+    mapping: OnceLock<Result<Mapping, io::ErrorKind>>,
+    /// Set when the name is gone; its bytes then count as pending until the last reader is.
+    pub(super) unlinked: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+impl Blob {
+    pub(super) fn new(digest: Digest, size: u64, file: Arc<File>, shared: Arc<Shared>) -> Self {
+        Self(Arc::new(OpenBlob {
+            digest,
+            size,
+            file,
+            mapping: OnceLock::new(),
+            unlinked: AtomicBool::new(false),
+            shared,
+        }))
+    }
+
+    pub(super) fn from_open(open: Arc<OpenBlob>) -> Self {
+        Self(open)
+    }
+
+    pub(super) fn open(&self) -> &Arc<OpenBlob> {
+        &self.0
+    }
+
+    pub fn digest(&self) -> &Digest {
+        &self.0.digest
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    /// The next piece of `span` for a plain connection: a slice of the mapping, if it is in memory already.
+    ///
+    /// `None` means that [`Blob::load`] has to fetch it from the disk first.
+    pub fn resident(&self, span: &Range<u64>) -> Option<Bytes> {
+        let slice = self.0.slice(span)?;
+        let mapping = self.0.mapped().ok()?;
+        mapping.is_resident(&slice).then(|| self.mapped_bytes(slice))
+    }
+
+    /// The same, after the I/O pool has made it resident.
+    ///
+    /// # Errors
+    /// If the disk fails or the file is shorter than it was; the blob is then discarded.
+    pub fn load(&self, span: &Range<u64>) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
+        let this = self.clone();
+        let slice = self.0.slice(span).unwrap_or(0..0);
+        self.0.shared.pool.run(move || {
+            let path = this.0.shared.layout.blob(&this.0.digest);
+            let loaded = this.0.mapped().and_then(|mapping| mapping.populate(&slice)).or_else(|error| {
+                // Kernels before 5.14 do not know the advice; a plain read warms the page cache as well.
+                if error.kind() == io::ErrorKind::InvalidInput { this.0.read_through(&slice) } else { Err(error) }
+            });
+            if let Err(error) = loaded {
+                this.0.shared.discard(&this.0.digest, "unreadable");
+                return Err(Error::file("read", &path)(error));
+            }
+            Ok(this.mapped_bytes(slice))
+        })
+    }
+
+    fn mapped_bytes(&self, slice: Range<usize>) -> Bytes {
+        Bytes::from_owner(MappedSlice { blob: Arc::clone(&self.0), slice })
+    }
+}
+
+impl OpenBlob {
+    /// The first [`SLICE`] bytes of `span`, aligned so that later slices start on a boundary.
+    fn slice(&self, span: &Range<u64>) -> Option<Range<usize>> {
+        let start = usize::try_from(span.start).ok()?;
+        let end = usize::try_from(span.end.min(self.size)).ok()?;
+        let boundary = (start / SLICE + 1).checked_mul(SLICE)?;
+        Some(start..end.min(boundary)).filter(|slice| slice.start < slice.end)
+    }
+
+    fn mapped(&self) -> io::Result<&Mapping> {
+        let mapped = self.mapping.get_or_init(|| {
+            let len = usize::try_from(self.size).map_err(|_| io::ErrorKind::Unsupported)?;
+            Mapping::new(&self.file, len).map_err(|error| error.kind())
+        });
+        mapped.as_ref().map_err(|kind| io::Error::from(*kind))
+    }
+
+    fn read_through(&self, slice: &Range<usize>) -> io::Result<()> {
+        let mut scratch = vec![0; slice.len()];
+        self.file.read_exact_at(&mut scratch, slice.start as u64)
+    }
+
+    /// The whole content; for small bodies only.
+    pub(super) fn read_all(&self) -> io::Result<Bytes> {
+        let len = usize::try_from(self.size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut content = BytesMut::zeroed(len);
+        self.file.read_exact_at(&mut content, 0)?;
+        Ok(content.freeze())
+    }
+}
+
+impl Drop for OpenBlob {
+    fn drop(&mut self) {
+        if *self.unlinked.get_mut() {
+            self.shared.index().close_unlinked(self.size);
+        }
+    }
+}
+
+impl OpenBlob {
+    /// The name is gone while this is open.
+    pub(super) fn mark_unlinked(&self) -> bool {
+        !self.unlinked.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Keeps the mapping alive for as long as hyper holds the bytes.
+struct MappedSlice {
+    blob: Arc<OpenBlob>,
+    slice: Range<usize>,
+}
+
+impl AsRef<[u8]> for MappedSlice {
+    fn as_ref(&self) -> &[u8] {
+        // A slice is only made after its mapping; an empty one ends the body short, which the client notices.
+        self.blob.mapped().map_or(&[], |mapping| &mapping.bytes()[self.slice.clone()])
+    }
+}

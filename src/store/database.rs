@@ -1,0 +1,188 @@
+//! The records' tables in `SQLite`. Every call blocks; only the I/O pool makes them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::index::{Class, Tick};
+use super::records::{Member, Stamp, TagRecord};
+use crate::clock::Timestamp;
+use crate::oci::{CanonicalName, Digest, MediaType, Tag};
+
+/// Tables of an older layout are dropped: what they held can be asked upstream again.
+const LAYOUT: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS blobs (
+        digest TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL, manifest INTEGER NOT NULL,
+        used INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS tags (
+        name TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, checked INTEGER NOT NULL,
+        PRIMARY KEY (name, tag)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS members (
+        name TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT, PRIMARY KEY (name, digest)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS repositories (
+        name TEXT PRIMARY KEY, confirmed INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+type Result<T> = rusqlite::Result<T>;
+
+#[derive(Debug)]
+pub(super) struct Database(Connection);
+
+impl Database {
+    /// Opens or makes the tables. WAL with `synchronous = NORMAL`: a power cut may lose the last commits, never the rest;
+    /// what is lost is asked upstream again.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(1))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if layout != LAYOUT {
+            connection.execute_batch(
+                "DROP TABLE IF EXISTS blobs; DROP TABLE IF EXISTS tags;
+                 DROP TABLE IF EXISTS members; DROP TABLE IF EXISTS repositories;",
+            )?;
+            connection.pragma_update(None, "user_version", LAYOUT)?;
+        }
+        connection.execute_batch(TABLES)?;
+        Ok(Self(connection))
+    }
+
+    pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, Class)>> {
+        self.one("SELECT size, mtime, manifest FROM blobs WHERE digest = ?1", [digest.as_str()], |row| {
+            Ok((Stamp { size: row.get(0)?, mtime: row.get(1)? }, class_of(row.get(2)?)))
+        })
+    }
+
+    pub(super) fn put_stamp(&self, digest: &Digest, stamp: Stamp, class: Class, used: Tick) -> Result<()> {
+        let manifest = class == Class::Manifest;
+        self.run(
+            "INSERT OR REPLACE INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![digest.as_str(), stamp.size, stamp.mtime, manifest, used],
+        )
+    }
+
+    pub(super) fn drop_stamps(&mut self, digests: &[Digest]) -> Result<()> {
+        let transaction = self.0.transaction()?;
+        for digest in digests {
+            transaction.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute([digest.as_str()])?;
+        }
+        transaction.commit()
+    }
+
+    pub(super) fn put_recency(&mut self, uses: &[(Digest, Tick)]) -> Result<()> {
+        let transaction = self.0.transaction()?;
+        for (digest, used) in uses {
+            let mut update = transaction.prepare_cached("UPDATE blobs SET used = ?2 WHERE digest = ?1")?;
+            update.execute(params![digest.as_str(), used])?;
+        }
+        transaction.commit()
+    }
+
+    /// Calls `each` with digest, class and last use of every stamped file.
+    pub(super) fn each_blob(&self, mut each: impl FnMut(Digest, Class, Tick)) -> Result<()> {
+        let mut statement = self.0.prepare("SELECT digest, manifest, used FROM blobs")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let class = class_of(row.get(1)?);
+            if let Ok(digest) = Digest::parse(&row.get::<_, String>(0)?) {
+                each(digest, class, row.get(2)?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn tag(&self, name: &CanonicalName, tag: &Tag) -> Result<Option<TagRecord>> {
+        let row = self.one(
+            "SELECT digest, checked FROM tags WHERE name = ?1 AND tag = ?2",
+            params![name.to_string(), tag.as_str()],
+            |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)),
+        )?;
+        Ok(row.and_then(|(digest, checked)| {
+            Some(TagRecord { digest: Digest::parse(&digest).ok()?, checked: from_millis(checked) })
+        }))
+    }
+
+    pub(super) fn put_tag(&self, name: &CanonicalName, tag: &Tag, record: &TagRecord) -> Result<()> {
+        self.run(
+            "INSERT OR REPLACE INTO tags (name, tag, digest, checked) VALUES (?1, ?2, ?3, ?4)",
+            params![name.to_string(), tag.as_str(), record.digest.as_str(), to_millis(record.checked)],
+        )
+    }
+
+    pub(super) fn drop_tag(&self, name: &CanonicalName, tag: &Tag) -> Result<()> {
+        self.run("DELETE FROM tags WHERE name = ?1 AND tag = ?2", params![name.to_string(), tag.as_str()])
+    }
+
+    pub(super) fn member(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>> {
+        let select = "SELECT media_type FROM members WHERE name = ?1 AND digest = ?2";
+        let row =
+            self.one(select, params![name.to_string(), digest.as_str()], |row| row.get::<_, Option<String>>(0))?;
+        Ok(row.map(|media_type| Member { media_type: media_type.as_deref().and_then(MediaType::parse) }))
+    }
+
+    /// Some manifest of the repository, to re-confirm the repository by.
+    pub(super) fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>> {
+        let select = "SELECT digest FROM members WHERE name = ?1 AND media_type IS NOT NULL LIMIT 1";
+        let digest = self.one(select, [name.to_string()], |row| row.get::<_, String>(0))?;
+        Ok(digest.and_then(|digest| Digest::parse(&digest).ok()))
+    }
+
+    /// Adds a member; a media type that is known already stays if none is given.
+    pub(super) fn put_member(&self, name: &CanonicalName, digest: &Digest, member: &Member) -> Result<()> {
+        self.run(
+            "INSERT INTO members (name, digest, media_type) VALUES (?1, ?2, ?3)
+             ON CONFLICT DO UPDATE SET media_type = coalesce(excluded.media_type, media_type)",
+            params![name.to_string(), digest.as_str(), member.media_type.as_ref().map(MediaType::as_str)],
+        )
+    }
+
+    pub(super) fn drop_member(&self, name: &CanonicalName, digest: &Digest) -> Result<()> {
+        self.run("DELETE FROM members WHERE name = ?1 AND digest = ?2", params![name.to_string(), digest.as_str()])
+    }
+
+    pub(super) fn drop_members(&self, name: &CanonicalName) -> Result<()> {
+        self.run("DELETE FROM members WHERE name = ?1", [name.to_string()])?;
+        self.run("DELETE FROM repositories WHERE name = ?1", [name.to_string()])
+    }
+
+    pub(super) fn confirmed(&self, name: &CanonicalName) -> Result<Option<Timestamp>> {
+        let select = "SELECT confirmed FROM repositories WHERE name = ?1";
+        Ok(self.one(select, [name.to_string()], |row| row.get::<_, u64>(0))?.map(from_millis))
+    }
+
+    pub(super) fn put_confirmed(&self, name: &CanonicalName, at: Timestamp) -> Result<()> {
+        self.run(
+            "INSERT OR REPLACE INTO repositories (name, confirmed) VALUES (?1, ?2)",
+            params![name.to_string(), to_millis(at)],
+        )
+    }
+
+    fn one<T>(
+        &self,
+        select: &str,
+        params: impl rusqlite::Params,
+        read: impl FnOnce(&Row<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.0.prepare_cached(select)?.query_row(params, read).optional()
+    }
+
+    fn run(&self, statement: &str, params: impl rusqlite::Params) -> Result<()> {
+        self.0.prepare_cached(statement)?.execute(params).map(|_| ())
+    }
+}
+
+fn class_of(manifest: bool) -> Class {
+    if manifest { Class::Manifest } else { Class::Blob }
+}
+
+fn to_millis(at: Timestamp) -> u64 {
+    u64::try_from(at.unix().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn from_millis(millis: u64) -> Timestamp {
+    Timestamp::from_unix(Duration::from_millis(millis))
+}

@@ -1,0 +1,54 @@
+//! What can go wrong on disk.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A failed disk or database operation, with what it was about.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {operation} {path}: {source}")]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {operation} the records: {source}")]
+    Database { operation: &'static str, source: rusqlite::Error },
+    #[error("the cache directory {path} is in use by another roadstead")]
+    Locked { path: PathBuf },
+    /// The I/O pool is gone: the process is ending.
+    #[error("the store is shut down")]
+    Closed,
+}
+
+impl Error {
+    /// Makes the adapter for `map_err` of one operation on one path.
+    pub(super) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { operation, path: path.to_path_buf(), source }
+    }
+
+    /// The operation, as a metric label.
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Self::File { operation, .. } | Self::Database { operation, .. } => operation,
+            Self::Locked { .. } => "lock",
+            Self::Closed => "close",
+        }
+    }
+
+    /// Whether the file system has no room (or no right) left for more.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::File { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Database { .. } | Self::Locked { .. } | Self::Closed => false,
+        }
+    }
+}
+
+/// Why content could not be staged.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// Neither free space nor eviction can hold it; serve it without storing.
+    #[error("there is no room in the cache")]
+    NoRoom,
+    #[error(transparent)]
+    Failed(#[from] Error),
+}

@@ -1,0 +1,285 @@
+//! What is on disk, how recently it was used, and how much room is promised. Pure: the disk work is the caller's.
+//!
+//! Three sums are kept apart: `used` (published), `reserved` (being written) and `pending` (unlinked but still open).
+//! Room is promised from the first two, so that eviction does not chase bytes that only wait for their last reader.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Weak;
+
+use super::blob::OpenBlob;
+use crate::oci::Digest;
+
+/// What eviction takes first: blobs before manifests, which are small and hold images together (DESIGN §14.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    Blob,
+    Manifest,
+}
+
+/// A moment of use; later is larger, and no two are equal.
+pub(super) type Tick = u64;
+
+#[derive(Debug)]
+struct Slot {
+    size: u64,
+    class: Class,
+    used: Tick,
+    /// The open file that readers share, while there are any.
+    open: Weak<OpenBlob>,
+}
+
+/// What the file system says beside what the index counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Disk {
+    /// Bytes that may still be written.
+    pub(super) available: u64,
+    /// Bytes that must stay free.
+    pub(super) keep_free: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    limit: u64,
+    slots: HashMap<Digest, Slot>,
+    order: BTreeMap<(Class, Tick), Digest>,
+    used: u64,
+    reserved: u64,
+    pending: u64,
+    last_tick: Tick,
+    /// Whether the start-up scan has finished; before that nothing is evicted.
+    loaded: bool,
+    /// Uses since the last flush to the records.
+    touched: HashMap<Digest, Tick>,
+}
+
+/// There is no room, and eviction cannot make it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+impl Index {
+    pub(super) fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            slots: HashMap::new(),
+            order: BTreeMap::new(),
+            used: 0,
+            reserved: 0,
+            pending: 0,
+            last_tick: 0,
+            loaded: false,
+            touched: HashMap::new(),
+        }
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.used
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    pub(super) fn set_loaded(&mut self) {
+        self.loaded = true;
+    }
+
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.slots.contains_key(digest)
+    }
+
+    /// Notes a use at `now` (microseconds since the epoch); gives the open file, if a reader has one.
+    pub(super) fn touch(&mut self, digest: &Digest, now: Tick) -> Option<Weak<OpenBlob>> {
+        let slot = self.slots.get_mut(digest)?;
+        self.last_tick = now.max(self.last_tick + 1);
+        self.order.remove(&(slot.class, slot.used));
+        slot.used = self.last_tick;
+        self.order.insert((slot.class, slot.used), digest.clone());
+        self.touched.insert(digest.clone(), slot.used);
+        Some(slot.open.clone())
+    }
+
+    /// Enters content that is on disk; what is entered already stays as it is.
+    pub(super) fn insert(&mut self, digest: &Digest, size: u64, class: Class, used: Tick) {
+        if self.slots.contains_key(digest) {
+            return;
+        }
+        let mut tick = used;
+        while self.order.contains_key(&(class, tick)) {
+            tick += 1;
+        }
+        self.last_tick = self.last_tick.max(tick);
+        self.order.insert((class, tick), digest.clone());
+        self.slots.insert(digest.clone(), Slot { size, class, used: tick, open: Weak::new() });
+        self.used += size;
+    }
+
+    pub(super) fn set_open(&mut self, digest: &Digest, open: Weak<OpenBlob>) {
+        if let Some(slot) = self.slots.get_mut(digest) {
+            slot.open = open;
+        }
+    }
+
+    /// Takes `digest` out. Its bytes count as pending while a reader has them open.
+    pub(super) fn remove(&mut self, digest: &Digest) -> bool {
+        let Some(slot) = self.slots.remove(digest) else { return false };
+        self.order.remove(&(slot.class, slot.used));
+        self.touched.remove(digest);
+        self.used -= slot.size;
+        if let Some(open) = slot.open.upgrade()
+            && open.mark_unlinked()
+        {
+            self.pending += slot.size;
+        }
+        true
+    }
+
+    /// The last reader of unlinked content is gone.
+    pub(super) fn close_unlinked(&mut self, size: u64) {
+        self.pending = self.pending.saturating_sub(size);
+    }
+
+    /// Promises `size` bytes and names what has to be removed for them, already taken out of the index.
+    ///
+    /// # Errors
+    /// [`NoRoom`] if `size` is more than half of the limit, or if removing everything would not do.
+    pub(super) fn reserve(&mut self, size: u64, disk: Disk) -> Result<Vec<Digest>, NoRoom> {
+        if size > self.limit / 2 {
+            return Err(NoRoom);
+        }
+        let short = self.shortage(size, disk);
+        if short > 0 && !self.loaded {
+            // Nothing is evicted before the scan has shown what there is; the cap is met once it has.
+            if Self::disk_shortage(size, disk, 0) > 0 {
+                return Err(NoRoom);
+            }
+            self.reserved += size;
+            return Ok(Vec::new());
+        }
+        if short > self.used {
+            return Err(NoRoom);
+        }
+        let mut victims = Vec::new();
+        let mut freed = 0;
+        for digest in self.order.values() {
+            if freed >= short {
+                break;
+            }
+            freed += self.slots.get(digest).map_or(0, |slot| slot.size);
+            victims.push(digest.clone());
+        }
+        for digest in &victims {
+            self.remove(digest);
+        }
+        self.reserved += size;
+        Ok(victims)
+    }
+
+    /// Gives back what [`Index::reserve`] promised.
+    pub(super) fn release(&mut self, size: u64) {
+        self.reserved = self.reserved.saturating_sub(size);
+    }
+
+    /// The uses since the last call, for the records.
+    pub(super) fn take_touched(&mut self) -> Vec<(Digest, Tick)> {
+        self.touched.drain().collect()
+    }
+
+    /// Bytes that have to go before `size` more fit, by our own limit and by the disk's.
+    fn shortage(&self, size: u64, disk: Disk) -> u64 {
+        let ours = (self.used + self.reserved + size).saturating_sub(self.limit);
+        ours.max(Self::disk_shortage(size, disk, self.pending))
+    }
+
+    fn disk_shortage(size: u64, disk: Disk, pending: u64) -> u64 {
+        (size + disk.keep_free).saturating_sub(disk.available + pending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::oci::Algorithm;
+
+    const ROOMY: Disk = Disk { available: u64::MAX / 4, keep_free: 0 };
+
+    fn digest(n: u64) -> Digest {
+        Digest::of(Algorithm::Sha256, &n.to_le_bytes())
+    }
+
+    fn loaded(limit: u64) -> Index {
+        let mut index = Index::new(limit);
+        index.set_loaded();
+        index
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_manifests_last() {
+        let mut index = loaded(100);
+        index.insert(&digest(1), 40, Class::Manifest, 1);
+        index.insert(&digest(2), 30, Class::Blob, 2);
+        index.insert(&digest(3), 30, Class::Blob, 3);
+        index.touch(&digest(2), 10);
+        assert_eq!(index.reserve(20, ROOMY), Ok(vec![digest(3)]));
+        index.release(20);
+        assert_eq!(index.reserve(50, ROOMY), Ok(vec![digest(2)]));
+        index.release(50);
+        index.insert(&digest(4), 60, Class::Blob, 4);
+        assert_eq!(index.reserve(50, ROOMY), Ok(vec![digest(4)]));
+    }
+
+    #[test]
+    fn more_than_half_of_the_limit_is_never_stored() {
+        let mut index = loaded(100);
+        assert_eq!(index.reserve(51, ROOMY), Err(NoRoom));
+        assert_eq!(index.reserve(50, ROOMY), Ok(vec![]));
+        assert_eq!(index.reserve(50, ROOMY), Ok(vec![]));
+        assert_eq!(index.reserve(1, ROOMY), Err(NoRoom), "promised bytes cannot be evicted");
+    }
+
+    #[test]
+    fn a_disk_below_its_reserve_evicts_although_the_limit_would_hold() {
+        let mut index = loaded(1000);
+        index.insert(&digest(1), 100, Class::Blob, 1);
+        let tight = Disk { available: 150, keep_free: 100 };
+        assert_eq!(index.reserve(60, tight), Ok(vec![digest(1)]));
+        let full = Disk { available: 90, keep_free: 100 };
+        assert_eq!(index.reserve(60, full), Err(NoRoom));
+    }
+
+    #[test]
+    fn before_the_scan_is_done_nothing_is_evicted() {
+        let mut index = Index::new(100);
+        index.insert(&digest(1), 90, Class::Blob, 1);
+        assert_eq!(index.reserve(50, ROOMY), Ok(vec![]));
+        assert!(index.contains(&digest(1)));
+        assert_eq!(index.reserve(50, Disk { available: 40, keep_free: 0 }), Err(NoRoom));
+    }
+
+    proptest! {
+        #[test]
+        fn the_limit_holds_and_the_sums_agree(steps in prop::collection::vec((0_u64..40, 1_u64..60, any::<bool>()), 1..200)) {
+            let mut index = loaded(100);
+            for (now, (n, size, publish)) in steps.into_iter().enumerate() {
+                if index.touch(&digest(n), now as u64).is_some() {
+                    continue;
+                }
+                if let Ok(victims) = index.reserve(size, ROOMY) {
+                    prop_assert!(victims.iter().all(|victim| !index.contains(victim)));
+                    index.release(size);
+                    if publish {
+                        index.insert(&digest(n), size, Class::Blob, now as u64);
+                    }
+                }
+                prop_assert!(index.used <= 100);
+                prop_assert_eq!(index.used, index.slots.values().map(|slot| slot.size).sum::<u64>());
+                prop_assert_eq!(index.order.len(), index.slots.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The store: verified content by digest on disk, and the records about it. The only code that touches the disk.
+//!
+//! Content comes in through [`BlobStore::stage`] and becomes visible by rename, whole and verified. It goes out through
+//! [`BlobStore::open`]: from memory if it is small, else as an open [`Blob`]. A file that is not what was recorded when
+//! it was published comes out as a [`Suspect`] and has to be hashed again before anybody may believe it.
+
+mod blob;
+mod database;
+mod error;
+mod index;
+mod io;
+mod layout;
+mod mapping;
+mod open;
+mod reader;
+mod records;
+mod recover;
+mod staged;
+
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::sync::Cache;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::{self, MinFree};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::oci::Digest;
+
+pub use blob::{Blob, SLICE};
+pub use error::{Error, StageError};
+pub use index::Class;
+pub use open::{Found, Suspect};
+pub use reader::Reader;
+pub use records::{Member, Records, TagRecord};
+pub use staged::{Mismatch, Staged, Verified};
+
+use index::{Disk, Index};
+use io::IoPool;
+use layout::Layout;
+
+/// How often uses are written to the records; what is lost in between is recency, nothing else.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// A handle on the cache directory; clones share it.
+#[derive(Clone, Debug)]
+pub struct BlobStore(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    layout: Layout,
+    pool: Arc<IoPool>,
+    /// Guards sums and recency; never held across disk work.
+    index: Mutex<Index>,
+    /// Serialises publishing and deleting of names; taken before `index`.
+    names: Mutex<()>,
+    records: Records,
+    /// Small bodies in use, by digest.
+    small: Cache<Digest, Bytes>,
+    small_body: u64,
+    /// Up to this size an unrecorded file is hashed while it is opened.
+    check_inline: u64,
+    min_free: MinFree,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    serial: AtomicU64,
+    /// Locked as long as the directory is ours.
+    _lock: File,
+}
+
+impl BlobStore {
+    /// Takes the directory, sweeps what an earlier process left half done, and opens the records. Blocks, but walks no
+    /// tree: [`BlobStore::load`] does that later.
+    ///
+    /// # Errors
+    /// If the directory cannot be made or used, or another process has it.
+    pub fn new(cache: &config::Cache, limits: &Limits, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let layout = Layout::new(&cache.path);
+        let lock = recover::take(&layout)?;
+        recover::sweep(&layout)?;
+        let pool = Arc::new(IoPool::new().map_err(Error::file("start the I/O pool of", layout.root()))?);
+        let records = Records::open(&layout.database(), Arc::clone(&pool))?;
+        let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
+        metrics.store_limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
+        Ok(Self(Arc::new(Shared {
+            layout,
+            pool,
+            index: Mutex::new(Index::new(cache.max_size)),
+            names: Mutex::new(()),
+            records,
+            small: Cache::builder().max_capacity(limits.memory).weigher(weigh).build(),
+            small_body: limits.small_body,
+            check_inline: limits.manifest as u64,
+            min_free: cache.min_free,
+            clock,
+            metrics,
+            serial: AtomicU64::new(0),
+            _lock: lock,
+        })))
+    }
+
+    pub fn records(&self) -> &Records {
+        &self.0.records
+    }
+
+    /// Promises room for `size` bytes (unknown: as they come) and makes a file to write them to.
+    ///
+    /// # Errors
+    /// [`StageError::NoRoom`] if neither free space nor eviction can hold them (DESIGN §14.10).
+    pub async fn stage(&self, digest: &Digest, size: Option<u64>) -> Result<Staged, StageError> {
+        let (shared, digest) = (Arc::clone(&self.0), digest.clone());
+        self.0.pool.run(move || Ok(Staged::create(&shared, &digest, size))).await?
+    }
+
+    /// Whether `digest` is on disk, as far as is known without looking.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        let index = self.0.index();
+        index.contains(digest) || !index.is_loaded()
+    }
+
+    /// Reads the index from the records and the tree; until it is done, nothing is evicted.
+    pub async fn load(&self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.0);
+        self.0.pool.run(move || recover::load(&shared)).await
+    }
+
+    /// Whether [`BlobStore::load`] has finished.
+    pub fn is_loaded(&self) -> bool {
+        self.0.index().is_loaded()
+    }
+
+    /// Writes uses to the records from time to time; never returns.
+    pub async fn maintain(&self) {
+        loop {
+            tokio::time::sleep(FLUSH).await;
+            self.flush().await;
+        }
+    }
+
+    /// Writes the uses since the last time to the records.
+    pub async fn flush(&self) {
+        let shared = Arc::clone(&self.0);
+        let flushed = self.0.pool.run(move || {
+            let uses = shared.index().take_touched();
+            if uses.is_empty() { Ok(()) } else { shared.records.put_recency(&uses) }
+        });
+        if let Err(error) = flushed.await {
+            self.0.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+        }
+    }
+}
+
+impl Shared {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        lock(&self.index)
+    }
+
+    fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Evicts until `size` more bytes fit, and promises them; blocks.
+    fn make_room(&self, size: u64) -> Result<(), StageError> {
+        let disk = self.disk()?;
+        let victims = self.index().reserve(size, disk).map_err(|index::NoRoom| StageError::NoRoom)?;
+        self.metrics.evictions.with_label_values(&["size"]).inc_by(victims.len() as u64);
+        self.unlink(&victims);
+        Ok(())
+    }
+
+    fn disk(&self) -> Result<Disk, Error> {
+        let root = self.layout.root();
+        let stat = rustix::fs::statvfs(root).map_err(|error| Error::file("stat", root)(error.into()))?;
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let keep_free = match self.min_free {
+            MinFree::Bytes(bytes) => bytes,
+            MinFree::Percent(percent) => total / 100 * u64::from(percent),
+        };
+        Ok(Disk { available: stat.f_bavail.saturating_mul(stat.f_frsize), keep_free })
+    }
+
+    /// Removes the names of content that is out of the index already; blocks.
+    fn unlink(&self, digests: &[Digest]) {
+        for digest in digests {
+            let _names = lock(&self.names);
+            if self.index().contains(digest) {
+                continue; // published anew in the meantime
+            }
+            self.small.invalidate(digest);
+            if let Err(error) = std::fs::remove_file(self.layout.blob(digest)) {
+                tracing::warn!(%error, %digest, "cannot remove a blob");
+                self.metrics.store_errors.with_label_values(&["remove"]).inc();
+            }
+        }
+        if !digests.is_empty() {
+            self.report();
+            self.note(self.records.drop_stamps(digests));
+        }
+    }
+
+    /// Removes content that turned out to be bad; blocks.
+    fn discard(&self, digest: &Digest, reason: &'static str) {
+        self.index().remove(digest);
+        self.metrics.store_corrupt.inc();
+        tracing::error!(%digest, reason, "removed a stored blob; it will be fetched again");
+        self.unlink(std::slice::from_ref(digest));
+    }
+
+    /// Counts a failure that changes nothing for the caller.
+    fn note(&self, result: Result<(), Error>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "the records are behind");
+            self.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+        }
+    }
+
+    fn report(&self) {
+        let (bytes, blobs) = {
+            let index = self.index();
+            (index.used(), index.len())
+        };
+        self.metrics.store_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.metrics.store_blobs.set(i64::try_from(blobs).unwrap_or(i64::MAX));
+    }
+}
+
+/// A lock that a panicking holder leaves usable: every section leaves its data whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Recency in microseconds since the epoch.
+fn tick(now: Timestamp) -> index::Tick {
+    u64::try_from(now.unix().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Makes a folder and its parents, for this user only.
+fn create_folder(path: &Path) -> Result<(), Error> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::file("create", path))
+}

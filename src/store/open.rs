@@ -1,0 +1,194 @@
+//! Opening stored content, and hashing again what nobody vouches for.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::index::Class;
+use super::records::Stamp;
+use super::staged::{Mismatch, stamp_of};
+use super::{Blob, BlobStore, Error, Reader, Shared, lock, tick};
+use crate::oci::{Digest, Hasher};
+
+/// How much is hashed before the I/O pool is given to others.
+const STEP: u64 = 16 << 20;
+const PIECE: usize = 1 << 20;
+
+/// Stored content.
+#[derive(Debug)]
+pub enum Found {
+    /// A small body, from memory.
+    Memory(Bytes),
+    File(Blob),
+    /// Not what was recorded; to be hashed before it is believed.
+    Unchecked(Suspect),
+}
+
+impl Found {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Memory(body) => body.len() as u64,
+            Self::File(blob) => blob.size(),
+            Self::Unchecked(suspect) => suspect.size(),
+        }
+    }
+}
+
+impl BlobStore {
+    /// Opens `digest` and notes the use. What is in use already costs no disk access.
+    ///
+    /// # Errors
+    /// If the disk fails. Absence is `None`.
+    pub async fn open(&self, digest: &Digest) -> Result<Option<Found>, Error> {
+        let now = tick(self.0.clock.now());
+        let (touched, loaded) = {
+            let mut index = self.0.index();
+            (index.touch(digest, now), index.is_loaded())
+        };
+        match touched {
+            None if loaded => return Ok(None),
+            None => {}
+            Some(open) => {
+                if let Some(body) = self.0.small.get(digest) {
+                    return Ok(Some(Found::Memory(body)));
+                }
+                if let Some(open) = open.upgrade() {
+                    return Ok(Some(Found::File(Blob::from_open(open))));
+                }
+            }
+        }
+        let (shared, digest) = (Arc::clone(&self.0), digest.clone());
+        self.0.pool.run(move || shared.open_file(&digest)).await
+    }
+}
+
+impl Shared {
+    fn open_file(self: &Arc<Self>, digest: &Digest) -> Result<Option<Found>, Error> {
+        let recorded = self.records.stamp(digest).unwrap_or_else(|error| {
+            tracing::warn!(%error, %digest, "cannot read the record of a blob; hashing it");
+            None
+        });
+        let class = recorded.map_or(Class::Blob, |(_, class)| class);
+        let Some(file) = self.open_name(digest, class)? else { return Ok(None) };
+        let path = self.layout.blob(digest);
+        let stamp = stamp_of(&file).map_err(Error::file("stat", &path))?;
+        let suspect = Suspect { digest: digest.clone(), file: Arc::new(file), stamp, class, shared: Arc::clone(self) };
+        if recorded.is_some_and(|(recorded, _)| recorded == stamp) {
+            return suspect.trusted().map(Some);
+        }
+        if stamp.size > self.check_inline {
+            return Ok(Some(Found::Unchecked(suspect)));
+        }
+        let mut hasher = Hasher::new(digest.algorithm());
+        suspect.hash(&mut hasher, 0, stamp.size)?;
+        Ok(suspect.accept(hasher)?.ok())
+    }
+
+    /// Opens the file and sees to it that the index has it, in one step as deleting sees it.
+    fn open_name(&self, digest: &Digest, class: Class) -> Result<Option<File>, Error> {
+        let path = self.layout.blob(digest);
+        let _names = lock(&self.names);
+        if self.index().is_loaded() && !self.index().contains(digest) {
+            return Ok(None); // about to be unlinked
+        }
+        match File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file))) {
+            Ok((size, file)) => {
+                self.index().insert(digest, size, class, tick(self.clock.now()));
+                Ok(Some(file))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // Somebody removed the file; forget it, so that the next request fetches it again.
+                self.index().remove(digest);
+                Ok(None)
+            }
+            Err(error) => Err(Error::file("open", &path)(error)),
+        }
+    }
+}
+
+/// A stored file that is not what was recorded.
+#[derive(Debug)]
+pub struct Suspect {
+    digest: Digest,
+    file: Arc<File>,
+    stamp: Stamp,
+    class: Class,
+    shared: Arc<Shared>,
+}
+
+impl Suspect {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.stamp.size
+    }
+
+    /// For those who follow the hashing.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.file), Arc::clone(&self.shared))
+    }
+
+    /// Hashes the file, telling `progress` how far it is. Right content is recorded and from then on trusted; wrong
+    /// content is removed and counted (DESIGN §14.9).
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn check(self, progress: impl Fn(u64) + Send) -> Result<Result<(), Mismatch>, Error> {
+        let shared = Arc::clone(&self.shared);
+        let size = self.size();
+        let mut state = Hasher::new(self.digest.algorithm());
+        let (mut this, mut offset) = (self, 0_u64);
+        while offset < size {
+            let end = size.min(offset + STEP);
+            let step = shared.pool.run(move || {
+                this.hash(&mut state, offset, end)?;
+                Ok((this, state))
+            });
+            (this, state) = step.await?;
+            offset = end;
+            progress(offset);
+        }
+        let verdict = shared.pool.run(move || this.accept(state)).await?;
+        Ok(verdict.map(|_| ()))
+    }
+
+    fn hash(&self, hasher: &mut Hasher, from: u64, to: u64) -> Result<(), Error> {
+        let mut piece = vec![0; PIECE];
+        let mut offset = from;
+        while offset < to {
+            let want = usize::try_from(to - offset).map_or(PIECE, |left| left.min(PIECE));
+            let path = self.shared.layout.blob(&self.digest);
+            self.file.read_exact_at(&mut piece[..want], offset).map_err(Error::file("read", &path))?;
+            hasher.update(&piece[..want]);
+            offset += want as u64;
+        }
+        Ok(())
+    }
+
+    fn accept(self, hasher: Hasher) -> Result<Result<Found, Mismatch>, Error> {
+        let actual = hasher.finish();
+        if actual != self.digest {
+            self.shared.discard(&self.digest, "wrong content");
+            return Ok(Err(Mismatch { expected: self.digest, actual }));
+        }
+        let used = tick(self.shared.clock.now());
+        self.shared.note(self.shared.records.put_stamp(&self.digest, self.stamp, self.class, used));
+        self.trusted().map(Ok)
+    }
+
+    /// The content as what it is recorded to be.
+    fn trusted(self) -> Result<Found, Error> {
+        let Self { digest, file, stamp, shared, .. } = self;
+        let blob = Blob::new(digest, stamp.size, file, Arc::clone(&shared));
+        if blob.size() <= shared.small_body {
+            let path = shared.layout.blob(blob.digest());
+            let body = blob.open().read_all().map_err(Error::file("read", &path))?;
+            shared.small.insert(blob.digest().clone(), body.clone());
+            return Ok(Found::Memory(body));
+        }
+        shared.index().set_open(blob.digest(), Arc::downgrade(blob.open()));
+        Ok(Found::File(blob))
+    }
+}

@@ -1,0 +1,237 @@
+//! Small durable facts: which digest a tag had, what a repository is proven to hold, when that was last confirmed.
+//!
+//! The tables stand behind byte-bounded caches, so that nothing in use waits for `SQLite`. One lock orders every read and
+//! write of the tables with the change of the cache that goes with it: a slow read can never bring back what a
+//! later write has removed. Whatever is lost here means "ask upstream", never "allow".
+
+use std::hash::Hash;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use moka::sync::Cache;
+
+use super::database::Database;
+use super::index::{Class, Tick};
+use super::io::IoPool;
+use super::{Error, lock};
+use crate::clock::Timestamp;
+use crate::oci::{CanonicalName, Digest, MediaType, Tag};
+
+/// The digest that a tag was last known to have, and when upstream last said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    pub digest: Digest,
+    pub checked: Timestamp,
+}
+
+/// A digest that an upstream has proven to be in a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The type it was served with, if it was proven as a manifest (MAN-4).
+    pub media_type: Option<MediaType>,
+}
+
+/// What a published file looked like; another size or time means that somebody else wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) size: u64,
+    /// Nanoseconds since the epoch.
+    pub(super) mtime: i64,
+}
+
+/// Rows of each kind that are kept in memory.
+const ROWS: u64 = 100_000;
+
+#[derive(Debug)]
+pub struct Records {
+    database: Arc<Mutex<Database>>,
+    pool: Arc<IoPool>,
+    tags: Cache<(CanonicalName, Tag), TagRecord>,
+    members: Cache<(CanonicalName, Digest), Member>,
+    confirmed: Cache<CanonicalName, Timestamp>,
+}
+
+impl Records {
+    /// Opens the tables. A damaged file is renamed aside: it must never stop a start.
+    pub(super) fn open(path: &Path, pool: Arc<IoPool>) -> Result<Self, Error> {
+        let database = Database::open(path).or_else(|error| {
+            tracing::warn!(%error, path = %path.display(), "the records are unreadable; starting with new ones");
+            set_aside(path)?;
+            Database::open(path).map_err(|source| Error::Database { operation: "open", source })
+        })?;
+        Ok(Self {
+            database: Arc::new(Mutex::new(database)),
+            pool,
+            tags: Cache::new(ROWS),
+            members: Cache::builder().max_capacity(ROWS).support_invalidation_closures().build(),
+            confirmed: Cache::new(ROWS),
+        })
+    }
+
+    /// The digest last recorded for a tag.
+    pub async fn tag(&self, name: &CanonicalName, tag: &Tag) -> Result<Option<TagRecord>, Error> {
+        let (name, tag) = (name.clone(), tag.clone());
+        self.cached(&self.tags, (name, tag), |database, (name, tag)| database.tag(name, tag)).await
+    }
+
+    pub async fn put_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) -> Result<(), Error> {
+        let (name, tag, cache) = (name.clone(), tag.clone(), self.tags.clone());
+        self.write(move |database| {
+            cache.insert((name.clone(), tag.clone()), record.clone());
+            database.put_tag(&name, &tag, &record)
+        })
+        .await
+    }
+
+    pub async fn drop_tag(&self, name: &CanonicalName, tag: &Tag) -> Result<(), Error> {
+        let (name, tag, cache) = (name.clone(), tag.clone(), self.tags.clone());
+        self.write(move |database| {
+            database.drop_tag(&name, &tag)?;
+            cache.invalidate(&(name, tag));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether `digest` is proven to be in `name`, and as what.
+    pub async fn member(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>, Error> {
+        let key = (name.clone(), digest.clone());
+        self.cached(&self.members, key, |database, (name, digest)| database.member(name, digest)).await
+    }
+
+    /// Some digest that is proven to be a manifest of `name`.
+    pub async fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>, Error> {
+        let name = name.clone();
+        self.read(move |database| database.any_manifest(&name)).await
+    }
+
+    pub async fn put_member(&self, name: &CanonicalName, digest: &Digest, member: Member) -> Result<(), Error> {
+        let (name, digest, cache) = (name.clone(), digest.clone(), self.members.clone());
+        self.write(move |database| {
+            database.put_member(&name, &digest, &member)?;
+            // The table may know a media type that this proof does not.
+            cache.invalidate(&(name, digest));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Upstream says that `digest` is not in `name`.
+    pub async fn drop_member(&self, name: &CanonicalName, digest: &Digest) -> Result<(), Error> {
+        let (name, digest, cache) = (name.clone(), digest.clone(), self.members.clone());
+        self.write(move |database| {
+            cache.invalidate(&(name.clone(), digest.clone()));
+            database.drop_member(&name, &digest)
+        })
+        .await
+    }
+
+    /// Upstream refuses `name`: everything that was proven about it is void.
+    pub async fn drop_members(&self, name: &CanonicalName) -> Result<(), Error> {
+        let (name, members, confirmed) = (name.clone(), self.members.clone(), self.confirmed.clone());
+        self.write(move |database| {
+            confirmed.invalidate(&name);
+            let gone = name.clone();
+            // Cannot fail: the cache was built with support for it.
+            let _ = members.invalidate_entries_if(move |(name, _), _| *name == gone);
+            database.drop_members(&name)
+        })
+        .await
+    }
+
+    /// When upstream last answered 2xx for content of `name`.
+    pub async fn confirmed(&self, name: &CanonicalName) -> Result<Option<Timestamp>, Error> {
+        self.cached(&self.confirmed, name.clone(), Database::confirmed).await
+    }
+
+    pub async fn put_confirmed(&self, name: &CanonicalName, at: Timestamp) -> Result<(), Error> {
+        let (name, cache) = (name.clone(), self.confirmed.clone());
+        self.write(move |database| {
+            cache.insert(name.clone(), at);
+            database.put_confirmed(&name, at)
+        })
+        .await
+    }
+
+    pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, Class)>, Error> {
+        lock(&self.database).stamp(digest).map_err(failed("read"))
+    }
+
+    pub(super) fn put_stamp(&self, digest: &Digest, stamp: Stamp, class: Class, used: Tick) -> Result<(), Error> {
+        lock(&self.database).put_stamp(digest, stamp, class, used).map_err(failed("write"))
+    }
+
+    pub(super) fn drop_stamps(&self, digests: &[Digest]) -> Result<(), Error> {
+        lock(&self.database).drop_stamps(digests).map_err(failed("write"))
+    }
+
+    pub(super) fn put_recency(&self, uses: &[(Digest, Tick)]) -> Result<(), Error> {
+        lock(&self.database).put_recency(uses).map_err(failed("write"))
+    }
+
+    pub(super) fn each_blob(&self, each: impl FnMut(Digest, Class, Tick)) -> Result<(), Error> {
+        lock(&self.database).each_blob(each).map_err(failed("read"))
+    }
+
+    /// The cached row, else the table's, which is then cached; absence is not.
+    async fn cached<K, V>(
+        &self,
+        cache: &Cache<K, V>,
+        key: K,
+        find: impl FnOnce(&Database, &K) -> rusqlite::Result<Option<V>> + Send + 'static,
+    ) -> Result<Option<V>, Error>
+    where
+        K: Hash + Eq + Send + Sync + 'static,
+        V: Clone + Send + Sync + 'static,
+    {
+        if let Some(row) = cache.get(&key) {
+            return Ok(Some(row));
+        }
+        let cache = cache.clone();
+        self.read(move |database| {
+            let row = find(database, &key)?;
+            if let Some(row) = &row {
+                cache.insert(key, row.clone());
+            }
+            Ok(row)
+        })
+        .await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Database) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let database = Arc::clone(&self.database);
+        self.pool.run(move || query(&lock(&database)).map_err(failed("read"))).await
+    }
+
+    async fn write(
+        &self,
+        change: impl FnOnce(&Database) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let database = Arc::clone(&self.database);
+        self.pool.run(move || change(&lock(&database)).map_err(failed("write"))).await
+    }
+}
+
+fn failed(operation: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
+    move |source| Error::Database { operation, source }
+}
+
+/// Renames the database out of the way, and its log with it.
+fn set_aside(path: &Path) -> Result<(), Error> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut from = path.as_os_str().to_owned();
+        from.push(suffix);
+        let mut to = path.as_os_str().to_owned();
+        to.push(".damaged");
+        to.push(suffix);
+        match std::fs::rename(&from, &to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::file("set aside", Path::new(&from))(error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! Content on its way in: written and hashed as it comes, visible only once verified and published.
+//!
+//! The steps are types. [`Staged`] takes bytes; [`Staged::verify`] turns it into [`Verified`] if the digest is right;
+//! [`Verified::publish`] makes it a [`Blob`]. Whatever is dropped on the way leaves no file and no promised room.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+
+use super::index::Class;
+use super::records::Stamp;
+use super::{Blob, Error, Reader, Shared, StageError};
+use crate::clock::Timestamp;
+use crate::oci::{Digest, Hasher};
+
+/// Room is promised in steps of this size when the length is unknown.
+const STEP: u64 = 64 << 20;
+
+/// Content being written.
+#[derive(Debug)]
+pub struct Staged {
+    digest: Digest,
+    entry: Entry,
+    hasher: Option<Hasher>,
+    written: u64,
+}
+
+/// The bytes do not hash to what they were fetched as.
+#[derive(Debug, thiserror::Error)]
+#[error("the content hashes to {actual}, not to {expected}")]
+pub struct Mismatch {
+    pub expected: Digest,
+    pub actual: Digest,
+}
+
+/// Content whose digest is right; the only thing that can be published.
+#[derive(Debug)]
+pub struct Verified {
+    digest: Digest,
+    entry: Entry,
+    size: u64,
+}
+
+/// A file in the staging folder and the room promised for it; both go when it is dropped.
+#[derive(Debug)]
+struct Entry {
+    file: Arc<File>,
+    name: StagingName,
+    room: Room,
+}
+
+impl Staged {
+    /// Promises room and makes the file; blocks.
+    pub(super) fn create(shared: &Arc<Shared>, digest: &Digest, size: Option<u64>) -> Result<Self, StageError> {
+        let room = Room::promise(shared, size.unwrap_or(STEP))?;
+        let name = StagingName { path: shared.layout.staged(digest, shared.next_serial()), shared: Arc::clone(shared) };
+        let entry = Entry { file: Arc::new(name.create_file()?), name, room };
+        if let Some(size) = size.filter(|size| *size > 0) {
+            entry.allocate(size)?;
+        }
+        Ok(Self { digest: digest.clone(), entry, hasher: Some(Hasher::new(digest.algorithm())), written: 0 })
+    }
+
+    /// For those who follow the writing; bytes beyond what is written are not theirs to read.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.entry.file), Arc::clone(&self.entry.room.shared))
+    }
+
+    /// Bytes so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Appends `chunks`; calls `written` with the new length as soon as readers may have them, then hashes.
+    ///
+    /// # Errors
+    /// If the disk fails or is full. The staged content is then of no more use.
+    pub async fn append(
+        &mut self,
+        chunks: Vec<Bytes>,
+        written: impl FnOnce(u64) + Send + 'static,
+    ) -> Result<(), StageError> {
+        let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        self.reserve_up_to(self.written + length).await?;
+        let Some(mut hasher) = self.hasher.take() else { return Err(Error::Closed.into()) };
+        let (file, path, mut offset) = (Arc::clone(&self.entry.file), self.entry.name.path.clone(), self.written);
+        let job = self.entry.room.shared.pool.run(move || {
+            for chunk in &chunks {
+                file.write_all_at(chunk, offset).map_err(Error::file("write", &path))?;
+                offset += chunk.len() as u64;
+            }
+            written(offset);
+            for chunk in &chunks {
+                hasher.update(chunk);
+            }
+            Ok(hasher)
+        });
+        self.hasher = Some(job.await.map_err(full_is_no_room)?);
+        self.written += length;
+        Ok(())
+    }
+
+    /// The state of the hash over everything written.
+    pub fn hasher(&self) -> Option<Hasher> {
+        self.hasher.clone()
+    }
+
+    /// Ends the writing.
+    ///
+    /// # Errors
+    /// [`Mismatch`] if the content is not what the digest names.
+    pub fn verify(mut self) -> Result<Verified, Mismatch> {
+        // A hasher is missing only after a failed write; the empty digest then matches nothing but emptiness.
+        let hasher = self.hasher.take().unwrap_or_else(|| Hasher::new(self.digest.algorithm()));
+        let actual = hasher.finish();
+        if actual == self.digest {
+            return Ok(Verified { digest: self.digest, entry: self.entry, size: self.written });
+        }
+        Err(Mismatch { expected: self.digest, actual })
+    }
+
+    async fn reserve_up_to(&mut self, length: u64) -> Result<(), StageError> {
+        if length <= self.entry.room.bytes {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.entry.room.shared);
+        let more = STEP.max(length - self.entry.room.bytes);
+        let job = self.entry.room.shared.pool.run(move || Ok(Room::promise(&shared, more)));
+        self.entry.room.absorb(job.await??);
+        Ok(())
+    }
+}
+
+impl Verified {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Makes the content durable, then visible: fdatasync, rename, fsync of the folder, record.
+    ///
+    /// # Errors
+    /// If the disk fails; nothing is then visible.
+    pub async fn publish(self, class: Class, now: Timestamp) -> Result<Blob, Error> {
+        let shared = Arc::clone(&self.entry.room.shared);
+        shared.pool.run(move || self.publish_blocking(class, now)).await
+    }
+
+    fn publish_blocking(self, class: Class, now: Timestamp) -> Result<Blob, Error> {
+        let Self { digest, entry: Entry { file, name, room }, size } = self;
+        let shared = Arc::clone(&room.shared);
+        file.sync_data().map_err(Error::file("sync", &name.path))?;
+        let folder = shared.layout.shelf(&digest);
+        super::create_folder(&folder)?;
+        let blob = Blob::new(digest.clone(), size, Arc::clone(&file), Arc::clone(&shared));
+        let used = super::tick(now);
+        {
+            // Publishing and deleting one name exclude each other, so that a deleter cannot unlink a newer file.
+            let _names = super::lock(&shared.names);
+            if shared.index().contains(&digest) {
+                return Ok(blob);
+            }
+            name.rename(&shared.layout.blob(&digest))?;
+            drop(room);
+            let mut index = shared.index();
+            index.insert(&digest, size, class, used);
+            index.set_open(&digest, Arc::downgrade(blob.open()));
+        }
+        shared.report();
+        File::open(&folder).and_then(|opened| opened.sync_all()).map_err(Error::file("sync", &folder))?;
+        let stamp = stamp_of(&file).map_err(Error::file("stat", &folder))?;
+        shared.records.put_stamp(&digest, stamp, class, used)?;
+        Ok(blob)
+    }
+}
+
+impl Entry {
+    /// Takes the blocks from the disk now, so that a full disk is met before any header is sent.
+    fn allocate(&self, size: u64) -> Result<(), StageError> {
+        match rustix::fs::fallocate(&*self.file, FallocateFlags::KEEP_SIZE, 0, size) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(error) => Err(full_is_no_room(Error::file("allocate", &self.name.path)(error.into()))),
+        }
+    }
+}
+
+/// Promised room.
+#[derive(Debug)]
+struct Room {
+    bytes: u64,
+    shared: Arc<Shared>,
+}
+
+impl Room {
+    /// Evicts what is needed; blocks.
+    fn promise(shared: &Arc<Shared>, bytes: u64) -> Result<Self, StageError> {
+        shared.make_room(bytes)?;
+        Ok(Self { bytes, shared: Arc::clone(shared) })
+    }
+
+    fn absorb(&mut self, mut more: Self) {
+        self.bytes += std::mem::take(&mut more.bytes);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shared.index().release(self.bytes);
+    }
+}
+
+/// The name of a file in the staging folder, while it has it.
+#[derive(Debug)]
+struct StagingName {
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+impl StagingName {
+    fn create_file(&self) -> Result<File, Error> {
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        options.open(&self.path).map_err(Error::file("create", &self.path))
+    }
+
+    fn rename(mut self, to: &Path) -> Result<(), Error> {
+        std::fs::rename(&self.path, to).map_err(Error::file("publish", &self.path))?;
+        self.path = PathBuf::new();
+        Ok(())
+    }
+}
+
+impl Drop for StagingName {
+    fn drop(&mut self) {
+        if self.path.as_os_str().is_empty() {
+            return;
+        }
+        // Unlinking a large file takes milliseconds; start-up sweeps what a stop in between leaves.
+        let path = std::mem::take(&mut self.path);
+        drop(self.shared.pool.run(move || std::fs::remove_file(&path).map_err(Error::file("remove", &path))));
+    }
+}
+
+/// Size and time of a file as the records keep them.
+pub(super) fn stamp_of(file: &File) -> io::Result<Stamp> {
+    let metadata = file.metadata()?;
+    let nanos = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+    Ok(Stamp { size: metadata.len(), mtime: nanos })
+}
+
+fn full_is_no_room(error: Error) -> StageError {
+    if error.is_full() { StageError::NoRoom } else { StageError::Failed(error) }
+}
