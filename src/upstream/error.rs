@@ -95,7 +95,8 @@ impl std::error::Error for Error {
 pub(super) enum Symptom {
     /// TCP, TLS or name resolution failed.
     Connect,
-    ConnectTimeout,
+    /// No answer within its deadline: a connection, or a token.
+    Silence,
     /// The connection broke between request and response headers.
     Reset,
     /// The body ended before its framing did.

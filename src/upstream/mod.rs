@@ -3,15 +3,27 @@
 //! An operation passes the two gates of its upstream (`breaker`: is it reachable; `throttle`: did it ask for a pause),
 //! then `exchange` sends it: with what `auth` presents, along redirects, again where `retry` allows. Every URL, the
 //! first as well as redirects and token realms, goes through `gate`, which decides whether and by which of two clients
-//! it is dialled; `wire` owns the clients and the counters. `answer` reads what came back. What one client of ours sent
+//! it is dialled; `wire` owns the clients (`dial`) and the counters. `answer` reads what came back. What one client of ours sent
 //! never reaches an upstream: requests are built here from names, digests and ranges alone.
 
+mod answer;
+mod auth;
 mod body;
+mod breaker;
+mod challenge;
+mod dial;
 mod error;
+mod exchange;
+mod gate;
+mod registry;
+mod retry;
+mod throttle;
+mod tls;
+mod token;
+mod wire;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,19 +31,16 @@ use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, MediaType, Reference, Repository, UpstreamName};
+use crate::oci::{Digest, MediaType, UpstreamName};
 
 pub use body::BlobBody;
+pub use dial::Lookup;
 pub use error::{Error, ErrorKind, Operation};
+pub use registry::Upstream;
 
 /// Every configured upstream, by name.
 #[derive(Debug)]
 pub struct Upstreams(HashMap<UpstreamName, Arc<Upstream>>);
-
-/// One registry behind us; shared by everyone who pulls from it.
-pub struct Upstream {
-    name: UpstreamName,
-}
 
 /// The bytes of a blob that are wanted; both ends inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +108,32 @@ impl Upstreams {
     /// If a certificate authority cannot be used.
     pub fn new(
         configs: &[config::Upstream],
-        _clock: Clock,
-        _limits: &Limits,
-        _metrics: Arc<Metrics>,
+        clock: Clock,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, BuildError> {
-        let built = |config: &config::Upstream| (config.name.clone(), Arc::new(Upstream { name: config.name.clone() }));
-        Ok(Self(configs.iter().map(built).collect()))
+        Self::with_lookup(configs, clock, limits, metrics, &Lookup::system())
+    }
+
+    /// As [`Upstreams::new`], with another way to resolve names.
+    ///
+    /// # Errors
+    /// If a certificate authority cannot be used.
+    pub fn with_lookup(
+        configs: &[config::Upstream],
+        clock: Clock,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+        lookup: &Lookup,
+    ) -> Result<Self, BuildError> {
+        let roots = tls::system_roots();
+        let build = move |config: &config::Upstream| {
+            let clients = clients(config, roots.clone(), limits, lookup)?;
+            let gate = gate::Gate::new(config);
+            let wire = wire::Wire::new(config.name.clone(), gate, clients, metrics.clone(), limits.upstream_idle);
+            Ok((config.name.clone(), Arc::new(Upstream::new(config, Arc::new(wire), clock.clone(), limits))))
+        };
+        configs.iter().map(build).collect::<Result<_, _>>().map(Self)
     }
 
     pub fn get(&self, name: &UpstreamName) -> Option<&Arc<Upstream>> {
@@ -112,83 +141,16 @@ impl Upstreams {
     }
 }
 
-/// Every operation takes `patience`, which bounds token, redirects and retries until the response headers, and for
-/// manifests and pages the body as well; when it runs out the answer is [`ErrorKind::Timeout`].
-impl Upstream {
-    pub fn name(&self) -> &UpstreamName {
-        &self.name
+fn clients(
+    config: &config::Upstream,
+    mut roots: rustls::RootCertStore,
+    limits: &Limits,
+    lookup: &Lookup,
+) -> Result<dial::Clients, BuildError> {
+    let upstream = || config.name.clone();
+    if let Some(ca) = &config.ca {
+        tls::add_pem(&mut roots, ca).map_err(|source| BuildError::Ca { upstream: upstream(), source })?;
     }
-
-    /// Asks for a manifest's digest, type and size without spending a pull (PROTOCOL §3.10, Docker Hub).
-    pub async fn head_manifest(
-        &self,
-        _repository: &Repository,
-        _reference: &Reference,
-        _patience: Duration,
-    ) -> Result<ManifestHead, Error> {
-        Err(self.unfinished(Operation::ManifestHead))
-    }
-
-    /// Fetches a whole manifest, of at most `limits.manifest` bytes.
-    pub async fn get_manifest(
-        &self,
-        _repository: &Repository,
-        _reference: &Reference,
-        _patience: Duration,
-    ) -> Result<FetchedManifest, Error> {
-        Err(self.unfinished(Operation::ManifestGet))
-    }
-
-    /// Whether the repository has the blob, and its size if the upstream tells; a refused HEAD becomes a GET of one
-    /// byte (BLOB-13).
-    pub async fn head_blob(
-        &self,
-        _repository: &Repository,
-        _digest: &Digest,
-        _patience: Duration,
-    ) -> Result<Option<u64>, Error> {
-        Err(self.unfinished(Operation::BlobHead))
-    }
-
-    /// Starts fetching a blob or a part of it.
-    pub async fn get_blob(
-        &self,
-        _repository: &Repository,
-        _digest: &Digest,
-        _part: Option<Part>,
-        _patience: Duration,
-    ) -> Result<BlobResponse, Error> {
-        Err(self.unfinished(Operation::BlobGet))
-    }
-
-    /// Fetches one page of tags; `query` is raw and goes through, `n` clamped to the upstream's page limit (TAG-2).
-    pub async fn list_tags(
-        &self,
-        _repository: &Repository,
-        _query: Option<&str>,
-        _patience: Duration,
-    ) -> Result<Page, Error> {
-        Err(self.unfinished(Operation::Tags))
-    }
-
-    /// Fetches one page of referrers; `query` is raw and goes through (REF-1, REF-2).
-    pub async fn referrers(
-        &self,
-        _repository: &Repository,
-        _digest: &Digest,
-        _query: Option<&str>,
-        _patience: Duration,
-    ) -> Result<Page, Error> {
-        Err(self.unfinished(Operation::Referrers))
-    }
-
-    fn unfinished(&self, operation: Operation) -> Error {
-        error::Failure::protocol("unfinished").during(&self.name, operation, 1)
-    }
-}
-
-impl std::fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
-    }
+    dial::Clients::new(config, &roots, limits, lookup)
+        .map_err(|source| BuildError::Client { upstream: upstream(), source })
 }

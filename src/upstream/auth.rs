@@ -1,0 +1,187 @@
+//! What we present to an upstream: nothing, Basic, or a Bearer token, as its challenges ask (PROTOCOL §2.3).
+//!
+//! The scheme is learned from the first 401 and kept until another contradicts it. A challenge tells where tokens come
+//! from; what a token is for is never taken from it, since some registries send placeholders (UP-1, UP-2).
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use url::Url;
+
+use super::challenge::Challenge;
+use super::error::Failure;
+use super::gate::Refusal;
+use super::token::{Key, Tokens};
+use super::wire::{Wire, refused};
+use crate::config::Credential;
+use crate::oci::Repository;
+
+/// Which of an upstream's credentials speaks, if any: for the keys of caches and gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Holder(pub(super) Option<usize>);
+
+/// A credential on its way to the wire.
+#[derive(Clone, Debug)]
+pub(super) struct Login(Arc<Credential>);
+
+impl Login {
+    pub(super) fn username(&self) -> &str {
+        &self.0.username
+    }
+
+    pub(super) fn password(&self) -> &str {
+        self.0.password.expose()
+    }
+
+    /// The value of an `Authorization` header, marked sensitive.
+    pub(super) fn basic(&self) -> HeaderValue {
+        let encoded = STANDARD.encode(format!("{}:{}", self.username(), self.password()));
+        let mut value = HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is visible ASCII");
+        value.set_sensitive(true);
+        value
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Scheme {
+    Basic,
+    Bearer { realm: Url, service: Option<String> },
+}
+
+/// What a request carries; the values show nothing in `Debug`.
+#[derive(Clone, Debug)]
+pub(super) enum Presented {
+    Nothing,
+    Basic(HeaderValue),
+    /// A token that was issued for an earlier request.
+    Kept(HeaderValue),
+    /// A token issued just now: a refusal of it is final (UP-6).
+    Fresh(HeaderValue),
+}
+
+impl Presented {
+    pub(super) fn header(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Nothing => None,
+            Self::Basic(header) | Self::Kept(header) | Self::Fresh(header) => Some(header),
+        }
+    }
+}
+
+/// The credentials, scheme and tokens of one upstream.
+pub(super) struct Auth {
+    wire: Arc<Wire>,
+    /// Longest pattern first, as the configuration has them.
+    credentials: Vec<Arc<Credential>>,
+    /// What the last challenge asked for.
+    scheme: Mutex<Option<Scheme>>,
+    tokens: Tokens,
+}
+
+impl Auth {
+    pub(super) fn new(wire: Arc<Wire>, credentials: &[Credential], tokens: Tokens) -> Self {
+        let credentials = credentials.iter().cloned().map(Arc::new).collect();
+        Self { wire, credentials, scheme: Mutex::new(None), tokens }
+    }
+
+    /// Which credential is for a repository.
+    pub(super) fn holder(&self, repository: &Repository) -> Holder {
+        Holder(self.credentials.iter().position(|credential| credential.images.matches(repository.as_str())))
+    }
+
+    /// What to present at first.
+    pub(super) async fn present(&self, repository: &Repository) -> Result<Presented, Failure> {
+        let scheme = self.scheme.lock().expect("nothing panics while it holds the scheme").clone();
+        match (scheme, self.login(self.holder(repository))) {
+            (None, _) | (Some(Scheme::Basic), None) => Ok(Presented::Nothing),
+            (Some(Scheme::Basic), Some(login)) => Ok(Presented::Basic(login.basic())),
+            (Some(Scheme::Bearer { realm, service }), _) => self.token(repository, realm, service, None).await,
+        }
+    }
+
+    /// What to present after `rejected` was, with these challenges; `None` if there is nothing better (UP-6).
+    pub(super) async fn reconsider(
+        &self,
+        repository: &Repository,
+        challenges: &[Challenge],
+        rejected: &Presented,
+    ) -> Result<Option<Presented>, Failure> {
+        let login = self.login(self.holder(repository));
+        let (scheme, is_new) = self.learn(challenges, login.is_some())?;
+        match (scheme, rejected) {
+            (Some(Scheme::Basic), Presented::Nothing | Presented::Kept(_) | Presented::Fresh(_)) => {
+                Ok(login.map(|login| Presented::Basic(login.basic())))
+            }
+            (None, _) | (Some(Scheme::Basic), Presented::Basic(_)) => Ok(None),
+            (Some(Scheme::Bearer { .. }), Presented::Fresh(_)) if !is_new => Ok(None),
+            (Some(Scheme::Bearer { realm, service }), rejected) => {
+                self.token(repository, realm, service, rejected.header()).await.map(Some)
+            }
+        }
+    }
+
+    async fn token(
+        &self,
+        repository: &Repository,
+        realm: Url,
+        service: Option<String>,
+        rejected: Option<&HeaderValue>,
+    ) -> Result<Presented, Failure> {
+        let holder = self.holder(repository);
+        let scope = format!("repository:{repository}:pull");
+        let key = Key { holder, realm, service, scope };
+        let (token, is_fresh) = self.tokens.obtain(key, self.login(holder), rejected).await?;
+        Ok(if is_fresh { Presented::Fresh(token.header) } else { Presented::Kept(token.header) })
+    }
+
+    /// The scheme to use from now on, and whether it differs from before. No challenge changes nothing.
+    fn learn(&self, challenges: &[Challenge], with_login: bool) -> Result<(Option<Scheme>, bool), Failure> {
+        let asked = self.choose(challenges, with_login)?;
+        let mut scheme = self.scheme.lock().expect("nothing panics while it holds the scheme");
+        let is_new = asked.is_some() && *scheme != asked;
+        if is_new {
+            scheme.clone_from(&asked);
+        }
+        let chosen = if challenges.is_empty() { scheme.clone() } else { asked };
+        Ok((chosen, is_new))
+    }
+
+    /// The first challenge that we can and may answer. A realm that we may not go to is an error if nothing else is left.
+    fn choose(&self, challenges: &[Challenge], with_login: bool) -> Result<Option<Scheme>, Failure> {
+        let mut refusal = None;
+        for challenge in challenges {
+            if challenge.is("basic") && with_login {
+                return Ok(Some(Scheme::Basic));
+            }
+            let Some(realm) = challenge.parameter("realm").filter(|_| challenge.is("bearer")) else { continue };
+            match self.wire.gate.realm(realm) {
+                Ok(realm) => {
+                    let service = challenge.parameter("service").map(ToOwned::to_owned);
+                    return Ok(Some(Scheme::Bearer { realm, service }));
+                }
+                Err(error) => refusal = Some(refused_realm(realm, error)),
+            }
+        }
+        refusal.map_or(Ok(None), Err)
+    }
+
+    fn login(&self, holder: Holder) -> Option<Login> {
+        holder.0.and_then(|index| self.credentials.get(index)).cloned().map(Login)
+    }
+}
+
+fn refused_realm(realm: &str, refusal: Refusal) -> Failure {
+    match Url::parse(realm) {
+        Ok(url) => refused(&url, refusal),
+        Err(_) => Failure::protocol("the token realm is not a URL"),
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("credentials", &self.credentials.len()).finish_non_exhaustive()
+    }
+}

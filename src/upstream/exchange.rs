@@ -1,0 +1,181 @@
+//! One attempt at an operation: present, follow redirects, and if the registry objects, present something better once.
+
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
+use http::{Method, StatusCode};
+use url::Url;
+
+use super::answer;
+use super::auth::{Auth, Presented};
+use super::body::Incoming;
+use super::challenge::{Challenge, challenges};
+use super::error::{ErrorKind, Failure, Operation, Symptom};
+use super::throttle::Throttle;
+use super::wire::{Outbound, Wire, refused};
+use crate::oci::Repository;
+
+const MOST_REDIRECTS: usize = 5;
+/// How much of a refusal's text is read.
+const LONGEST_TEXT: usize = 64 * 1024;
+
+/// What is asked, in whole; everything that reaches an upstream is made from it.
+#[derive(Clone, Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) operation: Operation,
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) repository: &'a Repository,
+    pub(super) accept: &'static str,
+    pub(super) range: Option<HeaderValue>,
+}
+
+/// An answer, and whether a redirect to another origin led to it.
+pub(super) struct Arrival {
+    pub(super) incoming: Incoming,
+    pub(super) abroad: bool,
+}
+
+/// The parts of an upstream that an attempt needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exchange<'a> {
+    pub(super) wire: &'a Wire,
+    pub(super) auth: &'a Auth,
+    pub(super) throttle: &'a Throttle,
+}
+
+impl Exchange<'_> {
+    /// Asks, and answers one objection of the registry; a second one is final (UP-6).
+    pub(super) async fn attempt(&self, ask: &Ask<'_>) -> Result<Arrival, Failure> {
+        let presented = self.auth.present(ask.repository).await?;
+        let objection = match self.follow(ask, &presented).await?.judged(ask, &presented).await {
+            Ok(arrival) => return self.settle(ask, arrival),
+            Err(objection) => objection,
+        };
+        let better = self.auth.reconsider(ask.repository, &objection.challenges, &presented).await?;
+        let Some(better) = better else { return Err(objection.failure(&presented)) };
+        match self.follow(ask, &better).await?.judged(ask, &better).await {
+            Ok(arrival) => self.settle(ask, arrival),
+            Err(objection) => Err(objection.failure(&better)),
+        }
+    }
+
+    /// Sends the request and follows where it is redirected to (RED-1, RED-2).
+    async fn follow(&self, ask: &Ask<'_>, presented: &Presented) -> Result<Arrival, Failure> {
+        let mut url = ask.url.clone();
+        let mut abroad = false;
+        for _ in 0..=MOST_REDIRECTS {
+            // A credential goes to the origin it belongs to and, once left, is not taken up again.
+            let credential = presented.header().filter(|_| !abroad);
+            let incoming = self.wire.send(ask.operation, ask.outbound(&url, credential)).await?;
+            self.note_rate_limit(ask.operation, incoming.headers());
+            if !is_redirect(incoming.status()) {
+                return Ok(Arrival { incoming, abroad });
+            }
+            let next = self.redirected(&url, &incoming)?;
+            incoming.discard().await;
+            abroad |= next.origin() != url.origin();
+            url = next;
+        }
+        Err(Failure::protocol(format!("more than {MOST_REDIRECTS} redirects")))
+    }
+
+    fn redirected(&self, from: &Url, incoming: &Incoming) -> Result<Url, Failure> {
+        let location = incoming.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or_else(|| Failure::protocol("a redirect without a usable Location"))?;
+        self.wire.gate.redirect(from, location).map_err(|refusal| match from.join(location) {
+            Ok(to) => refused(&to, refusal),
+            Err(_) => Failure::protocol("a redirect to something that is not a URL"),
+        })
+    }
+
+    fn note_rate_limit(&self, operation: Operation, headers: &HeaderMap) {
+        let counts = matches!(operation, Operation::ManifestGet | Operation::ManifestHead);
+        if let Some(remaining) = answer::rate_limit_remaining(headers).filter(|_| counts) {
+            let gauge = &self.wire.metrics().upstream_rate_limit_remaining;
+            gauge.with_label_values(&[self.wire.name.as_str()]).set(remaining);
+        }
+    }
+
+    /// Passes answers with content, and the 416 that an operation may have a use for; the rest are failures.
+    fn settle(&self, ask: &Ask<'_>, arrival: Arrival) -> Result<Arrival, Failure> {
+        let status = arrival.incoming.status();
+        if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(arrival);
+        }
+        let symptom = Symptom::Status(status.as_u16());
+        let answered = if arrival.abroad { "the redirect's target answered" } else { "the upstream answered" };
+        let reason = format!("{answered} {}", status.as_u16());
+        Err(match status.as_u16() {
+            404 => Failure::new(ErrorKind::NotFound, symptom, reason),
+            429 => self.throttle.close(self.auth.holder(ask.repository), ask.operation, arrival.incoming.headers()),
+            code @ 500.. => Failure::new(ErrorKind::ServerError(code), symptom, reason),
+            _ => Failure::new(ErrorKind::Protocol, symptom, reason),
+        })
+    }
+}
+
+impl Ask<'_> {
+    fn outbound(&self, url: &Url, credential: Option<&HeaderValue>) -> Outbound {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
+        headers.extend(self.range.clone().map(|range| (RANGE, range)));
+        headers.extend(credential.cloned().map(|credential| (AUTHORIZATION, credential)));
+        Outbound { method: self.method.clone(), url: url.clone(), headers, form: None }
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// The registry does not take what was presented.
+#[derive(Debug)]
+struct Objection {
+    status: u16,
+    challenges: Vec<Challenge>,
+    /// The text says that the token is no longer good; after a HEAD, which has none, a bare 400 is taken to.
+    expired: bool,
+}
+
+impl Arrival {
+    /// Tells an objection from an answer. What storage abroad says is not the registry's word.
+    async fn judged(mut self, ask: &Ask<'_>, presented: &Presented) -> Result<Self, Objection> {
+        let status = self.incoming.status().as_u16();
+        if self.abroad || !matches!(status, 400 | 401 | 403) {
+            return Ok(self);
+        }
+        let challenges = challenges(self.incoming.headers());
+        let expired = match presented {
+            Presented::Kept(_) if status == 400 && ask.method == Method::HEAD => true,
+            _ if challenges.is_empty() && presented.header().is_some() => self.says_expired().await,
+            Presented::Nothing | Presented::Basic(_) | Presented::Kept(_) | Presented::Fresh(_) => false,
+        };
+        if status == 400 && !expired {
+            return Ok(self);
+        }
+        self.incoming.discard().await;
+        Err(Objection { status, challenges, expired })
+    }
+
+    async fn says_expired(&mut self) -> bool {
+        self.incoming.whole(LONGEST_TEXT).await.is_ok_and(|text| answer::says_expired(&text))
+    }
+}
+
+impl Objection {
+    /// What it means once nothing better can be presented (UP-7, UP-9).
+    fn failure(&self, presented: &Presented) -> Failure {
+        let status = self.status;
+        let (kind, what) = match presented {
+            Presented::Basic(_) if status == 401 || self.expired => {
+                (ErrorKind::CredentialRejected, "rejects the credential")
+            }
+            Presented::Fresh(_) | Presented::Kept(_) if self.expired => {
+                (ErrorKind::CredentialRejected, "rejects its own token")
+            }
+            Presented::Nothing | Presented::Basic(_) | Presented::Fresh(_) | Presented::Kept(_) => {
+                (ErrorKind::Denied, "denies access to the repository")
+            }
+        };
+        Failure::new(kind, Symptom::Status(status), format!("the upstream {what} ({status})"))
+    }
+}

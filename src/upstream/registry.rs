@@ -1,0 +1,365 @@
+//! The operations of one upstream: what is asked for each, how long, how often, and what its answer must look like.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{HeaderValue, Method};
+use tokio::time::Instant;
+use url::Url;
+
+use super::auth::Auth;
+use super::breaker::{Permit, Reachability};
+use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
+use super::exchange::{Arrival, Ask, Exchange};
+use super::throttle::Throttle;
+use super::token::{Source, Tokens};
+use super::wire::Wire;
+use super::{BlobBody, BlobResponse, FetchedManifest, ManifestHead, Page, Part, answer, retry};
+use crate::clock::Clock;
+use crate::config;
+use crate::limits::Limits;
+use crate::oci::{Algorithm, Digest, Reference, Repository, UpstreamName};
+
+/// Every manifest type that can be stored, the same for all clients, so that what is cached depends on none (MAN-3).
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+                         application/vnd.docker.distribution.manifest.list.v2+json, \
+                         application/vnd.docker.distribution.manifest.v2+json, */*";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// One registry behind us; shared by everyone who pulls from it.
+///
+/// Every operation takes `patience`, which bounds tokens, redirects and retries until the response headers, and for
+/// manifests and pages the body as well; when it runs out the answer is [`ErrorKind::Timeout`].
+pub struct Upstream {
+    wire: Arc<Wire>,
+    auth: Auth,
+    reachability: Reachability,
+    throttle: Arc<Throttle>,
+    /// HEAD was refused where GET was not; asking again would cost a token each time (PROTOCOL §2.3, ECR Public).
+    refuses_blob_head: AtomicBool,
+    page_limit: Option<u32>,
+    retry_pause: Duration,
+    manifest_limit: usize,
+    page_bytes: usize,
+}
+
+impl Upstream {
+    pub(super) fn new(config: &config::Upstream, wire: Arc<Wire>, clock: Clock, limits: &Limits) -> Self {
+        let throttle = Arc::new(Throttle::new(clock.clone()));
+        let source =
+            Source { wire: wire.clone(), throttle: throttle.clone(), clock: clock.clone(), deadline: limits.head };
+        let gauge = wire.metrics().upstream_breaker_open.with_label_values(&[config.name.as_str()]);
+        Self {
+            auth: Auth::new(wire.clone(), &config.credentials, Tokens::new(source)),
+            reachability: Reachability::new(clock, gauge),
+            wire,
+            throttle,
+            refuses_blob_head: AtomicBool::new(false),
+            page_limit: config.page_limit,
+            retry_pause: limits.retry_pause,
+            manifest_limit: limits.manifest,
+            page_bytes: limits.page,
+        }
+    }
+
+    pub fn name(&self) -> &UpstreamName {
+        &self.wire.name
+    }
+
+    /// Asks for a manifest's digest, type and size without spending a pull (PROTOCOL §3.10, Docker Hub). Where the
+    /// upstream knows no HEAD the manifest is fetched for it (MAN-5).
+    pub async fn head_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        patience: Duration,
+    ) -> Result<ManifestHead, Error> {
+        let until = Instant::now() + patience;
+        let ask = Ask { method: Method::HEAD, ..self.manifest(Operation::ManifestHead, repository, reference) };
+        let head = self.run(&ask, patience, async |arrival| manifest_head(&arrival)).await;
+        match head {
+            Err(error) if error.failure.status() == Some(405) => {
+                Ok(self.get_manifest(repository, reference, left(until)).await?.into())
+            }
+            head => head,
+        }
+    }
+
+    /// Fetches a whole manifest, of at most `limits.manifest` bytes.
+    pub async fn get_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        patience: Duration,
+    ) -> Result<FetchedManifest, Error> {
+        let ask = self.manifest(Operation::ManifestGet, repository, reference);
+        let limit = self.manifest_limit;
+        self.run(&ask, patience, async move |arrival| fetched_manifest(arrival, limit).await).await
+    }
+
+    /// Whether the repository has the blob, and its size if the upstream tells; a refused HEAD becomes a GET of one
+    /// byte (BLOB-13, RED-3).
+    pub async fn head_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        patience: Duration,
+    ) -> Result<Option<u64>, Error> {
+        let until = Instant::now() + patience;
+        let get = self.blob(Operation::BlobHead, repository, digest);
+        if !self.refuses_blob_head.load(Ordering::Relaxed) {
+            let head = Ask { method: Method::HEAD, ..get.clone() };
+            let size = self.run(&head, patience, async |arrival| blob_head(&arrival)).await;
+            if !size.as_ref().is_err_and(|error| matches!(error.failure.status(), Some(400 | 401 | 403 | 405))) {
+                return size;
+            }
+        }
+        let first_byte = Ask { range: Some(part_header(Part::Span(0, 0))), ..get };
+        let size = self.run(&first_byte, left(until), async |arrival| blob_probe(&arrival)).await?;
+        self.refuses_blob_head.store(true, Ordering::Relaxed);
+        Ok(size)
+    }
+
+    /// Starts fetching a blob or a part of it. An answer with the whole where a part was asked for is left to the
+    /// caller.
+    pub async fn get_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        part: Option<Part>,
+        patience: Duration,
+    ) -> Result<BlobResponse, Error> {
+        let ask = Ask { range: part.map(part_header), ..self.blob(Operation::BlobGet, repository, digest) };
+        self.run(&ask, patience, async |Arrival { incoming, .. }| {
+            let extent = answer::extent(incoming.status(), incoming.headers(), part)?;
+            Ok(BlobResponse { extent, body: BlobBody::new(incoming, self.name().clone()) })
+        })
+        .await
+    }
+
+    /// Fetches one page of tags; `query` is raw and goes through, `n` clamped to the upstream's page limit (TAG-2).
+    pub async fn list_tags(
+        &self,
+        repository: &Repository,
+        query: Option<&str>,
+        patience: Duration,
+    ) -> Result<Page, Error> {
+        let query = query.map(|query| clamp_page(query, self.page_limit));
+        let url = self.url(repository, "tags/list", query.as_deref());
+        let ask = self.get(Operation::Tags, repository, url, "application/json");
+        self.page(&ask, patience).await
+    }
+
+    /// Fetches one page of referrers; `query` is raw and goes through (REF-1, REF-2).
+    pub async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        query: Option<&str>,
+        patience: Duration,
+    ) -> Result<Page, Error> {
+        let url = self.url(repository, &format!("referrers/{digest}"), query);
+        let ask = self.get(Operation::Referrers, repository, url, INDEX);
+        self.page(&ask, patience).await
+    }
+
+    async fn page(&self, ask: &Ask<'_>, patience: Duration) -> Result<Page, Error> {
+        let limit = self.page_bytes;
+        self.run(ask, patience, async |arrival| page(arrival, &ask.url, limit).await).await
+    }
+
+    /// Runs an operation between the two gates, within `patience`, and tells the gates how it went.
+    async fn run<T>(
+        &self,
+        ask: &Ask<'_>,
+        patience: Duration,
+        finish: impl AsyncFn(Arrival) -> Result<T, Failure>,
+    ) -> Result<T, Error> {
+        let mut attempts = 0;
+        let outcome = match self.admit(ask) {
+            Ok(permit) => {
+                report(permit, tokio::time::timeout(patience, self.persist(ask, &mut attempts, finish)).await)
+            }
+            Err(failure) => Err(failure),
+        };
+        outcome.map_err(|failure| failure.during(self.name(), ask.operation, attempts))
+    }
+
+    fn admit(&self, ask: &Ask<'_>) -> Result<Permit<'_>, Failure> {
+        self.throttle.check(self.auth.holder(ask.repository), ask.operation)?;
+        let closed =
+            || Failure::new(ErrorKind::Unreachable, Symptom::Local, "it has been unreachable and is left alone");
+        self.reachability.admit().ok_or_else(closed)
+    }
+
+    /// Attempts until it works or `retry` says that it will not.
+    async fn persist<T>(
+        &self,
+        ask: &Ask<'_>,
+        attempts: &mut u32,
+        finish: impl AsyncFn(Arrival) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let exchange = Exchange { wire: &self.wire, auth: &self.auth, throttle: &self.throttle };
+        loop {
+            *attempts += 1;
+            let failure = match exchange.attempt(ask).await {
+                Ok(arrival) => match finish(arrival).await {
+                    Ok(done) => return Ok(done),
+                    Err(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            let Some(pause) = retry::pause(failure.symptom, *attempts, self.retry_pause, chance()) else {
+                return Err(failure);
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn manifest<'a>(&self, operation: Operation, repository: &'a Repository, reference: &Reference) -> Ask<'a> {
+        self.get(operation, repository, self.url(repository, &format!("manifests/{reference}"), None), MANIFESTS)
+    }
+
+    fn blob<'a>(&self, operation: Operation, repository: &'a Repository, digest: &Digest) -> Ask<'a> {
+        self.get(operation, repository, self.url(repository, &format!("blobs/{digest}"), None), "*/*")
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as one of the requests of this upstream")]
+    fn get<'a>(&self, operation: Operation, repository: &'a Repository, url: Url, accept: &'static str) -> Ask<'a> {
+        Ask { operation, method: Method::GET, url, repository, accept, range: None }
+    }
+
+    fn url(&self, repository: &Repository, what: &str, query: Option<&str>) -> Url {
+        let mut url = self.wire.gate.home().clone();
+        url.set_path(&format!("/v2/{repository}/{what}"));
+        url.set_query(query.filter(|query| !query.is_empty()));
+        url
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("name", self.name()).finish_non_exhaustive()
+    }
+}
+
+impl From<FetchedManifest> for ManifestHead {
+    fn from(fetched: FetchedManifest) -> Self {
+        let computed = || Digest::of(Algorithm::Sha256, &fetched.bytes);
+        Self {
+            digest: Some(fetched.digest.clone().unwrap_or_else(computed)),
+            size: Some(fetched.bytes.len() as u64),
+            media_type: Some(fetched.media_type),
+        }
+    }
+}
+
+/// Tells the reachability gate what an operation showed.
+fn report<T, E>(permit: Permit<'_>, outcome: Result<Result<T, Failure>, E>) -> Result<T, Failure> {
+    match outcome {
+        Ok(Ok(done)) => {
+            permit.reached();
+            Ok(done)
+        }
+        Ok(Err(failure)) => {
+            permit.failed(failure.symptom);
+            Err(failure)
+        }
+        Err(_) => {
+            permit.timed_out();
+            Err(Failure::new(ErrorKind::Timeout, Symptom::Silence, "no answer in time"))
+        }
+    }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+/// Between 0 and 1; without a source of randomness, 0.
+fn chance() -> f64 {
+    let mut bytes = [0; 2];
+    let filled = aws_lc_rs::rand::fill(&mut bytes);
+    filled.map_or(0.0, |()| f64::from(u16::from_le_bytes(bytes)) / 65536.0)
+}
+
+fn part_header(part: Part) -> HeaderValue {
+    let text = match part {
+        Part::From(first) => format!("bytes={first}-"),
+        Part::Span(first, last) => format!("bytes={first}-{last}"),
+    };
+    HeaderValue::try_from(text).expect("digits and dashes are visible ASCII")
+}
+
+/// Lowers `n` in a raw query to what the upstream takes.
+fn clamp_page(query: &str, limit: Option<u32>) -> String {
+    let clamp = |pair: &str| match (pair.strip_prefix("n=").map(str::parse::<u64>), limit) {
+        (Some(Ok(n)), Some(limit)) if n > u64::from(limit) => format!("n={limit}"),
+        _ => pair.to_owned(),
+    };
+    query.split('&').map(clamp).collect::<Vec<_>>().join("&")
+}
+
+fn manifest_head(arrival: &Arrival) -> Result<ManifestHead, Failure> {
+    let headers = answered(arrival)?.incoming.headers();
+    answer::check_identity(headers)?;
+    let media_type = answer::manifest_type(headers).ok();
+    Ok(ManifestHead { digest: answer::digest(headers), media_type, size: answer::length(headers) })
+}
+
+async fn fetched_manifest(mut arrival: Arrival, limit: usize) -> Result<FetchedManifest, Failure> {
+    let headers = answered(&arrival)?.incoming.headers();
+    answer::check_identity(headers)?;
+    let (digest, media_type) = (answer::digest(headers), answer::manifest_type(headers)?);
+    Ok(FetchedManifest { digest, media_type, bytes: arrival.incoming.whole(limit).await? })
+}
+
+fn blob_head(arrival: &Arrival) -> Result<Option<u64>, Failure> {
+    let headers = answered(arrival)?.incoming.headers();
+    answer::extent(arrival.incoming.status(), headers, None)?;
+    Ok(answer::length(headers))
+}
+
+fn blob_probe(arrival: &Arrival) -> Result<Option<u64>, Failure> {
+    answer::probed_size(arrival.incoming.status(), arrival.incoming.headers())
+}
+
+async fn page(mut arrival: Arrival, asked: &Url, limit: usize) -> Result<Page, Failure> {
+    let headers = answered(&arrival)?.incoming.headers();
+    answer::check_identity(headers)?;
+    let (media_type, next) = (answer::media_type(headers), answer::next_page(headers, asked)?);
+    let filters_applied = answer::filters_applied(headers);
+    Ok(Page { media_type, next, filters_applied, bytes: arrival.incoming.whole(limit).await? })
+}
+
+/// Passes a 200; no other status carries a whole answer.
+fn answered(arrival: &Arrival) -> Result<&Arrival, Failure> {
+    let status = arrival.incoming.status().as_u16();
+    if status == 200 { Ok(arrival) } else { Err(Failure::protocol(format!("status {status} where 200 was due"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_size_is_lowered_to_what_the_upstream_takes() {
+        for (query, limit, expected) in [
+            ("n=500&last=a%2Fb", Some(100), "n=100&last=a%2Fb"),
+            ("last=a&n=50", Some(100), "last=a&n=50"),
+            ("n=500", None, "n=500"),
+            ("n=x", Some(100), "n=x"),
+            ("nn=500", Some(100), "nn=500"),
+        ] {
+            assert_eq!(clamp_page(query, limit), expected);
+        }
+    }
+
+    #[test]
+    fn a_part_is_asked_for_with_both_ends_inclusive() {
+        assert_eq!(part_header(Part::From(5)), "bytes=5-");
+        assert_eq!(part_header(Part::Span(0, 0)), "bytes=0-0");
+    }
+}
