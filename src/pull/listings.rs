@@ -12,7 +12,6 @@ impl PullThrough {
     /// What upstream says; see [`Error`].
     pub async fn tags(&self, name: &CanonicalName, page: &PageQuery) -> Result<Page, Error> {
         self.absent_before(&Subject::Tags, name, Error::NameUnknown)?;
-        let page = page.at_most(self.0.page_limits.get(&name.upstream).copied());
         let upstream = self.0.upstream(name)?;
         let answer = upstream.list_tags(&name.repository, page.text().as_deref(), self.0.limits.flight_head).await;
         self.settle_page(name, Subject::Tags, answer, Error::NameUnknown).await

@@ -19,7 +19,6 @@ mod single_flight;
 mod tail;
 mod turns;
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +33,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::oci::{CanonicalName, Digest, Reference, Tag, UpstreamName};
+use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::BlobStore;
 use crate::upstream::{ManifestHead, Upstream, Upstreams};
 
@@ -120,8 +119,6 @@ struct Inner {
     sizes: Sizes,
     flights: Flights,
     turns: Turns,
-    /// The largest `n` that an upstream takes (TAG-2).
-    page_limits: HashMap<UpstreamName, u32>,
     /// Blobs that the disk has no room for at the moment.
     unstorable: Cache<Digest, ()>,
     tag_heads: SingleFlight<(CanonicalName, Tag), Result<ManifestHead, Error>>,
@@ -145,7 +142,6 @@ impl PullThrough {
             sizes: Sizes::new(),
             flights: Flights::default(),
             turns: Turns::new(&parts.limits, upstreams.iter().map(|upstream| &upstream.name)),
-            page_limits: upstreams.iter().filter_map(|up| Some((up.name.clone(), up.page_limit?))).collect(),
             unstorable: Cache::builder().max_capacity(10_000).time_to_live(UNSTORABLE).build(),
             tag_heads: SingleFlight::new(tasks.clone()),
             manifest_gets: SingleFlight::new(tasks.clone()),

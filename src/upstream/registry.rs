@@ -1,6 +1,7 @@
 //! The operations of one upstream: what is asked for each, how long, how often, and what its answer must look like.
 
 use std::fmt;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -78,7 +79,7 @@ impl Upstream {
     ) -> Result<ManifestHead, Error> {
         let until = Instant::now() + patience;
         let ask = Ask { method: Method::HEAD, ..self.manifest(Operation::ManifestHead, repository, reference) };
-        let head = self.run(&ask, patience, async |arrival| manifest_head(&arrival)).await;
+        let head = self.run(&ask, patience, |arrival| ready(manifest_head(&arrival))).await;
         match head {
             Err(error) if error.failure.status() == Some(405) => {
                 Ok(self.get_manifest(repository, reference, left(until)).await?.into())
@@ -96,7 +97,7 @@ impl Upstream {
     ) -> Result<FetchedManifest, Error> {
         let ask = self.manifest(Operation::ManifestGet, repository, reference);
         let limit = self.manifest_limit;
-        self.run(&ask, patience, async move |arrival| fetched_manifest(arrival, limit).await).await
+        self.run(&ask, patience, |arrival| fetched_manifest(arrival, limit)).await
     }
 
     /// Whether the repository has the blob, and its size if the upstream tells; a refused HEAD becomes a GET of one
@@ -111,13 +112,13 @@ impl Upstream {
         let get = self.blob(Operation::BlobHead, repository, digest);
         if !self.refuses_blob_head.load(Ordering::Relaxed) {
             let head = Ask { method: Method::HEAD, ..get.clone() };
-            let size = self.run(&head, patience, async |arrival| blob_head(&arrival)).await;
+            let size = self.run(&head, patience, |arrival| ready(blob_head(&arrival))).await;
             if !size.as_ref().is_err_and(|error| matches!(error.failure.status(), Some(400 | 401 | 403 | 405))) {
                 return size;
             }
         }
         let first_byte = Ask { range: Some(part_header(Part::Span(0, 0))), ..get };
-        let size = self.run(&first_byte, left(until), async |arrival| blob_probe(&arrival)).await?;
+        let size = self.run(&first_byte, left(until), |arrival| ready(blob_probe(&arrival))).await?;
         self.refuses_blob_head.store(true, Ordering::Relaxed);
         Ok(size)
     }
@@ -132,11 +133,11 @@ impl Upstream {
         patience: Duration,
     ) -> Result<BlobResponse, Error> {
         let ask = Ask { range: part.map(part_header), ..self.blob(Operation::BlobGet, repository, digest) };
-        self.run(&ask, patience, async |Arrival { incoming, .. }| {
+        let started = |Arrival { incoming, .. }: Arrival| {
             let extent = answer::extent(incoming.status(), incoming.headers(), part)?;
             Ok(BlobResponse { extent, body: BlobBody::new(incoming, self.name().clone()) })
-        })
-        .await
+        };
+        self.run(&ask, patience, |arrival| ready(started(arrival))).await
     }
 
     /// Fetches one page of tags; `query` is raw and goes through, `n` clamped to the upstream's page limit (TAG-2).
@@ -167,16 +168,14 @@ impl Upstream {
 
     async fn page(&self, ask: &Ask<'_>, patience: Duration) -> Result<Page, Error> {
         let limit = self.page_bytes;
-        self.run(ask, patience, async |arrival| page(arrival, &ask.url, limit).await).await
+        self.run(ask, patience, |arrival| page(arrival, ask.url.clone(), limit)).await
     }
 
     /// Runs an operation between the two gates, within `patience`, and tells the gates how it went.
-    async fn run<T>(
-        &self,
-        ask: &Ask<'_>,
-        patience: Duration,
-        finish: impl AsyncFn(Arrival) -> Result<T, Failure>,
-    ) -> Result<T, Error> {
+    async fn run<T, F>(&self, ask: &Ask<'_>, patience: Duration, finish: impl Fn(Arrival) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let mut attempts = 0;
         let outcome = match self.admit(ask) {
             Ok(permit) => {
@@ -195,12 +194,15 @@ impl Upstream {
     }
 
     /// Attempts until it works or `retry` says that it will not.
-    async fn persist<T>(
+    async fn persist<T, F>(
         &self,
         ask: &Ask<'_>,
         attempts: &mut u32,
-        finish: impl AsyncFn(Arrival) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+        finish: impl Fn(Arrival) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let exchange = Exchange { wire: &self.wire, auth: &self.auth, throttle: &self.throttle };
         loop {
             *attempts += 1;
@@ -326,10 +328,10 @@ fn blob_probe(arrival: &Arrival) -> Result<Option<u64>, Failure> {
     answer::probed_size(arrival.incoming.status(), arrival.incoming.headers())
 }
 
-async fn page(mut arrival: Arrival, asked: &Url, limit: usize) -> Result<Page, Failure> {
+async fn page(mut arrival: Arrival, asked: Url, limit: usize) -> Result<Page, Failure> {
     let headers = answered(&arrival)?.incoming.headers();
     answer::check_identity(headers)?;
-    let (media_type, next) = (answer::media_type(headers), answer::next_page(headers, asked)?);
+    let (media_type, next) = (answer::media_type(headers), answer::next_page(headers, &asked)?);
     let filters_applied = answer::filters_applied(headers);
     Ok(Page { media_type, next, filters_applied, bytes: arrival.incoming.whole(limit).await? })
 }
