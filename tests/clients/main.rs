@@ -1,0 +1,12 @@
+//! The real binary against the real world: clients as people run them, a registry as people run it, and kill -9.
+//!
+//! A test that lacks a program or root says `skipped: …` and passes; with `CI` set it fails (`process::ready`).
+
+mod image;
+mod process;
+mod proxy;
+mod pulls;
+mod registry;
+mod token;
+mod tools;
+mod web;

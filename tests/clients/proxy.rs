@@ -1,0 +1,100 @@
+//! The real binary, started with a configuration file on ports of its own choosing.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use http::StatusCode;
+
+use crate::process::Process;
+use crate::registry::{Auth, PASSWORD, Registry, USERNAME};
+use crate::web;
+
+/// What a configuration file says, besides addresses.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Holds the configuration, the secrets, the log and the cache.
+    pub(crate) folder: PathBuf,
+    /// The file's `upstreams`.
+    upstreams: String,
+    /// Further top-level keys.
+    pub(crate) extra: String,
+}
+
+impl Settings {
+    /// One folder, and the registry as Docker Hub and as Quay.
+    pub(crate) fn mirroring(folder: &Path, registry: &Registry) -> Self {
+        Self::at(folder, registry, registry.address)
+    }
+
+    /// The same, with the registry reached at `address`.
+    pub(crate) fn at(folder: &Path, registry: &Registry, address: SocketAddr) -> Self {
+        let folder = folder.join("roadstead");
+        fs::create_dir_all(&folder).expect("the folder is the test's own");
+        fs::write(folder.join("password"), PASSWORD).expect("the folder is the test's own");
+        let mut upstreams = String::new();
+        for name in ["docker.io", "quay.io"] {
+            let _ = write!(upstreams, "  {name}:\n    url: http://{address}\n");
+            if let Some(tokens) = &registry.tokens {
+                let _ = writeln!(upstreams, "    token_hosts: ['{}']", tokens.address);
+            }
+            if registry.auth != Auth::Anonymous {
+                let file = folder.join("password");
+                let credential = format!("username: {USERNAME}, password_file: {}", file.display());
+                let _ = writeln!(upstreams, "    credentials: [{{ images: '**', {credential} }}]");
+            }
+        }
+        Self { folder, upstreams, extra: String::new() }
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.folder.join("cache")
+    }
+
+    /// Writes the file and gives the command that serves it.
+    pub(crate) fn command(&self) -> Command {
+        let config = self.folder.join("config.yaml");
+        let text = format!(
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: '{}' }}\ndefault_upstream: docker.io\n{}upstreams:\n{}",
+            self.cache().display(),
+            self.extra,
+            self.upstreams,
+        );
+        fs::write(&config, text).expect("the folder is the test's own");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
+        command.arg("serve").arg("--config").arg(config).env_remove("RUST_LOG").current_dir(&self.folder);
+        command
+    }
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) process: Process,
+    pub(crate) clients: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Proxy {
+    /// Starts it and waits until it says that it is ready.
+    pub(crate) async fn start(settings: &Settings) -> Self {
+        let mut process = Process::start("roadstead", &settings.folder, settings.command());
+        let (clients, admin) = process.until("addresses", async |process| addresses(&process.err())).await;
+        let ready = async |_: &Process| web::status(admin, "/readyz").await.filter(|status| *status == StatusCode::OK);
+        process.until("readiness", ready).await;
+        Self { process, clients, admin }
+    }
+}
+
+/// The two addresses, from the first line that names them: `… clients=127.0.0.1:PORT admin=127.0.0.1:PORT`, or as JSON.
+pub(crate) fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line = log.lines().find(|line| line.contains("clients") && line.contains("admin"))?;
+    let value = |key: &str| {
+        let (_, rest) = line.split_once(key)?;
+        let end = |c: char| c.is_whitespace() || c == '"' || c == ',';
+        rest.trim_start_matches(['"', ':', '=']).split(end).next()?.parse().ok()
+    };
+    Some((value("clients")?, value("admin")?))
+}

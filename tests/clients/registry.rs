@@ -1,0 +1,162 @@
+//! The upstream: CNCF distribution as Debian packages it (`docker-registry`), open or behind a credential.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use http::{Method, StatusCode, header};
+
+use crate::image::{Content, Image};
+use crate::process::{Need, PATIENCE, Process, poll};
+use crate::token::{ISSUER, SERVICE, TokenServer};
+use crate::web::client;
+
+pub(crate) const NEED: Need = Need::Program("docker-registry");
+pub(crate) const USERNAME: &str = "proxy-user";
+pub(crate) const PASSWORD: &str = "correct horse";
+/// What `htpasswd -nbB -C 4` says for the two.
+const HTPASSWD: &str = "proxy-user:$2y$04$9JpbtWe3od5dvBME8hb/q.NNHiVWnYirCwrjUYNZMjXHUGDcSr0oq\n";
+
+/// How the registry knows its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Auth {
+    Anonymous,
+    Basic,
+    Bearer,
+}
+
+/// A running registry.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    process: Process,
+    pub(crate) address: SocketAddr,
+    pub(crate) auth: Auth,
+    pub(crate) tokens: Option<TokenServer>,
+}
+
+/// One request of its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Logged {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) status: u64,
+}
+
+impl Registry {
+    /// A registry that holds `images`, each under its repository as tag `1`, and asks for `auth`.
+    pub(crate) async fn holding(folder: &Path, auth: Auth, images: &[(&str, &Image)]) -> Self {
+        let open = Self::start(folder, Auth::Anonymous).await;
+        for (repository, image) in images {
+            open.push(repository, image).await;
+        }
+        drop(open);
+        Self::start(folder, auth).await
+    }
+
+    async fn start(folder: &Path, auth: Auth) -> Self {
+        let folder = folder.join("registry");
+        fs::create_dir_all(&folder).expect("the folder is the test's own");
+        let tokens = match auth {
+            Auth::Bearer => Some(TokenServer::start(&folder.join("token.pem")).await),
+            Auth::Anonymous | Auth::Basic => None,
+        };
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(configure(&folder, auth, tokens.as_ref()));
+        let mut process = Process::start("registry", &folder, command);
+        let address = process.until("address", async |process| listening(&process.err())).await;
+        Self { process, address, auth, tokens }
+    }
+
+    async fn push(&self, repository: &str, image: &Image) {
+        for platform in &image.platforms {
+            for blob in platform.blobs() {
+                self.push_blob(repository, blob).await;
+            }
+            self.push_manifest(repository, platform.manifest.digest.as_str(), &platform.manifest).await;
+        }
+        self.push_manifest(repository, "1", &image.index).await;
+    }
+
+    async fn push_blob(&self, repository: &str, blob: &Content) {
+        let uploads = format!("http://{}/v2/{repository}/blobs/uploads/", self.address);
+        let begun = client().post(uploads).send().await.expect("the registry answers");
+        let location = begun.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let mut url: url::Url =
+            location.and_then(|text| text.parse().ok()).expect("an upload has an absolute location");
+        url.query_pairs_mut().append_pair("digest", blob.digest.as_str());
+        self.put(url.as_str(), "application/octet-stream", blob).await;
+    }
+
+    async fn push_manifest(&self, repository: &str, reference: &str, manifest: &Content) {
+        let url = format!("http://{}/v2/{repository}/manifests/{reference}", self.address);
+        self.put(&url, manifest.media_type, manifest).await;
+    }
+
+    async fn put(&self, url: &str, media_type: &str, content: &Content) {
+        let request = client().request(Method::PUT, url).header(header::CONTENT_TYPE, media_type);
+        let response = request.body(content.bytes.clone()).send().await.expect("the registry answers");
+        assert_eq!(response.status(), StatusCode::CREATED, "{url}\n{}", self.process.report());
+    }
+
+    /// Every request it has answered so far.
+    pub(crate) async fn log(&self, mark: &str) -> Vec<Logged> {
+        let fence = format!("/v2/?mark={mark}");
+        crate::web::get(self.address, &fence).await.expect("the registry answers");
+        // A request is logged after its answer; the one asked for last stands after those that were over before it.
+        poll("line of the last request in the registry's log", PATIENCE, async || {
+            let mut log: Vec<_> = self.process.err().lines().filter_map(Logged::parse).collect();
+            let last = log.iter().position(|logged| logged.path == fence)?;
+            log.remove(last);
+            Some(log)
+        })
+        .await
+    }
+}
+
+impl Logged {
+    fn parse(line: &str) -> Option<Self> {
+        let record: serde_json::Value = serde_json::from_str(line).ok()?;
+        let text = |key: &str| Some(record.get(key)?.as_str()?.to_owned());
+        let status = record.get("http.response.status")?.as_u64()?;
+        Some(Self { method: text("http.request.method")?, path: text("http.request.uri")?, status })
+    }
+
+    pub(crate) fn fetches(&self, content: &Content) -> bool {
+        self.method == "GET" && self.status < 300 && self.path.contains(content.digest.as_str())
+    }
+
+    /// True for a GET of any blob or manifest that carried it.
+    pub(crate) fn carries_content(&self) -> bool {
+        self.method == "GET"
+            && self.status < 300
+            && (self.path.contains("/blobs/") || self.path.contains("/manifests/"))
+    }
+}
+
+fn configure(folder: &Path, auth: Auth, tokens: Option<&TokenServer>) -> PathBuf {
+    let root = folder.display();
+    let auth = match (auth, tokens) {
+        (Auth::Basic, _) => {
+            fs::write(folder.join("htpasswd"), HTPASSWD).expect("the folder is the test's own");
+            format!("auth: {{ htpasswd: {{ realm: registry, path: {root}/htpasswd }} }}\n")
+        }
+        (Auth::Bearer, Some(TokenServer { address, .. })) => format!(
+            "auth: {{ token: {{ realm: 'http://{address}/token', service: {SERVICE}, issuer: {ISSUER}, \
+             rootcertbundle: {root}/token.pem }} }}\n"
+        ),
+        (Auth::Anonymous, _) | (Auth::Bearer, None) => String::new(),
+    };
+    let text = format!(
+        "version: 0.1\nlog: {{ level: info, formatter: json, accesslog: {{ disabled: true }} }}\n\
+         storage: {{ filesystem: {{ rootdirectory: {root}/data }} }}\nhttp: {{ addr: '127.0.0.1:0' }}\n{auth}"
+    );
+    let path = folder.join("config.yml");
+    fs::write(&path, text).expect("the folder is the test's own");
+    path
+}
+
+fn listening(log: &str) -> Option<SocketAddr> {
+    let (_, rest) = log.split_once("listening on ")?;
+    rest.split_once('"')?.0.parse().ok()
+}
