@@ -40,7 +40,8 @@ pub(crate) struct Registry {
 pub(crate) struct Logged {
     pub(crate) method: String,
     pub(crate) path: String,
-    pub(crate) status: u64,
+    /// Nothing for a request that was refused for want of a credential.
+    pub(crate) status: Option<u64>,
 }
 
 impl Registry {
@@ -106,9 +107,9 @@ impl Registry {
         // A request is logged after its answer; the one asked for last stands after those that were over before it.
         poll("line of the last request in the registry's log", PATIENCE, async || {
             let mut log: Vec<_> = self.process.err().lines().filter_map(Logged::parse).collect();
-            let last = log.iter().position(|logged| logged.path == fence)?;
-            log.remove(last);
-            Some(log)
+            let complete = log.iter().any(|logged| logged.path == fence);
+            log.retain(|logged| !logged.path.contains("?mark="));
+            complete.then_some(log)
         })
         .await
     }
@@ -118,18 +119,18 @@ impl Logged {
     fn parse(line: &str) -> Option<Self> {
         let record: serde_json::Value = serde_json::from_str(line).ok()?;
         let text = |key: &str| Some(record.get(key)?.as_str()?.to_owned());
-        let status = record.get("http.response.status")?.as_u64()?;
+        let status = record.get("http.response.status").and_then(serde_json::Value::as_u64);
         Some(Self { method: text("http.request.method")?, path: text("http.request.uri")?, status })
     }
 
     pub(crate) fn fetches(&self, content: &Content) -> bool {
-        self.method == "GET" && self.status < 300 && self.path.contains(content.digest.as_str())
+        self.carries_content() && self.path.contains(content.digest.as_str())
     }
 
     /// True for a GET of any blob or manifest that carried it.
     pub(crate) fn carries_content(&self) -> bool {
         self.method == "GET"
-            && self.status < 300
+            && self.status.is_some_and(|status| status < 300)
             && (self.path.contains("/blobs/") || self.path.contains("/manifests/"))
     }
 }
