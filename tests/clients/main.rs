@@ -2,11 +2,16 @@
 //!
 //! A test that lacks a program or root says `skipped: …` and passes; with `CI` set it fails (`process::ready`).
 
+mod container;
+mod crash;
 mod image;
+mod lifecycle;
 mod process;
 mod proxy;
 mod pulls;
 mod registry;
+mod secrets;
+mod slow;
 mod token;
 mod tools;
 mod web;

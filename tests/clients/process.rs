@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::time::{Instant, sleep};
 
 /// How long any one step may take before it counts as hung.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running program. Its output is in `NAME.out` and `NAME.err` of the folder it was started with.
 #[derive(Debug)]
@@ -24,12 +24,17 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts `command` in a process group of its own.
-    pub(crate) fn start(name: &str, folder: &Path, mut command: Command) -> Self {
+    pub(crate) fn start(name: &str, folder: &Path, command: Command) -> Self {
+        let err = file(&folder.join(format!("{name}.err")));
+        Self::logging_to(name, folder, command, err)
+    }
+
+    /// The same, with its standard error somewhere else.
+    pub(crate) fn logging_to(name: &str, folder: &Path, mut command: Command, err: impl Into<Stdio>) -> Self {
         let out = folder.join(format!("{name}.out"));
-        let err = folder.join(format!("{name}.err"));
-        command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err)).process_group(0);
+        command.stdin(Stdio::null()).stdout(file(&out)).stderr(err).process_group(0);
         let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Self { name: name.into(), child, out, err }
+        Self { name: name.into(), child, out, err: folder.join(format!("{name}.err")) }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -155,7 +160,7 @@ fn file(path: &Path) -> File {
 }
 
 fn read(path: &Path) -> String {
-    String::from_utf8_lossy(&fs::read(path).expect("the log is there since the start")).into_owned()
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 fn tail(text: &str) -> String {

@@ -19,8 +19,9 @@ pub(crate) struct Settings {
     pub(crate) folder: PathBuf,
     /// The file's `upstreams`.
     upstreams: String,
+    cache: PathBuf,
     /// Further top-level keys.
-    pub(crate) extra: String,
+    extra: String,
 }
 
 impl Settings {
@@ -46,23 +47,36 @@ impl Settings {
                 let _ = writeln!(upstreams, "    credentials: [{{ images: '**', {credential} }}]");
             }
         }
-        Self { folder, upstreams, extra: String::new() }
+        Self { cache: folder.join("cache"), folder, upstreams, extra: String::new() }
     }
 
-    pub(crate) fn cache(&self) -> PathBuf {
-        self.folder.join("cache")
+    /// With a further line at the top level.
+    pub(crate) fn with(self, line: &str) -> Self {
+        Self { extra: format!("{}{line}\n", self.extra), ..self }
+    }
+
+    pub(crate) fn with_cache(self, path: &str) -> Self {
+        Self { cache: path.into(), ..self }
+    }
+
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// The configuration file.
+    pub(crate) fn text(&self) -> String {
+        let Self { cache, extra, upstreams, .. } = self;
+        format!(
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: '{}' }}\ndefault_upstream: docker.io\n\
+             {extra}upstreams:\n{upstreams}",
+            cache.display(),
+        )
     }
 
     /// Writes the file and gives the command that serves it.
     pub(crate) fn command(&self) -> Command {
         let config = self.folder.join("config.yaml");
-        let text = format!(
-            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: '{}' }}\ndefault_upstream: docker.io\n{}upstreams:\n{}",
-            self.cache().display(),
-            self.extra,
-            self.upstreams,
-        );
-        fs::write(&config, text).expect("the folder is the test's own");
+        fs::write(&config, self.text()).expect("the folder is the test's own");
         let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
         command.arg("serve").arg("--config").arg(config).env_remove("RUST_LOG").current_dir(&self.folder);
         command
@@ -80,7 +94,11 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts it and waits until it says that it is ready.
     pub(crate) async fn start(settings: &Settings) -> Self {
-        let mut process = Process::start("roadstead", &settings.folder, settings.command());
+        Self::watch(Process::start("roadstead", &settings.folder, settings.command())).await
+    }
+
+    /// Waits until a `process` that was started otherwise says so.
+    pub(crate) async fn watch(mut process: Process) -> Self {
         let (clients, admin) = process.until("addresses", async |process| addresses(&process.err())).await;
         let ready = async |_: &Process| web::status(admin, "/readyz").await.filter(|status| *status == StatusCode::OK);
         process.until("readiness", ready).await;

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -25,6 +24,8 @@ use tokio::task::JoinSet;
 use crate::registry::{PASSWORD, USERNAME};
 
 pub(crate) const SERVICE: &str = "the-registry";
+/// How long a token is good for, in seconds.
+const LIFE: u64 = 300;
 pub(crate) const ISSUER: &str = "the-token-server";
 
 /// Runs until dropped.
@@ -88,7 +89,7 @@ impl Signer {
         }
         let token = self.token(request.uri().query().unwrap_or_default());
         self.issued.lock().expect("no holder panics").push(token.clone());
-        respond(StatusCode::OK, &json!({ "token": token, "expires_in": 300 }))
+        respond(StatusCode::OK, &json!({ "token": token, "expires_in": LIFE }))
     }
 
     /// A token for what `query` asks: `scope=repository:NAME:ACTIONS`, any number of times.
@@ -98,8 +99,7 @@ impl Signer {
         let now = Clock::system().now().unix();
         let claims = json!({
             "iss": ISSUER, "aud": SERVICE, "sub": USERNAME, "jti": "1", "access": access,
-            "iat": now.as_secs(), "nbf": (now - Duration::from_secs(10)).as_secs(),
-            "exp": (now + Duration::from_secs(300)).as_secs(),
+            "iat": now.as_secs(), "nbf": now.as_secs(), "exp": now.as_secs() + LIFE,
         });
         let head = json!({ "typ": "JWT", "alg": "ES256", "x5c": [self.certificate] });
         let text = format!("{}.{}", encode(&head), encode(&claims));

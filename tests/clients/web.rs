@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use roadstead::oci::{Algorithm, Digest};
 
 use crate::image::{Content, INDEX, Image, MANIFEST};
@@ -26,7 +26,6 @@ pub(crate) fn client() -> reqwest::Client {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -34,8 +33,7 @@ pub(crate) struct Answer {
 pub(crate) async fn get(address: SocketAddr, path: &str) -> reqwest::Result<Answer> {
     let request = client().request(Method::GET, format!("http://{address}{path}"));
     let response = request.header("accept", format!("{INDEX}, {MANIFEST}, */*")).send().await?;
-    let (status, headers) = (response.status(), response.headers().clone());
-    Ok(Answer { status, headers, body: response.bytes().await? })
+    Ok(Answer { status: response.status(), body: response.bytes().await? })
 }
 
 /// The status of a GET, or nothing if nobody answers.
