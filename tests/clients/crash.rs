@@ -80,7 +80,7 @@ async fn restart(settings: &Settings) -> Proxy {
     let begun = Instant::now();
     let proxy = Proxy::start(settings).await;
     let taken = begun.elapsed();
-    assert!(taken < Duration::from_secs(1), "ready only after {taken:?}\n{}", proxy.process.report());
+    assert!(taken < Duration::from_secs(1), "ready only after {taken:?}");
     proxy
 }
 

@@ -1,6 +1,5 @@
-//! Start and stop as an operator sees them: SIGTERM, a cache in use, a log nobody reads, a file that is wrong.
+//! Start and stop as an operator sees them: SIGTERM, a cache in use, a log nobody reads.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader};
 use std::time::Duration;
 
@@ -64,7 +63,7 @@ async fn sigterm_ends_readiness_at_once_and_the_process_after_its_transfers() {
     let body = response.bytes().await.expect("the transfer that was under way completes");
     assert_eq!(Digest::of(Algorithm::Sha256, &body), scene.layer.digest);
     let status = proxy.process.exit(PATIENCE).await;
-    assert!(status.success(), "{status}\n{}", proxy.process.report());
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test]
@@ -80,7 +79,7 @@ async fn transfers_that_outlast_the_grace_period_are_cut_and_leave_nothing() {
     proxy.process.signal(Signal::TERM);
     proxy.process.exit(PATIENCE).await;
     let taken = asked.elapsed();
-    assert!(taken < Duration::from_secs(4), "{taken:?}\n{}", proxy.process.report());
+    assert!(taken < Duration::from_secs(4), "{taken:?}");
     assert!(response.bytes().await.is_err(), "the body had a complete end");
     let left: Vec<_> = ["staging", "blobs"].iter().flat_map(|name| files(&settings.cache().join(name))).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -132,20 +131,5 @@ fn first_addresses(log: &mut BufReader<PipeReader>) -> std::net::SocketAddr {
         if let Some((clients, _)) = addresses(&text) {
             return clients;
         }
-    }
-}
-
-#[tokio::test]
-async fn a_wrong_configuration_is_refused_with_every_problem_named() {
-    let scratch = TempDir::new().expect("the system has a temporary folder");
-    let config = scratch.path().join("config.yaml");
-    fs::write(&config, "listen: nowhere\ncash: {}\n").expect("the folder is the test's own");
-    for command in ["serve --config", "check"] {
-        let mut roadstead = std::process::Command::new(env!("CARGO_BIN_EXE_roadstead"));
-        roadstead.args(command.split(' ')).arg(&config);
-        let mut process = Process::start("roadstead", scratch.path(), roadstead);
-        assert_eq!(process.exit(PATIENCE).await.code(), Some(64), "{command}\n{}", process.report());
-        let says = process.out() + &process.err();
-        assert!(says.contains("listen") && says.contains("cash"), "{command}\n{says}");
     }
 }

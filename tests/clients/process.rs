@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep};
 /// How long any one step may take before it counts as hung.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A running program. Its output is in `NAME.out` and `NAME.err` of the folder it was started with.
+/// A running program. Its output is in `NAME.out` and `NAME.err` of the folder it was started with; the end of both is
+/// shown if the test fails.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
@@ -72,14 +73,14 @@ impl Process {
                 return value;
             }
             let status = self.ended();
-            assert!(status.is_none(), "{} ended ({status:?}) before {what}\n{}", self.name, self.report());
-            assert!(Instant::now() < deadline, "{}: no {what} in {PATIENCE:?}\n{}", self.name, self.report());
+            assert!(status.is_none(), "{} ended ({status:?}) before {what}", self.name);
+            assert!(Instant::now() < deadline, "{}: no {what} in {PATIENCE:?}", self.name);
             sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// The last lines of what it wrote.
-    pub(crate) fn report(&self) -> String {
+    fn report(&self) -> String {
         format!("--- {0} stdout\n{1}\n--- {0} stderr\n{2}", self.name, tail(&self.out()), tail(&self.err()))
     }
 }
@@ -101,7 +102,7 @@ impl Drop for Process {
 pub(crate) async fn run(name: &str, folder: &Path, command: Command) -> String {
     let mut process = Process::start(name, folder, command);
     let status = process.exit(PATIENCE).await;
-    assert!(status.success(), "{name}: {status}\n{}", process.report());
+    assert!(status.success(), "{name}: {status}");
     process.out()
 }
 

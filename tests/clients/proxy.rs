@@ -106,13 +106,15 @@ impl Proxy {
     }
 }
 
-/// The two addresses, from the first line that names them: `… clients=127.0.0.1:PORT admin=127.0.0.1:PORT`, or as JSON.
+/// The two addresses, from the first line that has both: `… clients=127.0.0.1:PORT admin=127.0.0.1:PORT`, or as JSON.
 pub(crate) fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let line = log.lines().find(|line| line.contains("clients") && line.contains("admin"))?;
-    let value = |key: &str| {
-        let (_, rest) = line.split_once(key)?;
-        let end = |c: char| c.is_whitespace() || c == '"' || c == ',';
-        rest.trim_start_matches(['"', ':', '=']).split(end).next()?.parse().ok()
-    };
-    Some((value("clients")?, value("admin")?))
+    // A line that is still being written may end within a port.
+    let mut lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines.find_map(|line| Some((address(line, "clients")?, address(line, "admin")?)))
+}
+
+fn address(line: &str, key: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(key)?;
+    let value = rest.trim_start_matches(['"', ':', '=']);
+    value.split(|c: char| c.is_whitespace() || c == '"' || c == ',').next()?.parse().ok()
 }

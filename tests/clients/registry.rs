@@ -97,7 +97,7 @@ impl Registry {
     async fn put(&self, url: &str, media_type: &str, content: &Content) {
         let request = client().request(Method::PUT, url).header(header::CONTENT_TYPE, media_type);
         let response = request.body(content.bytes.clone()).send().await.expect("the registry answers");
-        assert_eq!(response.status(), StatusCode::CREATED, "{url}\n{}", self.process.report());
+        assert_eq!(response.status(), StatusCode::CREATED, "{url}");
     }
 
     /// Every request it has answered so far.
