@@ -45,8 +45,12 @@ pub(crate) struct Image {
     pub(crate) platforms: Vec<Platform>,
 }
 
+/// What a client on this machine chooses.
+const NATIVE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
 impl Image {
-    /// An image whose every platform has layers of `sizes` bytes that nobody can compress, the same for the same `seed`.
+    /// An image whose layers for this machine are `sizes` bytes that nobody can compress, the same for the same `seed`;
+    /// those for the other platform are small.
     pub(crate) async fn make(folder: &Path, seed: u64, sizes: &[usize]) -> Self {
         let folder = folder.join(format!("image-{seed}"));
         let mut random = Random::new(seed);
@@ -54,9 +58,9 @@ impl Image {
         for architecture in ["amd64", "arm64"] {
             let mut layers = Vec::new();
             for size in sizes {
-                layers.push(
-                    Layer::make(&folder, &format!("{architecture}-{}", layers.len()), &random.bytes(*size)).await,
-                );
+                let name = format!("{architecture}-{}", layers.len());
+                let size = if architecture == NATIVE { *size } else { 1000 };
+                layers.push(Layer::make(&folder, &name, &random.bytes(size)).await);
             }
             platforms.push(Platform::over(architecture, layers));
         }
@@ -67,8 +71,7 @@ impl Image {
 
     /// What a client on this machine pulls of it.
     pub(crate) fn native(&self) -> &Platform {
-        let wanted = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        self.platforms.iter().find(|platform| platform.architecture == wanted).expect("both are made")
+        self.platforms.iter().find(|platform| platform.architecture == NATIVE).expect("both are made")
     }
 }
 
@@ -159,6 +162,11 @@ impl Random {
     }
 
     pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
-        std::iter::repeat_with(|| self.number().to_le_bytes()).flatten().take(count).collect()
+        let mut bytes = Vec::with_capacity(count + 8);
+        while bytes.len() < count {
+            bytes.extend_from_slice(&self.number().to_le_bytes());
+        }
+        bytes.truncate(count);
+        bytes
     }
 }
