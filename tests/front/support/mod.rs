@@ -1,0 +1,29 @@
+//! What the tests arrange and act with: an `Image` at an `Origin`, and a `Proxy` in front of it.
+
+pub(crate) mod client;
+pub(crate) mod content;
+pub(crate) mod image;
+pub(crate) mod origin;
+pub(crate) mod proxy;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+/// No test waits longer than this for anything.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until `holds`; fails the test if that takes too long.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < end, "never happened: {what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The outcome of `future`; fails the test if it takes too long.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("took too long: {what}"))
+}

@@ -1,0 +1,310 @@
+//! The real proxy in this process: its own directory, its own ports, a clock that stands still.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use roadstead::app::{App, Environment};
+use roadstead::clock::Clock;
+use roadstead::config::{Cache, Config, Log, LogFormat, MinFree, Rule, Upstream};
+use roadstead::limits::Limits;
+use roadstead::metrics::Metrics;
+use roadstead::oci::{Digest, Pattern, UpstreamName};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::client::{Answer, Reading};
+use super::origin::Origin;
+use super::soon;
+
+/// What a proxy is started with.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) config: Config,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    directory: TempDir,
+}
+
+impl Setup {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self {
+            config: config(directory.path().join("cache")),
+            limits: Limits { retry_pause: Duration::from_millis(1), ..Limits::default() },
+            clock: Clock::manual(Duration::from_secs(1_800_000_000)),
+            directory,
+        }
+    }
+
+    /// With `origin` as Docker Hub, the default.
+    pub(crate) fn of(origin: &Origin) -> Self {
+        let mut setup = Self::new();
+        setup.upstream("docker.io", origin);
+        setup
+    }
+
+    /// Puts `origin` behind the proxy under `name`; the first one is the default.
+    pub(crate) fn upstream(&mut self, name: &str, origin: &Origin) -> &mut Upstream {
+        let name = UpstreamName::parse(name).expect("the test names a valid upstream");
+        self.config.default_upstream.get_or_insert_with(|| name.clone());
+        self.config.upstreams.push(Upstream {
+            url: origin.url(),
+            aliases: Vec::new(),
+            hosts: Vec::new(),
+            token_hosts: Vec::new(),
+            blob_hosts: Vec::new(),
+            ca: None,
+            tls_verify: true,
+            library: name.as_str() == "docker.io",
+            page_limit: None,
+            credentials: Vec::new(),
+            name,
+        });
+        self.config.upstreams.last_mut().expect("one was just added")
+    }
+
+    pub(crate) async fn start(self) -> Proxy {
+        let running = Running::start(&self).await;
+        Proxy { setup: self, running: Some(running) }
+    }
+}
+
+/// Everything at its default, anonymous pull allowed, ports chosen by the system.
+fn config(path: PathBuf) -> Config {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    Config {
+        listen: any_port,
+        admin: any_port,
+        hosts: Vec::new(),
+        allow_plain_http: false,
+        cache: Cache {
+            path,
+            max_size: 1 << 30,
+            min_free: MinFree::Bytes(0),
+            tag_ttl: Duration::from_secs(300),
+            stale_if_error: Duration::from_secs(24 * 3600),
+            proof_ttl: Duration::from_secs(600),
+            abandon_after: Duration::from_secs(300),
+        },
+        default_upstream: None,
+        upstreams: Vec::new(),
+        access: vec![Rule {
+            networks: Vec::new(),
+            pull: true,
+            list: true,
+            images: vec![Pattern::parse("**").expect("a glob")],
+        }],
+        shutdown_grace: Duration::from_secs(1),
+        log: Log { format: LogFormat::Human, level: "info".into() },
+    }
+}
+
+/// A proxy that runs until it is dropped or stopped.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    setup: Setup,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    clients: SocketAddr,
+    admin: SocketAddr,
+    metrics: Arc<Metrics>,
+    http: reqwest::Client,
+    shutdown: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(setup: &Setup) -> Self {
+        let environment = Environment { clock: setup.clock.clone(), limits: setup.limits.clone() };
+        let app = App::start(&setup.config, environment).await.expect("the proxy starts");
+        let clients = TcpListener::bind(setup.config.listen).await.expect("a free port");
+        let admin = TcpListener::bind(setup.config.admin).await.expect("a free port");
+        let (shutdown, told) = oneshot::channel();
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        Self {
+            clients: clients.local_addr().expect("it is bound"),
+            admin: admin.local_addr().expect("it is bound"),
+            metrics: app.metrics().clone(),
+            http: http.expect("a client"),
+            shutdown: Some(shutdown),
+            task: tokio::spawn(app.run(clients, admin, async {
+                // A proxy whose test is gone has nothing left to do either.
+                let _told_or_gone = told.await;
+            })),
+        }
+    }
+
+    fn begin_shutdown(&mut self) {
+        if let Some(shutdown) = self.shutdown.take() {
+            shutdown.send(()).expect("the proxy runs until it is told to stop");
+        }
+    }
+}
+
+impl Proxy {
+    /// With `origin` as Docker Hub.
+    pub(crate) async fn of(origin: &Origin) -> Self {
+        Setup::of(origin).start().await
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.setup.clock
+    }
+
+    /// What the next start uses.
+    pub(crate) fn setup(&mut self) -> &mut Setup {
+        &mut self.setup
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("the proxy runs")
+    }
+
+    /// `host:port` for clients.
+    pub(crate) fn authority(&self) -> String {
+        self.running().clients.to_string()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.request(Method::GET, path, &[]).await
+    }
+
+    pub(crate) async fn head(&self, path: &str) -> Answer {
+        self.request(Method::HEAD, path, &[]).await
+    }
+
+    pub(crate) async fn get_range(&self, path: &str, range: &str) -> Answer {
+        self.request(Method::GET, path, &[("range", range)]).await
+    }
+
+    pub(crate) async fn request(&self, method: Method, path: &str, headers: &[(&'static str, &str)]) -> Answer {
+        self.open_with(method, path, headers).await.finish().await
+    }
+
+    /// The head of an answer, and its body at the test's pace.
+    pub(crate) async fn open(&self, path: &str) -> Reading {
+        self.open_with(Method::GET, path, &[]).await
+    }
+
+    pub(crate) async fn open_with(&self, method: Method, path: &str, headers: &[(&'static str, &str)]) -> Reading {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_str(value).expect("the test sends valid headers"))
+            })
+            .collect();
+        let running = self.running();
+        let request = running.http.request(method, format!("http://{}{path}", running.clients)).headers(headers);
+        let response = soon(path, request.send()).await;
+        Reading::new(response.unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")))
+    }
+
+    pub(crate) async fn admin(&self, path: &str) -> Answer {
+        let running = self.running();
+        let response = soon(path, running.http.get(format!("http://{}{path}", running.admin)).send()).await;
+        Reading::new(response.expect("the admin listener answers")).finish().await
+    }
+
+    /// A bare connection.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.running().clients).await.expect("the proxy listens")
+    }
+
+    /// Sends exactly `bytes` and reads until the proxy closes the connection, which it must.
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        // A refusal may arrive, and the connection close, before everything is written.
+        let _refused_early = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _reset_after_refusal = soon("the end of a connection", stream.read_to_end(&mut answer)).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The sum of the series of a metric that have these labels; 0 if there is none.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = self.running().metrics.render().expect("metrics can be shown");
+        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let series = text.lines().filter_map(|line| line.rsplit_once(' ')).filter(|(series, _)| {
+            let (known, labels) = series.split_once('{').unwrap_or((series, ""));
+            known == name && wanted.iter().all(|label| labels.contains(label.as_str()))
+        });
+        series.map(|(_, value)| value.parse::<f64>().expect("a metric is a number")).sum()
+    }
+
+    /// Where a blob's verified bytes lie.
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.setup.config.cache.path.join("blobs").join(digest.algorithm().name()).join(&hex[..2]).join(hex)
+    }
+
+    pub(crate) fn has_stored(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).exists()
+    }
+
+    /// Files that are being written and have a name.
+    pub(crate) fn staged_files(&self) -> usize {
+        std::fs::read_dir(self.setup.config.cache.path.join("staging")).map_or(0, Iterator::count)
+    }
+
+    /// Stops taking connections; what is under way may end.
+    pub(crate) fn begin_shutdown(&mut self) {
+        self.running.as_mut().expect("the proxy runs").begin_shutdown();
+    }
+
+    /// Waits for the end of a proxy that was told to stop, or tells it.
+    pub(crate) async fn stop(&mut self) {
+        let mut running = self.running.take().expect("the proxy runs");
+        running.begin_shutdown();
+        soon("the proxy's end", running.task).await.expect("the proxy does not panic");
+    }
+
+    /// Starts on the same directory.
+    pub(crate) async fn start(&mut self) {
+        assert!(self.running.is_none(), "the proxy still runs");
+        self.running = Some(Running::start(&self.setup).await);
+    }
+
+    /// A clean stop and a new start on the same directory.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.start().await;
+    }
+
+    /// The directory that everything lies in.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.setup.directory.path()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        running.begin_shutdown();
+        let joined = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(tokio::time::timeout(super::DEADLINE, running.task))
+        });
+        if !std::thread::panicking() {
+            joined.expect("the proxy ends in time").expect("the proxy does not panic");
+        }
+    }
+}
+
+/// The path of a blob.
+pub(crate) fn blob(repository: &str, digest: &Digest) -> String {
+    format!("/v2/{repository}/blobs/{digest}")
+}
+
+/// The path of a manifest.
+pub(crate) fn manifest(repository: &str, reference: impl std::fmt::Display) -> String {
+    format!("/v2/{repository}/manifests/{reference}")
+}
