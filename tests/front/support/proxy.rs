@@ -231,14 +231,14 @@ impl Proxy {
     }
 
     /// The sum of the series of a metric that have these labels; 0 if there is none.
-    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
         let text = self.running().metrics.render().expect("metrics can be shown");
         let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let series = text.lines().filter_map(|line| line.rsplit_once(' ')).filter(|(series, _)| {
             let (known, labels) = series.split_once('{').unwrap_or((series, ""));
             known == name && wanted.iter().all(|label| labels.contains(label.as_str()))
         });
-        series.map(|(_, value)| value.parse::<f64>().expect("a metric is a number")).sum()
+        series.map(|(_, value)| value.parse::<i64>().expect("counters and gauges are whole")).sum()
     }
 
     /// Where a blob's verified bytes lie.

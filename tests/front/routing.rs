@@ -1,0 +1,136 @@
+//! The ways in: which upstream, and which repository of it, a request means (PROTOCOL §1.9).
+
+use http::Method;
+
+use crate::support::origin::Origin;
+use crate::support::proxy::{Proxy, Setup};
+
+/// Docker Hub as the default and Quay, each with an alias and a bound host.
+async fn two_upstreams() -> (Origin, Origin, Proxy) {
+    let (hub, quay) = (Origin::start().await, Origin::start().await);
+    let mut setup = Setup::new();
+    let upstream = setup.upstream("docker.io", &hub);
+    upstream.aliases = ["index.docker.io", "registry-1.docker.io", "hub"].map(str::to_owned).into();
+    let upstream = setup.upstream("quay.io", &quay);
+    upstream.aliases = vec!["q".into()];
+    upstream.hosts = vec!["quay.mirror.example".into()];
+    setup.config.hosts = vec!["mirror.example".into()];
+    let proxy = setup.start().await;
+    (hub, quay, proxy)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Hub(&'static str),
+    Quay(&'static str),
+    Nobody,
+}
+use Asked::{Hub, Nobody, Quay};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_in_leads_to_its_upstream_and_repository() {
+    let (hub, quay, proxy) = two_upstreams().await;
+    let rows = [
+        ("/v2/acme/app/manifests/{t}", "", Hub("acme/app")),
+        ("/v2/nginx/manifests/{t}", "", Hub("library/nginx")),
+        ("/v2/library/nginx/manifests/{t}", "", Hub("library/nginx")),
+        ("/v2/docker.io/nginx/manifests/{t}", "", Hub("library/nginx")),
+        ("/v2/hub/acme/app/manifests/{t}", "", Hub("acme/app")),
+        ("/v2/docker.io/acme/app/manifests/{t}?ns=docker.io", "", Hub("acme/app")),
+        ("/v2/acme/app/manifests/{t}?ns=docker.io", "", Hub("acme/app")),
+        ("/v2/nginx/manifests/{t}?ns=registry-1.docker.io", "", Hub("library/nginx")),
+        ("/v2/acme/app/manifests/{t}?ns=Index.Docker.IO", "", Hub("acme/app")),
+        ("/v2/quay.io/acme/app/manifests/{t}", "", Quay("acme/app")),
+        ("/v2/q/app/manifests/{t}", "", Quay("app")),
+        ("/quay.io/v2/acme/app/manifests/{t}", "", Quay("acme/app")),
+        ("/q/v2/app/manifests/{t}", "", Quay("app")),
+        ("/v2/acme/app/manifests/{t}?ns=quay.io", "", Quay("acme/app")),
+        ("/v2/acme/app/manifests/{t}?ns=quay.io:443", "", Quay("acme/app")),
+        ("/v2/acme/app/manifests/{t}?ns=quay.io.", "", Quay("acme/app")),
+        ("/v2/quay.io/acme/app/manifests/{t}?ns=docker.io", "", Quay("acme/app")),
+        ("/v2/quay.io/acme/app/manifests/{t}?ns=evil.example", "", Quay("acme/app")),
+        ("/v2/acme/app/manifests/{t}?ns=mirror.example", "mirror.example", Hub("acme/app")),
+        ("/v2/acme/app/manifests/{t}", "quay.mirror.example", Quay("acme/app")),
+        ("/v2/acme/app/manifests/{t}", "Quay.Mirror.Example.:5000", Quay("acme/app")),
+        ("/v2/quay.io/acme/app/manifests/{t}", "quay.mirror.example", Quay("acme/app")),
+        ("/v2/docker.io/acme/app/manifests/{t}", "quay.mirror.example", Quay("docker.io/acme/app")),
+        ("/v2/acme/app/manifests/{t}?ns=docker.io", "quay.mirror.example", Nobody),
+        ("/v2/acme/app/manifests/{t}?ns=evil.example", "", Nobody),
+        ("/v2/acme/app/manifests/{t}?ns=quay.io&ns=docker.io", "", Nobody),
+        ("/v2/acme/app/manifests/{t}?ns=a/b", "", Nobody),
+        ("/v2/acme/app/manifests/{t}?ns=user@quay.io", "", Nobody),
+        ("/v2/evil.example/acme/app/manifests/{t}", "", Nobody),
+        ("/evil.example/v2/acme/app/manifests/{t}", "", Nobody),
+        ("/v2/quay.io/manifests/{t}", "", Nobody),
+    ];
+    for (n, (path, host, expected)) in rows.into_iter().enumerate() {
+        let path = path.replace("{t}", &format!("t{n}"));
+        let headers: &[_] = if host.is_empty() { &[] } else { &[("host", host)] };
+        let answer = proxy.request(Method::GET, &path, headers).await;
+        let asked = |origin: &Origin| origin.requests().iter().find(|r| r.path.ends_with(&format!("/t{n}"))).cloned();
+        let seen = (asked(&hub).map(|r| r.path), asked(&quay).map(|r| r.path));
+        let at = |repository| Some(format!("/v2/{repository}/manifests/t{n}"));
+        let wanted = match expected {
+            Hub(repository) => (at(repository), None),
+            Quay(repository) => (None, at(repository)),
+            Nobody => (None, None),
+        };
+        assert_eq!(seen, wanted, "{path} at {host:?}");
+        assert_eq!(answer.status, 404, "{path} at {host:?}");
+        if expected == Nobody {
+            assert_eq!(answer.code(), "NAME_UNKNOWN", "{path} at {host:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_registry_causes_no_connection() {
+    let (hub, quay, proxy) = two_upstreams().await;
+    for path in [
+        "/v2/acme/app/manifests/v1?ns=evil.example",
+        "/v2/evil.example/acme/app/manifests/v1",
+        "/evil.example/v2/acme/app/manifests/v1",
+        "/v2/127.0.0.1:1/acme/app/manifests/v1",
+        "/v2/acme/app/manifests/v1?ns=127.0.0.1:1",
+    ] {
+        assert!(matches!(proxy.get(path).await.status, 400 | 404), "{path}");
+    }
+    assert_eq!((hub.connections(), quay.connections()), (0, 0));
+    assert_eq!(proxy.metric("roadstead_upstream_requests_total", &[]), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ns_is_echoed_when_it_decided_and_never_sent_on() {
+    let (_hub, quay, proxy) = two_upstreams().await;
+    let layer = quay.blob("acme/app", 1, 100);
+    let path = format!("/v2/acme/app/blobs/{}", layer.digest);
+    let by_ns = proxy.get(&format!("{path}?ns=quay.io")).await;
+    assert_eq!((by_ns.status, by_ns.header("oci-namespace")), (200, Some("quay.io")));
+    assert!(quay.requests().iter().all(|request| !request.query.contains("ns=")));
+    let by_path = proxy.get(&format!("/v2/quay.io/acme/app/blobs/{}", layer.digest)).await;
+    assert_eq!((by_path.status, by_path.header("oci-namespace")), (200, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_refused_with_the_methods_that_work() {
+    let (hub, quay, proxy) = two_upstreams().await;
+    for (method, path) in [
+        (Method::POST, "/v2/acme/app/blobs/uploads/"),
+        (Method::PUT, "/v2/acme/app/manifests/v1"),
+        (Method::PATCH, "/v2/acme/app/blobs/uploads/x"),
+        (Method::DELETE, "/v2/quay.io/acme/app/manifests/v1"),
+        (Method::POST, "/v2/acme/app/blobs/uploads/?ns=quay.io&mount=sha256:0&from=b"),
+    ] {
+        let answer = proxy.request(method.clone(), path, &[]).await;
+        assert_eq!(answer.refusal(), (405, "UNSUPPORTED".into()), "{method} {path}");
+        assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{method} {path}");
+    }
+    assert_eq!((hub.connections(), quay.connections()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalog_is_not_offered() {
+    let (hub, _quay, proxy) = two_upstreams().await;
+    assert_eq!(proxy.get("/v2/_catalog").await.refusal(), (404, "UNSUPPORTED".into()));
+    assert_eq!(hub.connections(), 0);
+}
