@@ -35,6 +35,11 @@ impl Reading {
         self.got.len()
     }
 
+    /// What has been read.
+    pub(crate) fn so_far(&self) -> &[u8] {
+        &self.got
+    }
+
     /// Reads to the end.
     pub(crate) async fn finish(mut self) -> Answer {
         self.read(usize::MAX).await;

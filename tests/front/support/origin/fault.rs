@@ -103,7 +103,7 @@ pub(crate) enum Fault {
     Partial,
     /// Moves a 206's `Content-Range` by so many bytes, with the bytes of the new place.
     ShiftRange(u64),
-    /// 307 to this location; `{digest}` stands for the blob's digest.
+    /// 307 to this location, in which `{digest}`, `{repository}` and `{nth}` (such request) are filled in.
     Redirect(String),
     /// At most so many bytes a second.
     Rate(u64),

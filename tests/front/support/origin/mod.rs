@@ -16,6 +16,7 @@ use bytes::Bytes;
 use roadstead::oci::Digest;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use url::Url;
 
@@ -37,6 +38,8 @@ pub(crate) struct Origin {
 struct Shared {
     address: SocketAddr,
     state: Mutex<State>,
+    /// Told to every connection that must end.
+    hang_up: Notify,
 }
 
 #[derive(Debug)]
@@ -66,7 +69,7 @@ impl Origin {
             connections: 0,
         };
         let address = listener.local_addr().expect("it is bound");
-        let shared = Arc::new(Shared { address, state: Mutex::new(state) });
+        let shared = Arc::new(Shared { address, state: Mutex::new(state), hang_up: Notify::new() });
         let listening = Mutex::new(Listening::Up(tokio::spawn(accept(listener, shared.clone()))));
         Self { shared, listening }
     }
@@ -189,6 +192,11 @@ impl Origin {
         gets.map(|request| request.header("range").map(str::to_owned)).collect()
     }
 
+    /// Ends every connection; new ones are welcome.
+    pub(crate) fn hang_up(&self) {
+        self.shared.hang_up.notify_waiters();
+    }
+
     /// Ends every connection and refuses new ones.
     pub(crate) async fn stop(&self) {
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -247,7 +255,9 @@ impl Shared {
                     reply = Some(reply::Reply::typed(*status, media_type, body.clone()));
                 }
                 Fault::Redirect(to) => {
+                    let nth = state.log.iter().filter(|r| r.method == request.method && r.path == request.path).count();
                     let to = to.replace("{digest}", &request.reference).replace("{repository}", &request.repository);
+                    let to = to.replace("{nth}", &nth.to_string());
                     reply = Some(reply::Reply::error(307, "MOVED").with("Location", to));
                 }
                 Fault::Header(..)
@@ -313,6 +323,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
+    let hang_up = shared.hang_up.notified();
+    tokio::select! {
+        ended = converse(stream, &shared) => ended,
+        () = hang_up => Ok(()),
+    }
+}
+
+async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
