@@ -1,0 +1,176 @@
+//! Room: the cap holds, the least used goes first, and what cannot be kept is passed through.
+
+use std::path::Path;
+use std::time::Duration;
+
+use roadstead::config::MinFree;
+
+use crate::support::content::Blob;
+use crate::support::eventually;
+use crate::support::image::Image;
+use crate::support::origin::{Kind, Origin};
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
+
+const MIB: u64 = 1 << 20;
+
+async fn proxy_of(origin: &Origin, max_size: u64) -> Proxy {
+    let mut setup = Setup::of(origin);
+    setup.config.cache.max_size = max_size;
+    setup.start().await
+}
+
+/// Pulls a blob and waits until it is stored.
+async fn pull(proxy: &Proxy, layer: &Blob) {
+    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
+    proxy.clock().advance(Duration::from_secs(1));
+}
+
+/// Bytes of the files below `directory`.
+fn bytes_below(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let sizes = entries.filter_map(Result::ok).map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
+
+fn relayed(proxy: &Proxy) -> i64 {
+    proxy.metric("roadstead_cache_requests_total", &[("kind", "blob"), ("outcome", "relay")])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_never_holds_more_than_it_may() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 10 * MIB).await;
+    for seed in 0..8 {
+        let layer = origin.blob("a/b", seed, 2 * MIB);
+        pull(&proxy, &layer).await;
+        assert!(proxy.metric("roadstead_store_bytes", &[]) <= 10 << 20);
+        let blobs = proxy.directory().join("cache/blobs");
+        eventually("the disk follows", || bytes_below(&blobs) <= 10 * MIB).await;
+    }
+    assert!(proxy.metric("roadstead_evictions_total", &[]) >= 3);
+    assert_eq!(proxy.metric("roadstead_store_limit_bytes", &[]), 10 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_recently_used_goes_first() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 7 * MIB).await;
+    let layers: Vec<Blob> = (0..4).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
+    for layer in &layers[..3] {
+        pull(&proxy, layer).await;
+    }
+    pull(&proxy, &layers[0]).await;
+    pull(&proxy, &layers[3]).await;
+    eventually("one goes", || !proxy.has_stored(&layers[1].digest)).await;
+    let kept: Vec<bool> = layers.iter().map(|layer| proxy.has_stored(&layer.digest)).collect();
+    assert_eq!(kept, [true, false, true, true]);
+    assert_eq!(proxy.get(&blob("a/b", &layers[1].digest)).await.digest(), layers[1].digest, "and can be fetched again");
+    assert_eq!(origin.blob_gets(&layers[1].digest), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_outlives_the_eviction_of_what_it_reads() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 65 * MIB).await;
+    let read = origin.blob("a/b", 0, 32 * MIB);
+    pull(&proxy, &read).await;
+    let mut reading = proxy.open(&blob("a/b", &read.digest)).await;
+    reading.read(1).await;
+    proxy.clock().advance(Duration::from_secs(1));
+    for seed in 1..4 {
+        let layer = origin.blob("a/b", seed, 16 * MIB);
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+        proxy.clock().advance(Duration::from_secs(1));
+    }
+    eventually("it is evicted", || !proxy.has_stored(&read.digest)).await;
+    assert_eq!(reading.finish().await.digest(), read.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_go_last() {
+    let image = Image::new(1, &[2 * MIB, 2 * MIB, 2 * MIB, 2 * MIB]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    let proxy = proxy_of(&origin, 5 * MIB).await;
+    proxy.get(&manifest("a/b", "v1")).await;
+    proxy.clock().advance(Duration::from_secs(1));
+    for layer in &image.layers {
+        pull(&proxy, layer).await;
+    }
+    assert!(proxy.metric("roadstead_evictions_total", &[]) >= 2);
+    assert!(proxy.has_stored(&image.manifest.digest), "the oldest of all, and still there");
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
+    assert_eq!(origin.count(|request| request.is_get(Kind::Manifest)), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_above_half_of_the_cache_is_passed_through() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 10 * MIB).await;
+    let small = origin.blob("a/b", 1, MIB);
+    pull(&proxy, &small).await;
+    let large = origin.blob("a/b", 2, 6 * MIB);
+    let path = blob("a/b", &large.digest);
+    for round in 1..=2 {
+        let answer = proxy.get(&path).await;
+        assert_eq!((answer.status, answer.complete, answer.digest()), (200, true, large.digest.clone()));
+        assert_eq!(answer.header("content-length"), Some((6 * MIB).to_string().as_str()));
+        assert_eq!((relayed(&proxy), origin.blob_gets(&large.digest)), (round, usize::try_from(round).expect("small")));
+    }
+    assert!(!proxy.has_stored(&large.digest));
+    assert!(proxy.has_stored(&small.digest), "nothing was evicted for it");
+    let part = proxy.get_range(&path, "bytes=6000000-6000009").await;
+    assert_eq!((part.status, part.body), (206, large.content.slice(6_000_000..6_000_010)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_blob_that_is_passed_through_has_no_clean_end_either() {
+    use crate::support::origin::{Fault, On};
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 2 * MIB).await;
+    let large = origin.blob("a/b", 2, 6 * MIB);
+    origin.fault(On::path(&large.digest), Fault::Flip(5));
+    let answer = proxy.get(&blob("a/b", &large.digest)).await;
+    assert!(!answer.complete && (answer.body.len() as u64) < 6 * MIB, "{} bytes", answer.body.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_in_progress_count_and_a_third_is_passed_through() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 10 * MIB).await;
+    let layers: Vec<Blob> = (0..3).map(|seed| origin.blob("a/b", seed, 4 * MIB)).collect();
+    let gates = [origin.hold_at(&layers[0].digest, MIB), origin.hold_at(&layers[1].digest, MIB)];
+    let mut held = Vec::new();
+    for layer in &layers[..2] {
+        let mut reading = proxy.open(&blob("a/b", &layer.digest)).await;
+        reading.read(1).await;
+        held.push(reading);
+    }
+    assert_eq!(proxy.get(&blob("a/b", &layers[2].digest)).await.digest(), layers[2].digest);
+    assert_eq!(relayed(&proxy), 1);
+    assert!(!proxy.has_stored(&layers[2].digest));
+    gates.iter().for_each(crate::support::origin::Gate::open);
+    for (reading, layer) in held.into_iter().zip(&layers) {
+        assert_eq!(reading.finish().await.digest(), layer.digest);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_passes_everything_through() {
+    let image = Image::new(1, &[MIB]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    let mut setup = Setup::of(&origin);
+    setup.config.cache.min_free = MinFree::Bytes(u64::MAX);
+    let proxy = setup.start().await;
+    let layer = &image.layers[0];
+    for _ in 0..2 {
+        assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    }
+    assert!(!proxy.has_stored(&layer.digest));
+    assert_eq!(relayed(&proxy), 2);
+}

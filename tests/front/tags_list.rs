@@ -1,0 +1,130 @@
+//! `tags/list`: the client's own name, links that lead back here, every page reachable (TAG-1 to TAG-5).
+
+use crate::support::client::Answer;
+use crate::support::image::{Manifest, OCI_MANIFEST};
+use crate::support::origin::{Fault, Kind, On, Origin};
+use crate::support::proxy::{Proxy, Setup};
+
+/// `v0000` and so on, all one manifest.
+fn tagged(origin: &Origin, count: usize) -> Vec<String> {
+    let odd = Manifest::new(OCI_MANIFEST, "{ }");
+    origin.put_manifest("acme/app", &odd);
+    let tags: Vec<String> = (0..count).map(|n| format!("v{n:04}")).collect();
+    tags.iter().for_each(|tag| origin.tag("acme/app", tag, &odd.digest));
+    tags
+}
+
+fn tags_of(answer: &Answer) -> Vec<String> {
+    let list = answer.json()["tags"].clone();
+    serde_json::from_value(list).unwrap_or_else(|_| panic!("no list of tags: {}", answer.text()))
+}
+
+/// The target of `Link`, which must be a path of ours.
+fn next(answer: &Answer) -> Option<String> {
+    let link = answer.header("link")?;
+    let target = link.strip_prefix('<').and_then(|rest| rest.strip_suffix(">; rel=\"next\"")).expect("one next link");
+    assert!(target.starts_with('/') && !target.starts_with("//"), "{link}");
+    Some(target.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_pages_can_be_followed_under_the_name_the_client_used() {
+    for absolute in [false, true] {
+        let origin = Origin::start().await;
+        let tags = tagged(&origin, 2500);
+        origin.page(100, absolute);
+        let proxy = Proxy::of(&origin).await;
+        for (start, name, prefix) in [
+            ("/v2/acme/app/tags/list", "acme/app", "/v2/acme/app/tags/list?"),
+            ("/v2/docker.io/acme/app/tags/list", "docker.io/acme/app", "/v2/docker.io/acme/app/tags/list?"),
+            ("/v2/acme/app/tags/list?ns=docker.io", "acme/app", "/v2/acme/app/tags/list?"),
+            ("/docker.io/v2/acme/app/tags/list", "acme/app", "/docker.io/v2/acme/app/tags/list?"),
+        ] {
+            let (mut seen, mut path, mut pages) = (Vec::new(), start.to_owned(), 1);
+            loop {
+                let answer = proxy.get(&path).await;
+                assert_eq!((answer.status, answer.json()["name"].as_str()), (200, Some(name)), "{path}");
+                assert_eq!(answer.header("content-type"), Some("application/json"));
+                seen.extend(tags_of(&answer));
+                let Some(target) = next(&answer) else { break };
+                assert!(target.starts_with(prefix), "{target} after {path}");
+                assert_eq!(target.contains("ns=docker.io"), start.contains("ns="), "{target} after {path}");
+                (path, pages) = (target, pages + 1);
+            }
+            assert_eq!((seen == tags, pages), (true, 25), "{start}");
+        }
+        assert!(origin.requests().iter().all(|request| !request.query.contains("ns=")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n_and_last_go_through() {
+    let origin = Origin::start().await;
+    tagged(&origin, 10);
+    let proxy = Proxy::of(&origin).await;
+    let answer = proxy.get("/v2/acme/app/tags/list?n=3&last=v0004").await;
+    assert_eq!(
+        (tags_of(&answer), next(&answer).is_some()),
+        (["v0005", "v0006", "v0007"].map(str::to_owned).into(), true)
+    );
+    let none = proxy.get("/v2/acme/app/tags/list?n=0").await;
+    assert_eq!((none.status, tags_of(&none), next(&none)), (200, Vec::new(), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_no_larger_than_upstream_takes() {
+    let origin = Origin::start().await;
+    tagged(&origin, 10);
+    let mut setup = Setup::new();
+    setup.upstream("quay.io", &origin).page_limit = Some(4);
+    let proxy = setup.start().await;
+    let answer = proxy.get("/v2/acme/app/tags/list?n=1000").await;
+    assert_eq!((tags_of(&answer).len(), next(&answer).is_some()), (4, true));
+    let asked = origin.requests().iter().find(|r| r.kind == Kind::Tags).and_then(|r| r.parameter("n"));
+    assert_eq!(asked.as_deref(), Some("4"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tags_are_an_empty_list() {
+    let origin = Origin::start().await;
+    let body = "{\"name\":\"acme/app\",\"tags\":null}";
+    origin.fault(On::kind(Kind::Tags), Fault::Instead(200, "application/json", body.into()));
+    let proxy = Proxy::of(&origin).await;
+    assert_eq!(proxy.get("/v2/acme/app/tags/list").await.json()["tags"], serde_json::json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_to_another_host_leads_back_here() {
+    let origin = Origin::start().await;
+    tagged(&origin, 1);
+    let link = "<http://evil.example:1/v2/acme/app/tags/list?next_page=a%2Bb&x=1>; rel=\"next\"";
+    origin.fault(On::kind(Kind::Tags), Fault::Header("Link", Some(link.into())));
+    let proxy = Proxy::of(&origin).await;
+    let target = next(&proxy.get("/v2/acme/app/tags/list?ns=docker.io").await).expect("a link");
+    assert!(target.starts_with("/v2/acme/app/tags/list?") && !target.contains("evil"), "{target}");
+    for kept in ["next_page=a%2Bb", "x=1", "ns=docker.io"] {
+        assert!(target.contains(kept), "{kept} in {target}");
+    }
+    proxy.get(&target).await;
+    let last = origin.requests().pop().expect("it was asked");
+    assert_eq!(last.query, "next_page=a%2Bb&x=1", "opaque, byte for byte");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_repository_is_a_404() {
+    let origin = Origin::start().await;
+    let proxy = Proxy::of(&origin).await;
+    assert_eq!(proxy.get("/v2/acme/app/tags/list").await.refusal(), (404, "NAME_UNKNOWN".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_list_of_tags_is_refused() {
+    for (what, body) in
+        [("HTML", "<h1>Log in</h1>".to_owned()), ("2 MiB", format!("{{\"tags\":[\"{}\"]}}", "x".repeat(2 << 20)))]
+    {
+        let origin = Origin::start().await;
+        origin.fault(On::kind(Kind::Tags), Fault::Instead(200, "application/json", body.into()));
+        let proxy = Proxy::of(&origin).await;
+        assert_eq!(proxy.get("/v2/acme/app/tags/list").await.refusal(), (502, "UNAVAILABLE".into()), "{what}");
+    }
+}
