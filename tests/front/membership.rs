@@ -173,6 +173,19 @@ async fn a_blob_deleted_upstream_is_gone_and_its_neighbours_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_deleted_upstream_is_gone_by_digest_too() {
+    let image = Image::new(1, &[10]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    let proxy = Proxy::of(&origin).await;
+    let path = manifest("a/b", &image.manifest.digest);
+    assert_eq!(proxy.get(&path).await.status, 200);
+    origin.remove_manifest("a/b", &image.manifest.digest);
+    assert_eq!(proxy.get(&path).await.status, 200, "within the proof's time");
+    proxy.clock().advance(PROOF_TTL);
+    assert_eq!(proxy.get(&path).await.refusal(), (404, "MANIFEST_UNKNOWN".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_keeps_proofs_for_as_long_as_tags_may_be_stale() {
     for (what, fault) in [("hang-up", Fault::Hangup), ("503", Fault::Status(503)), ("429", Fault::Status(429))] {
         let (origin, layer, proxy) = stored().await;

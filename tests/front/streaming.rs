@@ -112,6 +112,18 @@ async fn an_origin_that_falls_silent_is_given_up_and_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_is_slow_but_never_silent_is_not_given_up() {
+    let origin = Origin::start().await;
+    let layer = origin.blob("a/b", 1, MIB);
+    origin.fault(On::path(&layer.digest), Fault::Rate(2 * MIB));
+    let mut setup = Setup::of(&origin);
+    setup.limits.upstream_idle = Duration::from_millis(300);
+    let proxy = setup.start().await;
+    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    assert_eq!(origin.ranges(&layer.digest), [None]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn headers_that_come_too_late_are_a_504_and_the_download_goes_on() {
     let origin = Origin::start().await;
     let layer = origin.blob("a/b", 1, 100_000);

@@ -115,6 +115,19 @@ async fn a_denial_or_a_deletion_is_never_masked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tag_deleted_upstream_is_gone_after_its_ttl_and_comes_back_when_it_does() {
+    let (origin, image, proxy) = pulled().await;
+    origin.untag("a/b", "v1");
+    assert_serves(&proxy.get(&manifest("a/b", "v1")).await, &image, "within the TTL");
+    proxy.clock().advance(TTL);
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.refusal(), (404, "MANIFEST_UNKNOWN".into()));
+    assert_serves(&proxy.get(&manifest("a/b", &image.manifest.digest)).await, &image, "the digest is another matter");
+    origin.tag("a/b", "v1", &image.manifest.digest);
+    proxy.clock().advance(Duration::from_secs(11));
+    assert_serves(&proxy.get(&manifest("a/b", "v1")).await, &image, "tagged again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_upstream_costs_a_stale_tag_little_time() {
     let image = Image::new(1, &[10]);
     let origin = Origin::with("a/b", "v1", &image).await;

@@ -33,10 +33,6 @@ impl On {
         Self { part: Some(part.to_string()), ..Self::default() }
     }
 
-    pub(crate) fn within(self, part: impl Display) -> Self {
-        Self { part: Some(part.to_string()), ..self }
-    }
-
     pub(crate) fn gets(self) -> Self {
         Self { method: Some("GET"), ..self }
     }

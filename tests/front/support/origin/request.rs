@@ -67,10 +67,6 @@ impl Request {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    pub(crate) fn headers(&self) -> &[(String, String)] {
-        &self.headers
-    }
-
     /// A query parameter, decoded.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
         url::form_urlencoded::parse(self.query.as_bytes()).find(|(key, _)| key == name).map(|(_, v)| v.into_owned())
