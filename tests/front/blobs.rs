@@ -7,8 +7,8 @@ use crate::support::client::Answer;
 use crate::support::content::{Blob, Content};
 use crate::support::eventually;
 use crate::support::image::Image;
-use crate::support::origin::{Fault, Kind, On, Origin};
-use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::origin::{Auth, Bearer, Fault, Kind, On, Origin};
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
 
 fn headers(answer: &Answer) -> [Option<&str>; 6] {
     [
@@ -240,9 +240,9 @@ async fn redirects_are_followed_here_and_without_the_credential_elsewhere() {
     let (origin, cdn) = (Origin::start().await, Origin::start().await);
     let layer = origin.blob("a/b", 1, 200_000);
     cdn.put_blob("any", &layer);
-    origin.require(crate::support::origin::Auth::Bearer(Default::default()));
+    origin.require(Auth::Bearer(Bearer::default()));
     origin.fault(On::kind(Kind::Blob), Fault::Redirect(format!("{}storage/{{digest}}?sig=1", cdn.url())));
-    let mut setup = crate::support::proxy::Setup::new();
+    let mut setup = Setup::new();
     setup.upstream("docker.io", &origin).blob_hosts = vec![cdn.authority()];
     let proxy = setup.start().await;
     let answer = proxy.get(&blob("a/b", &layer.digest)).await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::support::client::Reading;
 use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::Kind;
@@ -21,7 +22,7 @@ async fn sixty_four_clients_cost_one_download() {
     let path = blob("a/b", &layer.digest);
     let readings = join_all((0..64).map(|_| proxy.open(&path))).await;
     gate.open();
-    for answer in join_all(readings.into_iter().map(|reading| reading.finish())).await {
+    for answer in join_all(readings.into_iter().map(Reading::finish)).await {
         assert_eq!((answer.status, answer.complete, answer.digest()), (200, true, layer.digest.clone()));
     }
     assert_eq!(origin.blob_gets(&layer.digest), 1);

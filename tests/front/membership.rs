@@ -192,7 +192,7 @@ async fn an_outage_keeps_proofs_for_as_long_as_tags_may_be_stale() {
         origin.fault(On::any(), fault);
         proxy.clock().advance(PROOF_TTL);
         assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest, "{what}");
-        proxy.clock().advance(Duration::from_secs(24 * 3600));
+        proxy.clock().advance(Duration::from_hours(24));
         let late = proxy.get(&blob("a/b", &layer.digest)).await;
         assert!(matches!(late.status, 429 | 502), "{what}: {}", late.status);
     }

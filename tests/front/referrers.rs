@@ -47,7 +47,7 @@ async fn a_filter_goes_upstream_and_its_confirmation_comes_back() {
     let proxy = Proxy::of(&origin).await;
     let filtered = format!("{}?artifactType=application/x&ns=docker.io", path());
     assert_eq!(proxy.get(&filtered).await.header("oci-filters-applied"), None);
-    proxy.clock().advance(Duration::from_secs(3600));
+    proxy.clock().advance(Duration::from_hours(1));
     origin.fault(On::kind(Kind::Referrers), Fault::Header("OCI-Filters-Applied", Some("artifactType".into())));
     let answer = proxy.get(&filtered.replace("/x", "/y")).await;
     assert_eq!(answer.header("oci-filters-applied"), Some("artifactType"));

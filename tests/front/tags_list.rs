@@ -10,7 +10,9 @@ fn tagged(origin: &Origin, count: usize) -> Vec<String> {
     let odd = Manifest::new(OCI_MANIFEST, "{ }");
     origin.put_manifest("acme/app", &odd);
     let tags: Vec<String> = (0..count).map(|n| format!("v{n:04}")).collect();
-    tags.iter().for_each(|tag| origin.tag("acme/app", tag, &odd.digest));
+    for tag in &tags {
+        origin.tag("acme/app", tag, &odd.digest);
+    }
     tags
 }
 

@@ -33,7 +33,7 @@ async fn what_was_pulled_is_served_fresh_and_stale() {
     let (origin, image, proxy) = pulled().await;
     origin.stop().await;
     serves_the_image(&proxy, &image).await;
-    proxy.clock().advance(Duration::from_secs(3600));
+    proxy.clock().advance(Duration::from_hours(1));
     serves_the_image(&proxy, &image).await;
 }
 

@@ -38,7 +38,7 @@ impl Setup {
         Self {
             config: config(directory.path().join("cache")),
             limits: Limits { retry_pause: Duration::from_millis(1), ..Limits::default() },
-            clock: Clock::manual(Duration::from_secs(1_800_000_000)),
+            clock: Clock::manual(Duration::from_hours(500_000)),
             directory,
         }
     }
@@ -88,10 +88,10 @@ fn config(path: PathBuf) -> Config {
             path,
             max_size: 1 << 30,
             min_free: MinFree::Bytes(0),
-            tag_ttl: Duration::from_secs(300),
-            stale_if_error: Duration::from_secs(24 * 3600),
-            proof_ttl: Duration::from_secs(600),
-            abandon_after: Duration::from_secs(300),
+            tag_ttl: Duration::from_mins(5),
+            stale_if_error: Duration::from_hours(24),
+            proof_ttl: Duration::from_mins(10),
+            abandon_after: Duration::from_mins(5),
         },
         default_upstream: None,
         upstreams: Vec::new(),

@@ -121,20 +121,17 @@ impl Reply {
     }
 
     fn head(&self) -> String {
-        let mut head = format!("HTTP/1.1 {} Scripted\r\n", self.status);
-        for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
         let length = self.range.end - self.range.start + self.spoiled.extra;
-        match self.spoiled.framing {
-            Framing::Length => {
-                let claimed = length.saturating_add_signed(self.spoiled.length_off);
-                head.push_str(&format!("Content-Length: {claimed}\r\n"));
-            }
-            Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
-            Framing::UntilClose => head.push_str("Connection: close\r\n"),
-        }
-        head + "\r\n"
+        let claimed = length.saturating_add_signed(self.spoiled.length_off);
+        let framing = match self.spoiled.framing {
+            Framing::Length => format!("Content-Length: {claimed}"),
+            Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
+            Framing::UntilClose => "Connection: close".to_owned(),
+        };
+        let status = format!("HTTP/1.1 {} Scripted", self.status);
+        let headers = self.headers.iter().map(|(name, value)| format!("{name}: {value}"));
+        let lines: Vec<String> = [status].into_iter().chain(headers).chain([framing]).collect();
+        lines.join("\r\n") + "\r\n\r\n"
     }
 
     /// Whether the body got to its end.
