@@ -93,10 +93,10 @@ async fn one_directory_serves_one_process() {
     let (_origin, image, mut proxy) = pulled().await;
     let config = proxy.setup().config.clone();
     let environment = || Environment { clock: Clock::system(), limits: Limits::default() };
-    let second = App::start(&config, environment()).await.expect_err("the directory is in use");
+    let second = App::start(&config, environment()).expect_err("the directory is in use");
     let said = format!("{second:#}");
     assert!(said.contains("cache") && said.contains("use"), "{said}");
     pull(&proxy, &image).await;
     proxy.stop().await;
-    assert!(App::start(&config, environment()).await.is_ok(), "free again");
+    assert!(App::start(&config, environment()).is_ok(), "free again");
 }

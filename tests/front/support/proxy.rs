@@ -126,7 +126,7 @@ struct Running {
 impl Running {
     async fn start(setup: &Setup) -> Self {
         let environment = Environment { clock: setup.clock.clone(), limits: setup.limits.clone() };
-        let app = App::start(&setup.config, environment).await.expect("the proxy starts");
+        let app = App::start(&setup.config, environment).expect("the proxy starts");
         let clients = TcpListener::bind(setup.config.listen).await.expect("a free port");
         let admin = TcpListener::bind(setup.config.admin).await.expect("a free port");
         let (shutdown, told) = oneshot::channel();
