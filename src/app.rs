@@ -95,7 +95,7 @@ impl App {
         server::run(clients, Arc::clone(&self.service), stop, self.grace).await;
         self.pull.stop().await;
         upkeep.abort();
-        self.store.flush().await;
+        self.store.close().await;
         ended.cancel();
         if operator.await.is_err() {
             tracing::error!("the admin listener ended with a panic");

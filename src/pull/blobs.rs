@@ -11,7 +11,7 @@ use super::memory::Subject;
 use super::tail::Tail;
 use super::{ByteStream, Error, Outcome, PullThrough, relay};
 use crate::oci::{ByteSpan, CanonicalName, Digest, RangeRequest, Resolved};
-use crate::store::{Blob, Found};
+use crate::store::{Blob, Found, Suspect};
 use crate::upstream::{BlobResponse, Extent, Part};
 
 /// A blob, or a part of it, ready to be sent.
@@ -62,6 +62,14 @@ struct Asked<'a> {
 enum Stored {
     Content(Found),
     Absent,
+    /// A disk fault; counts as a miss, because upstream still has the bytes.
+    Unreadable,
+}
+
+/// What trying to follow a flight came to.
+enum Followed {
+    Answer(BlobAnswer),
+    LookAgain,
 }
 
 impl PullThrough {
@@ -71,15 +79,25 @@ impl PullThrough {
     /// What upstream says, or our own failure; see [`Error`].
     pub async fn blob(&self, name: &CanonicalName, digest: &Digest, range: RangeRequest) -> Result<BlobAnswer, Error> {
         self.absent_before(&Subject::Blob(digest.clone()), name, Error::BlobUnknown)?;
-        let mut proven = self.0.membership.standing(name, digest).await?.is_some();
-        if !proven && self.0.store.holds(digest) && self.flight_of(name, digest).is_none() {
-            // The bytes are there, but only for others; knowing a digest is no right to it.
-            proven = self.prove_if_stored(name, digest).await?;
+        let asked = Asked { name, digest, range };
+        loop {
+            let mut proven = self.0.membership.standing(name, digest).await?.is_some();
+            let stored = self.look_up(digest).await;
+            if !proven && matches!(stored, Stored::Content(_)) {
+                // The bytes are there, but only for others; knowing a digest is no right to it.
+                self.0.membership.prove_blob(name, digest).await?;
+                proven = true;
+            }
+            let readable = !matches!(stored, Stored::Unreadable);
+            if let Stored::Content(found) = stored {
+                return self.serve(asked, found).await;
+            }
+            match self.follow(asked, proven, readable).await? {
+                Followed::Answer(answer) => return Ok(answer),
+                // A flight has ended since the look at the store.
+                Followed::LookAgain => {}
+            }
         }
-        if proven && let Stored::Content(found) = self.look_up(digest).await {
-            return self.serve(Asked { name, digest, range }, found).await;
-        }
-        self.follow(Asked { name, digest, range }, proven).await
     }
 
     /// Size and existence of a blob. A cold one costs an upstream HEAD and starts no flight.
@@ -101,16 +119,6 @@ impl PullThrough {
         Ok(BlobHead { size: size.or(self.0.sizes.get(name, digest)), outcome: Outcome::Miss })
     }
 
-    /// One HEAD upstream before bytes of other repositories may serve this one.
-    async fn prove_if_stored(&self, name: &CanonicalName, digest: &Digest) -> Result<bool, Error> {
-        match self.look_up(digest).await {
-            Stored::Content(_) => self.0.membership.prove_blob(name, digest).await.map(|_| true),
-            // Nothing to protect: a cold GET is its own proof.
-            Stored::Absent => Ok(false),
-        }
-    }
-
-    /// The stored content. A disk fault counts as a miss: upstream still has the bytes.
     async fn look_up(&self, digest: &Digest) -> Stored {
         match self.0.store.open(digest).await {
             Ok(Some(found)) => Stored::Content(found),
@@ -118,7 +126,7 @@ impl PullThrough {
             Err(error) => {
                 tracing::error!(%error, %digest, "cannot open a stored blob; fetching it");
                 self.0.metrics.store_errors.with_label_values(&[error.operation()]).inc();
-                Stored::Absent
+                Stored::Unreadable
             }
         }
     }
@@ -134,28 +142,39 @@ impl PullThrough {
             }
             Found::File(blob) => Content::Stored(blob, span),
             Found::Unchecked(suspect) => {
-                if let Boarding::Started(_, guard) = self.board(asked, true) {
-                    let fill = self.fill(asked, guard);
-                    self.spawn(fill.recheck(suspect));
-                }
-                return self.follow(asked, true).await;
+                return self.recheck(asked, suspect).await;
             }
         };
         Ok(BlobAnswer { size: Some(size), part, content, outcome: Outcome::Hit })
     }
 
+    /// Hashes a stored file that nobody vouches for; everybody who asks reads along.
+    async fn recheck(&self, asked: Asked<'_>, suspect: Suspect) -> Result<BlobAnswer, Error> {
+        let flight = match self.board(asked, true, || false) {
+            Boarding::Started(flight, guard) => {
+                self.0.tasks.spawn(self.fill(asked, guard).recheck(suspect));
+                flight
+            }
+            Boarding::Joined(flight) => flight,
+            // Neither comes of a proven request that does not look at the store.
+            Boarding::Foreign | Boarding::Stored => return Err(Error::Abandoned),
+        };
+        self.answer_from(&flight, asked, Outcome::Hit).await
+    }
+
     /// Joins the flight or starts it; every client, the first included, reads along.
-    async fn follow(&self, asked: Asked<'_>, mut proven: bool) -> Result<BlobAnswer, Error> {
+    async fn follow(&self, asked: Asked<'_>, mut proven: bool, readable: bool) -> Result<Followed, Error> {
         let Asked { name, digest, range } = asked;
         if let Some(size) = self.0.sizes.get(name, digest) {
             resolve(range, size)?; // what cannot be met starts no flight (DESIGN §14.5)
         }
         let mut retried = false;
         loop {
-            let (flight, outcome) = match self.board(asked, proven) {
+            let stored = || readable && self.0.store.holds(digest);
+            let (flight, outcome) = match self.board(asked, proven, stored) {
                 Boarding::Joined(flight) => (flight, Outcome::Joined),
                 Boarding::Started(flight, guard) => {
-                    self.spawn(self.fill(asked, guard).run());
+                    self.0.tasks.spawn(self.fill(asked, guard).run());
                     (flight, Outcome::Miss)
                 }
                 Boarding::Foreign => {
@@ -163,11 +182,12 @@ impl PullThrough {
                     proven = true;
                     continue;
                 }
+                Boarding::Stored => return Ok(Followed::LookAgain),
             };
             match self.answer_from(&flight, asked, outcome).await {
                 // A failure before headers belongs to the repository that started the flight (DESIGN §14.3).
                 Err(_) if flight.starter != name.repository && !retried => retried = true,
-                answer => return answer,
+                answer => return answer.map(Followed::Answer),
             }
         }
     }
@@ -241,8 +261,8 @@ impl PullThrough {
         self.0.flights.get(&key(name, digest))
     }
 
-    fn board(&self, asked: Asked<'_>, proven: bool) -> Boarding {
-        self.0.flights.board(&key(asked.name, asked.digest), &asked.name.repository, proven)
+    fn board(&self, asked: Asked<'_>, proven: bool, stored: impl FnOnce() -> bool) -> Boarding {
+        self.0.flights.board(&key(asked.name, asked.digest), &asked.name.repository, proven, stored)
     }
 
     fn fill(&self, asked: Asked<'_>, guard: FlightGuard) -> Fill {

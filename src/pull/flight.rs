@@ -63,11 +63,22 @@ pub(super) enum Boarding {
     Joined(Arc<Flight>),
     /// There is one, but for a repository that vouches for nobody else; prove the digest first.
     Foreign,
+    /// There is none any more: what it brought is in the store.
+    Stored,
 }
 
 impl Flights {
     /// Joins the flight of `key` or starts one for `repository`, which is `proven` to hold the digest or not.
-    pub(super) fn board(&self, key: &Key, repository: &Repository, proven: bool) -> Boarding {
+    ///
+    /// A flight leaves the table only after its content is in the store, so `stored`, asked under the table's lock, sees
+    /// what a flight brought that ended since the caller looked.
+    pub(super) fn board(
+        &self,
+        key: &Key,
+        repository: &Repository,
+        proven: bool,
+        stored: impl FnOnce() -> bool,
+    ) -> Boarding {
         let mut flights = self.lock();
         if let Some(flight) = flights.get(key) {
             if !proven && flight.starter != *repository {
@@ -75,6 +86,9 @@ impl Flights {
             }
             flight.joined.notify_one();
             return Boarding::Joined(Arc::clone(flight));
+        }
+        if stored() {
+            return Boarding::Stored;
         }
         let state = State { opening: Opening::Pending, written: 0, ending: None };
         let flight = Arc::new(Flight {

@@ -7,10 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::task::TaskTracker;
-
 use super::memory::{Absences, Subject};
 use super::single_flight::SingleFlight;
+use super::tasks::Tasks;
 use super::{Error, freshness};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
@@ -45,12 +44,7 @@ struct Inner {
 }
 
 impl Membership {
-    pub(super) fn new(
-        parts: &super::Parts,
-        absences: Arc<Absences>,
-        cache: &config::Cache,
-        tasks: &TaskTracker,
-    ) -> Self {
+    pub(super) fn new(parts: &super::Parts, absences: Arc<Absences>, cache: &config::Cache, tasks: &Tasks) -> Self {
         Self(Arc::new(Inner {
             store: parts.store.clone(),
             upstreams: Arc::clone(&parts.upstreams),

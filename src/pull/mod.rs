@@ -17,6 +17,7 @@ mod memory;
 mod relay;
 mod single_flight;
 mod tail;
+mod tasks;
 mod turns;
 
 use std::pin::Pin;
@@ -26,8 +27,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use moka::sync::Cache;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config;
@@ -45,6 +44,7 @@ use flight::Flights;
 use membership::Membership;
 use memory::{Absences, ProvisionalTags, Sizes, Subject};
 use single_flight::SingleFlight;
+use tasks::Tasks;
 use turns::Turns;
 
 /// Bytes as they come; an error cuts the body short.
@@ -123,14 +123,12 @@ struct Inner {
     unstorable: Cache<Digest, ()>,
     tag_heads: SingleFlight<(CanonicalName, Tag), Result<ManifestHead, Error>>,
     manifest_gets: SingleFlight<(CanonicalName, Reference), Result<ManifestAnswer, Error>>,
-    tasks: TaskTracker,
-    /// Ends the downloads under way.
-    stop: CancellationToken,
+    tasks: Tasks,
 }
 
 impl PullThrough {
     pub fn new(parts: Parts, cache: &config::Cache, upstreams: &[config::Upstream]) -> Self {
-        let tasks = TaskTracker::new();
+        let tasks = Tasks::default();
         let absences = Arc::new(Absences::new(parts.clock.clone()));
         Self(Arc::new(Inner {
             membership: Membership::new(&parts, Arc::clone(&absences), cache, &tasks),
@@ -146,7 +144,6 @@ impl PullThrough {
             tag_heads: SingleFlight::new(tasks.clone()),
             manifest_gets: SingleFlight::new(tasks.clone()),
             tasks,
-            stop: CancellationToken::new(),
             store: parts.store,
             upstreams: parts.upstreams,
             clock: parts.clock,
@@ -155,21 +152,9 @@ impl PullThrough {
         }))
     }
 
-    /// Ends the downloads under way, which leave nothing, and waits until every task has ended.
+    /// Ends the downloads under way, which leave nothing.
     pub async fn stop(&self) {
-        self.0.stop.cancel();
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
-    }
-
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.0.stop.clone();
-        self.0.tasks.spawn(async move {
-            tokio::select! {
-                () = work => {}
-                () = stop.cancelled() => {}
-            }
-        });
+        self.0.tasks.stop().await;
     }
 
     /// Refuses what upstream has said a moment ago not to have.

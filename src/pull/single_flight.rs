@@ -11,14 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::Shared;
-use tokio_util::task::TaskTracker;
+
+use super::tasks::Tasks;
 
 type Run<T> = Shared<Pin<Box<dyn Future<Output = Option<T>> + Send>>>;
 
 /// Runs in progress by what they are for.
 pub(super) struct SingleFlight<K, T> {
     runs: Arc<Mutex<HashMap<K, Run<T>>>>,
-    tasks: TaskTracker,
+    tasks: Tasks,
 }
 
 impl<K, T> SingleFlight<K, T>
@@ -26,7 +27,7 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    pub(super) fn new(tasks: TaskTracker) -> Self {
+    pub(super) fn new(tasks: Tasks) -> Self {
         Self { runs: Arc::default(), tasks }
     }
 
@@ -54,7 +55,7 @@ where
             let _entry = entry;
             work.await
         });
-        task.map(Result::ok).boxed().shared()
+        task.map(|ended| ended.ok().flatten()).boxed().shared()
     }
 }
 
@@ -86,7 +87,7 @@ mod tests {
 
     #[tokio::test]
     async fn everyone_gets_the_one_result_although_the_first_caller_leaves() {
-        let flights = Arc::new(SingleFlight::<u8, usize>::new(TaskTracker::new()));
+        let flights = Arc::new(SingleFlight::<u8, usize>::new(Tasks::default()));
         let (runs, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let work = || {
             let (runs, gate) = (Arc::clone(&runs), Arc::clone(&gate));
@@ -106,7 +107,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_reaches_nobody_and_leaves_nothing_behind() {
-        let flights = SingleFlight::<u8, usize>::new(TaskTracker::new());
+        let flights = SingleFlight::<u8, usize>::new(Tasks::default());
         assert_eq!(flights.run(1, || async { panic!("on purpose") }).await, None);
         assert_eq!(flights.run(1, || async { 7 }).await, Some(7));
     }

@@ -213,14 +213,15 @@ impl Route {
     }
 }
 
-/// The name and aliases of an upstream, bare and with the default port of its scheme (PROTOCOL §1.9, "Normalisation").
+/// The name and aliases of an upstream, bare and with a default port (PROTOCOL §1.9, "Normalisation").
 fn spellings(upstream: &config::Upstream) -> Vec<String> {
-    let default_port = if upstream.url.scheme() == "http" { ":80" } else { ":443" };
+    let default_ports: &[&str] = if upstream.url.scheme() == "http" { &[":443", ":80"] } else { &[":443"] };
     let given = std::iter::once(upstream.name.as_str()).chain(upstream.aliases.iter().map(String::as_str));
     given
         .flat_map(|name| {
-            let bare = name.strip_suffix(default_port).unwrap_or(name);
-            let with_port = (!bare.contains(':')).then(|| format!("{bare}{default_port}"));
+            let bare = default_ports.iter().find_map(|port| name.strip_suffix(port)).unwrap_or(name);
+            let ports = if bare.contains(':') { &[] } else { default_ports };
+            let with_port = ports.iter().map(move |port| format!("{bare}{port}"));
             std::iter::once(bare.to_owned()).chain(with_port)
         })
         .collect()
@@ -377,7 +378,7 @@ mod tests {
                 ("a/b?ns=quay.io%3A443", "quay.io/a/b"),
                 ("a/b?ns=quay.io:80", "none"),
                 ("a/b?ns=acme.test:80", "acme.test/a/b"),
-                ("a/b?ns=acme.test:443", "none"),
+                ("a/b?ns=acme.test:443", "acme.test/a/b"),
                 ("a/b?ns=localhost:5001", "localhost:5001/a/b"),
                 ("local/a/b", "localhost:5001/a/b"),
                 ("a/b?ns=localhost", "none"),

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::task::TaskTracker;
 
 use super::Error;
 
@@ -14,13 +15,16 @@ const THREADS: usize = 8;
 
 /// Runs blocking jobs in the order they come. Callers hold at most one job each, which bounds the queue.
 #[derive(Debug)]
-pub(super) struct IoPool(Option<Runtime>);
+pub(super) struct IoPool {
+    runtime: Option<Runtime>,
+    jobs: TaskTracker,
+}
 
 impl IoPool {
     pub(super) fn new() -> io::Result<Self> {
         let runtime =
             Builder::new_current_thread().max_blocking_threads(THREADS).thread_name("roadstead-io").build()?;
-        Ok(Self(Some(runtime)))
+        Ok(Self { runtime: Some(runtime), jobs: TaskTracker::new() })
     }
 
     /// Starts `job` at once; the future only waits for it.
@@ -32,7 +36,13 @@ impl IoPool {
         T: Send + 'static,
         F: FnOnce() -> Result<T, Error> + Send + 'static,
     {
-        let started = self.0.as_ref().map(|runtime| runtime.spawn_blocking(job));
+        let counted = self.jobs.token();
+        let job = move || {
+            let result = job();
+            drop(counted);
+            result
+        };
+        let started = self.runtime.as_ref().map(|runtime| runtime.spawn_blocking(job));
         async move {
             match started {
                 Some(handle) => handle.await.unwrap_or(Err(Error::Closed)),
@@ -40,12 +50,18 @@ impl IoPool {
             }
         }
     }
+
+    /// Waits until no job is left.
+    pub(super) async fn close(&self) {
+        self.jobs.close();
+        self.jobs.wait().await;
+    }
 }
 
 impl Drop for IoPool {
     fn drop(&mut self) {
         // A runtime must not be waited for inside another; jobs under way end by themselves.
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }

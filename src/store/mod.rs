@@ -71,7 +71,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     serial: AtomicU64,
     /// Locked as long as the directory is ours.
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 impl BlobStore {
@@ -82,7 +82,7 @@ impl BlobStore {
     /// If the directory cannot be made or used, or another process has it.
     pub fn new(cache: &config::Cache, limits: &Limits, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let layout = Layout::new(&cache.path);
-        let lock = recover::take(&layout)?;
+        let file = recover::take(&layout)?;
         recover::sweep(&layout)?;
         let pool = Arc::new(IoPool::new().map_err(Error::file("start the I/O pool of", layout.root()))?);
         let records = Records::open(&layout.database(), Arc::clone(&pool))?;
@@ -101,7 +101,7 @@ impl BlobStore {
             clock,
             metrics,
             serial: AtomicU64::new(0),
-            _lock: lock,
+            lock: Mutex::new(Some(file)),
         })))
     }
 
@@ -118,10 +118,9 @@ impl BlobStore {
         self.0.pool.run(move || Ok(Staged::create(&shared, &digest, size))).await?
     }
 
-    /// Whether `digest` is on disk, as far as is known without looking.
+    /// Whether `digest` is known to be on disk, without looking there.
     pub fn holds(&self, digest: &Digest) -> bool {
-        let index = self.0.index();
-        index.contains(digest) || !index.is_loaded()
+        self.0.index().contains(digest)
     }
 
     /// Reads the index from the records and the tree; until it is done, nothing is evicted.
@@ -141,6 +140,13 @@ impl BlobStore {
             tokio::time::sleep(FLUSH).await;
             self.flush().await;
         }
+    }
+
+    /// Writes what is still in memory, waits for the disk work under way, and gives the directory back.
+    pub async fn close(&self) {
+        self.flush().await;
+        self.0.pool.close().await;
+        drop(lock(&self.0.lock).take());
     }
 
     /// Writes the uses since the last time to the records.
