@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::fill::Fill;
-use super::flight::{Boarding, Flight, FlightGuard, Opening, Source};
+use super::flight::{Boarding, Flight, FlightGuard, Opening, Source, State};
 use super::memory::Subject;
 use super::tail::Tail;
 use super::{ByteStream, Error, Outcome, PullThrough, relay};
@@ -203,11 +204,15 @@ impl PullThrough {
             Opening::Failed(error) => return Err(error),
             Opening::Pending => return Err(Error::Abandoned),
         };
+        let hold_back = self.0.limits.hold_back;
+        if source.size.is_some_and(|size| size <= hold_back) {
+            // No byte may leave before the verdict, so the head waits for it as well and can still say what is wrong.
+            verdict(&mut state).await?;
+        }
         let (part, span) = source.size.map_or(Ok((None, 0..u64::MAX)), |size| resolve(asked.range, size))?;
         if let Some(ahead) = part.filter(|part| part.first() > written.saturating_add(self.0.limits.read_ahead)) {
             return self.relay_part(asked, ahead, source.size).await;
         }
-        let hold_back = self.0.limits.hold_back;
         let tail = Tail { state, source: source.clone(), span, hold_back };
         Ok(BlobAnswer { size: source.size, part, content: Content::Stream(tail.into_stream()), outcome })
     }
@@ -268,6 +273,12 @@ impl PullThrough {
     fn fill(&self, asked: Asked<'_>, guard: FlightGuard) -> Fill {
         Fill { inner: Arc::clone(&self.0), name: asked.name.clone(), digest: asked.digest.clone(), guard }
     }
+}
+
+/// Waits for the end of a transfer.
+async fn verdict(state: &mut watch::Receiver<State>) -> Result<(), Error> {
+    let ended = state.wait_for(|state| state.ending.is_some()).await.map_err(|_| Error::Abandoned)?;
+    ended.ending.clone().unwrap_or(Err(Error::Abandoned))
 }
 
 fn key(name: &CanonicalName, digest: &Digest) -> super::flight::Key {

@@ -73,13 +73,9 @@ impl Fill {
             self.guard.give_away(response);
             return Ok(());
         };
-        let source = Source { reader: staged.reader(), size };
-        // An empty blob has no bytes to hold back, so its headers wait (DESIGN §14.7).
-        if size != Some(0) {
-            self.guard.open(source.clone());
-        }
+        self.guard.open(Source { reader: staged.reader(), size });
         let staged = self.receive_all(upstream, staged, response.body, size).await?;
-        self.publish(staged, source).await
+        self.publish(staged).await
     }
 
     /// Waits for a place among the downloads.
@@ -271,9 +267,8 @@ impl Fill {
     }
 
     /// Verifies, releases the readers, and only then waits for the disk.
-    async fn publish(&self, staged: Staged, source: Source) -> Result<(), Error> {
+    async fn publish(&self, staged: Staged) -> Result<(), Error> {
         let verified = staged.verify().map_err(|mismatch| self.untrue(format!("wrong content: {mismatch}")))?;
-        self.guard.open(source);
         self.guard.end(Ok(()));
         if let Err(error) = verified.publish(Class::Blob, self.inner.clock.now()).await {
             tracing::error!(%error, digest = %self.digest, "cannot publish a blob");
