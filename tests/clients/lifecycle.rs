@@ -1,6 +1,8 @@
 //! Start and stop as an operator sees them: SIGTERM, a cache in use, a log nobody reads.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader};
+use std::process::Command;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -12,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::crash::files;
 use crate::image::{Content, Image};
-use crate::process::{PATIENCE, Process, poll, ready};
+use crate::process::{Need, PATIENCE, Process, poll, ready};
 use crate::proxy::{Proxy, Settings, addresses};
 use crate::registry::{Auth, NEED, Registry};
 use crate::slow::SlowLine;
@@ -132,4 +134,24 @@ fn first_addresses(log: &mut BufReader<PipeReader>) -> std::net::SocketAddr {
             return clients;
         }
     }
+}
+
+#[tokio::test]
+async fn without_a_configuration_it_serves_on_loopback_out_of_the_folder_it_is_in() {
+    if !ready(&[Need::Root, Need::Program("ip")]) {
+        return;
+    }
+    let scratch = TempDir::new().expect("the system has a temporary folder");
+    // The ports are fixed, so it gets a network of its own.
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" serve", env!("CARGO_BIN_EXE_roadstead")]);
+    command.current_dir(scratch.path()).env_remove("ROADSTEAD_CONFIG").env_remove("RUST_LOG");
+    let mut process = Process::start("roadstead", scratch.path(), command);
+    let (clients, admin) = process.until("addresses", async |process| addresses(&process.err())).await;
+    assert_eq!((clients.to_string(), admin.to_string()), ("127.0.0.1:5000".into(), "127.0.0.1:5001".into()));
+    let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", process.pid())).expect("it runs");
+    assert!(sockets.contains(" 0100007F:1388 00000000:0000 0A"), "nobody listens on port 5000:\n{sockets}");
+    assert!(scratch.path().join("roadstead-data").is_dir());
+    process.signal(Signal::TERM);
+    assert!(process.exit(PATIENCE).await.success());
 }

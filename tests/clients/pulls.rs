@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -77,34 +77,66 @@ async fn skopeo_pulls_from_a_token_upstream() {
     cold_then_warm(Auth::Bearer, SKOPEO, tools::skopeo).await;
 }
 
+#[tokio::test]
+async fn three_clients_at_once_cost_the_upstream_one_transfer() {
+    if ![CONTAINERD, PODMAN, SKOPEO].iter().all(|needs| ready(needs)) {
+        return;
+    }
+    let scene = Scene::set(Auth::Bearer).await;
+    let [first, second, third] = ["first", "second", "third"].map(|name| scene.folder(name));
+    let (mirror, image) = (scene.proxy.clients, &scene.image);
+    tokio::join!(
+        tools::containerd(mirror, &first, image),
+        tools::podman(mirror, &second, image),
+        tools::skopeo(mirror, &third, image),
+    );
+    scene.every_blob_was_fetched_once(&scene.registry.log("all").await);
+}
+
 async fn cold_then_warm(auth: Auth, needs: &[Need], client: impl AsyncFn(SocketAddr, &Path, &Image)) {
     if !ready(needs) {
         return;
     }
-    let scratch = TempDir::new().expect("the system has a temporary folder");
-    let image = Image::make(scratch.path(), 1, &[20_000, 8 << 20]).await;
-    let images = [("library/app", &image), ("acme/app", &image)];
-    let registry = Registry::holding(scratch.path(), auth, &images).await;
-    let proxy = Proxy::start(&Settings::mirroring(scratch.path(), &registry)).await;
+    let scene = Scene::set(auth).await;
+    let mirror = scene.proxy.clients;
+    client(mirror, &scene.folder("cold"), &scene.image).await;
+    let cold = scene.registry.log("cold").await;
+    scene.every_blob_was_fetched_once(&cold);
 
-    client(proxy.clients, &folder(&scratch, "cold"), &image).await;
-    let cold = registry.log("cold").await;
-    for blob in image.native().blobs() {
-        assert_eq!(fetches(&cold, blob), 1, "{} in the first pull: {cold:#?}", blob.digest);
-    }
-
-    client(proxy.clients, &folder(&scratch, "warm"), &image).await;
-    let both = registry.log("warm").await;
+    client(mirror, &scene.folder("warm"), &scene.image).await;
+    let both = scene.registry.log("warm").await;
     let more: Vec<_> = both[cold.len()..].iter().filter(|logged| logged.carries_content()).collect();
     assert!(more.is_empty(), "fetched again for the second pull: {more:#?}");
 }
 
-fn fetches(log: &[Logged], content: &crate::image::Content) -> usize {
-    log.iter().filter(|logged| logged.fetches(content)).count()
+/// A proxy with an empty cache in front of a registry that holds one image under two names.
+struct Scene {
+    proxy: Proxy,
+    registry: Registry,
+    image: Image,
+    scratch: TempDir,
 }
 
-fn folder(scratch: &TempDir, name: &str) -> std::path::PathBuf {
-    let folder = scratch.path().join(name);
-    fs::create_dir(&folder).expect("the folder is the test's own");
-    folder
+impl Scene {
+    async fn set(auth: Auth) -> Self {
+        let scratch = TempDir::new().expect("the system has a temporary folder");
+        let image = Image::make(scratch.path(), 1, &[20_000, 8 << 20]).await;
+        let images = [("library/app", &image), ("acme/app", &image)];
+        let registry = Registry::holding(scratch.path(), auth, &images).await;
+        let proxy = Proxy::start(&Settings::mirroring(scratch.path(), &registry)).await;
+        Self { proxy, registry, image, scratch }
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.scratch.path().join(name);
+        fs::create_dir(&folder).expect("the folder is the test's own");
+        folder
+    }
+
+    fn every_blob_was_fetched_once(&self, log: &[Logged]) {
+        for blob in self.image.native().blobs() {
+            let fetches = log.iter().filter(|logged| logged.fetches(blob)).count();
+            assert_eq!(fetches, 1, "{}: {log:#?}", blob.digest);
+        }
+    }
 }

@@ -94,10 +94,12 @@ impl Registry {
         self.put(&url, manifest.media_type, manifest).await;
     }
 
+    /// The registry says the digest of what it stored; a direct pull gets those bytes.
     async fn put(&self, url: &str, media_type: &str, content: &Content) {
         let request = client().request(Method::PUT, url).header(header::CONTENT_TYPE, media_type);
         let response = request.body(content.bytes.clone()).send().await.expect("the registry answers");
         assert_eq!(response.status(), StatusCode::CREATED, "{url}");
+        assert_eq!(response.headers()["docker-content-digest"], content.digest.as_str(), "{url}");
     }
 
     /// Every request it has answered so far.

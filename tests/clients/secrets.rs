@@ -43,6 +43,7 @@ async fn nothing_tells(auth: Auth) {
     proxy.process.exit(PATIENCE).await;
     told.extend([("stdout".into(), proxy.process.out()), ("stderr".into(), proxy.process.err())]);
     told.extend(files(settings.cache()).iter().map(|path| (path.display().to_string(), text(path))));
+    assert!(proxy.process.err().contains("acme/app"), "nothing was logged");
     for secret in secrets(&registry) {
         let where_told: Vec<_> = told.iter().filter(|(_, text)| text.contains(&secret)).map(|(name, _)| name).collect();
         assert!(where_told.is_empty(), "{secret:.20} is told by {where_told:?}");
