@@ -44,7 +44,6 @@ async fn paths_that_are_no_names_are_refused_and_reach_nobody() {
         "/v2/a/blobs/sha256:../../../../etc/passwd",
         &format!("/v2/a/blobs/sha256:{hex}/x"),
         &format!("/v2/a/blobs/sha256%3A%30{}", &hex[1..]),
-        "/v2/a/tags/list?n=99999999999999999999",
         "/v2/a/tags/list?n=1&n=2x",
         "/v2/a/manifests/v1?ns=%00",
         "/v2/a/manifests/v1?ns=..%2f..",
@@ -55,6 +54,7 @@ async fn paths_that_are_no_names_are_refused_and_reach_nobody() {
     ] {
         let answer = proxy.raw(get(path).as_bytes()).await;
         assert!((400..500).contains(&status(&answer)), "{path}: {answer}");
+        assert_eq!(origin.connections(), 0, "{path}: {answer}");
     }
     assert_eq!((origin.connections(), proxy.metric("roadstead_store_blobs", &[])), (0, 0));
     assert_eq!(proxy.get("/v2/").await.status, 200, "and it still serves");

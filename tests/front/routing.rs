@@ -45,7 +45,7 @@ async fn every_way_in_leads_to_its_upstream_and_repository() {
         ("/quay.io/v2/acme/app/manifests/{t}", "", Quay("acme/app")),
         ("/q/v2/app/manifests/{t}", "", Quay("app")),
         ("/v2/acme/app/manifests/{t}?ns=quay.io", "", Quay("acme/app")),
-        ("/v2/acme/app/manifests/{t}?ns=quay.io:443", "", Quay("acme/app")),
+        ("/v2/acme/app/manifests/{t}?ns=quay.io:80", "", Quay("acme/app")),
         ("/v2/acme/app/manifests/{t}?ns=quay.io.", "", Quay("acme/app")),
         ("/v2/quay.io/acme/app/manifests/{t}?ns=docker.io", "", Quay("acme/app")),
         ("/v2/quay.io/acme/app/manifests/{t}?ns=evil.example", "", Quay("acme/app")),
