@@ -63,6 +63,21 @@ async fn a_length_that_promises_more_than_comes_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_length_beyond_any_disk_is_neither_believed_nor_fatal() {
+    for beyond in [1 << 40, i64::MAX] {
+        let origin = Origin::start().await;
+        let layer = origin.blob("a/b", 1, MIB);
+        origin.fault(On::path(&layer.digest).gets(), Fault::LengthOff(beyond));
+        let proxy = Proxy::of(&origin).await;
+        let path = blob("a/b", &layer.digest);
+        assert_not_delivered(&proxy.get(&path).await, &layer, &format!("{beyond} bytes more"));
+        assert!(!proxy.has_stored(&layer.digest));
+        origin.repair();
+        assert_eq!(proxy.get(&path).await.digest(), layer.digest, "the repaired origin");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_length_that_says_less_than_the_blob_is_cut() {
     cut("said to be shorter", MIB, vec![Fault::LengthOff(-10)]).await;
 }

@@ -81,7 +81,7 @@ async fn a_download_that_nobody_wants_for_long_stops_and_keeps_nothing() {
     })
     .await;
     assert!(!proxy.has_stored(&layer.digest));
-    eventually("its file is removed", || proxy.staged_files() == 0).await;
+    eventually("the staged file goes", || proxy.staged_files() == 0).await;
     gate.open();
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest, "and it can start anew");
 }

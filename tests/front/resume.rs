@@ -85,6 +85,22 @@ async fn a_whole_answer_to_a_resume_goes_on_if_its_beginning_is_the_same() {
     assert_eq!(origin.blob_gets(&layer.digest), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_that_goes_on_beyond_the_blob_is_cut() {
+    let origin = Origin::start().await;
+    let layer = origin.blob("a/b", 1, 3_000_010);
+    origin.fault(On::path(&layer.digest).gets().once(), Fault::CutAfter(3_000_000));
+    for fault in [Fault::IgnoreRange, Fault::Chunked, Fault::Extra(10)] {
+        origin.fault(On::path(&layer.digest).ranged(), fault);
+    }
+    let proxy = Proxy::of(&origin).await;
+    let answer = proxy.get(&blob("a/b", &layer.digest)).await;
+    assert!(!answer.complete || answer.digest() == layer.digest, "{} bytes", answer.body.len());
+    eventually("the download ends", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
+    origin.repair();
+    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest, "the repaired origin");
+}
+
 /// A resume that is answered wrongly: the body is cut and nothing is kept.
 async fn fails(what: &str, faults: Vec<Fault>) -> (Origin, Proxy, Answer) {
     let (origin, layer) = cut_once().await;
@@ -103,8 +119,8 @@ async fn fails(what: &str, faults: Vec<Fault>) -> (Origin, Proxy, Answer) {
 
 async fn ends_without_a_trace(proxy: &Proxy, digest: &Digest) {
     eventually("the download ends", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
+    eventually("the staged file goes", || proxy.staged_files() == 0).await;
     assert!(!proxy.has_stored(digest));
-    eventually("nothing is left behind", || proxy.staged_files() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

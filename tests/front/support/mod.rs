@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod image;
 pub(crate) mod origin;
+mod panics;
 pub(crate) mod proxy;
 
 use std::future::Future;

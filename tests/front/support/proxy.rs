@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::client::{Answer, Reading};
 use super::origin::Origin;
-use super::soon;
+use super::{panics, soon};
 
 /// What a proxy is started with.
 #[derive(Debug)]
@@ -121,10 +121,13 @@ struct Running {
     http: reqwest::Client,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
+    /// Panics before it began.
+    panics: usize,
 }
 
 impl Running {
     async fn start(setup: &Setup) -> Self {
+        let panics = panics::behind_the_tests();
         let environment = Environment { clock: setup.clock.clone(), limits: setup.limits.clone() };
         let app = App::start(&setup.config, environment).expect("the proxy starts");
         let clients = TcpListener::bind(setup.config.listen).await.expect("a free port");
@@ -137,6 +140,7 @@ impl Running {
             metrics: app.metrics().clone(),
             http: http.expect("a client"),
             shutdown: Some(shutdown),
+            panics,
             task: tokio::spawn(app.run(clients, admin, async {
                 // A proxy whose test is gone has nothing left to do either.
                 let _told_or_gone = told.await;
@@ -266,6 +270,7 @@ impl Proxy {
         let mut running = self.running.take().expect("the proxy runs");
         running.begin_shutdown();
         soon("the proxy's end", running.task).await.expect("the proxy does not panic");
+        assert_eq!(panics::behind_the_tests(), running.panics, "something panicked behind the test");
     }
 
     /// Starts on the same directory.
@@ -295,6 +300,7 @@ impl Drop for Proxy {
         });
         if !std::thread::panicking() {
             joined.expect("the proxy ends in time").expect("the proxy does not panic");
+            assert_eq!(panics::behind_the_tests(), running.panics, "something panicked behind the test");
         }
     }
 }
