@@ -195,7 +195,7 @@ impl Index {
     }
 
     fn disk_shortage(size: u64, disk: Disk, pending: u64) -> u64 {
-        (size + disk.keep_free).saturating_sub(disk.available + pending)
+        size.saturating_add(disk.keep_free).saturating_sub(disk.available.saturating_add(pending))
     }
 }
 
