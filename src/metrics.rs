@@ -6,6 +6,9 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+/// One series, for those who count often.
+pub use prometheus::{IntCounter as Counter, IntGauge as Gauge};
+
 /// Typed handles; made once by `app` and handed in.
 #[derive(Debug)]
 pub struct Metrics {

@@ -39,7 +39,8 @@ const ALONE: &[&str] = &["oci", "limits", "clock"];
 const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["main", "cli", "app", "telemetry"]),
     ("clap", &["main", "cli"]),
-    ("hyper", &["server", "admin"]),
+    // The upstream side only looks at hyper's error, to tell a parse failure from a broken connection.
+    ("hyper", &["server", "admin", "upstream"]),
     ("hyper_util", &["server", "admin"]),
     ("prometheus", &["metrics", "admin"]),
     ("reqwest", &["upstream"]),

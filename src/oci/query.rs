@@ -108,22 +108,11 @@ impl PageQuery {
         &self.opaque
     }
 
-    /// The query as it goes upstream; `None` if it asks for nothing.
-    pub fn text(&self) -> Option<String> {
-        let n = self.n.map(|n| format!("n={n}"));
-        let opaque = Some(self.opaque.clone()).filter(|opaque| !opaque.is_empty());
-        match (n, opaque) {
-            (Some(n), Some(opaque)) => Some(format!("{n}&{opaque}")),
-            (n, opaque) => n.or(opaque),
-        }
-    }
-
     /// `path` with this query behind it.
     pub(super) fn append_to(&self, path: String) -> String {
-        match self.text() {
-            Some(query) => format!("{path}?{query}"),
-            None => path,
-        }
+        let n = self.n.map(|n| format!("n={n}"));
+        let parts: Vec<&str> = n.as_deref().into_iter().chain(Some(self.opaque()).filter(|o| !o.is_empty())).collect();
+        if parts.is_empty() { path } else { format!("{path}?{}", parts.join("&")) }
     }
 }
 

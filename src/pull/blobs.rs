@@ -259,7 +259,8 @@ impl PullThrough {
     async fn ask(&self, asked: Asked<'_>, part: Option<Part>) -> Result<BlobResponse, Error> {
         let upstream = self.0.upstream(asked.name)?;
         let answer = upstream.get_blob(&asked.name.repository, asked.digest, part, self.0.limits.flight_head).await;
-        answer.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))
+        let subject = Subject::Blob(asked.digest.clone());
+        self.0.membership.settle(asked.name, subject, answer, Error::BlobUnknown).await
     }
 
     fn flight_of(&self, name: &CanonicalName, digest: &Digest) -> Option<Arc<Flight>> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::oci::{Digest, UpstreamName};
+use crate::upstream::ErrorKind;
 use crate::{store, upstream};
 
 /// Cheap to clone: followers of one transfer all get the same.
@@ -82,9 +83,8 @@ impl Error {
     /// Whether a known answer may be served instead: only where upstream did not answer (DESIGN §4).
     pub fn may_serve_stale(&self) -> bool {
         match self {
-            Self::RateLimited { .. } | Self::Upstream(_) | Self::Broken { .. } | Self::Overloaded | Self::Late(_) => {
-                true
-            }
+            Self::RateLimited { .. } | Self::Broken { .. } | Self::Overloaded | Self::Late(_) => true,
+            Self::Upstream(error) => did_not_answer(error.kind()),
             Self::BlobUnknown
             | Self::ManifestUnknown
             | Self::NameUnknown
@@ -105,7 +105,6 @@ impl Error {
 
     /// Folds an upstream failure; `absent` is what a 404 means here.
     pub(super) fn from_upstream(error: upstream::Error, absent: Self) -> Self {
-        use upstream::ErrorKind;
         match error.kind() {
             ErrorKind::NotFound => absent,
             ErrorKind::Denied => Self::Refused(Arc::new(error)),
@@ -117,6 +116,18 @@ impl Error {
             | ErrorKind::Protocol
             | ErrorKind::Refused => Self::Upstream(Arc::new(error)),
         }
+    }
+}
+
+/// Network failures and 5xx; what upstream said wrongly is an answer (DESIGN §14.2).
+fn did_not_answer(kind: &ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::ServerError(_) | ErrorKind::RateLimited { .. } => true,
+        ErrorKind::NotFound
+        | ErrorKind::Denied
+        | ErrorKind::CredentialRejected
+        | ErrorKind::Protocol
+        | ErrorKind::Refused => false,
     }
 }
 

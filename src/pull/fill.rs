@@ -152,7 +152,7 @@ impl Fill {
         size: Option<u64>,
     ) -> Result<(Staged, Stop), Error> {
         let (to_disk, mut from_upstream) = mpsc::channel::<Bytes>(READ_AHEAD);
-        let mut announced = size.map(|size| size - staged.written());
+        let mut announced = size.map(|size| size.saturating_sub(staged.written()));
         let read = async move {
             loop {
                 let chunk = match body.chunk().await {
@@ -240,14 +240,21 @@ impl Fill {
                 Err(self.untrue("a blob of another size than before"))
             }
             Extent::Whole { .. } => {
-                self.skip_prefix(staged, &mut body).await?;
+                let rest = self.skip_prefix(staged, &mut body).await?;
+                if size.is_some_and(|size| rest.len() as u64 > size - written) {
+                    return Err(self.untrue("more bytes than it announced"));
+                }
+                if !rest.is_empty() {
+                    self.write(staged, vec![rest]).await?;
+                }
                 Ok(body)
             }
         }
     }
 
-    /// Upstream started over: what it sends again must be what is written already (RELIABILITY U-5).
-    async fn skip_prefix(&self, staged: &mut Staged, body: &mut BlobBody) -> Result<(), Error> {
+    /// Upstream started over: what it sends again must be what is written already (RELIABILITY U-5). Gives what came
+    /// with the last piece of it.
+    async fn skip_prefix(&self, staged: &Staged, body: &mut BlobBody) -> Result<Bytes, Error> {
         let Some(expected) = staged.hasher().map(Hasher::finish) else { return Err(Error::Abandoned) };
         let mut hasher = Hasher::new(self.digest.algorithm());
         let mut left = staged.written();
@@ -260,10 +267,7 @@ impl Fill {
             hasher.update(&chunk);
             left -= known as u64;
         }
-        if hasher.finish() != expected {
-            return Err(self.untrue("other bytes than before"));
-        }
-        if rest.is_empty() { Ok(()) } else { self.write(staged, vec![rest]).await }
+        if hasher.finish() == expected { Ok(rest) } else { Err(self.untrue("other bytes than before")) }
     }
 
     /// Verifies, releases the readers, and only then waits for the disk.

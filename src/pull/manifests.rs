@@ -1,12 +1,14 @@
 //! The story of a manifest: by digest like a small blob, by tag through what is known about the tag.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::freshness::{self, Decision, Known};
 use super::memory::{Provisional, Subject};
 use super::{Error, Inner, Outcome, PullThrough};
+use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
 use crate::store::{Blob, Class, Found, StageError, TagRecord};
 use crate::upstream::{FetchedManifest, ManifestHead};
@@ -37,6 +39,16 @@ pub enum Want {
     Body,
 }
 
+/// A tag that is asked for.
+#[derive(Clone, Copy)]
+struct AskedTag<'a> {
+    name: &'a CanonicalName,
+    tag: &'a Tag,
+    want: Want,
+    /// When the HEAD was sent that was known when it was decided to ask.
+    seen: Option<Timestamp>,
+}
+
 impl PullThrough {
     /// The manifest that `reference` names in `name`.
     ///
@@ -60,13 +72,13 @@ impl PullThrough {
         let (media_type, outcome) = match standing.and_then(|member| member.media_type) {
             Some(media_type) => (Some(media_type), Outcome::Hit),
             // The bytes are there for others: one HEAD proves them for this repository and tells their type.
-            None if self.stored(digest).await.is_some() => {
+            None if self.0.stored(digest).await.is_some() => {
                 (self.0.membership.prove_manifest(name, digest).await?.media_type, Outcome::Revalidated)
             }
             None => (None, Outcome::Miss),
         };
         if let Some(media_type) = media_type
-            && let Some((size, content)) = self.stored(digest).await
+            && let Some((size, content)) = self.0.stored(digest).await
         {
             return Ok(ManifestAnswer { digest: digest.clone(), media_type, size, content, outcome });
         }
@@ -89,24 +101,20 @@ impl PullThrough {
             }
         };
         let provisional = self.0.provisional.get(name, tag);
-        let known = provisional.as_ref().map(|provisional| provisional.known.clone());
-        match freshness::decide(durable.clone(), known, self.0.tag_ttl, self.0.clock.now()) {
-            Decision::Serve(digest) => self.serve_tag(name, tag, &digest, want).await,
-            Decision::Revalidate(known) => self.revalidate(name, tag, known, want).await,
-            Decision::Fetch => self.resolve_tag(name, tag, want, self.0.limits.flight_head).await,
+        let provisional = provisional.map(|provisional| provisional.known);
+        let asked = AskedTag { name, tag, want, seen: provisional.as_ref().map(|known| known.checked) };
+        match freshness::decide(durable, provisional, self.0.tag_ttl, self.0.clock.now()) {
+            Decision::Serve(digest) => self.serve_tag(asked, &digest).await,
+            Decision::Revalidate(known) => self.revalidate(asked, known).await,
+            Decision::Fetch => self.resolve_tag(asked, self.0.limits.flight_head).await,
         }
     }
 
     /// The tag is fresh; its bytes may be here, or only what a HEAD said about them.
-    async fn serve_tag(
-        &self,
-        name: &CanonicalName,
-        tag: &Tag,
-        digest: &Digest,
-        want: Want,
-    ) -> Result<ManifestAnswer, Error> {
+    async fn serve_tag(&self, asked: AskedTag<'_>, digest: &Digest) -> Result<ManifestAnswer, Error> {
+        let AskedTag { name, tag, want, .. } = asked;
         let head = self.0.provisional.get(name, tag).filter(|provisional| provisional.known.digest == *digest);
-        if let (Want::Head, Some(head), None) = (want, head, self.stored(digest).await) {
+        if let (Want::Head, Some(head), None) = (want, head, self.0.stored(digest).await) {
             let head = ManifestHead { digest: None, media_type: head.media_type, size: head.size };
             if let Some(answer) = head_answer(digest.clone(), head, Outcome::Fresh) {
                 return Ok(answer);
@@ -116,14 +124,9 @@ impl PullThrough {
     }
 
     /// Asks whether the tag still has the digest; what is known stands in where upstream does not answer.
-    async fn revalidate(
-        &self,
-        name: &CanonicalName,
-        tag: &Tag,
-        known: Known,
-        want: Want,
-    ) -> Result<ManifestAnswer, Error> {
-        let error = match self.resolve_tag(name, tag, want, self.0.limits.revalidate).await {
+    async fn revalidate(&self, asked: AskedTag<'_>, known: Known) -> Result<ManifestAnswer, Error> {
+        let AskedTag { name, tag, want, .. } = asked;
+        let error = match self.resolve_tag(asked, self.0.limits.revalidate).await {
             Ok(answer) if answer.digest == known.digest => return Ok(answer.with(Outcome::Revalidated)),
             Ok(answer) => return Ok(answer),
             Err(error) => error,
@@ -139,18 +142,13 @@ impl PullThrough {
     }
 
     /// HEAD, then GET by the digest it names; GET by tag where HEAD does not tell (Hub counts GETs only).
-    async fn resolve_tag(
-        &self,
-        name: &CanonicalName,
-        tag: &Tag,
-        want: Want,
-        patience: std::time::Duration,
-    ) -> Result<ManifestAnswer, Error> {
-        let head = self.head_tag(name, tag, patience).await?;
+    async fn resolve_tag(&self, asked: AskedTag<'_>, patience: Duration) -> Result<ManifestAnswer, Error> {
+        let AskedTag { name, tag, want, .. } = asked;
+        let head = self.head_tag(asked, patience).await?;
         let Some(digest) = head.digest.clone() else {
             return self.fetch(name, &Reference::Tag(tag.clone())).await;
         };
-        if self.stored(&digest).await.is_none()
+        if self.0.stored(&digest).await.is_none()
             && want == Want::Head
             && let Some(answer) = head_answer(digest.clone(), head, Outcome::Miss)
         {
@@ -162,26 +160,16 @@ impl PullThrough {
     }
 
     /// One HEAD by tag for all who ask; what it says is provisional until the bytes are verified.
-    async fn head_tag(
-        &self,
-        name: &CanonicalName,
-        tag: &Tag,
-        patience: std::time::Duration,
-    ) -> Result<ManifestHead, Error> {
-        let (inner, key) = (Arc::clone(&self.0), (name.clone(), tag.clone()));
-        let head = self.0.tag_heads.run(key.clone(), || async move {
-            let (name, tag) = key;
-            let asked = inner.clock.now();
-            let reference = Reference::Tag(tag.clone());
-            let head = inner.upstream(&name)?.head_manifest(&name.repository, &reference, patience).await;
-            let head = inner.settle_tag(&name, &tag, head).await?;
-            if let Some(digest) = &head.digest {
-                let known = Known { digest: digest.clone(), checked: asked };
-                let (media_type, size) = (head.media_type.clone(), head.size);
-                inner.provisional.put(&name, &tag, Provisional { known, media_type, size });
-                inner.membership.prove(&name, digest, head.media_type.clone()).await;
+    async fn head_tag(&self, asked: AskedTag<'_>, patience: Duration) -> Result<ManifestHead, Error> {
+        let (inner, seen) = (Arc::clone(&self.0), asked.seen);
+        let (name, tag) = (asked.name.clone(), asked.tag.clone());
+        let head = self.0.tag_heads.run((name.clone(), tag.clone()), || async move {
+            // Others may have asked, and got their answer, since this was decided.
+            let known = inner.provisional.get(&name, &tag).filter(|known| Some(known.known.checked) != seen);
+            if let Some(Provisional { known, media_type, size }) = known {
+                return Ok(ManifestHead { digest: Some(known.digest), media_type, size });
             }
-            Ok(head)
+            inner.ask_tag(&name, &tag, patience).await
         });
         head.await.unwrap_or(Err(Error::Abandoned))
     }
@@ -191,6 +179,9 @@ impl PullThrough {
         let (inner, key) = (Arc::clone(&self.0), (name.clone(), reference.clone()));
         let fetched = self.0.manifest_gets.run(key.clone(), || async move {
             let (name, reference) = key;
+            if let Some(answer) = inner.known_manifest(&name, &reference).await {
+                return Ok(answer); // brought by a run that has just ended
+            }
             let asked = inner.clock.now();
             let answer =
                 inner.upstream(&name)?.get_manifest(&name.repository, &reference, inner.limits.flight_head).await;
@@ -211,12 +202,37 @@ impl PullThrough {
         });
         fetched.await.unwrap_or(Err(Error::Abandoned))
     }
+}
+
+impl Inner {
+    async fn ask_tag(&self, name: &CanonicalName, tag: &Tag, patience: Duration) -> Result<ManifestHead, Error> {
+        let asked = self.clock.now();
+        let reference = Reference::Tag(tag.clone());
+        let head = self.upstream(name)?.head_manifest(&name.repository, &reference, patience).await;
+        let head = self.settle_tag(name, tag, head).await?;
+        if let Some(digest) = &head.digest {
+            let known = Known { digest: digest.clone(), checked: asked };
+            let (media_type, size) = (head.media_type.clone(), head.size);
+            self.membership.prove(name, digest, head.media_type.clone()).await;
+            self.provisional.put(name, tag, Provisional { known, media_type, size });
+        }
+        Ok(head)
+    }
+
+    /// The manifest, if it is proven and stored by now.
+    async fn known_manifest(&self, name: &CanonicalName, reference: &Reference) -> Option<ManifestAnswer> {
+        let Reference::Digest(digest) = reference else { return None };
+        let member = self.store.records().member(name, digest).await.ok()??;
+        let (size, content) = self.stored(digest).await?;
+        let outcome = Outcome::Joined;
+        Some(ManifestAnswer { digest: digest.clone(), media_type: member.media_type?, size, content, outcome })
+    }
 
     /// Stored manifest bytes and their size.
     async fn stored(&self, digest: &Digest) -> Option<(u64, ManifestContent)> {
-        let found = self.0.store.open(digest).await.unwrap_or_else(|error| {
+        let found = self.store.open(digest).await.unwrap_or_else(|error| {
             tracing::error!(%error, %digest, "cannot open a stored manifest; fetching it");
-            self.0.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+            self.metrics.store_errors.with_label_values(&[error.operation()]).inc();
             None
         });
         match found? {
@@ -226,9 +242,7 @@ impl PullThrough {
             Found::Unchecked(_) => None,
         }
     }
-}
 
-impl Inner {
     /// Verifies what was fetched, stores it, and records what it proves.
     async fn keep(
         &self,

@@ -181,7 +181,7 @@ impl Membership {
     }
 
     /// Folds an upstream answer, and withdraws what a refusal makes void.
-    async fn settle<T>(
+    pub(super) async fn settle<T>(
         &self,
         name: &CanonicalName,
         subject: Subject,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
-use prometheus::IntCounter;
 
 use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
+use crate::metrics::Counter;
 use crate::oci::UpstreamName;
 
 /// A body that is thrown away is read up to this size, so that its connection can be used again.
@@ -18,7 +18,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 pub(super) struct Incoming {
     pub(super) response: reqwest::Response,
     pub(super) idle: Duration,
-    pub(super) received: IntCounter,
+    pub(super) received: Counter,
 }
 
 impl Incoming {

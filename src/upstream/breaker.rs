@@ -6,10 +6,9 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use prometheus::IntGauge;
-
 use super::error::Symptom;
 use crate::clock::{Clock, Timestamp};
+use crate::metrics::Gauge;
 
 const FAILURES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -80,11 +79,11 @@ fn open(now: Timestamp, pause: Duration) -> Breaker {
 pub(super) struct Reachability {
     breaker: Mutex<Breaker>,
     clock: Clock,
-    gauge: IntGauge,
+    gauge: Gauge,
 }
 
 impl Reachability {
-    pub(super) fn new(clock: Clock, gauge: IntGauge) -> Self {
+    pub(super) fn new(clock: Clock, gauge: Gauge) -> Self {
         gauge.set(0);
         Self { breaker: Mutex::new(Breaker::Closed { failures: 0 }), clock, gauge }
     }
@@ -185,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_is_given_up_lets_the_next_one_pass() {
-        let gauge = IntGauge::new("open", "test").expect("valid");
+        let gauge = Gauge::new("open", "test").expect("valid");
         let clock = Clock::manual(Duration::from_secs(1));
         let gate = Reachability::new(clock.clone(), gauge.clone());
         for _ in 0..FAILURES {
@@ -212,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_cut_body_counts_for_neither() {
-        let gate = Reachability::new(Clock::system(), IntGauge::new("open", "test").expect("valid"));
+        let gate = Reachability::new(Clock::system(), Gauge::new("open", "test").expect("valid"));
         for _ in 0..FAILURES * 2 {
             gate.admit().expect("closed").failed(Symptom::Cut);
         }

@@ -21,12 +21,11 @@ use super::{BlobBody, BlobResponse, FetchedManifest, ManifestHead, Page, Part, a
 use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
-use crate::oci::{Algorithm, Digest, Reference, Repository, UpstreamName};
+use crate::oci::{
+    ACCEPT, Algorithm, Digest, PageQuery, Reference, Repository, UpstreamName, blob_path, manifest_path,
+    referrers_path, tags_path,
+};
 
-/// Every manifest type that can be stored, the same for all clients, so that what is cached depends on none (MAN-3).
-const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
-                         application/vnd.docker.distribution.manifest.list.v2+json, \
-                         application/vnd.docker.distribution.manifest.v2+json, */*";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// One registry behind us; shared by everyone who pulls from it.
@@ -140,30 +139,27 @@ impl Upstream {
         self.run(&ask, patience, |arrival| ready(started(arrival))).await
     }
 
-    /// Fetches one page of tags; `query` is raw and goes through, `n` clamped to the upstream's page limit (TAG-2).
+    /// Fetches one page of tags, no larger than the upstream gives (TAG-2).
     pub async fn list_tags(
         &self,
         repository: &Repository,
-        query: Option<&str>,
+        page: &PageQuery,
         patience: Duration,
     ) -> Result<Page, Error> {
-        let query = query.map(|query| clamp_page(query, self.page_limit));
-        let url = self.url(repository, "tags/list", query.as_deref());
-        let ask = self.get(Operation::Tags, repository, url, "application/json");
-        self.page(&ask, patience).await
+        let path = tags_path(repository, &page.at_most(self.page_limit));
+        self.page(&self.get(Operation::Tags, repository, &path, "application/json"), patience).await
     }
 
-    /// Fetches one page of referrers; `query` is raw and goes through (REF-1, REF-2).
+    /// Fetches one page of referrers (REF-1, REF-2).
     pub async fn referrers(
         &self,
         repository: &Repository,
         digest: &Digest,
-        query: Option<&str>,
+        page: &PageQuery,
         patience: Duration,
     ) -> Result<Page, Error> {
-        let url = self.url(repository, &format!("referrers/{digest}"), query);
-        let ask = self.get(Operation::Referrers, repository, url, INDEX);
-        self.page(&ask, patience).await
+        let path = referrers_path(repository, digest, page);
+        self.page(&self.get(Operation::Referrers, repository, &path, INDEX), patience).await
     }
 
     async fn page(&self, ask: &Ask<'_>, patience: Duration) -> Result<Page, Error> {
@@ -221,23 +217,20 @@ impl Upstream {
     }
 
     fn manifest<'a>(&self, operation: Operation, repository: &'a Repository, reference: &Reference) -> Ask<'a> {
-        self.get(operation, repository, self.url(repository, &format!("manifests/{reference}"), None), MANIFESTS)
+        self.get(operation, repository, &manifest_path(repository, reference), ACCEPT)
     }
 
     fn blob<'a>(&self, operation: Operation, repository: &'a Repository, digest: &Digest) -> Ask<'a> {
-        self.get(operation, repository, self.url(repository, &format!("blobs/{digest}"), None), "*/*")
+        self.get(operation, repository, &blob_path(repository, digest), "*/*")
     }
 
-    #[expect(clippy::unused_self, reason = "reads as one of the requests of this upstream")]
-    fn get<'a>(&self, operation: Operation, repository: &'a Repository, url: Url, accept: &'static str) -> Ask<'a> {
-        Ask { operation, method: Method::GET, url, repository, accept, range: None }
-    }
-
-    fn url(&self, repository: &Repository, what: &str, query: Option<&str>) -> Url {
+    /// `path` may have a query behind it.
+    fn get<'a>(&self, operation: Operation, repository: &'a Repository, path: &str, accept: &'static str) -> Ask<'a> {
         let mut url = self.wire.gate.home().clone();
-        url.set_path(&format!("/v2/{repository}/{what}"));
-        url.set_query(query.filter(|query| !query.is_empty()));
-        url
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        url.set_path(path);
+        url.set_query(query);
+        Ask { operation, method: Method::GET, url, repository, accept, range: None }
     }
 }
 
@@ -295,15 +288,6 @@ fn part_header(part: Part) -> HeaderValue {
     HeaderValue::try_from(text).expect("digits and dashes are visible ASCII")
 }
 
-/// Lowers `n` in a raw query to what the upstream takes.
-fn clamp_page(query: &str, limit: Option<u32>) -> String {
-    let clamp = |pair: &str| match (pair.strip_prefix("n=").map(str::parse::<u64>), limit) {
-        (Some(Ok(n)), Some(limit)) if n > u64::from(limit) => format!("n={limit}"),
-        _ => pair.to_owned(),
-    };
-    query.split('&').map(clamp).collect::<Vec<_>>().join("&")
-}
-
 fn manifest_head(arrival: &Arrival) -> Result<ManifestHead, Failure> {
     let headers = answered(arrival)?.incoming.headers();
     answer::check_identity(headers)?;
@@ -345,19 +329,6 @@ fn answered(arrival: &Arrival) -> Result<&Arrival, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_page_size_is_lowered_to_what_the_upstream_takes() {
-        for (query, limit, expected) in [
-            ("n=500&last=a%2Fb", Some(100), "n=100&last=a%2Fb"),
-            ("last=a&n=50", Some(100), "last=a&n=50"),
-            ("n=500", None, "n=500"),
-            ("n=x", Some(100), "n=x"),
-            ("nn=500", Some(100), "nn=500"),
-        ] {
-            assert_eq!(clamp_page(query, limit), expected);
-        }
-    }
 
     #[test]
     fn a_part_is_asked_for_with_both_ends_inclusive() {

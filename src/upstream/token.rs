@@ -138,10 +138,9 @@ impl Source {
                 let body = answer.whole(LARGEST_ANSWER).await?;
                 parse(&body, self.clock.now()).ok_or_else(|| Failure::protocol("the token endpoint sent no token"))
             }
-            401 | 403 if with_login => {
-                failure(ErrorKind::CredentialRejected, "the token endpoint rejects the credential")
-            }
-            401 | 403 => failure(ErrorKind::Denied, "the token endpoint gives no anonymous token"),
+            401 if with_login => failure(ErrorKind::CredentialRejected, "the token endpoint rejects the credential"),
+            // With a good credential too, some say it of a repository that is private or missing (GHCR, GAR; UP-9).
+            401 | 403 => failure(ErrorKind::Denied, "the token endpoint gives no token for this repository"),
             429 => Err(self.throttle.close(key.holder, Operation::Token, answer.headers())),
             300..=399 => failure(ErrorKind::Refused, "the token endpoint redirects, which is not followed"),
             500.. => Err(server_error(status)),

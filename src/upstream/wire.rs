@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use prometheus::IntCounter;
 use tokio::time::Instant;
 use url::Url;
 
@@ -14,7 +13,7 @@ use super::body::Incoming;
 use super::dial::Clients;
 use super::error::{ErrorKind, Failure, Operation, Symptom};
 use super::gate::{Dial, Gate, Refusal, shown};
-use crate::metrics::Metrics;
+use crate::metrics::{Counter, Metrics};
 use crate::oci::UpstreamName;
 
 /// Everything a single request needs; shared by the operations of one upstream and its token requests.
@@ -24,7 +23,7 @@ pub(super) struct Wire {
     pub(super) gate: Gate,
     clients: Clients,
     metrics: Arc<Metrics>,
-    received: IntCounter,
+    received: Counter,
     idle: Duration,
 }
 

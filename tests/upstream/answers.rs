@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use roadstead::oci::PageQuery;
 use roadstead::upstream::{Error, ErrorKind, Extent, Part, Upstream};
 
 use crate::origin::{
@@ -16,6 +17,10 @@ async fn body(upstream: &Upstream) -> Result<Vec<u8>, Error> {
         whole.extend_from_slice(&chunk);
     }
     Ok(whole)
+}
+
+fn query(text: &str) -> PageQuery {
+    PageQuery::parse(Some(text)).expect("the test asks rightly")
 }
 
 fn at(address: std::net::SocketAddr) -> Setup {
@@ -217,10 +222,10 @@ async fn pages_carry_the_query_of_the_next_one_and_nothing_of_its_host() {
     let mut setup = Setup::new(&origin.url());
     setup.config.page_limit = Some(100);
     let upstream = setup.build();
-    let page = upstream.list_tags(&repository(), Some("n=5000&last=v1"), PATIENCE).await.expect("a page");
+    let page = upstream.list_tags(&repository(), &query("n=5000&last=v1"), PATIENCE).await.expect("a page");
     assert_eq!(page.next.as_deref(), Some("next_page=abc%3D&n=2"));
     let page =
-        upstream.referrers(&repository(), &digest(), Some("artifactType=a%2Fb"), PATIENCE).await.expect("a page");
+        upstream.referrers(&repository(), &digest(), &query("artifactType=a%2Fb"), PATIENCE).await.expect("a page");
     assert_eq!(page.filters_applied.as_deref(), Some("artifactType"));
     let seen = origin.seen();
     assert_eq!(seen[0].target, "/v2/team/app/tags/list?n=100&last=v1");
@@ -230,8 +235,11 @@ async fn pages_carry_the_query_of_the_next_one_and_nothing_of_its_host() {
 #[tokio::test]
 async fn a_page_is_bounded() {
     let origin = origin(|_| reply(200, &[], vec![b' '; (1 << 20) + 1])).await;
-    let error =
-        Setup::new(&origin.url()).build().list_tags(&repository(), None, PATIENCE).await.expect_err("too large");
+    let error = Setup::new(&origin.url())
+        .build()
+        .list_tags(&repository(), &PageQuery::default(), PATIENCE)
+        .await
+        .expect_err("too large");
     assert_eq!(error.kind(), &ErrorKind::Protocol);
 }
 

@@ -165,12 +165,12 @@ async fn a_token_endpoint_that_redirects_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_denial_without_a_credential_and_rejection_with_one() {
-    for status in [401, 403] {
+async fn a_refused_token_is_denial_except_where_401_rejects_a_credential() {
+    for (status, with_credential) in [(401, ErrorKind::CredentialRejected), (403, ErrorKind::Denied)] {
         let origin = registry(move |_| reply(status, &[], "")).await;
         for (setup, kind) in [
             (Setup::new(&origin.url()), ErrorKind::Denied),
-            (Setup::new(&origin.url()).credential("**", "robot", "hunter2"), ErrorKind::CredentialRejected),
+            (Setup::new(&origin.url()).credential("**", "robot", "hunter2"), with_credential),
             (Setup::new(&origin.url()).credential("other/**", "robot", "hunter2"), ErrorKind::Denied),
         ] {
             let before = origin.count("/token");
