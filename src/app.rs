@@ -18,18 +18,20 @@ use crate::pull::{Parts, PullThrough};
 use crate::route::Routes;
 use crate::server::{self, Service};
 use crate::store::BlobStore;
-use crate::upstream::Upstreams;
+use crate::upstream::{Lookup, Upstreams};
 
 /// What the world gives besides the configuration; tests give another one.
 #[derive(Clone, Debug)]
 pub struct Environment {
     pub clock: Clock,
     pub limits: Limits,
+    /// How names of upstreams become addresses.
+    pub lookup: Lookup,
 }
 
 impl Default for Environment {
     fn default() -> Self {
-        Self { clock: Clock::system(), limits: Limits::default() }
+        Self { clock: Clock::system(), limits: Limits::default(), lookup: Lookup::system() }
     }
 }
 
@@ -51,10 +53,10 @@ impl App {
     /// # Errors
     /// If the cache directory cannot be used, or belongs to a running process.
     pub fn start(config: &Config, environment: Environment) -> anyhow::Result<Self> {
-        let Environment { clock, limits } = environment;
+        let Environment { clock, limits, lookup } = environment;
         let metrics = Arc::new(Metrics::new());
         let store = BlobStore::new(&config.cache, &limits, clock.clone(), Arc::clone(&metrics))?;
-        let upstreams = Upstreams::new(&config.upstreams, clock.clone(), &limits, Arc::clone(&metrics))
+        let upstreams = Upstreams::new(&config.upstreams, clock.clone(), &limits, Arc::clone(&metrics), &lookup)
             .context("cannot prepare the upstreams")?;
         let parts = Parts {
             store: store.clone(),

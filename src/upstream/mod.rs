@@ -102,24 +102,11 @@ pub enum BuildError {
 }
 
 impl Upstreams {
-    /// Builds the clients of every upstream; dials nowhere.
+    /// Builds the clients of every upstream; dials nowhere. Names are resolved by `lookup`.
     ///
     /// # Errors
     /// If a certificate authority cannot be used.
     pub fn new(
-        configs: &[config::Upstream],
-        clock: Clock,
-        limits: &Limits,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, BuildError> {
-        Self::with_lookup(configs, clock, limits, metrics, &Lookup::system())
-    }
-
-    /// As [`Upstreams::new`], with another way to resolve names.
-    ///
-    /// # Errors
-    /// If a certificate authority cannot be used.
-    pub fn with_lookup(
         configs: &[config::Upstream],
         clock: Clock,
         limits: &Limits,

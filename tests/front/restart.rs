@@ -1,8 +1,6 @@
 //! What a new start finds, and what it must not trip over.
 
 use roadstead::app::{App, Environment};
-use roadstead::clock::Clock;
-use roadstead::limits::Limits;
 
 use crate::support::eventually;
 use crate::support::image::Image;
@@ -92,7 +90,7 @@ async fn strange_files_in_the_cache_are_left_alone() {
 async fn one_directory_serves_one_process() {
     let (_origin, image, mut proxy) = pulled().await;
     let config = proxy.setup().config.clone();
-    let environment = || Environment { clock: Clock::system(), limits: Limits::default() };
+    let environment = Environment::default;
     let second = App::start(&config, environment()).expect_err("the directory is in use");
     let said = format!("{second:#}");
     assert!(said.contains("cache") && said.contains("use"), "{said}");

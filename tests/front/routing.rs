@@ -84,8 +84,12 @@ async fn every_way_in_leads_to_its_upstream_and_repository() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_registry_causes_no_connection() {
-    let (hub, quay, proxy) = two_upstreams().await;
+async fn an_unknown_registry_causes_no_lookup_and_no_connection() {
+    let (hub, quay) = (Origin::start().await, Origin::start().await);
+    let mut setup = Setup::of(&hub);
+    setup.upstream("quay.io", &quay);
+    setup.upstream("named.example", &quay).url = "https://registry.named.example".parse().expect("a URL");
+    let proxy = setup.start().await;
     for path in [
         "/v2/acme/app/manifests/v1?ns=evil.example",
         "/v2/evil.example/acme/app/manifests/v1",
@@ -97,6 +101,9 @@ async fn an_unknown_registry_causes_no_connection() {
     }
     assert_eq!((hub.connections(), quay.connections()), (0, 0));
     assert_eq!(proxy.metric("roadstead_upstream_requests_total", &[]), 0);
+    assert_eq!(proxy.lookups(), Vec::<String>::new());
+    assert_eq!(proxy.get("/v2/named.example/acme/app/manifests/v1").await.status, 502, "a configured one is looked up");
+    assert!(!proxy.lookups().is_empty() && proxy.lookups().iter().all(|name| name == "registry.named.example"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -270,8 +270,7 @@ impl Setup {
     pub(crate) fn build(&self) -> Arc<Upstream> {
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let configs = [self.config.clone()];
-        let upstreams =
-            Upstreams::with_lookup(&configs, clock, &self.limits, metrics, &self.lookup).expect("it builds");
+        let upstreams = Upstreams::new(&configs, clock, &self.limits, metrics, &self.lookup).expect("it builds");
         upstreams.get(&self.config.name).expect("it is there").clone()
     }
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use roadstead::upstream::{BuildError, ErrorKind, Upstreams};
+use roadstead::upstream::{BuildError, ErrorKind, Lookup, Upstreams};
 use rustls::pki_types::PrivateKeyDer;
 
 use crate::origin::{MANIFEST, PATIENCE, Setup, canary, closed_port, digest, raw_then, repository, tag};
@@ -99,7 +99,8 @@ async fn an_authority_file_without_a_certificate_is_an_error_at_the_start() {
     for pem in [&b""[..], b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         let mut setup = setup(closed_port().await);
         setup.config.ca = Some(pem.to_vec());
-        let built = Upstreams::new(&[setup.config.clone()], setup.clock.clone(), &setup.limits, setup.metrics.clone());
+        let (configs, lookup) = ([setup.config.clone()], Lookup::system());
+        let built = Upstreams::new(&configs, setup.clock.clone(), &setup.limits, setup.metrics.clone(), &lookup);
         assert!(matches!(built, Err(BuildError::Ca { .. })));
     }
 }

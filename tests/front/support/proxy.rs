@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Method;
@@ -13,6 +13,7 @@ use roadstead::config::{Cache, Config, Log, LogFormat, MinFree, Rule, Upstream};
 use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{Digest, Pattern, UpstreamName};
+use roadstead::upstream::Lookup;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) config: Config,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
+    /// Names that were looked up.
+    pub(crate) lookups: Arc<Mutex<Vec<String>>>,
     directory: TempDir,
 }
 
@@ -39,6 +42,7 @@ impl Setup {
             config: config(directory.path().join("cache")),
             limits: Limits { retry_pause: Duration::from_millis(1), ..Limits::default() },
             clock: Clock::manual(Duration::from_hours(500_000)),
+            lookups: Arc::default(),
             directory,
         }
     }
@@ -128,7 +132,12 @@ struct Running {
 impl Running {
     async fn start(setup: &Setup) -> Self {
         let panics = panics::behind_the_tests();
-        let environment = Environment { clock: setup.clock.clone(), limits: setup.limits.clone() };
+        let lookups = Arc::clone(&setup.lookups);
+        let lookup = Lookup::new(move |name| {
+            lookups.lock().expect("no test panics here").push(name);
+            std::future::ready(Err(std::io::Error::from(std::io::ErrorKind::NotFound)))
+        });
+        let environment = Environment { clock: setup.clock.clone(), limits: setup.limits.clone(), lookup };
         let app = App::start(&setup.config, environment).expect("the proxy starts");
         let clients = TcpListener::bind(setup.config.listen).await.expect("a free port");
         let admin = TcpListener::bind(setup.config.admin).await.expect("a free port");
@@ -211,6 +220,11 @@ impl Proxy {
         let request = running.http.request(method, format!("http://{}{path}", running.clients)).headers(headers);
         let response = soon(path, request.send()).await;
         Reading::new(response.unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")))
+    }
+
+    /// Names that were looked up so far; none of them exists.
+    pub(crate) fn lookups(&self) -> Vec<String> {
+        self.setup.lookups.lock().expect("no test panics here").clone()
     }
 
     pub(crate) async fn admin(&self, path: &str) -> Answer {
