@@ -29,7 +29,7 @@ pub(super) struct OpenBlob {
     /// Made by the first reader of a warm body.
     mapping: OnceLock<Result<Mapping, io::ErrorKind>>,
     /// Set when the name is gone; its bytes then count as pending until the last reader is.
-    pub(super) unlinked: AtomicBool,
+    unlinked: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -131,15 +131,18 @@ impl OpenBlob {
 impl Drop for OpenBlob {
     fn drop(&mut self) {
         if *self.unlinked.get_mut() {
-            self.shared.index().close_unlinked(self.size);
+            self.shared.pending.fetch_sub(self.size, Ordering::Relaxed);
         }
     }
 }
 
 impl OpenBlob {
-    /// The name is gone while this is open.
-    pub(super) fn mark_unlinked(&self) -> bool {
-        !self.unlinked.swap(true, Ordering::AcqRel)
+    /// The name is gone while this is open: its bytes are pending from now on. Takes no lock, nor does the drop that may
+    /// follow, because the index is locked meanwhile.
+    pub(super) fn mark_unlinked(&self) {
+        if !self.unlinked.swap(true, Ordering::AcqRel) {
+            self.shared.pending.fetch_add(self.size, Ordering::Relaxed);
+        }
     }
 }
 
@@ -153,5 +156,39 @@ impl AsRef<[u8]> for MappedSlice {
     fn as_ref(&self) -> &[u8] {
         // A slice is only made after its mapping; an empty one ends the body short, which the client notices.
         self.blob.mapped().map_or(&[], |mapping| &mapping.bytes()[self.slice.clone()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::oci::Algorithm;
+    use crate::store::{BlobStore, Class};
+
+    /// Eviction looks at the open file under the index's lock, so it may be the last to let go of it.
+    #[test]
+    fn the_last_reader_may_leave_while_the_index_is_locked() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = BlobStore::in_test(directory.path());
+        let file = Arc::new(tempfile::tempfile().expect("a temporary file"));
+        let digest = Digest::of(Algorithm::Sha256, b"evicted");
+        let reader = Blob::new(digest.clone(), 10, file, Arc::clone(&store.0));
+        store.0.index().insert(&digest, 10, Class::Blob, 0);
+        store.0.index().set_open(&digest, Arc::downgrade(reader.open()));
+        let pending = move || store.0.pending.load(Ordering::Relaxed);
+        let (done, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let shared = Arc::clone(&reader.0.shared);
+            let mut index = shared.index();
+            assert!(index.remove(&digest));
+            let before = pending();
+            drop(reader);
+            done.send((before, pending())).expect("the test waits");
+        });
+        let sums = ended.recv_timeout(Duration::from_secs(20)).expect("nobody waits for a lock that it holds itself");
+        assert_eq!(sums, (10, 0));
     }
 }

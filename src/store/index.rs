@@ -1,7 +1,8 @@
 //! What is on disk, how recently it was used, and how much room is promised. Pure: the disk work is the caller's.
 //!
-//! Three sums are kept apart: `used` (published), `reserved` (being written) and `pending` (unlinked but still open).
-//! Room is promised from the first two, so that eviction does not chase bytes that only wait for their last reader.
+//! Three sums are kept apart: `used` (published), `reserved` (being written) and, beside the index, `pending` (unlinked
+//! but still open). Room is promised from the first two, so that eviction does not chase bytes that only wait for their
+//! last reader.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Weak;
@@ -35,6 +36,8 @@ pub(super) struct Disk {
     pub(super) available: u64,
     /// Bytes that must stay free.
     pub(super) keep_free: u64,
+    /// Bytes that come free by themselves: unlinked, but still open.
+    pub(super) pending: u64,
 }
 
 #[derive(Debug)]
@@ -44,7 +47,6 @@ pub(super) struct Index {
     order: BTreeMap<(Class, Tick), Digest>,
     used: u64,
     reserved: u64,
-    pending: u64,
     last_tick: Tick,
     /// Whether the start-up scan has finished; before that nothing is evicted.
     loaded: bool,
@@ -64,7 +66,6 @@ impl Index {
             order: BTreeMap::new(),
             used: 0,
             reserved: 0,
-            pending: 0,
             last_tick: 0,
             loaded: false,
             touched: HashMap::new(),
@@ -129,17 +130,10 @@ impl Index {
         self.order.remove(&(slot.class, slot.used));
         self.touched.remove(digest);
         self.used -= slot.size;
-        if let Some(open) = slot.open.upgrade()
-            && open.mark_unlinked()
-        {
-            self.pending += slot.size;
+        if let Some(open) = slot.open.upgrade() {
+            open.mark_unlinked();
         }
         true
-    }
-
-    /// The last reader of unlinked content is gone.
-    pub(super) fn close_unlinked(&mut self, size: u64) {
-        self.pending = self.pending.saturating_sub(size);
     }
 
     /// Promises `size` bytes and names what has to be removed for them, already taken out of the index.
@@ -153,7 +147,8 @@ impl Index {
         let short = self.shortage(size, disk);
         if short > 0 && !self.loaded {
             // Nothing is evicted before the scan has shown what there is; the cap is met once it has.
-            if Self::disk_shortage(size, disk, 0) > 0 {
+            let disk = Disk { pending: 0, ..disk };
+            if disk.shortage(size) > 0 {
                 return Err(NoRoom);
             }
             self.reserved += size;
@@ -191,11 +186,13 @@ impl Index {
     /// Bytes that have to go before `size` more fit, by our own limit and by the disk's.
     fn shortage(&self, size: u64, disk: Disk) -> u64 {
         let ours = (self.used + self.reserved + size).saturating_sub(self.limit);
-        ours.max(Self::disk_shortage(size, disk, self.pending))
+        ours.max(disk.shortage(size))
     }
+}
 
-    fn disk_shortage(size: u64, disk: Disk, pending: u64) -> u64 {
-        size.saturating_add(disk.keep_free).saturating_sub(disk.available.saturating_add(pending))
+impl Disk {
+    fn shortage(self, size: u64) -> u64 {
+        size.saturating_add(self.keep_free).saturating_sub(self.available.saturating_add(self.pending))
     }
 }
 
@@ -206,7 +203,7 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
 
-    const ROOMY: Disk = Disk { available: u64::MAX / 4, keep_free: 0 };
+    const ROOMY: Disk = Disk { available: u64::MAX / 4, keep_free: 0, pending: 0 };
 
     fn digest(n: u64) -> Digest {
         Digest::of(Algorithm::Sha256, &n.to_le_bytes())
@@ -246,9 +243,9 @@ mod tests {
     fn a_disk_below_its_reserve_evicts_although_the_limit_would_hold() {
         let mut index = loaded(1000);
         index.insert(&digest(1), 100, Class::Blob, 1);
-        let tight = Disk { available: 150, keep_free: 100 };
+        let tight = Disk { available: 150, keep_free: 100, pending: 0 };
         assert_eq!(index.reserve(60, tight), Ok(vec![digest(1)]));
-        let full = Disk { available: 90, keep_free: 100 };
+        let full = Disk { available: 90, keep_free: 100, pending: 0 };
         assert_eq!(index.reserve(60, full), Err(NoRoom));
     }
 
@@ -258,7 +255,7 @@ mod tests {
         index.insert(&digest(1), 90, Class::Blob, 1);
         assert_eq!(index.reserve(50, ROOMY), Ok(vec![]));
         assert!(index.contains(&digest(1)));
-        assert_eq!(index.reserve(50, Disk { available: 40, keep_free: 0 }), Err(NoRoom));
+        assert_eq!(index.reserve(50, Disk { available: 40, keep_free: 0, pending: 0 }), Err(NoRoom));
     }
 
     proptest! {

@@ -58,6 +58,8 @@ struct Shared {
     pool: Arc<IoPool>,
     /// Guards sums and recency; never held across disk work.
     index: Mutex<Index>,
+    /// Bytes that are unlinked but still open; beside the index, so that a last reader may leave under its lock.
+    pending: AtomicU64,
     /// Serialises publishing and deleting of names; taken before `index`.
     names: Mutex<()>,
     records: Records,
@@ -72,6 +74,26 @@ struct Shared {
     serial: AtomicU64,
     /// Locked as long as the directory is ours.
     lock: Mutex<Option<File>>,
+}
+
+#[cfg(test)]
+impl BlobStore {
+    /// A loaded store in `path` with everything at its default.
+    fn in_test(path: &Path) -> Self {
+        let cache = config::Cache {
+            path: path.to_path_buf(),
+            max_size: 1 << 30,
+            min_free: MinFree::Bytes(0),
+            tag_ttl: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            proof_ttl: Duration::ZERO,
+            abandon_after: Duration::ZERO,
+        };
+        let store = Self::new(&cache, &Limits::default(), Clock::manual(Duration::ZERO), Arc::new(Metrics::new()));
+        let store = store.expect("the directory can be used");
+        recover::load(&store.0).expect("the directory can be read");
+        store
+    }
 }
 
 impl BlobStore {
@@ -92,6 +114,7 @@ impl BlobStore {
             layout,
             pool,
             index: Mutex::new(Index::new(cache.max_size)),
+            pending: AtomicU64::new(0),
             names: Mutex::new(()),
             records,
             small: Cache::builder().max_capacity(limits.memory).weigher(weigh).build(),
@@ -188,7 +211,8 @@ impl Shared {
             MinFree::Bytes(bytes) => bytes,
             MinFree::Percent(percent) => total / 100 * u64::from(percent),
         };
-        Ok(Disk { available: stat.f_bavail.saturating_mul(stat.f_frsize), keep_free })
+        let pending = self.pending.load(Ordering::Relaxed);
+        Ok(Disk { available: stat.f_bavail.saturating_mul(stat.f_frsize), keep_free, pending })
     }
 
     /// Removes the names of content that is out of the index already; blocks.
