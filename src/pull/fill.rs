@@ -45,7 +45,9 @@ impl Fill {
     pub(super) async fn run(self) {
         let _counted = Counted::one(&self.inner.metrics.fills_in_flight);
         if let Err(error) = self.transfer().await {
-            self.report(&error);
+            if !is_answer(&error) {
+                self.report(&error);
+            }
             self.inner.membership.withdraw(&self.name, Subject::Blob(self.digest.clone()), &error).await;
             self.guard.end(Err(error));
         }
@@ -291,4 +293,9 @@ impl Fill {
         tracing::warn!(upstream = %self.name.upstream, repository = %self.name.repository, digest = %self.digest,
             reason = error.reason(), %error, "a download stored nothing");
     }
+}
+
+/// Whether upstream has said no before any byte: that is told by whoever asked, not as a failed download.
+fn is_answer(error: &Error) -> bool {
+    matches!(error, Error::BlobUnknown | Error::Refused(_) | Error::RateLimited { .. })
 }

@@ -10,7 +10,7 @@ use http_body::{Frame, SizeHint};
 
 use super::exchange::Exchange;
 use crate::pull::ByteStream;
-use crate::store::{self, Blob};
+use crate::store::{self, Blob, Slice};
 
 /// A body and the request it answers.
 ///
@@ -37,7 +37,13 @@ pub(super) enum Source {
     },
 }
 
-type Loading = Pin<Box<dyn Future<Output = Result<Bytes, store::Error>> + Send>>;
+type Loading = Pin<Box<dyn Future<Output = Result<Slice, store::Error>> + Send>>;
+
+/// What a source has next.
+enum Piece {
+    Bytes(Bytes),
+    Mapped(Slice),
+}
 
 /// Why a body ends short: hyper closes the connection, so that the client sees it.
 #[derive(Debug, thiserror::Error)]
@@ -58,13 +64,16 @@ impl Body {
 
 /// A frame on its way to the socket.
 struct Held {
-    bytes: Bytes,
+    piece: Piece,
     _exchange: Arc<Exchange>,
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        match &self.piece {
+            Piece::Bytes(bytes) => bytes,
+            Piece::Mapped(slice) => slice.bytes(),
+        }
     }
 }
 
@@ -73,13 +82,16 @@ impl http_body::Body for Body {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        match ready!(self.source.poll_bytes(cx)) {
+        match ready!(self.source.poll_piece(cx)) {
             None => Poll::Ready(None),
             Some(Err(error)) => self.cut(&error),
-            Some(Ok(bytes)) => {
-                self.exchange.add_bytes(bytes.len() as u64);
-                let held = Held { bytes, _exchange: Arc::clone(&self.exchange) };
-                Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(held)))))
+            Some(Ok(piece)) => {
+                if let Piece::Mapped(slice) = &piece {
+                    self.exchange.outbound().expect(slice.clone());
+                }
+                let frame = Bytes::from_owner(Held { piece, _exchange: Arc::clone(&self.exchange) });
+                self.exchange.add_bytes(frame.len() as u64);
+                Poll::Ready(Some(Ok(Frame::data(frame))))
             }
         }
     }
@@ -105,12 +117,12 @@ impl http_body::Body for Body {
 }
 
 impl Source {
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SourceError>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, SourceError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
-                Poll::Ready(Some(Ok(bytes)).filter(|bytes| bytes.as_ref().is_ok_and(|bytes| !bytes.is_empty())))
+                Poll::Ready(if bytes.is_empty() { None } else { Some(Ok(Piece::Bytes(bytes))) })
             }
             Self::Stored { blob, left, loading } => poll_stored(blob, left, loading, cx),
             Self::Stream { stream, left } => {
@@ -118,7 +130,7 @@ impl Source {
                 if let (Some(Ok(bytes)), Some(left)) = (&next, left) {
                     *left = left.saturating_sub(bytes.len() as u64);
                 }
-                Poll::Ready(next.map(|bytes| bytes.map_err(SourceError::Pull)))
+                Poll::Ready(next.map(|bytes| bytes.map(Piece::Bytes).map_err(SourceError::Pull)))
             }
         }
     }
@@ -137,7 +149,7 @@ fn poll_stored(
     left: &mut Range<u64>,
     loading: &mut Option<Loading>,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Bytes, SourceError>>> {
+) -> Poll<Option<Result<Piece, SourceError>>> {
     if left.is_empty() {
         return Poll::Ready(None);
     }
@@ -151,7 +163,7 @@ fn poll_stored(
     };
     *loading = None;
     if let Ok(slice) = &slice {
-        left.start += slice.len() as u64;
+        left.start += slice.bytes().len() as u64;
     }
-    Poll::Ready(Some(slice.map_err(SourceError::Store)))
+    Poll::Ready(Some(slice.map(Piece::Mapped).map_err(SourceError::Store)))
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::wire::Sent;
+use super::wire::Outbound;
 use crate::metrics::{Counted, Metrics};
-use crate::oci::CanonicalName;
+use crate::oci::{CanonicalName, Digest, Repository, Tag};
 use crate::pull::Outcome;
 
 /// What is known when a request has arrived.
@@ -18,7 +18,7 @@ use crate::pull::Outcome;
 pub(super) struct Arrival {
     pub(super) peer: IpAddr,
     pub(super) method: Method,
-    pub(super) sent: Sent,
+    pub(super) outbound: Outbound,
     pub(super) metrics: Arc<Metrics>,
     started: Instant,
     sent_before: u64,
@@ -31,8 +31,11 @@ pub(super) struct Notes {
     /// The route label of the endpoint.
     pub(super) route: Option<&'static str>,
     pub(super) name: Option<CanonicalName>,
-    /// Tag or digest.
-    pub(super) reference: Option<String>,
+    /// The repository as the client wrote it, where it leads nowhere.
+    pub(super) unknown: Option<Repository>,
+    pub(super) tag: Option<Tag>,
+    /// What was asked for, or what the tag led to.
+    pub(super) digest: Option<Digest>,
     /// What the cache did, and for which kind of content.
     pub(super) outcome: Option<(&'static str, Outcome)>,
     pub(super) error: Option<String>,
@@ -52,9 +55,17 @@ pub(super) struct Exchange {
 }
 
 impl Arrival {
-    pub(super) fn new(peer: IpAddr, method: Method, sent: Sent, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(peer: IpAddr, method: Method, outbound: Outbound, metrics: Arc<Metrics>) -> Self {
         let counted = Counted::one(&metrics.http_requests_in_flight);
-        Self { peer, method, sent_before: sent.get(), sent, started: Instant::now(), _counted: counted, metrics }
+        Self {
+            peer,
+            method,
+            sent_before: outbound.sent(),
+            outbound,
+            started: Instant::now(),
+            _counted: counted,
+            metrics,
+        }
     }
 
     /// The answer's head is ready.
@@ -69,6 +80,11 @@ impl Exchange {
         self.queued.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// The connection that the answer leaves by.
+    pub(super) fn outbound(&self) -> &Outbound {
+        &self.arrival.outbound
+    }
+
     /// The body ends short.
     pub(super) fn fail(&self, error: &dyn std::fmt::Display) {
         // The first reason is the one that counts.
@@ -77,7 +93,7 @@ impl Exchange {
 
     /// Body bytes that have left: not more than were queued, and not more than the connection has taken since.
     fn bytes(&self) -> u64 {
-        let on_the_wire = self.arrival.sent.get() - self.arrival.sent_before;
+        let on_the_wire = self.arrival.outbound.sent() - self.arrival.sent_before;
         self.queued.load(Ordering::Relaxed).min(on_the_wire)
     }
 
@@ -96,6 +112,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.arrival.outbound.expect_nothing();
         let bytes = self.bytes();
         let route = self.notes.route.unwrap_or("none");
         self.count(route, bytes);
@@ -106,8 +123,9 @@ impl Drop for Exchange {
             method = %self.arrival.method,
             route,
             upstream = name.map(|name| name.upstream.as_str()),
-            repository = name.map(|name| name.repository.as_str()),
-            reference = self.notes.reference,
+            repository = name.map(|name| &name.repository).or(self.notes.unknown.as_ref()).map(Repository::as_str),
+            tag = self.notes.tag.as_ref().map(Tag::as_str),
+            digest = self.notes.digest.as_ref().map(Digest::as_str),
             status = self.status.as_u16(),
             outcome = self.notes.outcome.map(|(_, outcome)| outcome.as_str()),
             bytes,

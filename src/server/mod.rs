@@ -62,10 +62,10 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
     let Accepted { stream, peer, permit } = accepted;
     let _permit = permit;
     let _counted = Counted::one(&service.metrics.http_connections);
-    let (wire, sent) = Wire::new(stream, service.limits.send_idle);
+    let (wire, outbound) = Wire::new(stream, service.limits.send_idle);
     let answer = {
         let service = Arc::clone(&service);
-        service_fn(move |request| Arc::clone(&service).call(peer.ip(), sent.clone(), request))
+        service_fn(move |request| Arc::clone(&service).call(peer.ip(), outbound.clone(), request))
     };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(service.limits.request_idle);

@@ -14,7 +14,7 @@ use super::error::{Extra, Refusal};
 use super::exchange::{Arrival, Notes};
 use super::listing;
 use super::respond::{self, Answer};
-use super::wire::Sent;
+use super::wire::Outbound;
 use crate::access::{Action, Policy};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -48,10 +48,10 @@ impl Service {
     pub(super) async fn call(
         self: Arc<Self>,
         peer: IpAddr,
-        sent: Sent,
+        outbound: Outbound,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
-        let arrival = Arrival::new(peer, request.method().clone(), sent, Arc::clone(&self.metrics));
+        let arrival = Arrival::new(peer, request.method().clone(), outbound, Arc::clone(&self.metrics));
         let mut notes = Notes::default();
         let answer = self.answer(&arrival, &request, &mut notes).await.unwrap_or_else(|refusal| {
             let answer = respond::refusal(&refusal);
@@ -80,7 +80,10 @@ impl Service {
         let Some(repository) = target.endpoint.repository() else { return self.without_name(&target, read) };
         let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
         let route = self.routes.resolve(host, target.prefix.as_deref(), &target.ns, repository);
-        let route = route.ok_or_else(Refusal::unknown_name)?;
+        let Some(route) = route else {
+            notes.unknown = Some(repository.clone());
+            return Err(Refusal::unknown_name());
+        };
         let name = route.canonical();
         notes.name = Some(name.clone());
         if !self.policy.allows(arrival.peer, action(&target.endpoint), &name) {
@@ -131,7 +134,7 @@ impl Service {
     }
 
     async fn blob(&self, asked: &Asked<'_>, digest: &Digest, notes: &mut Notes) -> Result<Answer, Refusal> {
-        notes.reference = Some(digest.to_string());
+        notes.digest = Some(digest.clone());
         let has_it = header(asked.headers, IF_NONE_MATCH).is_some_and(|tags| none_match(tags, digest));
         if has_it || *asked.method == Method::HEAD {
             let head = self.pull.blob_head(&asked.name, digest).await?;
@@ -145,7 +148,9 @@ impl Service {
     }
 
     async fn manifest(&self, asked: &Asked<'_>, reference: &Reference, notes: &mut Notes) -> Result<Answer, Refusal> {
-        notes.reference = Some(reference.to_string());
+        if let Reference::Tag(tag) = reference {
+            notes.tag = Some(tag.clone());
+        }
         let want = if *asked.method == Method::HEAD { Want::Head } else { Want::Body };
         let answer = self.pull.manifest(&asked.name, reference, want).await?;
         let kind = match reference {
@@ -153,6 +158,7 @@ impl Service {
             Reference::Tag(_) => "tag",
         };
         notes.outcome = Some((kind, answer.outcome));
+        notes.digest = Some(answer.digest.clone());
         let has_it = header(asked.headers, IF_NONE_MATCH).is_some_and(|tags| none_match(tags, &answer.digest));
         Ok(if has_it { respond::not_modified(&answer.digest) } else { respond::manifest(answer) })
     }
@@ -169,7 +175,7 @@ impl Service {
         page: &PageQuery,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
-        notes.reference = Some(digest.to_string());
+        notes.digest = Some(digest.clone());
         let answer = self.pull.referrers(&asked.name, digest, page).await?;
         listing::referrers(&asked.route, digest, answer)
     }

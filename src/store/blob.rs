@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -62,38 +63,69 @@ impl Blob {
         self.0.size
     }
 
-    /// The next piece of `span` for a plain connection: a slice of the mapping, if it is in memory already.
+    /// The next piece of `span` for a plain connection, if it is in memory already.
     ///
     /// `None` means that [`Blob::load`] has to fetch it from the disk first.
-    pub fn resident(&self, span: &Range<u64>) -> Option<Bytes> {
-        let slice = self.0.slice(span)?;
+    pub fn resident(&self, span: &Range<u64>) -> Option<Slice> {
+        let range = self.0.slice(span)?;
         let mapping = self.0.mapped().ok()?;
-        mapping.is_resident(&slice).then(|| self.mapped_bytes(slice))
+        mapping.is_resident(&range).then(|| Slice { blob: Arc::clone(&self.0), range })
     }
 
     /// The same, after the I/O pool has made it resident.
     ///
     /// # Errors
     /// If the disk fails or the file is shorter than it was; the blob is then discarded.
-    pub fn load(&self, span: &Range<u64>) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
+    pub fn load(&self, span: &Range<u64>) -> impl Future<Output = Result<Slice, Error>> + Send + use<> {
         let this = self.clone();
-        let slice = self.0.slice(span).unwrap_or(0..0);
+        let range = self.0.slice(span).unwrap_or(0..0);
         self.0.shared.pool.run(move || {
             let path = this.0.shared.layout.blob(&this.0.digest);
-            let loaded = this.0.mapped().and_then(|mapping| mapping.populate(&slice)).or_else(|error| {
+            let loaded = this.0.mapped().and_then(|mapping| mapping.populate(&range)).or_else(|error| {
                 // Kernels before 5.14 do not know the advice; a plain read warms the page cache as well.
-                if error.kind() == io::ErrorKind::InvalidInput { this.0.read_through(&slice) } else { Err(error) }
+                if error.kind() == io::ErrorKind::InvalidInput { this.0.read_through(&range) } else { Err(error) }
             });
             if let Err(error) = loaded {
                 this.0.shared.discard(&this.0.digest, "unreadable");
                 return Err(Error::file("read", &path)(error));
             }
-            Ok(this.mapped_bytes(slice))
+            Ok(Slice { blob: this.0, range })
         })
     }
+}
 
-    fn mapped_bytes(&self, slice: Range<usize>) -> Bytes {
-        Bytes::from_owner(MappedSlice { blob: Arc::clone(&self.0), slice })
+/// A piece of a stored blob that is in the page cache; keeps its mapping alive.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    blob: Arc<OpenBlob>,
+    range: Range<usize>,
+}
+
+impl Slice {
+    /// The mapped bytes, to be handed to the kernel and not to be read here.
+    pub fn bytes(&self) -> &[u8] {
+        // A slice is only made after its mapping; an empty one ends the body short, which the client notices.
+        self.blob.mapped().map_or(&[], |mapping| &mapping.bytes()[self.range.clone()])
+    }
+
+    /// Where `bytes` begin in this slice, if they are a part of it: of the same memory, not merely equal.
+    pub fn position(&self, bytes: &[u8]) -> Option<usize> {
+        let own = self.bytes();
+        let start = bytes.as_ptr().addr().checked_sub(own.as_ptr().addr())?;
+        (start + bytes.len() <= own.len()).then_some(start)
+    }
+
+    /// Sends up to `len` bytes from `position` on from the page cache to a socket, without a copy of ours. May send less.
+    ///
+    /// # Errors
+    /// Those of `sendfile(2)`, `WouldBlock` among them; `UnexpectedEof` if somebody has cut the file short.
+    pub fn send(&self, socket: BorrowedFd<'_>, position: usize, len: usize) -> io::Result<usize> {
+        let mut offset = (self.range.start + position) as u64;
+        let len = len.min(self.range.len() - position);
+        match rustix::fs::sendfile(socket, &self.blob.file, Some(&mut offset), len)? {
+            0 if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            sent => Ok(sent),
+        }
     }
 }
 
@@ -143,19 +175,6 @@ impl OpenBlob {
         if !self.unlinked.swap(true, Ordering::AcqRel) {
             self.shared.pending.fetch_add(self.size, Ordering::Relaxed);
         }
-    }
-}
-
-/// Keeps the mapping alive for as long as hyper holds the bytes.
-struct MappedSlice {
-    blob: Arc<OpenBlob>,
-    slice: Range<usize>,
-}
-
-impl AsRef<[u8]> for MappedSlice {
-    fn as_ref(&self) -> &[u8] {
-        // A slice is only made after its mapping; an empty one ends the body short, which the client notices.
-        self.blob.mapped().map_or(&[], |mapping| &mapping.bytes()[self.slice.clone()])
     }
 }
 

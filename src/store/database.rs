@@ -73,6 +73,17 @@ impl Database {
         transaction.commit()
     }
 
+    /// Drops what is recorded about content that is not on disk: asking upstream again brings it back.
+    pub(super) fn prune(&mut self) -> Result<()> {
+        let transaction = self.0.transaction()?;
+        transaction.execute_batch(
+            "DELETE FROM members WHERE digest NOT IN (SELECT digest FROM blobs);
+             DELETE FROM tags WHERE digest NOT IN (SELECT digest FROM blobs);
+             DELETE FROM repositories WHERE name NOT IN (SELECT name FROM members);",
+        )?;
+        transaction.commit()
+    }
+
     pub(super) fn put_recency(&mut self, uses: &[(Digest, Tick)]) -> Result<()> {
         let transaction = self.0.transaction()?;
         for (digest, used) in uses {

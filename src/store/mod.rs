@@ -33,7 +33,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
 
-pub use blob::{Blob, SLICE};
+pub use blob::{Blob, SLICE, Slice};
 pub use error::{Error, StageError};
 pub use index::Class;
 pub use open::{Found, Suspect};

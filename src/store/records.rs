@@ -165,6 +165,11 @@ impl Records {
         lock(&self.database).drop_stamps(digests).map_err(failed("write"))
     }
 
+    /// Keeps the tables from growing with everything that was ever pulled.
+    pub(super) fn prune(&self) -> Result<(), Error> {
+        lock(&self.database).prune().map_err(failed("write"))
+    }
+
     pub(super) fn put_recency(&self, uses: &[(Digest, Tick)]) -> Result<(), Error> {
         lock(&self.database).put_recency(uses).map_err(failed("write"))
     }

@@ -59,6 +59,7 @@ pub(super) fn load(shared: &Shared) -> Result<(), Error> {
     // What is recorded but no longer there.
     let missing: Vec<Digest> = recorded.into_keys().filter(|digest| !shared.index().contains(digest)).collect();
     shared.note(shared.records.drop_stamps(&missing));
+    shared.note(shared.records.prune());
     // The limit may be lower than it was.
     if shared.make_room(0).is_err() {
         tracing::warn!("the cache's file system is fuller than min_free allows; new content will not be stored");
