@@ -108,12 +108,18 @@ impl PullThrough {
     pub async fn blob_head(&self, name: &CanonicalName, digest: &Digest) -> Result<BlobHead, Error> {
         self.absent_before(&Subject::Blob(digest.clone()), name, Error::BlobUnknown)?;
         if self.0.membership.standing(name, digest).await?.is_some() {
-            if let Stored::Content(found) = self.look_up(digest).await {
-                return Ok(BlobHead { size: Some(found.size()), outcome: Outcome::Hit });
-            }
-            let flight = self.flight_of(name, digest).map(|flight| flight.watch().borrow().opening.clone());
-            if let Some(Opening::Open(Source { size, .. })) = flight {
-                return Ok(BlobHead { size, outcome: Outcome::Joined });
+            match self.look_up(digest).await {
+                // Its size is as doubtful as its bytes.
+                Stored::Content(Found::Unchecked(_)) => {}
+                Stored::Content(found @ (Found::Memory(_) | Found::File(_))) => {
+                    return Ok(BlobHead { size: Some(found.size()), outcome: Outcome::Hit });
+                }
+                Stored::Absent | Stored::Unreadable => {
+                    let flight = self.flight_of(name, digest).map(|flight| flight.watch().borrow().opening.clone());
+                    if let Some(Opening::Open(Source { size, .. })) = flight {
+                        return Ok(BlobHead { size, outcome: Outcome::Joined });
+                    }
+                }
             }
         }
         let size = self.0.membership.prove_blob(name, digest).await?;
@@ -134,14 +140,18 @@ impl PullThrough {
 
     async fn serve(&self, asked: Asked<'_>, found: Found) -> Result<BlobAnswer, Error> {
         let size = found.size();
-        let (part, span) = resolve(asked.range, size)?;
-        let content = match found {
+        let resolved = resolve(asked.range, size);
+        let (part, content) = match found {
             Found::Memory(body) => {
+                let (part, span) = resolved?;
                 // A body in memory is far smaller than any usize.
                 let within = |at: u64| usize::try_from(at).map_or(body.len(), |at| at.min(body.len()));
-                Content::Memory(body.slice(within(span.start)..within(span.end)))
+                (part, Content::Memory(body.slice(within(span.start)..within(span.end))))
             }
-            Found::File(blob) => Content::Stored(blob, span),
+            Found::File(blob) => {
+                let (part, span) = resolved?;
+                (part, Content::Stored(blob, span))
+            }
             Found::Unchecked(suspect) => {
                 return self.recheck(asked, suspect).await;
             }
@@ -160,7 +170,11 @@ impl PullThrough {
             // Neither comes of a proven request that does not look at the store.
             Boarding::Foreign | Boarding::Stored => return Err(Error::Abandoned),
         };
-        self.answer_from(&flight, asked, Outcome::Hit).await
+        let answer = self.answer_from(&flight, asked, Outcome::Hit).await;
+        if let Err(Error::RangeUnsatisfiable { .. }) = answer {
+            verdict(&mut flight.watch()).await?; // the size may be what is wrong
+        }
+        answer
     }
 
     /// Joins the flight or starts it; every client, the first included, reads along.
