@@ -225,7 +225,11 @@ impl PullThrough {
         }
         let (part, span) = source.size.map_or(Ok((None, 0..u64::MAX)), |size| resolve(asked.range, size))?;
         if let Some(ahead) = part.filter(|part| part.first() > written.saturating_add(self.0.limits.read_ahead)) {
-            return self.relay_part(asked, ahead, source.size).await;
+            match self.relay_part(asked, ahead, source.size).await {
+                // Upstream does not give the range, or not now; the flight brings it all the same.
+                Err(Error::Untrue { .. } | Error::Upstream(_) | Error::RateLimited { .. }) => {}
+                answer => return answer,
+            }
         }
         let tail = Tail { state, source: source.clone(), span, hold_back };
         Ok(BlobAnswer { size: source.size, part, content: Content::Stream(tail.into_stream()), outcome })
