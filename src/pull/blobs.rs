@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use tokio::sync::watch;
 
 use super::fill::Fill;
@@ -253,7 +254,13 @@ impl PullThrough {
         }
         let hold_back = self.0.limits.hold_back;
         let stream = relay::whole(name.upstream.clone(), response.body, size, digest, hold_back);
-        Ok(BlobAnswer { size, part: None, content: Content::Stream(stream), outcome: Outcome::Relay })
+        let content = if size.is_some_and(|size| size <= hold_back) {
+            // No byte may leave before the verdict: an empty blob has none whose lack could be noticed.
+            Content::Memory(stream.try_collect::<Vec<_>>().await?.concat().into())
+        } else {
+            Content::Stream(stream)
+        };
+        Ok(BlobAnswer { size, part: None, content, outcome: Outcome::Relay })
     }
 
     async fn relay_part(&self, asked: Asked<'_>, part: ByteSpan, size: Option<u64>) -> Result<BlobAnswer, Error> {
