@@ -120,7 +120,11 @@ impl PullThrough {
                 return Ok(answer);
             }
         }
-        self.by_digest(name, digest, want).await.map(|answer| answer.with(Outcome::Fresh))
+        match self.by_digest(name, digest, want).await {
+            // The tag has moved before its time, and its old manifest is gone upstream.
+            Err(Error::ManifestUnknown) => self.resolve_tag(asked, self.0.limits.flight_head).await,
+            answer => answer.map(|answer| answer.with(Outcome::Fresh)),
+        }
     }
 
     /// Asks whether the tag still has the digest; what is known stands in where upstream does not answer.
