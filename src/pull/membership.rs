@@ -40,7 +40,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     blob_proofs: SingleFlight<Key, Result<Option<u64>, Error>>,
     manifest_proofs: SingleFlight<Key, Result<ManifestHead, Error>>,
-    confirmations: SingleFlight<CanonicalName, Result<(), Error>>,
+    confirmations: SingleFlight<CanonicalName, Result<bool, Error>>,
 }
 
 impl Membership {
@@ -73,7 +73,7 @@ impl Membership {
         if confirmed.is_some_and(|confirmed| now.since(confirmed) < self.0.proof_ttl) {
             return Ok(Some(member));
         }
-        self.confirm(name, digest, confirmed).await?;
+        self.confirm(name, digest, &member, confirmed).await?;
         // The confirmation may have shown that just this digest is gone.
         Ok(self.note(records.member(name, digest).await).flatten())
     }
@@ -118,10 +118,19 @@ impl Membership {
 
     /// Asks upstream with one HEAD, shared by all who ask, whether `name` has the blob; gives its size.
     pub(super) async fn prove_blob(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<u64>, Error> {
+        self.ask_blob(name, digest, self.0.limits.flight_head).await
+    }
+
+    /// The same for a manifest.
+    pub(super) async fn prove_manifest(&self, name: &CanonicalName, digest: &Digest) -> Result<ManifestHead, Error> {
+        self.ask_manifest(name, digest, self.0.limits.flight_head).await
+    }
+
+    async fn ask_blob(&self, name: &CanonicalName, digest: &Digest, patience: Duration) -> Result<Option<u64>, Error> {
         let (this, key) = (self.clone(), (name.clone(), digest.clone()));
         let head = self.0.blob_proofs.run(key.clone(), || async move {
             let (name, digest) = key;
-            let head = this.upstream(&name)?.head_blob(&name.repository, &digest, this.0.limits.flight_head).await;
+            let head = this.upstream(&name)?.head_blob(&name.repository, &digest, patience).await;
             let size = this.settle(&name, Subject::Blob(digest.clone()), head, Error::BlobUnknown).await?;
             this.prove(&name, &digest, None).await;
             Ok(size)
@@ -129,13 +138,16 @@ impl Membership {
         head.await.unwrap_or(Err(Error::Abandoned))
     }
 
-    /// The same for a manifest.
-    pub(super) async fn prove_manifest(&self, name: &CanonicalName, digest: &Digest) -> Result<ManifestHead, Error> {
+    async fn ask_manifest(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        patience: Duration,
+    ) -> Result<ManifestHead, Error> {
         let (this, key) = (self.clone(), (name.clone(), digest.clone()));
         let head = self.0.manifest_proofs.run(key.clone(), || async move {
             let (name, digest) = key;
             let reference = Reference::Digest(digest.clone());
-            let patience = this.0.limits.flight_head;
             let head = this.upstream(&name)?.head_manifest(&name.repository, &reference, patience).await;
             let head = this.settle(&name, Subject::Manifest(reference), head, Error::ManifestUnknown).await?;
             this.prove(&name, &digest, head.media_type.clone()).await;
@@ -145,11 +157,15 @@ impl Membership {
     }
 
     /// Renews an old proof: one HEAD of a manifest that is known, else of the digest itself.
-    async fn confirm(&self, name: &CanonicalName, digest: &Digest, confirmed: Option<Timestamp>) -> Result<(), Error> {
-        let (this, key, digest) = (self.clone(), name.clone(), digest.clone());
-        let run = self.0.confirmations.run(name.clone(), || async move { this.ask_again(&key, &digest).await });
-        let error = match run.await.unwrap_or(Err(Error::Abandoned)) {
-            // If only this digest is gone, or the manifest that stood for the repository, the records say so now.
+    async fn confirm(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        member: &Member,
+        confirmed: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        let error = match self.ask_again(name, digest, member).await {
+            // If only this digest is gone, the records say so now.
             Ok(()) | Err(Error::BlobUnknown | Error::ManifestUnknown) => return Ok(()),
             Err(error) => error,
         };
@@ -158,26 +174,29 @@ impl Membership {
         if stands && error.may_serve_stale() { Ok(()) } else { Err(error) }
     }
 
-    async fn ask_again(&self, name: &CanonicalName, digest: &Digest) -> Result<(), Error> {
-        let patience = self.0.limits.revalidate;
-        let manifest = self.note(self.0.store.records().any_manifest(name).await).flatten();
-        if let Some(manifest) = manifest {
-            let reference = Reference::Digest(manifest);
-            let head = self.upstream(name)?.head_manifest(&name.repository, &reference, patience).await;
-            let settled = self.settle(name, Subject::Manifest(reference), head, Error::ManifestUnknown).await;
-            match settled {
-                Ok(_) => {
-                    self.renew(name).await;
-                    return Ok(());
-                }
-                Err(Error::ManifestUnknown) => {}
-                Err(error) => return Err(error),
-            }
+    async fn ask_again(&self, name: &CanonicalName, digest: &Digest, member: &Member) -> Result<(), Error> {
+        let (this, key) = (self.clone(), name.clone());
+        let run = self.0.confirmations.run(name.clone(), || async move { this.confirm_by_any(&key).await });
+        if run.await.unwrap_or(Err(Error::Abandoned))? {
+            return Ok(());
         }
-        let head = self.upstream(name)?.head_blob(&name.repository, digest, patience).await;
-        self.settle(name, Subject::Blob(digest.clone()), head, Error::BlobUnknown).await?;
-        self.renew(name).await;
-        Ok(())
+        // Nothing speaks for the whole repository, and what is found out about one digest says nothing about another.
+        let patience = self.0.limits.revalidate;
+        match member.media_type {
+            Some(_) => self.ask_manifest(name, digest, patience).await.map(|_| ()),
+            None => self.ask_blob(name, digest, patience).await.map(|_| ()),
+        }
+    }
+
+    /// Whether upstream still has some manifest that is known of `name`; one question for all who doubt.
+    async fn confirm_by_any(&self, name: &CanonicalName) -> Result<bool, Error> {
+        let manifest = self.note(self.0.store.records().any_manifest(name).await).flatten();
+        let Some(manifest) = manifest else { return Ok(false) };
+        match self.ask_manifest(name, &manifest, self.0.limits.revalidate).await {
+            Ok(_) => Ok(true),
+            Err(Error::ManifestUnknown) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Folds an upstream answer, and withdraws what a refusal makes void.
