@@ -50,6 +50,9 @@ pub(super) fn load(shared: &Shared) -> Result<(), Error> {
     shared.note(read);
     for algorithm in ALGORITHMS {
         for shelf in entries(&shared.layout.algorithm(algorithm))? {
+            if !shelf.path().is_dir() {
+                continue; // somebody else's
+            }
             for file in entries(&shelf.path())? {
                 enter(shared, algorithm, &file, &mut recorded);
             }
