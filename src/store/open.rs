@@ -1,6 +1,7 @@
 //! Opening stored content, and hashing again what nobody vouches for.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -134,7 +135,7 @@ impl Suspect {
     /// content is removed and counted (DESIGN §14.9).
     ///
     /// # Errors
-    /// If the disk fails.
+    /// If the disk fails; the content is then removed as well.
     pub async fn check(self, progress: impl Fn(u64) + Send) -> Result<Result<(), Mismatch>, Error> {
         let shared = Arc::clone(&self.shared);
         let size = self.size();
@@ -154,13 +155,20 @@ impl Suspect {
         Ok(verdict.map(|_| ()))
     }
 
+    /// Hashes a part of the file. What cannot be read is removed, so that the next request fetches it.
     fn hash(&self, hasher: &mut Hasher, from: u64, to: u64) -> Result<(), Error> {
+        self.read(hasher, from, to).map_err(|error| {
+            self.shared.discard(&self.digest, "unreadable");
+            Error::file("read", &self.shared.layout.blob(&self.digest))(error)
+        })
+    }
+
+    fn read(&self, hasher: &mut Hasher, from: u64, to: u64) -> io::Result<()> {
         let mut piece = vec![0; PIECE];
         let mut offset = from;
         while offset < to {
             let want = usize::try_from(to - offset).map_or(PIECE, |left| left.min(PIECE));
-            let path = self.shared.layout.blob(&self.digest);
-            self.file.read_exact_at(&mut piece[..want], offset).map_err(Error::file("read", &path))?;
+            self.file.read_exact_at(&mut piece[..want], offset)?;
             hasher.update(&piece[..want]);
             offset += want as u64;
         }
@@ -183,12 +191,39 @@ impl Suspect {
         let Self { digest, file, stamp, shared, .. } = self;
         let blob = Blob::new(digest, stamp.size, file, Arc::clone(&shared));
         if blob.size() <= shared.small_body {
-            let path = shared.layout.blob(blob.digest());
-            let body = blob.open().read_all().map_err(Error::file("read", &path))?;
+            let body = blob.open().read_all().map_err(|error| {
+                shared.discard(blob.digest(), "unreadable");
+                Error::file("read", &shared.layout.blob(blob.digest()))(error)
+            })?;
             shared.small.insert(blob.digest().clone(), body.clone());
             return Ok(Found::Memory(body));
         }
         shared.index().set_open(blob.digest(), Arc::downgrade(blob.open()));
         Ok(Found::File(blob))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_removed_and_no_more_believed_to_be_there() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let digest = Digest::of(Algorithm::Sha256, b"something else");
+        let store = BlobStore::in_test(directory.path());
+        let path = store.0.layout.blob(&digest);
+        for left in [0, 1 << 20] {
+            std::fs::create_dir_all(store.0.layout.shelf(&digest)).expect("the directory is ours");
+            let file = File::create(&path).expect("the directory is ours");
+            file.set_len(5 << 20).expect("a sparse file");
+            store.0.index().insert(&digest, 5 << 20, Class::Blob, 0);
+            let found = store.open(&digest).await.expect("it can be opened");
+            let Some(Found::Unchecked(suspect)) = found else { panic!("unchecked, not {found:?}") };
+            file.set_len(left).expect("the file is ours");
+            suspect.check(|_| ()).await.expect_err("it is shorter than it was");
+            assert!(!path.exists() && !store.holds(&digest), "the next request fetches it");
+        }
     }
 }
