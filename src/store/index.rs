@@ -4,7 +4,7 @@
 //! but still open). Room is promised from the first two, so that eviction does not chase bytes that only wait for their
 //! last reader.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Weak;
 
 use super::blob::OpenBlob;
@@ -17,7 +17,7 @@ pub enum Class {
     Manifest,
 }
 
-/// A moment of use; later is larger, and no two are equal.
+/// A moment of use; later is larger.
 pub(super) type Tick = u64;
 
 #[derive(Debug)]
@@ -44,7 +44,8 @@ pub(super) struct Disk {
 pub(super) struct Index {
     limit: u64,
     slots: HashMap<Digest, Slot>,
-    order: BTreeMap<(Class, Tick), Digest>,
+    /// What goes first comes first. Many may share a moment: whatever the records have lost was never used.
+    order: BTreeSet<(Class, Tick, Digest)>,
     used: u64,
     reserved: u64,
     last_tick: Tick,
@@ -63,7 +64,7 @@ impl Index {
         Self {
             limit,
             slots: HashMap::new(),
-            order: BTreeMap::new(),
+            order: BTreeSet::new(),
             used: 0,
             reserved: 0,
             last_tick: 0,
@@ -96,9 +97,9 @@ impl Index {
     pub(super) fn touch(&mut self, digest: &Digest, now: Tick) -> Option<Weak<OpenBlob>> {
         let slot = self.slots.get_mut(digest)?;
         self.last_tick = now.max(self.last_tick + 1);
-        self.order.remove(&(slot.class, slot.used));
+        self.order.remove(&(slot.class, slot.used, digest.clone()));
         slot.used = self.last_tick;
-        self.order.insert((slot.class, slot.used), digest.clone());
+        self.order.insert((slot.class, slot.used, digest.clone()));
         self.touched.insert(digest.clone(), slot.used);
         Some(slot.open.clone())
     }
@@ -108,13 +109,9 @@ impl Index {
         if self.slots.contains_key(digest) {
             return;
         }
-        let mut tick = used;
-        while self.order.contains_key(&(class, tick)) {
-            tick += 1;
-        }
-        self.last_tick = self.last_tick.max(tick);
-        self.order.insert((class, tick), digest.clone());
-        self.slots.insert(digest.clone(), Slot { size, class, used: tick, open: Weak::new() });
+        self.last_tick = self.last_tick.max(used);
+        self.order.insert((class, used, digest.clone()));
+        self.slots.insert(digest.clone(), Slot { size, class, used, open: Weak::new() });
         self.used += size;
     }
 
@@ -127,7 +124,7 @@ impl Index {
     /// Takes `digest` out. Its bytes count as pending while a reader has them open.
     pub(super) fn remove(&mut self, digest: &Digest) -> bool {
         let Some(slot) = self.slots.remove(digest) else { return false };
-        self.order.remove(&(slot.class, slot.used));
+        self.order.remove(&(slot.class, slot.used, digest.clone()));
         self.touched.remove(digest);
         self.used -= slot.size;
         if let Some(open) = slot.open.upgrade() {
@@ -159,7 +156,7 @@ impl Index {
         }
         let mut victims = Vec::new();
         let mut freed = 0;
-        for digest in self.order.values() {
+        for (_, _, digest) in &self.order {
             if freed >= short {
                 break;
             }
@@ -256,6 +253,18 @@ mod tests {
         assert_eq!(index.reserve(50, ROOMY), Ok(vec![]));
         assert!(index.contains(&digest(1)));
         assert_eq!(index.reserve(50, Disk { available: 40, keep_free: 0, pending: 0 }), Err(NoRoom));
+    }
+
+    /// A search for a free moment would take minutes for these.
+    #[test]
+    fn many_that_were_never_used_are_entered_and_evicted_like_others() {
+        let mut index = loaded(200_000);
+        for n in 0..100_000 {
+            index.insert(&digest(n), 1, Class::Blob, 0);
+        }
+        assert_eq!((index.used(), index.len(), index.order.len()), (100_000, 100_000, 100_000));
+        assert_eq!(index.reserve(100_000, ROOMY), Ok(vec![]));
+        assert_eq!(index.reserve(10, ROOMY).map(|victims| victims.len()), Ok(10));
     }
 
     proptest! {
