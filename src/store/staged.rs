@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
-use super::index::Class;
+use super::index::{Class, Index};
 use super::records::Stamp;
 use super::{Blob, Error, Reader, Shared, StageError};
 use crate::clock::Timestamp;
@@ -166,8 +166,8 @@ impl Verified {
                 return Ok(blob);
             }
             name.rename(&shared.layout.blob(&digest))?;
-            drop(room);
             let mut index = shared.index();
+            room.give_back(&mut index);
             index.insert(&digest, size, class, used);
             index.set_open(&digest, Arc::downgrade(blob.open()));
         }
@@ -206,11 +206,18 @@ impl Room {
     fn absorb(&mut self, mut more: Self) {
         self.bytes += std::mem::take(&mut more.bytes);
     }
+
+    /// Ends the promise in the same step that enters what was promised, so that nobody sees the room as free between.
+    fn give_back(mut self, index: &mut Index) {
+        index.release(std::mem::take(&mut self.bytes));
+    }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.shared.index().release(self.bytes);
+        if self.bytes > 0 {
+            self.shared.index().release(self.bytes);
+        }
     }
 }
 
