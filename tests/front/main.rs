@@ -15,6 +15,7 @@ mod ranges;
 mod referrers;
 mod restart;
 mod resume;
+mod review_edges;
 mod routing;
 mod secrets;
 mod shutdown;
