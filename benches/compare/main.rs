@@ -1,0 +1,112 @@
+//! roadstead beside nginx and CNCF distribution: the same content, the same clients, real processes, interleaved rounds.
+//!
+//! `cargo bench --bench compare -- [ROUNDS]` prints the medians and their ratios. Clients and servers share the machine,
+//! so the figures per second depend on both; those per CPU-second are the server's alone.
+#![expect(clippy::print_stdout, reason = "the table is the result")]
+
+#[expect(dead_code, reason = "the first byte is for the other figures")]
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/content.rs"]
+mod content;
+mod load;
+#[expect(dead_code, reason = "its counters and limits are for the other figures")]
+#[path = "../support/origin.rs"]
+mod origin;
+mod peers;
+mod report;
+#[expect(dead_code, reason = "memory is for the other figures")]
+#[path = "../support/server.rs"]
+mod server;
+
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use roadstead::oci::{Algorithm, Hasher};
+use tokio::runtime::Runtime;
+
+use client::{Client, request};
+use content::Content;
+use load::{Load, Sample};
+use origin::{Origin, TAG, blob_path, manifest_path};
+use report::{Measure, Report, Unit};
+use server::Server;
+
+const BLOB: u64 = 256 << 20;
+
+/// Rounds without an argument.
+const ROUNDS: usize = 3;
+
+fn main() -> anyhow::Result<()> {
+    let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(ROUNDS);
+    let runtime = Runtime::new()?;
+    let folder = server::folder()?;
+    let layers: Vec<_> = (0..8).map(|salt| Content::blob(salt, if salt == 0 { BLOB } else { 1 << 20 })).collect();
+    let manifest = Content::manifest(&layers);
+    let origin = runtime.block_on(Origin::start())?;
+    for layer in &layers {
+        origin.add_blob(layer);
+    }
+    origin.add_manifest(&manifest);
+    let servers = runtime.block_on(peers::start(folder.path(), origin.address, &layers[0], &manifest))?;
+    let measures = measures(&layers[0], &manifest);
+    for server in &servers {
+        runtime.block_on(warm(server, &layers[0], &manifest)).with_context(|| server.name)?;
+    }
+    let mut report = Report::default();
+    for round in 0..rounds {
+        for measure in &measures {
+            // Another server goes first each time.
+            for turn in 0..servers.len() {
+                let server = &servers[(round + turn) % servers.len()];
+                let sample = sample(server, measure).with_context(|| format!("{} of {}", measure.name, server.name))?;
+                report.add(measure, server.name, sample);
+            }
+        }
+        println!("round {} of {rounds} done", round + 1);
+    }
+    print!("{report}");
+    Ok(())
+}
+
+fn measures(blob: &Content, manifest: &Content) -> [Measure; 3] {
+    let blobs = Load { path: blob_path(blob), size: blob.size, connections: 8, each: 2, threads: 2 };
+    let by = |reference: &str| Load {
+        path: manifest_path(reference),
+        size: manifest.size,
+        connections: 32,
+        each: 1250,
+        threads: 1,
+    };
+    [
+        Measure { name: "warm blob, 256 MiB, 8 connections", unit: Unit::Bytes, load: blobs },
+        Measure {
+            name: "manifest by digest, 32 connections",
+            unit: Unit::Requests,
+            load: by(manifest.digest.as_str()),
+        },
+        Measure { name: "manifest by tag, 32 connections", unit: Unit::Requests, load: by(TAG) },
+    ]
+}
+
+fn sample(server: &Server, measure: &Measure) -> anyhow::Result<Sample> {
+    let before = server.cpu()?;
+    let (requests, wall) = measure.load.run(server.address)?;
+    Ok(Sample { requests, wall, cpu: server.cpu()?.since(before).total() })
+}
+
+/// Brings the content in, and checks once that the bytes are right.
+async fn warm(server: &Server, blob: &Arc<Content>, manifest: &Arc<Content>) -> anyhow::Result<()> {
+    let mut client = Client::connect(server.address, 256 << 10).await?;
+    for (path, content) in [
+        (manifest_path(TAG), manifest),
+        (manifest_path(manifest.digest.as_str()), manifest),
+        (blob_path(blob), blob),
+        (blob_path(blob), blob),
+    ] {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        client.get(&request(&path), |bytes| hasher.update(bytes)).await.with_context(|| path.clone())?;
+        ensure!(hasher.finish() == content.digest, "wrong content for {path}");
+    }
+    Ok(())
+}
