@@ -130,7 +130,10 @@ impl PullThrough {
     /// Asks whether the tag still has the digest; what is known stands in where upstream does not answer.
     async fn revalidate(&self, asked: AskedTag<'_>, known: Known) -> Result<ManifestAnswer, Error> {
         let AskedTag { name, tag, want, .. } = asked;
-        let error = match self.resolve_tag(asked, self.0.limits.revalidate).await {
+        // What is known stands in for an answer that takes long, be it the HEAD or the GET that follows from it.
+        let patience = self.0.limits.revalidate;
+        let resolved = tokio::time::timeout(patience, self.resolve_tag(asked, patience)).await;
+        let error = match resolved.unwrap_or(Err(Error::Late(patience))) {
             Ok(answer) if answer.digest == known.digest => return Ok(answer.with(Outcome::Revalidated)),
             Ok(answer) => return Ok(answer),
             Err(error) => error,

@@ -133,12 +133,17 @@ impl Index {
         true
     }
 
+    /// Bytes of the largest content that is stored (DESIGN §14.10).
+    pub(super) fn largest(&self) -> u64 {
+        self.limit / 2
+    }
+
     /// Promises `size` bytes and names what has to be removed for them, already taken out of the index.
     ///
     /// # Errors
     /// [`NoRoom`] if `size` is more than half of the limit, or if removing everything would not do.
     pub(super) fn reserve(&mut self, size: u64, disk: Disk) -> Result<Vec<Digest>, NoRoom> {
-        if size > self.limit / 2 {
+        if size > self.largest() {
             return Err(NoRoom);
         }
         let short = self.shortage(size, disk);

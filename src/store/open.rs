@@ -17,6 +17,9 @@ use crate::oci::{Digest, Hasher};
 const STEP: u64 = 16 << 20;
 const PIECE: usize = 1 << 20;
 
+/// Errors of `open` that are about this process.
+const LACKING: [i32; 3] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+
 /// Stored content.
 #[derive(Debug)]
 pub enum Found {
@@ -105,7 +108,14 @@ impl Shared {
                 self.index().remove(digest);
                 Ok(None)
             }
-            Err(error) => Err(Error::file("open", &path)(error)),
+            Err(error) => {
+                // What cannot be opened must not keep a new copy out; a lack of descriptors or memory says nothing about it.
+                let lack = error.raw_os_error().is_some_and(|code| LACKING.contains(&code));
+                if !lack {
+                    self.index().remove(digest);
+                }
+                Err(Error::file("open", &path)(error))
+            }
         }
     }
 }

@@ -5,10 +5,11 @@
 //! later write has removed. Whatever is lost here means "ask upstream", never "allow".
 
 use std::hash::Hash;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use moka::sync::Cache;
+use rusqlite::ErrorCode;
 
 use super::database::Database;
 use super::index::{Class, Tick};
@@ -44,7 +45,7 @@ const ROWS: u64 = 100_000;
 
 #[derive(Debug)]
 pub struct Records {
-    database: Arc<Mutex<Database>>,
+    tables: Arc<Tables>,
     pool: Arc<IoPool>,
     tags: Cache<(CanonicalName, Tag), TagRecord>,
     members: Cache<(CanonicalName, Digest), Member>,
@@ -54,13 +55,9 @@ pub struct Records {
 impl Records {
     /// Opens the tables. A damaged file is renamed aside: it must never stop a start.
     pub(super) fn open(path: &Path, pool: Arc<IoPool>) -> Result<Self, Error> {
-        let database = Database::open(path).or_else(|error| {
-            tracing::warn!(%error, path = %path.display(), "the records are unreadable; starting with new ones");
-            set_aside(path)?;
-            Database::open(path).map_err(|source| Error::Database { operation: "open", source })
-        })?;
+        let tables = Arc::new(Tables::open(path)?);
         Ok(Self {
-            database: Arc::new(Mutex::new(database)),
+            tables,
             pool,
             tags: Cache::new(ROWS),
             members: Cache::builder().max_capacity(ROWS).support_invalidation_closures().build(),
@@ -154,28 +151,28 @@ impl Records {
     }
 
     pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, Class)>, Error> {
-        lock(&self.database).stamp(digest).map_err(failed("read"))
+        self.tables.run("read", |database| database.stamp(digest))
     }
 
     pub(super) fn put_stamp(&self, digest: &Digest, stamp: Stamp, class: Class, used: Tick) -> Result<(), Error> {
-        lock(&self.database).put_stamp(digest, stamp, class, used).map_err(failed("write"))
+        self.tables.run("write", |database| database.put_stamp(digest, stamp, class, used))
     }
 
     pub(super) fn drop_stamps(&self, digests: &[Digest]) -> Result<(), Error> {
-        lock(&self.database).drop_stamps(digests).map_err(failed("write"))
+        self.tables.run("write", |database| database.drop_stamps(digests))
     }
 
     /// Keeps the tables from growing with everything that was ever pulled.
     pub(super) fn prune(&self) -> Result<(), Error> {
-        lock(&self.database).prune().map_err(failed("write"))
+        self.tables.run("write", Database::prune)
     }
 
     pub(super) fn put_recency(&self, uses: &[(Digest, Tick)]) -> Result<(), Error> {
-        lock(&self.database).put_recency(uses).map_err(failed("write"))
+        self.tables.run("write", |database| database.put_recency(uses))
     }
 
     pub(super) fn each_blob(&self, each: impl FnMut(Digest, Class, Tick)) -> Result<(), Error> {
-        lock(&self.database).each_blob(each).map_err(failed("read"))
+        self.tables.run("read", |database| database.each_blob(each))
     }
 
     /// The cached row, else the table's, which is then cached; absence is not.
@@ -207,21 +204,54 @@ impl Records {
         &self,
         query: impl FnOnce(&Database) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let database = Arc::clone(&self.database);
-        self.pool.run(move || query(&lock(&database)).map_err(failed("read"))).await
+        let tables = Arc::clone(&self.tables);
+        self.pool.run(move || tables.run("read", |database| query(database))).await
     }
 
     async fn write(
         &self,
         change: impl FnOnce(&Database) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), Error> {
-        let database = Arc::clone(&self.database);
-        self.pool.run(move || change(&lock(&database)).map_err(failed("write"))).await
+        let tables = Arc::clone(&self.tables);
+        self.pool.run(move || tables.run("write", |database| change(database))).await
     }
 }
 
-fn failed(operation: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
-    move |source| Error::Database { operation, source }
+/// The tables, which are begun anew where they turn out to be damaged.
+#[derive(Debug)]
+struct Tables {
+    path: PathBuf,
+    database: Mutex<Database>,
+}
+
+impl Tables {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let database = Database::open(path).or_else(|error| start_over(path, &error))?;
+        Ok(Self { path: path.to_path_buf(), database: Mutex::new(database) })
+    }
+
+    fn run<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&mut Database) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
+        let mut database = lock(&self.database);
+        let source = match work(&mut database) {
+            Ok(done) => return Ok(done),
+            Err(source) => source,
+        };
+        if matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) {
+            *database = start_over(&self.path, &source)?;
+        }
+        Err(Error::Database { operation, source })
+    }
+}
+
+/// Sets damaged tables aside. What they held is asked upstream again.
+fn start_over(path: &Path, damage: &rusqlite::Error) -> Result<Database, Error> {
+    tracing::warn!(error = %damage, path = %path.display(), "the records are unreadable; starting with new ones");
+    set_aside(path)?;
+    Database::open(path).map_err(|source| Error::Database { operation: "open", source })
 }
 
 /// Renames the database out of the way, and its log with it.
@@ -239,4 +269,34 @@ fn set_aside(path: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn damage_that_shows_while_running_costs_the_records_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("records.sqlite");
+        let digest = |n: u32| Digest::of(Algorithm::Sha256, &n.to_le_bytes());
+        let stamp = Stamp { size: 1, mtime: 2 };
+        let tables = Tables::open(&path).expect("new tables");
+        for n in 0..1000 {
+            tables.run("write", |database| database.put_stamp(&digest(n), stamp, Class::Blob, 3)).expect("written");
+        }
+        drop(tables);
+        let mut content = std::fs::read(&path).expect("the tables");
+        content[8192..].fill(0xff);
+        std::fs::write(&path, content).expect("damaged");
+        let tables = Tables::open(&path).expect("the first page is whole");
+        let damaged = (0..1000).any(|n| tables.run("read", |database| database.stamp(&digest(n))).is_err());
+        assert!(damaged, "the damage is met");
+        for n in 0..1000 {
+            assert!(tables.run("read", |database| database.stamp(&digest(n))).is_ok(), "row {n}");
+        }
+        tables.run("write", |database| database.put_stamp(&digest(1), stamp, Class::Blob, 3)).expect("written again");
+        assert!(folder.path().join("records.sqlite.damaged").exists());
+    }
 }

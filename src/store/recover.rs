@@ -36,7 +36,9 @@ pub(super) fn sweep(layout: &Layout) -> Result<(), Error> {
     let staging = layout.staging();
     for entry in entries(&staging)? {
         let path = entry.path();
-        std::fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+        let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = if folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(Error::file("remove", &path))?;
     }
     Ok(())
 }

@@ -129,6 +129,10 @@ impl Staged {
             return Ok(());
         }
         let shared = Arc::clone(&self.entry.room.shared);
+        if length > shared.index().largest() {
+            // An endless body would otherwise evict everything, step by step.
+            return Err(StageError::NoRoom);
+        }
         let more = STEP.max(length - self.entry.room.bytes);
         let job = self.entry.room.shared.pool.run(move || Ok(Room::promise(&shared, more)));
         self.entry.room.absorb(job.await??);
