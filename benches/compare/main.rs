@@ -1,6 +1,7 @@
 //! roadstead beside nginx and CNCF distribution: the same content, the same clients, real processes, interleaved rounds.
 //!
-//! `cargo bench --bench compare -- [ROUNDS]` prints the medians and their ratios. Clients and servers share the machine,
+//! `cargo bench --bench compare -- [ROUNDS] [MEASURE]` prints the medians and their ratios; MEASURE is a word of the
+//! measures that are wanted. Clients and servers share the machine,
 //! so the figures per second depend on both; those per CPU-second are the server's alone.
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
@@ -38,7 +39,10 @@ const BLOB: u64 = 256 << 20;
 const ROUNDS: usize = 3;
 
 fn main() -> anyhow::Result<()> {
-    let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(ROUNDS);
+    // cargo adds --bench of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(ROUNDS);
+    let wanted = arguments.iter().find(|argument| argument.parse::<usize>().is_err());
     let runtime = Runtime::new()?;
     let folder = server::folder()?;
     let layers: Vec<_> = (0..8).map(|salt| Content::blob(salt, if salt == 0 { BLOB } else { 1 << 20 })).collect();
@@ -55,7 +59,7 @@ fn main() -> anyhow::Result<()> {
     }
     let mut report = Report::default();
     for round in 0..rounds {
-        for measure in &measures {
+        for measure in measures.iter().filter(|measure| wanted.is_none_or(|word| measure.name.contains(word))) {
             // Another server goes first each time.
             for turn in 0..servers.len() {
                 let server = &servers[(round + turn) % servers.len()];
@@ -92,7 +96,8 @@ fn measures(blob: &Content, manifest: &Content) -> [Measure; 3] {
 fn sample(server: &Server, measure: &Measure) -> anyhow::Result<Sample> {
     let before = server.cpu()?;
     let (requests, wall) = measure.load.run(server.address)?;
-    Ok(Sample { requests, wall, cpu: server.cpu()?.since(before).total() })
+    let cpu = server.cpu()?.since(before);
+    Ok(Sample { requests, wall, cpu: cpu.user + cpu.system })
 }
 
 /// Brings the content in, and checks once that the bytes are right.

@@ -15,6 +15,7 @@ mod herd;
 #[path = "../support/origin.rs"]
 mod origin;
 mod pages;
+#[expect(dead_code, reason = "names are for the comparison")]
 #[path = "../support/server.rs"]
 mod server;
 mod stats;

@@ -1,6 +1,6 @@
 //! A stored blob whose pages are on the disk only must not slow those who ask for something else.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rustix::fs::Advice;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::client::{Client, PATIENCE, request};
 use crate::content::Content;
@@ -37,7 +37,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     for path in [&path, &blob_path(&blob)] {
         fetch(server.address, path).await?;
     }
-    let file = stored(folder.path(), &blob)?;
+    let file = stored(folder.path(), &blob).await?;
     println!("pages: {CONNECTIONS} connections ask a manifest every {PACE:?} each, {ROUNDS} rounds");
     for case in [Case::Alone, Case::InMemory, Case::Dropped] {
         let setting = Setting { server: &server, blob: &blob, file: &file, manifest: &path };
@@ -77,7 +77,7 @@ impl Setting<'_> {
             let asking = ask(self.server.address, self.manifest, &stop);
             let start = Instant::now();
             match case {
-                Case::Alone => tokio::time::sleep(Duration::from_millis(300)).await,
+                Case::Alone => sleep(Duration::from_millis(300)).await,
                 Case::InMemory | Case::Dropped => fetch(self.server.address, &blob_path(self.blob)).await?,
             }
             took.push(start.elapsed());
@@ -124,20 +124,17 @@ async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The blob's file in the cache, wherever the store keeps it.
-fn stored(folder: &Path, blob: &Content) -> anyhow::Result<PathBuf> {
-    let mut folders = vec![folder.join("cache/blobs")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else if entry.file_name() == blob.digest.hex() {
-                return Ok(entry.path());
-            }
+/// The blob's file in the cache; it gets its name a while after its readers have it.
+async fn stored(folder: &Path, blob: &Content) -> anyhow::Result<PathBuf> {
+    let hex = blob.digest.hex();
+    let path = folder.join("cache/blobs/sha256").join(&hex[..2]).join(hex);
+    let published = async {
+        while !path.exists() {
+            sleep(Duration::from_millis(10)).await;
         }
-    }
-    Err(anyhow::anyhow!("the blob is not in the cache"))
+    };
+    timeout(PATIENCE, published).await.context("the blob does not get into the cache")?;
+    Ok(path)
 }
 
 /// Writes what is dirty, then leaves the content on the disk only.

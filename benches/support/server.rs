@@ -33,10 +33,6 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    pub(crate) fn total(self) -> Duration {
-        self.user + self.system
-    }
-
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self { user: self.user.saturating_sub(earlier.user), system: self.system.saturating_sub(earlier.system) }
     }
