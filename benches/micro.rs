@@ -24,7 +24,7 @@ use roadstead::metrics::Metrics;
 use roadstead::oci::{CanonicalName, RangeRequest, Repository, Target, UpstreamName};
 use roadstead::pull::{Content as Pulled, Parts, PullThrough};
 use roadstead::store::{BlobStore, Class, Reader};
-use roadstead::upstream::Upstreams;
+use roadstead::upstream::{Lookup, Upstreams};
 use tokio::runtime::Runtime;
 
 use content::Content;
@@ -104,7 +104,7 @@ fn warm_body(c: &mut Criterion) {
         b.iter(|| {
             let mut span = 0..blob.size();
             while let Some(slice) = blob.resident(&span) {
-                span.start += slice.len() as u64;
+                span.start += slice.bytes().len() as u64;
             }
             assert!(span.is_empty(), "the pages of a new file are in memory");
         });
@@ -135,7 +135,8 @@ impl Bed {
         let (limits, clock, metrics) = (Limits::default(), Clock::system(), Arc::new(Metrics::new()));
         let within = runtime.enter();
         let store = BlobStore::new(&config.cache, &limits, clock.clone(), Arc::clone(&metrics)).expect("a store");
-        let upstreams = Upstreams::new(&config.upstreams, clock.clone(), &limits, Arc::clone(&metrics));
+        let upstreams =
+            Upstreams::new(&config.upstreams, clock.clone(), &limits, Arc::clone(&metrics), &Lookup::system());
         let upstreams = Arc::new(upstreams.expect("an upstream"));
         let parts = Parts { store: store.clone(), upstreams, clock, limits, metrics };
         let pull = PullThrough::new(parts, &config.cache, &config.upstreams);

@@ -95,7 +95,8 @@ async fn download(address: SocketAddr, blob: &Arc<Content>) -> anyhow::Result<Du
 
 impl Rounds {
     fn print(&self, what: &str) {
-        let each = |cpu: Duration| cpu.as_secs_f64() / self.ratios.len().max(1) as f64;
+        let rounds = f64::from(u32::try_from(self.ratios.len().max(1)).unwrap_or(u32::MAX));
+        let each = |cpu: Duration| cpu.as_secs_f64() / rounds;
         println!("  {what}");
         println!("    direct {}, through {}", millis(median(&self.direct)), millis(median(&self.through)));
         let [lowest, middle, highest] = [0.0, 0.5, 1.0].map(|share| quantile(&self.ratios, share).unwrap_or_default());
