@@ -3,13 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use mimalloc::MiMalloc;
 use roadstead::cli::{self, Arguments};
-
-/// Pieces of 256 KiB come and go with every cold transfer. glibc maps and unmaps each of them, and the page faults were a
-/// tenth of the transfer's CPU time.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -18,6 +18,9 @@ use crate::config::{Log, LogFormat};
 /// Bytes of lines that wait for a reader: several thousand lines.
 const BUFFER: usize = 4 << 20;
 
+/// How long lines may gather before they are written.
+const MOMENT: Duration = Duration::from_millis(2);
+
 /// How long the end of the process waits for the last lines to be read.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -131,16 +134,20 @@ impl Lines {
         let mut state = self.lock();
         if state.waiting.len() + line.len() > self.bound {
             state.lose(1);
-        } else {
-            state.waiting.extend_from_slice(line);
-            drop(state);
+            return;
+        }
+        let first = state.waiting.is_empty();
+        state.waiting.extend_from_slice(line);
+        drop(state);
+        if first {
             self.changed.notify_all();
         }
     }
 
     /// Writes until closed and empty. A reader that went away costs its lines, nothing else.
     fn drain_into(&self, mut output: impl Write) {
-        while let Some(batch) = self.next_batch() {
+        let mut batch = Vec::new();
+        while self.next_batch(&mut batch) {
             let written = output.write_all(&batch).and_then(|()| output.flush());
             let mut state = self.lock();
             state.writing = false;
@@ -152,12 +159,17 @@ impl Lines {
         }
     }
 
-    fn next_batch(&self) -> Option<Vec<u8>> {
+    /// Takes what waits, in exchange for the memory of `batch`; false once closed and empty.
+    fn next_batch(&self, batch: &mut Vec<u8>) -> bool {
         let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
-        let mut state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        let batch = mem::take(&mut state.waiting);
+        let state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        // The lines of a moment are written together: a wake-up for each cost the requests more than writing it.
+        let gathering = self.changed.wait_timeout_while(state, MOMENT, |state| !state.closed);
+        let (mut state, _) = gathering.unwrap_or_else(PoisonError::into_inner);
+        batch.clear();
+        mem::swap(&mut state.waiting, batch);
         state.writing = !batch.is_empty();
-        state.writing.then_some(batch)
+        state.writing
     }
 }
 

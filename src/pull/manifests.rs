@@ -114,7 +114,9 @@ impl PullThrough {
     async fn serve_tag(&self, asked: AskedTag<'_>, digest: &Digest) -> Result<ManifestAnswer, Error> {
         let AskedTag { name, tag, want, .. } = asked;
         let head = self.0.provisional.get(name, tag).filter(|provisional| provisional.known.digest == *digest);
-        if let (Want::Head, Some(head), None) = (want, head, self.0.stored(digest).await) {
+        if let (Want::Head, Some(head)) = (want, head)
+            && self.0.stored(digest).await.is_none()
+        {
             let head = ManifestHead { digest: None, media_type: head.media_type, size: head.size };
             if let Some(answer) = head_answer(digest.clone(), head, Outcome::Fresh) {
                 return Ok(answer);

@@ -8,9 +8,7 @@ use tokio::sync::watch;
 
 use super::flight::{Source, State};
 use super::{ByteStream, Error};
-
-/// How much a follower reads at once (DESIGN §14.12).
-const PIECE: u64 = 256 * 1024;
+use crate::store::PIECE;
 
 #[derive(Debug)]
 pub(super) struct Tail {
@@ -69,8 +67,7 @@ impl Tail {
     }
 
     async fn read(&mut self, available: u64) -> Result<Bytes, Error> {
-        // The conversion cannot lose anything: a piece is far below any usize.
-        let len = usize::try_from(available.min(PIECE)).unwrap_or_default();
+        let len = usize::try_from(available).map_or(PIECE, |available| available.min(PIECE));
         let bytes = self.source.reader.read_at(self.span.start, len).await?;
         self.span.start += bytes.len() as u64;
         Ok(bytes)

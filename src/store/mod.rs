@@ -37,13 +37,14 @@ pub use blob::{Blob, SLICE, Slice};
 pub use error::{Error, StageError};
 pub use index::Class;
 pub use open::{Found, Suspect};
-pub use reader::Reader;
+pub use reader::{PIECE, Reader};
 pub use records::{Member, Records, TagRecord};
 pub use staged::{Mismatch, Staged, Verified};
 
 use index::{Disk, Index};
 use io::IoPool;
 use layout::Layout;
+use reader::Buffers;
 
 /// How often uses are written to the records; what is lost in between is recency, nothing else.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -66,6 +67,8 @@ struct Shared {
     /// Small bodies in use, by digest.
     small: Cache<Digest, Bytes>,
     small_body: u64,
+    /// For readers of files in the making.
+    buffers: Arc<Buffers>,
     /// Up to this size an unrecorded file is hashed while it is opened.
     check_inline: u64,
     min_free: MinFree,
@@ -119,6 +122,7 @@ impl BlobStore {
             records,
             small: Cache::builder().max_capacity(limits.memory).weigher(weigh).build(),
             small_body: limits.small_body,
+            buffers: Arc::default(),
             check_inline: limits.manifest as u64,
             min_free: cache.min_free,
             clock,
