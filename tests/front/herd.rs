@@ -26,6 +26,7 @@ async fn sixty_four_clients_cost_one_download() {
         assert_eq!((answer.status, answer.complete, answer.digest()), (200, true, layer.digest.clone()));
     }
     assert_eq!(origin.blob_gets(&layer.digest), 1);
+    proxy.settled().await;
     let outcome = |outcome| proxy.metric("roadstead_cache_requests_total", &[("kind", "blob"), ("outcome", outcome)]);
     assert_eq!((outcome("miss"), outcome("joined")), (1, 63));
 }

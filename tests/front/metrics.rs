@@ -41,6 +41,7 @@ fn shapes(exposition: &Answer) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_names_and_labels_are_the_documented_ones() {
     let (_origin, _image, proxy) = pulled().await;
+    proxy.settled().await;
     let exposition = proxy.admin("/metrics").await;
     assert_eq!(exposition.status, 200);
     assert!(exposition.header("content-type").is_some_and(|value| value.starts_with("text/plain; version=0.0.4")));
@@ -75,6 +76,7 @@ async fn a_cold_and_a_warm_pull_add_up() {
             &[("upstream", "docker.io"), ("kind", kind), ("outcome", outcome)],
         )
     };
+    proxy.settled().await;
     assert_eq!((cache("blob", "miss"), cache("blob", "hit")), (1, 1));
     assert_eq!((cache("tag", "miss"), cache("tag", "fresh")), (1, 1));
     let size = i64::try_from(image.manifest.bytes.len() + 300_000).expect("small");
@@ -96,6 +98,7 @@ async fn scanners_add_no_series() {
     {
         proxy.get(path).await;
     }
+    proxy.settled().await;
     let before = count(&proxy.admin("/metrics").await);
     for n in 0..100 {
         proxy.get(&format!("/scan/{n}")).await;

@@ -79,6 +79,7 @@ async fn a_failing_upstream_leaves_the_last_known_tag_with_a_warning() {
         assert_stale(&proxy.get(&manifest("a/b", "v1")).await, &image, what);
         let head = proxy.head(&manifest("a/b", "v1")).await;
         assert_eq!(head.header("docker-content-digest"), Some(image.manifest.digest.as_str()), "{what}");
+        proxy.settled().await;
         assert!(
             proxy.metric("roadstead_cache_requests_total", &[("kind", "tag"), ("outcome", "stale")]) >= 2,
             "{what}"

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::client::{Answer, Reading};
 use super::origin::Origin;
-use super::{panics, soon};
+use super::{eventually, panics, soon};
 
 /// What a proxy is started with.
 #[derive(Debug)]
@@ -257,6 +257,11 @@ impl Proxy {
             known == name && wanted.iter().all(|label| labels.contains(label.as_str()))
         });
         series.map(|(_, value)| value.parse::<i64>().expect("counters and gauges are whole")).sum()
+    }
+
+    /// Waits until every request has ended and is counted, which is a moment after its client has seen the last byte.
+    pub(crate) async fn settled(&self) {
+        eventually("every request has ended", || self.metric("roadstead_http_requests_in_flight", &[]) == 0).await;
     }
 
     /// Where a blob's verified bytes lie.
