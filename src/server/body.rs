@@ -23,6 +23,8 @@ pub(super) struct Body {
 
 pub(super) enum Source {
     Empty,
+    /// Has failed.
+    Cut,
     Full(Bytes),
     /// Slices of a mapping, made resident by the I/O pool where they are not.
     Stored {
@@ -55,10 +57,13 @@ impl Body {
         Self { source, exchange }
     }
 
-    fn cut(&mut self, error: &dyn std::fmt::Display) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    /// Ends the body short, but in the next turn: hyper drops what it has not written yet when a body fails, and the head
+    /// and the bytes before the failure are the client's.
+    fn cut(&mut self, cx: &Context<'_>, error: &SourceError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.exchange.fail(error);
-        self.source = Source::Empty;
-        Poll::Ready(Some(Err(Cut)))
+        self.source = Source::Cut;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -84,7 +89,8 @@ impl http_body::Body for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match ready!(self.source.poll_piece(cx)) {
             None => Poll::Ready(None),
-            Some(Err(error)) => self.cut(&error),
+            Some(Err(SourceError::Cut)) => Poll::Ready(Some(Err(Cut))),
+            Some(Err(error)) => self.cut(cx, &error),
             Some(Ok(piece)) => {
                 if let Piece::Mapped(slice) = &piece {
                     self.exchange.outbound().expect(slice.clone());
@@ -101,7 +107,7 @@ impl http_body::Body for Body {
             Source::Empty => true,
             Source::Full(bytes) => bytes.is_empty(),
             Source::Stored { left, .. } => left.is_empty(),
-            Source::Stream { .. } => false,
+            Source::Stream { .. } | Source::Cut => false,
         }
     }
 
@@ -111,7 +117,7 @@ impl http_body::Body for Body {
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Stored { left, .. } => SizeHint::with_exact(left.end - left.start),
             Source::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
-            Source::Stream { left: None, .. } => SizeHint::default(),
+            Source::Stream { left: None, .. } | Source::Cut => SizeHint::default(),
         }
     }
 }
@@ -120,6 +126,7 @@ impl Source {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, SourceError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
+            Self::Cut => Poll::Ready(Some(Err(SourceError::Cut))),
             Self::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready(if bytes.is_empty() { None } else { Some(Ok(Piece::Bytes(bytes))) })
@@ -138,6 +145,8 @@ impl Source {
 
 #[derive(Debug, thiserror::Error)]
 enum SourceError {
+    #[error("the body was cut short")]
+    Cut,
     #[error(transparent)]
     Pull(crate::pull::Error),
     #[error(transparent)]
