@@ -156,11 +156,6 @@ impl BlobStore {
         self.0.pool.run(move || recover::load(&shared)).await
     }
 
-    /// Whether [`BlobStore::load`] has finished.
-    pub fn is_loaded(&self) -> bool {
-        self.0.index().is_loaded()
-    }
-
     /// Writes uses to the records from time to time; never returns.
     pub async fn maintain(&self) {
         loop {
