@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`limits`], [`clock`] | every wait and bound; the wall clock as an argument |
 //! | [`oci`] | the spec's types and grammar: digests, names, endpoints, ranges, manifests, error codes. Pure |
+//! | [`licence`] | a customer's signed right: its token, keys, revocation. Pure |
 //! | [`config`] | YAML in, every problem at once or a [`config::Config`] out; secrets; presets of registries |
 //! | [`metrics`], [`telemetry`] | one struct of metric handles; log lines that never block |
 //! | [`route`] | from host, prefix, image name and `ns` to an upstream and a repository. Pure |
@@ -36,6 +37,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod licence;
 pub mod limits;
 pub mod metrics;
 pub mod oci;

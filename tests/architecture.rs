@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Modules that anyone but `oci` may take types from.
-const LEAVES: &[&str] = &["config", "metrics", "telemetry", "limits", "clock"];
+const LEAVES: &[&str] = &["config", "licence", "metrics", "telemetry", "limits", "clock"];
 
 /// Each module, and what it may use besides itself and the leaves. A new module has to be entered here.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("upstream", &["oci"]),
     ("oci", &[]),
     ("config", &["oci"]),
+    ("licence", &["oci"]),
     ("metrics", &["oci"]),
     ("telemetry", &["oci"]),
     ("limits", &[]),

@@ -55,7 +55,7 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     let config = valid(&text);
     assert_eq!(config.upstreams.len(), 3);
     assert_eq!(config.upstreams[0].credentials.len(), 4);
-    assert_eq!(config.access.len(), 1);
+    assert_eq!(config.access.rules.len(), 1);
     // A key that the example lacks is one that the list of known keys names and the example does not.
     for section in
         ["", "cache: {", "upstreams: { a.test: {", "upstreams: { a.test: { credentials: [{", "access: {", "log: {"]
@@ -104,15 +104,20 @@ fn values_are_read_into_their_types() {
     );
     assert_eq!(config.listen.to_string(), "0.0.0.0:80");
     assert_eq!(config.admin.to_string(), "127.0.0.1:81");
-    assert_eq!(config.hosts, ["mirror.example.com"]);
+    assert_eq!(config.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), ["mirror.example.com"]);
     assert_eq!((config.cache.path.to_str(), config.cache.max_size), (Some("/data"), 1000));
     assert_eq!(config.cache.min_free, MinFree::Bytes(1 << 30));
     assert_eq!(config.cache.tag_ttl, Duration::ZERO);
     assert_eq!(config.cache.abandon_after, Duration::from_millis(500));
     assert_eq!(config.default_upstream, None);
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "warn,roadstead=debug"));
-    let rule = &config.access[0];
-    assert!(rule.pull && !rule.list && rule.images[0].matches("docker.io/a/b") && !rule.images[0].matches("quay.io/a"));
+    let rule = &config.access.rules[0];
+    assert!(
+        rule.allow.pull
+            && !rule.allow.list
+            && rule.images[0].matches("docker.io/a/b")
+            && !rule.images[0].matches("quay.io/a")
+    );
     assert_eq!(rule.networks[0].to_string(), "10.0.0.0/8");
 }
 
@@ -228,7 +233,7 @@ fn what_a_refusal_tells_to_write_is_accepted() {
     let message = problem("listen: 0.0.0.0:5000\nallow_plain_http: true\n");
     let advice = message.split_once("write ").expect("advice").1;
     let config = valid(&format!("listen: 0.0.0.0:5000\nallow_plain_http: true\n{advice}\n"));
-    assert!(config.access[0].pull && config.access[0].list);
+    assert!(config.access.rules[0].allow.pull && config.access.rules[0].allow.list);
 }
 
 #[test]

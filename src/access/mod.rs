@@ -32,8 +32,8 @@ impl Policy {
         let (peer, name) = (peer.to_canonical(), name.to_string());
         self.rules.iter().any(|rule| {
             let granted = match action {
-                Action::Pull => rule.pull,
-                Action::List => rule.list,
+                Action::Pull => rule.allow.pull,
+                Action::List => rule.allow.list,
             };
             let near = rule.networks.is_empty() || rule.networks.iter().any(|network| network.contains(&peer));
             granted && near && rule.images.iter().any(|images| images.matches(&name))
@@ -44,12 +44,14 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Allow, Who};
     use crate::oci::{Pattern, Repository, UpstreamName};
 
     fn rule(networks: &[&str], (pull, list): (bool, bool), images: &[&str]) -> Rule {
         let networks = networks.iter().map(|text| text.parse().expect(text)).collect();
         let images = images.iter().map(|text| Pattern::parse(text).expect(text)).collect();
-        Rule { networks, pull, list, images }
+        let allow = Allow { pull, list, ..Allow::default() };
+        Rule { who: Who::Anonymous, networks, allow, images, applications: vec![] }
     }
 
     fn name(upstream: &str, repository: &str) -> CanonicalName {

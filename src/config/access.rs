@@ -7,17 +7,21 @@ use ipnet::IpNet;
 use super::check::is_loopback;
 use super::keys;
 use super::place::{Fields, Place, closest};
-use super::{Rule, Upstream};
+use super::{Access, Allow, Rule, Upstream, Who};
 use crate::oci::Pattern;
 
 /// What the section says; without one, everything for anyone, on a loopback listener only.
-pub(super) fn read(top: &Fields<'_>, listen: SocketAddr, upstreams: &[Upstream]) -> Vec<Rule> {
-    let Some(section) = top.get("access") else { return open(top, listen) };
+pub(super) fn read(top: &Fields<'_>, listen: SocketAddr, upstreams: &[Upstream]) -> Access {
+    let Some(section) = top.get("access") else { return with_rules(open(top, listen)) };
     let items = section.fields(keys::ACCESS).get("rules").map(Place::items);
     if items.as_ref().is_none_or(Vec::is_empty) {
         section.problem(format!("has no rules, so nobody may pull anything; write {}", example()));
     }
-    items.unwrap_or_default().iter().filter_map(|item| rule(&item.fields(keys::RULE), upstreams)).collect()
+    with_rules(items.unwrap_or_default().iter().filter_map(|item| rule(&item.fields(keys::RULE), upstreams)).collect())
+}
+
+fn with_rules(rules: Vec<Rule>) -> Access {
+    Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules }
 }
 
 fn open(top: &Fields<'_>, listen: SocketAddr) -> Vec<Rule> {
@@ -26,7 +30,8 @@ fn open(top: &Fields<'_>, listen: SocketAddr) -> Vec<Rule> {
         place.problem(format!("other machines reach {listen}, so say who may pull; write {}", example()));
     }
     let everything = Pattern::parse("**").expect("** is a pattern");
-    vec![Rule { networks: Vec::new(), pull: true, list: true, images: vec![everything] }]
+    let allow = Allow { pull: true, list: true, ..Allow::default() };
+    vec![Rule { who: Who::Anonymous, networks: Vec::new(), allow, images: vec![everything], applications: Vec::new() }]
 }
 
 /// One line of YAML that can be pasted and is valid.
@@ -56,12 +61,8 @@ fn rule(fields: &Fields<'_>, upstreams: &[Upstream]) -> Option<Rule> {
             place.problem("is an empty list, so the rule allows nothing");
         }
     }
-    Some(Rule {
-        networks: networks(fields)?,
-        pull: allow.contains(&Action::Pull),
-        list: allow.contains(&Action::List),
-        images,
-    })
+    let allow = Allow { pull: allow.contains(&Action::Pull), list: allow.contains(&Action::List), ..Allow::default() };
+    Some(Rule { who: Who::Anonymous, networks: networks(fields)?, allow, images, applications: Vec::new() })
 }
 
 #[derive(PartialEq)]

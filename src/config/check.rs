@@ -9,7 +9,7 @@ use super::keys;
 use super::place::{Fields, Place};
 use super::units;
 use super::upstreams::{self, Surroundings};
-use super::{Cache, Config, Environment, Log, LogFormat, MinFree, Upstream};
+use super::{Cache, Config, Environment, Host, Log, LogFormat, MinFree, UnknownCredentials, Upstream};
 use crate::oci::UpstreamName;
 
 const GIB: u64 = 1 << 30;
@@ -25,15 +25,22 @@ pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
     Config {
         listen,
         admin,
-        hosts: top.list("hosts", upstreams::host_name),
+        tls: None,
+        hosts: top.list("hosts", upstreams::host_name).into_iter().map(host).collect(),
         allow_plain_http,
         cache: cache(&top),
         default_upstream: default_upstream(&top, &upstreams),
         access: access::read(&top, listen, &upstreams),
+        applications: Vec::new(),
+        licences: None,
         upstreams,
         shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), duration),
         log: log(&top),
     }
+}
+
+fn host(name: String) -> Host {
+    Host { name, plain_http: false, unknown_credentials: UnknownCredentials::Refused }
 }
 
 fn listeners(top: &Fields<'_>, allow_plain_http: bool) -> (SocketAddr, SocketAddr) {

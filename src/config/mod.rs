@@ -21,8 +21,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use url::Url;
 
+use crate::licence::{LicenceId, Slug};
 use crate::oci::{Pattern, UpstreamName};
 
 use document::{Node, Value};
@@ -72,15 +74,21 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
-    /// Names that clients use for this proxy, lower case, without port. Empty: any.
-    pub hosts: Vec<String>,
+    /// None: clients speak plain HTTP.
+    pub tls: Option<Tls>,
+    /// Names that clients use for this proxy. Empty: any.
+    pub hosts: Vec<Host>,
     /// Plain HTTP on an address that is not loopback.
     pub allow_plain_http: bool,
     pub cache: Cache,
     /// Where names go that no other signal routes.
     pub default_upstream: Option<UpstreamName>,
     pub upstreams: Vec<Upstream>,
-    pub access: Vec<Rule>,
+    pub access: Access,
+    /// By slug, each once.
+    pub applications: Vec<Application>,
+    /// None: no licence is accepted.
+    pub licences: Option<Licences>,
     /// How long transfers may go on after SIGTERM.
     pub shutdown_grace: Duration,
     pub log: Log,
@@ -143,14 +151,121 @@ pub struct Credential {
     pub password: Secret,
 }
 
-/// One rule of `access.rules`: anonymous clients from `networks` may `pull` what `images` match. Rules only add.
+/// TLS for clients. The files are read apart from the configuration, since each is replaced by itself (ACCESS §8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM, the leaf first.
+    pub certificate: PathBuf,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+    /// PEM of the authorities of client certificates; none: clients are not asked for one.
+    pub client_ca: Option<PathBuf>,
+    pub client_auth: ClientAuth,
+}
+
+/// Whether a client has to show a certificate where `client_ca` is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    #[default]
+    Optional,
+    Required,
+}
+
+/// One name that clients use for this proxy (ACCESS §1.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Lower case, without port.
+    pub name: String,
+    /// The token realm is http: nothing in front of the proxy adds TLS, and nobody but this machine or a trusted network
+    /// uses the name.
+    pub plain_http: bool,
+    pub unknown_credentials: UnknownCredentials,
+}
+
+/// What a credential means that is not known here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownCredentials {
+    /// 401: a login says the truth.
+    #[default]
+    Refused,
+    /// As no credential: mirrors are sent passwords for other registries (AUTH-7).
+    Anonymous,
+}
+
+/// Who may do what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Access {
+    /// htpasswd file with bcrypt or argon2id hashes.
+    pub users: Option<PathBuf>,
+    /// Where the keys of our own tokens come from; created if missing. None: `keys/access` in the cache directory.
+    pub key_file: Option<PathBuf>,
+    /// Balancers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    pub rules: Vec<Rule>,
+}
+
+/// One rule of `access.rules`. Rules only add.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
+    pub who: Who,
     /// Empty: any address.
-    pub networks: Vec<ipnet::IpNet>,
+    pub networks: Vec<IpNet>,
+    pub allow: Allow,
+    /// Globs over canonical names.
+    pub images: Vec<Pattern>,
+    /// Applications all of whose images are meant, also in the form `proxy/<application>/…`.
+    pub applications: Vec<Slug>,
+}
+
+/// Whom a rule is for (ACCESS §1.1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// Everybody: a credential never lowers rights.
+    Anonymous,
+    User(String),
+    Licence(LicenceId),
+    Certificate(CertificateName),
+}
+
+/// One name out of a client certificate, compared exactly.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CertificateName {
+    Dns(String),
+    Uri(String),
+    Email(String),
+    /// RFC 4514 text of the subject.
+    Subject(String),
+}
+
+/// The actions that a rule gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent actions, each written out in the rule")]
+pub struct Allow {
     pub pull: bool,
     pub list: bool,
+    pub push: bool,
+    pub delete: bool,
+}
+
+/// A vendor's application: the images that a licence for it may pull (ACCESS §4).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Application {
+    pub slug: Slug,
+    /// Globs over canonical names.
     pub images: Vec<Pattern>,
+    /// Who may pull, list and, on upstreams that take it, push these images.
+    pub publishers: Vec<Who>,
+}
+
+/// What makes a licence good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Licences {
+    /// Who has to have issued it; also whom messages tell customers to ask.
+    pub issuer: String,
+    /// PEM files of Ed25519 public keys (SPKI); several while keys are rotated.
+    pub public_keys: Vec<PathBuf>,
+    /// A revocation list, or a folder of them.
+    pub revoked: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -153,7 +153,7 @@ async fn what_policy_forbids_looks_like_what_does_not_exist() {
     let origin = Origin::with("secret/app", "v1", &image).await;
     origin.push("acme/app", "v1", &image);
     let mut setup = Setup::of(&origin);
-    setup.config.access[0].images = vec![Pattern::parse("docker.io/acme/**").expect("a glob")];
+    setup.config.access.rules[0].images = vec![Pattern::parse("docker.io/acme/**").expect("a glob")];
     let proxy = setup.start().await;
     assert_eq!(proxy.get(&manifest("acme/app", "v1")).await.status, 200);
     let layer = blob("acme/app", &image.layers[0].digest);

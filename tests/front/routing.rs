@@ -1,6 +1,7 @@
 //! The ways in: which upstream, and which repository of it, a request means (PROTOCOL §1.9).
 
 use http::Method;
+use roadstead::config::{Host, UnknownCredentials};
 
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup};
@@ -14,7 +15,7 @@ async fn two_upstreams() -> (Origin, Origin, Proxy) {
     let upstream = setup.upstream("quay.io", &quay);
     upstream.aliases = vec!["q".into()];
     upstream.hosts = vec!["quay.mirror.example".into()];
-    setup.config.hosts = vec!["mirror.example".into()];
+    setup.config.hosts = vec![open_host("mirror.example")];
     let proxy = setup.start().await;
     (hub, quay, proxy)
 }
@@ -140,4 +141,9 @@ async fn the_catalog_is_not_offered() {
     let (hub, _quay, proxy) = two_upstreams().await;
     assert_eq!(proxy.get("/v2/_catalog").await.refusal(), (404, "UNSUPPORTED".into()));
     assert_eq!(hub.connections(), 0);
+}
+
+/// A name of the proxy where an unknown credential is as good as none.
+fn open_host(name: &str) -> Host {
+    Host { name: name.to_owned(), plain_http: false, unknown_credentials: UnknownCredentials::Anonymous }
 }

@@ -9,7 +9,7 @@ use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use roadstead::app::{App, Environment};
 use roadstead::clock::Clock;
-use roadstead::config::{Cache, Config, Log, LogFormat, MinFree, Rule, Upstream};
+use roadstead::config::{Access, Allow, Cache, Config, Log, LogFormat, MinFree, Rule, Upstream, Who};
 use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{Digest, Pattern, UpstreamName};
@@ -86,6 +86,7 @@ fn config(path: PathBuf) -> Config {
     Config {
         listen: any_port,
         admin: any_port,
+        tls: None,
         hosts: Vec::new(),
         allow_plain_http: false,
         cache: Cache {
@@ -99,12 +100,20 @@ fn config(path: PathBuf) -> Config {
         },
         default_upstream: None,
         upstreams: Vec::new(),
-        access: vec![Rule {
-            networks: Vec::new(),
-            pull: true,
-            list: true,
-            images: vec![Pattern::parse("**").expect("a glob")],
-        }],
+        access: Access {
+            users: None,
+            key_file: None,
+            trusted_proxies: Vec::new(),
+            rules: vec![Rule {
+                who: Who::Anonymous,
+                networks: Vec::new(),
+                allow: Allow { pull: true, list: true, ..Allow::default() },
+                images: vec![Pattern::parse("**").expect("a glob")],
+                applications: Vec::new(),
+            }],
+        },
+        applications: Vec::new(),
+        licences: None,
         shutdown_grace: Duration::from_secs(1),
         log: Log { format: LogFormat::Human, level: "info".into() },
     }
