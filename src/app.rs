@@ -67,7 +67,7 @@ impl App {
         };
         let pull = PullThrough::new(parts, &config.cache, &config.upstreams);
         let service = Service {
-            routes: Routes::new(&config.upstreams, config.default_upstream.as_ref(), &own_hosts(config)),
+            routes: Routes::new(config),
             policy: Policy::new(config.access.rules.clone()),
             pull: pull.clone(),
             limits,
@@ -103,10 +103,6 @@ impl App {
             tracing::error!("the admin listener ended with a panic");
         }
     }
-}
-
-fn own_hosts(config: &Config) -> Vec<String> {
-    config.hosts.iter().map(|host| host.name.clone()).collect()
 }
 
 /// Loads the index while requests are served already, then keeps the records up to date.

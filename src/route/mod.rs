@@ -1,11 +1,13 @@
 //! From the ways a client can name an image to the one upstream and repository that are meant. Pure.
 //!
 //! Precedence (PROTOCOL §1.9): a bound host, the prefix before `/v2`, the first component of the name, `ns`, the default.
+//! Before all of them, `proxy/<application>/<upstream>/…` is an application's image, whatever the host (ACCESS §2.2).
 //! An upstream exists only if it is configured; any other name leads nowhere and causes no look-up (SEL-1).
 
 use std::collections::HashMap;
 
 use crate::config;
+use crate::licence::Slug;
 use crate::oci::{CanonicalName, Namespace, Ns, Repository, UpstreamName, normal_host};
 
 /// The configured upstreams, and every name they go by.
@@ -19,7 +21,11 @@ pub struct Routes {
     default: Option<UpstreamName>,
     /// Names of the proxy itself, without port. Empty: whatever a client calls it.
     own_hosts: Vec<String>,
+    applications: Vec<Slug>,
 }
+
+/// The component that announces an application, or an upstream, on a host that also serves images of its own.
+const PROXY: &str = "proxy";
 
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
@@ -34,6 +40,8 @@ pub struct Route {
     pub upstream: UpstreamName,
     /// As the upstream calls it.
     pub repository: Repository,
+    /// The application whose image this was called: only rights to that application count.
+    pub application: Option<Slug>,
     visible: Visible,
 }
 
@@ -51,6 +59,13 @@ struct Selected<'a> {
     entry: &'a Entry,
     repository: Repository,
     by_ns: Option<&'a Namespace>,
+    application: Option<Slug>,
+}
+
+impl<'a> Selected<'a> {
+    fn by_name(entry: &'a Entry, repository: Repository) -> Self {
+        Self { entry, repository, by_ns: None, application: None }
+    }
 }
 
 /// What an `ns` stands for here.
@@ -63,8 +78,15 @@ enum Meaning<'a> {
 }
 
 impl Routes {
-    /// `own_hosts` are in lower case, without port.
-    pub fn new(upstreams: &[config::Upstream], default: Option<&UpstreamName>, own_hosts: &[String]) -> Self {
+    pub fn new(config: &config::Config) -> Self {
+        Self {
+            own_hosts: config.hosts.iter().map(|host| host.name.clone()).collect(),
+            applications: config.applications.iter().map(|application| application.slug.clone()).collect(),
+            ..Self::to(&config.upstreams, config.default_upstream.as_ref())
+        }
+    }
+
+    fn to(upstreams: &[config::Upstream], default: Option<&UpstreamName>) -> Self {
         let (mut names, mut bound) = (HashMap::new(), HashMap::new());
         for (index, upstream) in upstreams.iter().enumerate() {
             for name in spellings(upstream) {
@@ -80,7 +102,8 @@ impl Routes {
             names,
             bound,
             default: default.cloned(),
-            own_hosts: own_hosts.to_vec(),
+            own_hosts: Vec::new(),
+            applications: Vec::new(),
         }
     }
 
@@ -97,13 +120,11 @@ impl Routes {
         let host = host.map(normal_host);
         let ns = self.meaning(ns, host.as_deref());
         let bound = host.as_deref().and_then(|host| self.entry(&self.bound, without_port(host)));
-        let selected = match (bound, prefix) {
-            (Some(entry), _) => self.on_bound_host(entry, prefix, &ns, name)?,
-            (None, Some(prefix)) => self.strip(self.named(prefix)?, name)?,
-            (None, None) => match self.named(name.split_first().0) {
-                Some(entry) => self.strip(entry, name)?,
-                None => self.by_ns_or_default(&ns, name)?,
-            },
+        let selected = match (self.application(prefix, name), bound, prefix) {
+            (Some((application, rest)), _, _) => self.of_application(application, rest.as_ref())?,
+            (None, Some(entry), _) => self.on_bound_host(entry, prefix, &ns, name)?,
+            (None, None, Some(prefix)) => self.strip(self.named(prefix)?, name)?,
+            (None, None, None) => self.by_name(&ns, name)?,
         };
         let visible = Visible {
             prefix: prefix.map(str::to_owned),
@@ -111,7 +132,33 @@ impl Routes {
             ns: selected.by_ns.map(|ns| ns.as_received().to_owned()),
         };
         let repository = selected.entry.upstream_repository(selected.repository);
-        Some(Route { upstream: selected.entry.upstream.clone(), repository, visible })
+        let upstream = selected.entry.upstream.clone();
+        Some(Route { upstream, repository, application: selected.application, visible })
+    }
+
+    /// The application that `name` begins with, as `proxy/<application>`, and what follows.
+    fn application(&self, prefix: Option<&str>, name: &Repository) -> Option<(&Slug, Option<Repository>)> {
+        let behind = behind_proxy(name).filter(|_| prefix.is_none())?;
+        let (first, rest) = behind.split_first();
+        let slug = self.applications.iter().find(|slug| slug.as_str() == first)?;
+        Some((slug, rest))
+    }
+
+    /// `<upstream>/<repository>` of an application; anything less leads nowhere.
+    fn of_application(&self, application: &Slug, rest: Option<&Repository>) -> Option<Selected<'_>> {
+        let (upstream, repository) = rest?.split_first();
+        let selected = Selected::by_name(self.named(upstream)?, repository?);
+        Some(Selected { application: Some(application.clone()), ..selected })
+    }
+
+    /// The first component, with or without `proxy/` before it (SEL-4), then `ns`, then the default.
+    fn by_name<'a>(&'a self, ns: &Meaning<'a>, name: &Repository) -> Option<Selected<'a>> {
+        let behind = behind_proxy(name).filter(|rest| self.named(rest.split_first().0).is_some());
+        let name = behind.as_ref().unwrap_or(name);
+        match self.named(name.split_first().0) {
+            Some(entry) => self.strip(entry, name),
+            None => self.by_ns_or_default(ns, name),
+        }
     }
 
     /// A bound host serves its upstream only; other signals may agree with it or end the matter.
@@ -135,7 +182,7 @@ impl Routes {
     fn strip<'a>(&self, entry: &'a Entry, name: &Repository) -> Option<Selected<'a>> {
         let (first, rest) = name.split_first();
         let repository = if self.named(first) == Some(entry) { rest? } else { name.clone() };
-        Some(Selected { entry, repository, by_ns: None })
+        Some(Selected::by_name(entry, repository))
     }
 
     /// On the default route a first component with a dot is a registry that is not configured (DESIGN §14.13).
@@ -145,7 +192,7 @@ impl Routes {
             Meaning::Nothing if !name.split_first().0.contains('.') => (self.default_entry()?, None),
             Meaning::Nothing | Meaning::Unknown => return None,
         };
-        Some(Selected { entry, repository: name.clone(), by_ns })
+        Some(Selected { by_ns, ..Selected::by_name(entry, name.clone()) })
     }
 
     fn meaning<'a>(&'a self, ns: &'a Ns, host: Option<&str>) -> Meaning<'a> {
@@ -233,6 +280,12 @@ fn bound_hosts(upstream: &config::Upstream) -> impl Iterator<Item = String> {
     upstream.hosts.iter().cloned().chain(std::iter::once(upstream.name.as_str().to_owned()))
 }
 
+/// What follows a leading `proxy/`.
+fn behind_proxy(name: &Repository) -> Option<Repository> {
+    let (first, rest) = name.split_first();
+    rest.filter(|_| first == PROXY)
+}
+
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -275,8 +328,9 @@ mod tests {
     fn routes(default: Option<&str>, own_hosts: &[&str]) -> Routes {
         let upstreams = UPSTREAMS.map(upstream);
         let default = default.map(|name| UpstreamName::parse(name).expect(name));
-        let own_hosts: Vec<String> = own_hosts.iter().map(|host| (*host).to_owned()).collect();
-        Routes::new(&upstreams, default.as_ref(), &own_hosts)
+        let own_hosts = own_hosts.iter().map(|host| (*host).to_owned()).collect();
+        let applications = ["myapp", "other"].map(|slug| Slug::parse(slug).expect(slug)).into();
+        Routes { own_hosts, applications, ..Routes::to(&upstreams, default.as_ref()) }
     }
 
     fn hub_mirror() -> Routes {
@@ -485,6 +539,41 @@ mod tests {
         }
         let route = resolve(&hub_mirror(), "a/b?ns=quay.io").expect("quay");
         assert_eq!(route.visible_target("/v2/a/b/tags/list"), "/v2/a/b/tags/list?ns=quay.io");
+    }
+
+    /// ACCESS §2.2.
+    #[test]
+    fn behind_proxy_a_slug_is_an_application_and_a_registry_is_that_registry() {
+        let table = [
+            ("proxy/myapp/quay.io/acme/api", "quay.io/acme/api", Some("myapp")),
+            ("proxy/other/acme/a", "acme.test/a", Some("other")),
+            ("proxy/myapp/docker.io/nginx", "docker.io/library/nginx", Some("myapp")),
+            ("proxy/myapp/quay.io/quay.io/a", "quay.io/quay.io/a", Some("myapp")),
+            ("private.test|proxy/myapp/quay.io/acme/api", "quay.io/acme/api", Some("myapp")),
+            ("private.test|proxy/myapp/quay.io/acme/api?ns=docker.io", "quay.io/acme/api", Some("myapp")),
+            ("proxy/myapp", "none", None),
+            ("proxy/myapp/quay.io", "none", None),
+            ("proxy/myapp/evil.example/a", "none", None),
+            ("proxy/myapp/other/a", "none", None),
+            ("proxy/quay.io/a/b", "quay.io/a/b", None),
+            ("proxy/nginx?ns=quay.io", "quay.io/proxy/nginx", None),
+            ("proxy/nginx", "docker.io/proxy/nginx", None),
+            ("proxy/unknown/quay.io/a", "docker.io/proxy/unknown/quay.io/a", None),
+            ("private.test|proxy/quay.io/a", "private.test/proxy/quay.io/a", None),
+            ("/quay.io/v2/proxy/myapp/quay.io/a", "quay.io/proxy/myapp/quay.io/a", None),
+            ("myapp/quay.io/a", "docker.io/myapp/quay.io/a", None),
+        ];
+        for (line, expected, application) in table {
+            let route = resolve(&hub_mirror(), line);
+            assert_eq!(canonical(&hub_mirror(), line), expected, "{line}");
+            assert_eq!(
+                route.as_ref().and_then(|route| route.application.as_ref()).map(Slug::as_str),
+                application,
+                "{line}"
+            );
+        }
+        let route = resolve(&hub_mirror(), "proxy/myapp/docker.io/nginx").expect("an application's image");
+        assert_eq!(route.visible_name().as_str(), "proxy/myapp/docker.io/nginx");
     }
 
     #[test]
