@@ -68,7 +68,7 @@ impl App {
         let pull = PullThrough::new(parts, &config.cache, &config.upstreams);
         let service = Service {
             routes: Routes::new(config),
-            policy: Policy::new(config.access.rules.clone()),
+            policy: Policy::new(config.access.rules.clone(), config.applications.clone()),
             pull: pull.clone(),
             limits,
             metrics: Arc::clone(&metrics),

@@ -17,6 +17,7 @@ mod secret;
 mod units;
 mod upstreams;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -235,6 +236,17 @@ pub enum CertificateName {
     Email(String),
     /// RFC 4514 text of the subject.
     Subject(String),
+}
+
+impl fmt::Display for CertificateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => write!(f, "dns:{name}"),
+            Self::Uri(name) => write!(f, "uri:{name}"),
+            Self::Email(name) => write!(f, "email:{name}"),
+            Self::Subject(name) => write!(f, "subject:{name}"),
+        }
+    }
 }
 
 /// The actions that a rule gives.

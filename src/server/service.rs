@@ -15,7 +15,7 @@ use super::exchange::{Arrival, Notes};
 use super::listing;
 use super::respond::{self, Answer};
 use super::wire::Outbound;
-use crate::access::{Action, Policy};
+use crate::access::{Action, Caller, Policy, Principal};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{
@@ -86,7 +86,8 @@ impl Service {
         };
         let name = route.canonical();
         notes.name = Some(name.clone());
-        if !self.policy.allows(arrival.peer, action(&target.endpoint), &name) {
+        let caller = Caller { address: arrival.peer, principal: Principal::Anonymous, certificate: vec![] };
+        if self.policy.decide(&caller, action(&target.endpoint), &name, route.application.as_ref()).is_err() {
             return Err(Refusal::unknown_name());
         }
         if !read {

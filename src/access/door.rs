@@ -1,0 +1,147 @@
+//! The names under which clients call the proxy, and what holds there (ACCESS §1.2, §1.3).
+
+use crate::config::{Config, Host, UnknownCredentials};
+use crate::oci::{UpstreamName, normal_host};
+
+/// Every name that is answered to.
+#[derive(Debug)]
+pub struct Doors {
+    hosts: Vec<Host>,
+    /// Host names bound to upstreams; they need no entry of their own.
+    bound: Vec<String>,
+    /// Whether anybody has anything to log in with.
+    identities: bool,
+    /// Without listed hosts: whether the realm is http on a plain connection.
+    loopback: bool,
+}
+
+/// One of them, as this request called it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// What our tokens for this name are made out to.
+    pub audience: String,
+    /// Where tokens come from: an absolute URL on the name that the client used (AUTH-1).
+    pub realm: String,
+    /// What is called `service` in a challenge: the name as the client used it.
+    pub service: String,
+    /// An unknown credential is as good as none, and the ping asks for none (AUTH-7).
+    pub open: bool,
+    /// Whether a challenge can lead to anything.
+    pub challenges: bool,
+}
+
+impl Doors {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            hosts: config.hosts.clone(),
+            bound: config.upstreams.iter().flat_map(|upstream| upstream.hosts.clone()).collect(),
+            identities: config.access.users.is_some() || config.licences.is_some(),
+            loopback: config.listen.ip().to_canonical().is_loopback(),
+        }
+    }
+
+    /// The door that `Host` (as received) knocks at; `secure` if the connection has TLS. None: nobody of that name lives
+    /// here (421).
+    pub fn find(&self, host: Option<&str>, secure: bool) -> Option<Door> {
+        let called = normal_host(host.unwrap_or_default());
+        // What goes into a realm has to be a host and a port, and nothing else.
+        let is_host = UpstreamName::parse(&called).is_ok();
+        let name = called.rsplit_once(':').map_or(called.as_str(), |(name, _)| name);
+        let listed = self.hosts.iter().find(|host| host.name == name);
+        let known = self.hosts.is_empty() || listed.is_some() || self.bound.iter().any(|bound| bound == name);
+        if !known || (!is_host && !self.hosts.is_empty()) {
+            return None;
+        }
+        let plain = listed.map_or(self.hosts.is_empty() && self.loopback && !secure, |host| host.plain_http);
+        let open = match listed {
+            Some(host) => host.unknown_credentials == UnknownCredentials::Anonymous,
+            None => self.hosts.is_empty() && !self.identities,
+        };
+        let scheme = if plain { "http" } else { "https" };
+        Some(Door {
+            audience: if self.hosts.is_empty() { "any".to_owned() } else { name.to_owned() },
+            realm: format!("{scheme}://{called}/token"),
+            challenges: is_host && (!open || self.identities),
+            service: called,
+            open,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn doors(edit: impl FnOnce(&mut Config)) -> Doors {
+        let mut config = config::builtin();
+        edit(&mut config);
+        Doors::new(&config)
+    }
+
+    fn host(name: &str, plain_http: bool, unknown_credentials: UnknownCredentials) -> Host {
+        Host { name: name.to_owned(), plain_http, unknown_credentials }
+    }
+
+    fn vendor() -> Doors {
+        doors(|config| {
+            config.hosts = vec![
+                host("registry.example.com", false, UnknownCredentials::Refused),
+                host("mirror.example.com", false, UnknownCredentials::Anonymous),
+                host("localhost", true, UnknownCredentials::Refused),
+            ];
+            config.upstreams[0].hosts = vec!["hub.example.com".to_owned()];
+            config.access.users = Some("users".into());
+        })
+    }
+
+    #[test]
+    fn the_realm_is_on_the_name_and_port_that_the_client_used() {
+        for (called, realm, audience) in [
+            ("registry.example.com", "https://registry.example.com/token", "registry.example.com"),
+            ("Registry.Example.COM.:5000", "https://registry.example.com:5000/token", "registry.example.com"),
+            ("localhost:5000", "http://localhost:5000/token", "localhost"),
+            ("hub.example.com", "https://hub.example.com/token", "hub.example.com"),
+        ] {
+            let door = vendor().find(Some(called), false).expect(called);
+            assert_eq!((door.realm.as_str(), door.audience.as_str()), (realm, audience), "{called}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_listed_are_not_ours() {
+        for called in [None, Some(""), Some("evil.example"), Some("registry.example.com/x"), Some("a\"b:5000")] {
+            assert_eq!(vendor().find(called, true), None, "{called:?}");
+        }
+        let any = doors(|_| {});
+        assert!(any.find(None, false).is_some() && any.find(Some("evil.example"), false).is_some());
+    }
+
+    #[test]
+    fn a_listed_name_is_strict_unless_it_says_otherwise() {
+        for (called, open) in [
+            ("registry.example.com", false),
+            ("mirror.example.com", true),
+            ("localhost", false),
+            ("hub.example.com", false),
+        ] {
+            let door = vendor().find(Some(called), true).expect(called);
+            assert_eq!((door.open, door.challenges), (open, true), "{called}");
+        }
+    }
+
+    #[test]
+    fn without_names_a_proxy_is_open_until_somebody_can_log_in() {
+        let door = |doors: Doors, secure| doors.find(Some("cache:5000"), secure).expect("any name");
+        let nobody = door(doors(|_| {}), false);
+        assert_eq!((nobody.open, nobody.challenges), (true, false));
+        let users = door(doors(|config| config.access.users = Some("users".into())), false);
+        assert_eq!((users.open, users.challenges, users.realm.as_str()), (false, true, "http://cache:5000/token"));
+        let secure = door(doors(|config| config.access.users = Some("users".into())), true);
+        assert_eq!(secure.realm, "https://cache:5000/token");
+        let far = doors(|config| config.listen = "0.0.0.0:5000".parse().expect("an address"));
+        assert_eq!(door(far, false).realm, "https://cache:5000/token", "a balancer in front is taken to have TLS");
+        let broken = doors(|config| config.access.users = Some("users".into()));
+        assert!(!broken.find(Some("a\"b"), false).expect("any name").challenges, "no realm can be written");
+    }
+}

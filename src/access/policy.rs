@@ -1,0 +1,377 @@
+//! The decision: may this caller do this with this image? Pure, deny by default, and rules only add (ACCESS §3).
+
+use crate::config::{Application, Rule, Who};
+use crate::licence::Slug;
+use crate::oci::{CanonicalName, Pattern};
+
+use super::caller::{Caller, Principal};
+
+/// What a request wants with an image. Every endpoint is exactly one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Manifests, blobs and referrers.
+    Pull,
+    /// Tags.
+    List,
+    /// Uploads and manifests.
+    Push,
+    Delete,
+}
+
+/// What the caller may do was found to include it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant<'p> {
+    /// The application whose images it is one of, if that is what the right comes from.
+    pub application: Option<&'p Slug>,
+}
+
+/// How a caller without a grant is turned away (ACCESS §3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// Nobody yet: 401, with a challenge.
+    Unauthenticated,
+    /// Somebody else: 404, as if there were nothing.
+    Hidden,
+    /// A write by somebody: 403 with a sentence, since clients repeat a 404 for a long time.
+    Forbidden,
+}
+
+/// What the configuration allows.
+#[derive(Debug)]
+pub struct Policy {
+    rules: Vec<Rule>,
+    applications: Vec<Application>,
+}
+
+impl Policy {
+    pub fn new(rules: Vec<Rule>, applications: Vec<Application>) -> Self {
+        Self { rules, applications }
+    }
+
+    /// Whether `caller` may do `action` on the image `name`. Under the name of an `application`, only rights to that
+    /// application count, and only for its own images (ACCESS §2.2).
+    ///
+    /// # Errors
+    /// How to turn the caller away.
+    pub fn decide(
+        &self,
+        caller: &Caller,
+        action: Action,
+        name: &CanonicalName,
+        application: Option<&Slug>,
+    ) -> Result<Grant<'_>, Denial> {
+        let name = name.to_string();
+        let mut candidates = self
+            .applications
+            .iter()
+            .filter(|candidate| application.is_none_or(|slug| *slug == candidate.slug))
+            .filter(|candidate| any(&candidate.images, &name));
+        if let Some(found) = candidates.find(|candidate| self.allows_application(caller, action, candidate)) {
+            return Ok(Grant { application: Some(&found.slug) });
+        }
+        let by_name = |rule: &Rule| applies(rule, caller, action) && any(&rule.images, &name);
+        if application.is_none() && self.rules.iter().any(by_name) {
+            return Ok(Grant { application: None });
+        }
+        Err(denial(caller, action))
+    }
+
+    /// How a request for a name that leads nowhere is turned away: as for one that nobody may use.
+    pub fn nowhere(caller: &Caller, action: Action) -> Denial {
+        denial(caller, action)
+    }
+
+    /// Whether somebody at this address may do anything without a credential.
+    pub fn has_use_for_anonymous(&self, caller: &Caller) -> bool {
+        let nobody = Caller { principal: Principal::Anonymous, ..caller.clone() };
+        self.rules.iter().any(|rule| nobody.is(&rule.who) && near(rule, &nobody))
+    }
+
+    /// Whether this caller may push anything anywhere: such work takes longer than a pull (AUTH-10).
+    pub fn may_push(&self, caller: &Caller) -> bool {
+        let by_rule = self.rules.iter().any(|rule| applies(rule, caller, Action::Push));
+        by_rule || self.applications.iter().any(|application| publishes(caller, application))
+    }
+
+    /// The first of the caller's certificate names that anything is granted to. A certificate that opens nothing is no
+    /// identity, so that its bearer is still asked to log in.
+    pub fn certificate_principal(&self, caller: &Caller) -> Option<Principal> {
+        let publishers = self.applications.iter().flat_map(|application| &application.publishers);
+        let mut named = self.rules.iter().map(|rule| &rule.who).chain(publishers);
+        named.find_map(|who| match who {
+            Who::Certificate(name) if caller.certificate.contains(name) => Some(Principal::Certificate(name.clone())),
+            Who::Certificate(_) | Who::Anonymous | Who::User(_) | Who::Licence(_) => None,
+        })
+    }
+
+    /// The applications of a licence that are not configured here; they grant nothing.
+    pub fn unknown_applications<'a>(&'a self, named: &'a [Slug]) -> impl Iterator<Item = &'a Slug> {
+        named.iter().filter(|slug| !self.applications.iter().any(|application| application.slug == **slug))
+    }
+
+    fn allows_application(&self, caller: &Caller, action: Action, application: &Application) -> bool {
+        let licensed = matches!(action, Action::Pull | Action::List) && caller.is_licensed_for(&application.slug);
+        let published = action != Action::Delete && publishes(caller, application);
+        let named = |rule: &Rule| applies(rule, caller, action) && rule.applications.contains(&application.slug);
+        licensed || published || self.rules.iter().any(named)
+    }
+}
+
+fn publishes(caller: &Caller, application: &Application) -> bool {
+    application.publishers.iter().any(|who| caller.is(who))
+}
+
+/// Whether the rule gives `action` to this caller, on whatever images.
+fn applies(rule: &Rule, caller: &Caller, action: Action) -> bool {
+    let granted = match action {
+        Action::Pull => rule.allow.pull,
+        Action::List => rule.allow.list,
+        Action::Push => rule.allow.push,
+        Action::Delete => rule.allow.delete,
+    };
+    granted && caller.is(&rule.who) && near(rule, caller)
+}
+
+/// Whether the caller's address is one that the rule is for. An IPv4 address is the same however the socket shows it.
+fn near(rule: &Rule, caller: &Caller) -> bool {
+    let address = caller.address.to_canonical();
+    rule.networks.is_empty() || rule.networks.iter().any(|network| network.contains(&address))
+}
+
+fn any(images: &[Pattern], name: &str) -> bool {
+    images.iter().any(|pattern| pattern.matches(name))
+}
+
+fn denial(caller: &Caller, action: Action) -> Denial {
+    match action {
+        _ if caller.is_anonymous() => Denial::Unauthenticated,
+        Action::Pull | Action::List => Denial::Hidden,
+        Action::Push | Action::Delete => Denial::Forbidden,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Allow, CertificateName};
+    use crate::licence::LicenceId;
+    use crate::oci::{Repository, UpstreamName};
+
+    const PULL: Allow = Allow { pull: true, list: false, push: false, delete: false };
+    const LIST: Allow = Allow { pull: false, list: true, push: false, delete: false };
+    const ALL: Allow = Allow { pull: true, list: true, push: true, delete: true };
+    const ACTIONS: [Action; 4] = [Action::Pull, Action::List, Action::Push, Action::Delete];
+
+    fn slug(text: &str) -> Slug {
+        Slug::parse(text).expect(text)
+    }
+
+    fn globs(images: &[&str]) -> Vec<Pattern> {
+        images.iter().map(|text| Pattern::parse(text).expect(text)).collect()
+    }
+
+    fn rule(who: Who, allow: Allow, images: &[&str]) -> Rule {
+        Rule { who, networks: vec![], allow, images: globs(images), applications: vec![] }
+    }
+
+    fn near(networks: &[&str], rule: Rule) -> Rule {
+        Rule { networks: networks.iter().map(|text| text.parse().expect(text)).collect(), ..rule }
+    }
+
+    fn application(name: &str, images: &[&str], publishers: &[Who]) -> Application {
+        Application { slug: slug(name), images: globs(images), publishers: publishers.to_vec() }
+    }
+
+    fn user(name: &str) -> Who {
+        Who::User(name.to_owned())
+    }
+
+    fn dns(name: &str) -> CertificateName {
+        CertificateName::Dns(name.to_owned())
+    }
+
+    fn name(text: &str) -> CanonicalName {
+        let (upstream, repository) = text.split_once('/').expect("upstream/repository");
+        let upstream = UpstreamName::parse(upstream).expect(text);
+        CanonicalName { upstream, repository: Repository::parse(repository).expect(text) }
+    }
+
+    fn caller(principal: Principal) -> Caller {
+        Caller { address: "127.0.0.1".parse().expect("an address"), principal, certificate: vec![] }
+    }
+
+    fn anonymous_at(address: &str) -> Caller {
+        Caller { address: address.parse().expect(address), ..caller(Principal::Anonymous) }
+    }
+
+    fn licence(id: &str, applications: &[&str]) -> Caller {
+        let id = LicenceId::parse(id).expect(id);
+        caller(Principal::Licence { id, applications: applications.iter().map(|name| slug(name)).collect() })
+    }
+
+    fn allows(policy: &Policy, caller: &Caller, action: Action) -> bool {
+        policy.decide(caller, action, &name("docker.io/library/nginx"), None).is_ok()
+    }
+
+    #[test]
+    fn without_a_matching_rule_everything_is_denied() {
+        let nothing_granted = rule(Who::Anonymous, Allow::default(), &["**"]);
+        let no_image = rule(Who::Anonymous, ALL, &[]);
+        let other_image = rule(Who::Anonymous, ALL, &["quay.io/**", "docker.io/*", "docker.io/library"]);
+        let other_user = rule(user("eve"), ALL, &["**"]);
+        for rules in [vec![], vec![nothing_granted], vec![no_image], vec![other_image], vec![other_user]] {
+            let policy = Policy::new(rules, vec![]);
+            for action in ACTIONS {
+                assert!(!allows(&policy, &anonymous_at("127.0.0.1"), action), "{policy:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_action_is_granted_by_itself() {
+        for (i, granted) in ACTIONS.into_iter().enumerate() {
+            let allow = Allow { pull: i == 0, list: i == 1, push: i == 2, delete: i == 3 };
+            let policy = Policy::new(vec![rule(Who::Anonymous, allow, &["docker.io/**"])], vec![]);
+            for action in ACTIONS {
+                assert_eq!(allows(&policy, &anonymous_at("::1"), action), action == granted, "{granted:?} {action:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_network_holds_an_address_however_the_socket_shows_it() {
+        for (network, peer, expected) in [
+            ("10.0.0.0/8", "10.1.2.3", true),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:11.0.0.1", false),
+            ("fd00::/8", "fd12::1", true),
+            ("fd00::/8", "10.0.0.1", false),
+            ("::/0", "::ffff:10.0.0.1", false),
+            ("0.0.0.0/0", "::1", false),
+        ] {
+            let rule = near(&["192.0.2.1/32", network], rule(Who::Anonymous, PULL, &["**"]));
+            let policy = Policy::new(vec![rule], vec![]);
+            assert_eq!(allows(&policy, &anonymous_at(peer), Action::Pull), expected, "{peer} in {network}");
+            assert_eq!(policy.has_use_for_anonymous(&anonymous_at(peer)), expected, "{peer} in {network}");
+        }
+    }
+
+    #[test]
+    fn rules_add_and_never_take_away_or_mix() {
+        let local = near(&["127.0.0.0/8"], rule(Who::Anonymous, PULL, &["**"]));
+        let policy = Policy::new(vec![local, rule(user("ci"), LIST, &["docker.io/**"])], vec![]);
+        let ci = caller(Principal::User("ci".into()));
+        assert!(allows(&policy, &ci, Action::Pull) && allows(&policy, &ci, Action::List));
+        let far = Caller { address: "192.0.2.1".parse().expect("an address"), ..ci.clone() };
+        assert!(!allows(&policy, &far, Action::Pull), "the second rule grants no pull");
+        assert!(policy.decide(&ci, Action::List, &name("quay.io/a/b"), None).is_err());
+    }
+
+    #[test]
+    fn whom_a_rule_names_is_compared_exactly() {
+        let policy = |who| Policy::new(vec![rule(who, PULL, &["**"])], vec![]);
+        let ci = caller(Principal::User("ci".into()));
+        let acme = licence("ci", &[]);
+        assert!(allows(&policy(user("ci")), &ci, Action::Pull));
+        for who in [user("CI"), user("ci2"), Who::Licence(LicenceId::parse("ci").expect("an id"))] {
+            assert!(!allows(&policy(who), &ci, Action::Pull));
+        }
+        assert!(allows(&policy(Who::Licence(LicenceId::parse("ci").expect("an id"))), &acme, Action::Pull));
+        assert!(!allows(&policy(user("ci")), &acme, Action::Pull), "a licence is not the user of that name");
+    }
+
+    #[test]
+    fn certificate_names_count_beside_a_credential() {
+        let policy = Policy::new(vec![rule(Who::Certificate(dns("node.test")), PULL, &["**"])], vec![]);
+        let node = |principal| Caller { certificate: vec![dns("a.test"), dns("node.test")], ..caller(principal) };
+        assert!(allows(&policy, &node(Principal::Anonymous), Action::Pull));
+        assert!(allows(&policy, &node(Principal::User("ci".into())), Action::Pull));
+        assert!(!allows(&policy, &caller(Principal::User("node.test".into())), Action::Pull));
+        let found = policy.certificate_principal(&node(Principal::Anonymous));
+        assert_eq!(found, Some(Principal::Certificate(dns("node.test"))));
+        let stranger = Caller { certificate: vec![dns("other.test")], ..caller(Principal::Anonymous) };
+        assert_eq!(policy.certificate_principal(&stranger), None);
+    }
+
+    /// Two applications, one of whose images is the other's too.
+    fn vendor() -> Policy {
+        let myapp = application("myapp", &["registry.test/myapp/**", "quay.io/acme/*"], &[user("ci")]);
+        let other = application("other", &["registry.test/other/**", "quay.io/acme/shared"], &[]);
+        Policy::new(vec![], vec![myapp, other])
+    }
+
+    fn granted<'p>(policy: &'p Policy, caller: &Caller, image: &str, application: Option<&str>) -> Option<&'p str> {
+        let application = application.map(slug);
+        let grant = policy.decide(caller, Action::Pull, &name(image), application.as_ref()).ok()?;
+        grant.application.map(Slug::as_str)
+    }
+
+    #[test]
+    fn a_licence_reads_the_images_of_its_applications_and_nothing_else() {
+        let policy = vendor();
+        let customer = licence("acme", &["myapp", "unknown"]);
+        for (image, expected) in [
+            ("registry.test/myapp/worker", Some("myapp")),
+            ("quay.io/acme/shared", Some("myapp")),
+            ("registry.test/other/worker", None),
+            ("registry.test/myapp", None),
+            ("registry.test/myapplication/worker", None),
+            ("docker.io/library/nginx", None),
+        ] {
+            assert_eq!(granted(&policy, &customer, image, None), expected, "{image}");
+        }
+        let image = name("registry.test/myapp/worker");
+        let may = |action| policy.decide(&customer, action, &image, None).is_ok();
+        assert_eq!(ACTIONS.map(may), [true, true, false, false]);
+        let unknown = [slug("myapp"), slug("unknown")];
+        assert_eq!(policy.unknown_applications(&unknown).collect::<Vec<_>>(), [&unknown[1]]);
+    }
+
+    #[test]
+    fn under_an_applications_name_only_rights_to_it_and_only_its_images_count() {
+        let mut policy = vendor();
+        policy.rules.push(rule(user("root"), ALL, &["**"]));
+        let both = licence("acme", &["myapp", "other"]);
+        let other = licence("acme", &["other"]);
+        let root = caller(Principal::User("root".into()));
+        for (caller, image, application, expected) in [
+            (&both, "quay.io/acme/api", "myapp", Some("myapp")),
+            (&both, "quay.io/acme/api", "other", None),
+            (&both, "quay.io/acme/shared", "other", Some("other")),
+            (&other, "quay.io/acme/shared", "other", Some("other")),
+            (&other, "quay.io/acme/shared", "myapp", None),
+            (&root, "quay.io/acme/api", "myapp", None),
+        ] {
+            assert_eq!(granted(&policy, caller, image, Some(application)), expected, "{image} of {application}");
+        }
+        policy.rules.push(Rule { applications: vec![slug("myapp")], ..rule(user("root"), PULL, &[]) });
+        assert_eq!(granted(&policy, &root, "quay.io/acme/api", Some("myapp")), Some("myapp"));
+        assert_eq!(granted(&policy, &root, "quay.io/acme/api", Some("other")), None);
+    }
+
+    #[test]
+    fn publishers_push_their_applications_images_and_delete_nothing() {
+        let policy = vendor();
+        let ci = caller(Principal::User("ci".into()));
+        let may = |action| policy.decide(&ci, action, &name("registry.test/myapp/worker"), None).is_ok();
+        assert_eq!(ACTIONS.map(may), [true, true, true, false]);
+        assert!(policy.decide(&ci, Action::Push, &name("registry.test/other/worker"), None).is_err());
+        assert!(policy.may_push(&ci) && !policy.may_push(&caller(Principal::User("eve".into()))));
+    }
+
+    #[test]
+    fn strangers_are_asked_who_they_are_and_the_known_see_nothing() {
+        let policy = vendor();
+        let known = licence("acme", &["myapp"]);
+        for action in ACTIONS {
+            let image = name("registry.test/other/worker");
+            let stranger = anonymous_at("127.0.0.1");
+            assert_eq!(policy.decide(&stranger, action, &image, None), Err(Denial::Unauthenticated));
+            let read = matches!(action, Action::Pull | Action::List);
+            let expected = if read { Denial::Hidden } else { Denial::Forbidden };
+            assert_eq!(policy.decide(&known, action, &image, None), Err(expected));
+            assert_eq!(Policy::nowhere(&known, action), expected);
+        }
+    }
+}
