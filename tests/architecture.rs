@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("upstream", &["oci"]),
     ("oci", &[]),
     ("config", &["oci"]),
-    ("licence", &["oci"]),
+    ("licence", &[]),
     ("metrics", &["oci"]),
     ("telemetry", &["oci"]),
     ("limits", &[]),

@@ -1,6 +1,14 @@
-//! A customer's signed right to pull applications: names, the token, its keys, revocation (ACCESS §4). Pure: the time is an
-//! argument, and files are read elsewhere.
+//! A customer's signed right to pull applications: names, the token and its keys, times and revocation (ACCESS §4).
+//!
+//! Pure: the time is an argument, and files are read elsewhere.
 
+pub mod calendar;
+mod key;
 mod name;
+mod standing;
+mod token;
 
+pub use key::{KeyId, PrivateKey, PublicKey};
 pub use name::{LicenceId, Slug};
+pub use standing::{NOTICE, Revocations, SKEW, Standing, Term, revocation_line};
+pub use token::{LONGEST_TOKEN, Licence, PublicKeys, Refusal, Signed, unverified};

@@ -1,0 +1,146 @@
+//! Keys of licences: Ed25519, in PEM as openssl writes it (ACCESS §4.2).
+
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
+
+/// SPKI of an Ed25519 key before its 32 bytes (RFC 8410 §4).
+const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// Which key signed: its RFC 7638 thumbprint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KeyId(Box<str>);
+
+impl KeyId {
+    /// One that stands in a token of ours.
+    pub fn known(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Verifies licences.
+#[derive(Clone, Debug)]
+pub struct PublicKey {
+    id: KeyId,
+    /// The first segment of every token that this key signed.
+    header: Box<str>,
+    raw: [u8; 32],
+    parsed: ParsedPublicKey,
+}
+
+impl PublicKey {
+    pub(super) fn new(raw: [u8; 32]) -> Result<Self, String> {
+        let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(raw));
+        let id = KeyId(URL_SAFE_NO_PAD.encode(digest(&SHA256, jwk.as_bytes())).into());
+        let header = format!(r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{id}"}}"#);
+        let parsed = ParsedPublicKey::new(&ED25519, raw).map_err(|_| "is no point on the curve".to_owned())?;
+        Ok(Self { id, header: URL_SAFE_NO_PAD.encode(header).into(), raw, parsed })
+    }
+
+    /// # Errors
+    /// A sentence that says what was expected.
+    pub fn from_pem(pem: &str) -> Result<Self, String> {
+        const WANTED: &str =
+            "a public licence key is an Ed25519 key in PEM, as roadstead licence keygen writes NAME.pub";
+        if pem.contains("PRIVATE KEY") {
+            return Err(format!("is a private key, which belongs only where licences are issued; {WANTED}"));
+        }
+        let der = from_pem(pem, "PUBLIC KEY").ok_or_else(|| format!("holds no PUBLIC KEY block; {WANTED}"))?;
+        let raw = der.strip_prefix(&SPKI).and_then(|raw| raw.try_into().ok());
+        Self::new(raw.ok_or_else(|| format!("is a key of another kind; {WANTED}"))?)
+    }
+
+    pub fn to_pem(&self) -> String {
+        to_pem("PUBLIC KEY", &[SPKI.as_slice(), &self.raw].concat())
+    }
+
+    pub fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    pub(super) fn header(&self) -> &str {
+        &self.header
+    }
+
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.parsed.verify_sig(message, signature).is_ok()
+    }
+}
+
+/// Signs licences. Shows nothing of itself.
+pub struct PrivateKey {
+    pair: Ed25519KeyPair,
+    public: PublicKey,
+}
+
+impl PrivateKey {
+    /// # Errors
+    /// If the system gives no randomness.
+    pub fn generate() -> Result<Self, String> {
+        Self::new(Ed25519KeyPair::generate().map_err(|_| "the system gives no randomness".to_owned())?)
+    }
+
+    fn new(pair: Ed25519KeyPair) -> Result<Self, String> {
+        let raw = pair.public_key().as_ref().try_into().map_err(|_| "is no Ed25519 key".to_owned())?;
+        Ok(Self { pair, public: PublicKey::new(raw)? })
+    }
+
+    /// # Errors
+    /// A sentence that says what was expected, without anything of the key.
+    pub fn from_pem(pem: &str) -> Result<Self, String> {
+        const WANTED: &str = "a private licence key is an unencrypted Ed25519 key in PKCS#8 PEM, as roadstead licence keygen writes NAME.key";
+        let der = from_pem(pem, "PRIVATE KEY").ok_or_else(|| format!("holds no PRIVATE KEY block; {WANTED}"))?;
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der);
+        Self::new(pair.map_err(|_| format!("is a key of another kind; {WANTED}"))?)
+    }
+
+    /// # Errors
+    /// If the key cannot be written down, which no key of ours is known for.
+    pub fn to_pem(&self) -> Result<Zeroizing<String>, String> {
+        let der = self.pair.to_pkcs8v1().map_err(|_| "the key cannot be exported".to_owned())?;
+        Ok(Zeroizing::new(to_pem("PRIVATE KEY", der.as_ref())))
+    }
+
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    pub(super) fn signature(&self, message: &[u8]) -> Vec<u8> {
+        self.pair.sign(message).as_ref().to_vec()
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrivateKey").field("id", self.public.id()).finish_non_exhaustive()
+    }
+}
+
+fn to_pem(label: &str, der: &[u8]) -> String {
+    // One line of at most 64 characters each (RFC 7468); a key takes one or two.
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+/// The first block with this label.
+fn from_pem(pem: &str, label: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let (_, rest) = pem.split_once(&format!("-----BEGIN {label}-----"))?;
+    let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
+    let text: Zeroizing<String> = Zeroizing::new(body.split_whitespace().collect());
+    STANDARD.decode(text.as_bytes()).ok().map(Zeroizing::new)
+}
