@@ -8,10 +8,14 @@ mod caller;
 mod credential;
 mod door;
 mod forwarded;
+mod passwords;
 mod policy;
+mod users;
 
 pub use caller::{Caller, Principal};
 pub use credential::Credential;
 pub use door::{Door, Doors};
 pub use forwarded::client_address;
+pub use passwords::{Passwords, Verdict};
 pub use policy::{Action, Denial, Grant, Policy};
+pub use users::Users;

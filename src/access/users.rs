@@ -1,0 +1,235 @@
+//! The users of an htpasswd file. Pure, but for the cost of a hash.
+
+use std::collections::HashMap;
+
+use argon2::{Argon2, PasswordVerifier};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Above these a single login would be an attack on ourselves.
+const HIGHEST_BCRYPT_COST: u32 = 14;
+const MOST_ARGON2_KIB: u32 = 64 * 1024;
+const MOST_ARGON2_PASSES: u32 = 10;
+const MOST_ARGON2_LANES: u32 = 4;
+
+/// Everybody who has a password.
+#[derive(Clone, Debug, Default)]
+pub struct Users {
+    hashes: HashMap<Box<str>, StoredHash>,
+    /// What a login of somebody unknown is checked against, so that it takes as long as any.
+    decoy: Option<StoredHash>,
+}
+
+/// A password's hash. Shows nothing of itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredHash {
+    text: Box<str>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Bcrypt { cost: u32 },
+    Argon2id { kib: u32, passes: u32 },
+}
+
+impl Users {
+    /// Reads lines of `name:hash`; empty lines and those that begin with `#` are passed over.
+    ///
+    /// # Errors
+    /// Every line that is wrong, by number from 1; never with anything of a hash.
+    pub fn parse(text: &str) -> Result<Self, Vec<(usize, String)>> {
+        let mut lines: HashMap<&str, usize> = HashMap::new();
+        let (mut users, mut problems) = (Self::default(), Vec::new());
+        for (i, line) in text.lines().enumerate() {
+            let line = line.trim_end();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            match user(line) {
+                Ok((name, hash)) => {
+                    if let Some(first) = lines.insert(name, i + 1) {
+                        problems.push((i + 1, format!("{name} has a password on line {first} already; keep one")));
+                    }
+                    users.add(name, hash);
+                }
+                Err(message) => problems.push((i + 1, message)),
+            }
+        }
+        if problems.is_empty() { Ok(users) } else { Err(problems) }
+    }
+
+    pub fn get(&self, name: &str) -> Option<&StoredHash> {
+        self.hashes.get(name)
+    }
+
+    pub fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// The hash that takes longest; none if there is nobody.
+    pub(super) fn decoy(&self) -> Option<&StoredHash> {
+        self.decoy.as_ref()
+    }
+
+    fn add(&mut self, name: &str, hash: StoredHash) {
+        if self.decoy.as_ref().is_none_or(|decoy| decoy.kind < hash.kind) {
+            self.decoy = Some(hash.clone());
+        }
+        self.hashes.insert(name.into(), hash);
+    }
+}
+
+fn user(line: &str) -> Result<(&str, StoredHash), String> {
+    let (name, hash) = line.split_once(':').ok_or("is no user; write name:hash, as htpasswd -nB NAME prints it")?;
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err("has no usable name before the colon".to_owned());
+    }
+    Ok((name, StoredHash::parse(hash).map_err(|message| format!("{name}: {message}"))?))
+}
+
+impl StoredHash {
+    fn parse(text: &str) -> Result<Self, String> {
+        let kind = if text.starts_with("$argon2") { argon2id(text)? } else { bcrypt(text)? };
+        Ok(Self { text: text.into(), kind })
+    }
+
+    /// Tells this hash from the one that a changed password has, without telling anything about it.
+    pub fn fingerprint(&self) -> String {
+        URL_SAFE_NO_PAD.encode(&digest(&SHA256, self.text.as_bytes()).as_ref()[..12])
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Takes tens of milliseconds and a whole core. bcrypt knows 72 bytes; a longer password is wrong, not cut.
+    pub(super) fn verify(&self, password: &str) -> bool {
+        match self.kind {
+            Kind::Bcrypt { .. } => bcrypt::non_truncating_verify(password, &self.text).unwrap_or(false),
+            Kind::Argon2id { .. } => Argon2::default().verify_password(password.as_bytes(), self.text.as_ref()).is_ok(),
+        }
+    }
+}
+
+impl std::fmt::Debug for StoredHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StoredHash({:?})", self.kind)
+    }
+}
+
+fn bcrypt(text: &str) -> Result<Kind, String> {
+    let known = ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| text.starts_with(prefix));
+    let parts = text.parse::<bcrypt::HashParts>().ok().filter(|_| known && text.len() == 60).ok_or(
+        "the hash is neither bcrypt nor argon2id; make one with htpasswd -B (plain text, MD5 and SHA are not accepted)",
+    )?;
+    let cost = parts.get_cost();
+    if (4..=HIGHEST_BCRYPT_COST).contains(&cost) {
+        return Ok(Kind::Bcrypt { cost });
+    }
+    Err(format!("bcrypt with cost {cost} is out of bounds; use htpasswd -B -C 10, at most {HIGHEST_BCRYPT_COST}"))
+}
+
+fn argon2id(text: &str) -> Result<Kind, String> {
+    let wrong = || "the hash is no argon2id in PHC form, as $argon2id$v=19$m=19456,t=2,p=1$salt$hash".to_owned();
+    let hash = argon2::PasswordHash::new(text).map_err(|_| wrong())?;
+    let params = argon2::Params::try_from(&hash).map_err(|_| wrong())?;
+    if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
+        return Err(wrong());
+    }
+    let (kib, passes, lanes) = (params.m_cost(), params.t_cost(), params.p_cost());
+    if kib > MOST_ARGON2_KIB || passes > MOST_ARGON2_PASSES || lanes > MOST_ARGON2_LANES {
+        return Err(format!(
+            "argon2id with m={kib},t={passes},p={lanes} is out of bounds; use at most \
+             m={MOST_ARGON2_KIB},t={MOST_ARGON2_PASSES},p={MOST_ARGON2_LANES}"
+        ));
+    }
+    Ok(Kind::Argon2id { kib, passes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Written by `htpasswd -nbB -C 4 NAME secret` and by the reference argon2 (`echo -n secret | argon2 saltsalt -id`).
+    const BCRYPT: &str = "$2y$04$UuTkbLYfyHLJMhrLEVvPFeI4FMz1GnJN8OCzYfQ2dPiUYgNDfIWJK";
+
+    fn argon2id() -> String {
+        use argon2::PasswordHasher;
+        let params = argon2::Params::new(64, 1, 1, None).expect("small parameters");
+        let hash = Argon2::from(params).hash_password_with_salt(b"secret", b"saltsalt").expect("a hash");
+        hash.to_string()
+    }
+
+    fn bcrypt_of(password: &str) -> String {
+        bcrypt::hash(password, 4).expect("a hash")
+    }
+
+    #[test]
+    fn both_kinds_of_hash_tell_right_from_wrong() {
+        let text = format!("# users\n\nci:{}\r\nops@acme.test:{}\n", bcrypt_of("secret"), argon2id());
+        let users = Users::parse(&text).expect("two users");
+        assert_eq!(users.len(), 2);
+        for name in ["ci", "ops@acme.test"] {
+            let hash = users.get(name).expect(name);
+            assert!(hash.verify("secret") && !hash.verify("Secret") && !hash.verify(""), "{name}");
+        }
+        assert!(users.get("CI").is_none());
+        assert!(!format!("{users:?}").contains("$2"));
+    }
+
+    #[test]
+    fn a_password_that_bcrypt_would_cut_is_wrong() {
+        let long = "x".repeat(72);
+        let users = Users::parse(&format!("ci:{}", bcrypt_of(&long))).expect("a user");
+        let hash = users.get("ci").expect("ci");
+        assert!(hash.verify(&long) || !hash.verify(&long[..71]));
+        assert!(!hash.verify(&format!("{long}y")));
+    }
+
+    #[test]
+    fn every_wrong_line_is_told_without_its_hash() {
+        let good = bcrypt_of("x");
+        let lines = [
+            "no colon".to_owned(),
+            format!(":{good}"),
+            "a:$apr1$xyz$abcdefghijklmnop".to_owned(),
+            "b:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=".to_owned(),
+            "c:plain-secret".to_owned(),
+            "d:".to_owned(),
+            format!("e:{}", BCRYPT.replace("$04$", "$15$")),
+            format!("f:{}", &good[..59]),
+            format!("g:{}", argon2id().replace("argon2id", "argon2i")),
+            format!("h:{}", argon2id().replace("m=64", "m=1000000")),
+            format!("i:{good}"),
+            format!("i:{good}"),
+        ];
+        let problems = Users::parse(&lines.join("\n")).expect_err("wrong lines");
+        assert_eq!(problems.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]);
+        let told = format!("{problems:?}");
+        assert!(!told.contains("plain-secret") && !told.contains("W6ph5") && !told.contains(&good[10..]), "{told}");
+        assert!(told.contains("htpasswd -B") && told.contains("line 11"), "{told}");
+    }
+
+    #[test]
+    fn the_decoy_is_the_most_expensive_hash() {
+        let users = Users::parse(&format!("a:{}\nb:{}\n", bcrypt_of("x"), BCRYPT.replace("$04$", "$12$")));
+        let users = users.expect("two users");
+        assert_eq!(users.decoy().map(|decoy| decoy.kind), Some(Kind::Bcrypt { cost: 12 }));
+        assert!(Users::default().decoy().is_none());
+    }
+
+    #[test]
+    fn a_changed_password_changes_the_fingerprint() {
+        let users = |hash: &str| Users::parse(&format!("ci:{hash}")).expect("a user");
+        let (first, second) = (bcrypt_of("secret"), bcrypt_of("secret"));
+        let print = |hash: &str| users(hash).get("ci").expect("ci").fingerprint();
+        assert_eq!(print(&first), print(&first));
+        assert_ne!(print(&first), print(&second));
+    }
+}
