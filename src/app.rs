@@ -4,19 +4,20 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::Policy;
+use crate::access::Gatekeeper;
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::parts::Part;
 use crate::pull::{Parts, PullThrough};
-use crate::route::Routes;
-use crate::server::{self, Service};
+use crate::server::{self, Generation, Service};
 use crate::store::BlobStore;
 use crate::upstream::{Lookup, Upstreams};
 
@@ -65,12 +66,16 @@ impl App {
             limits: limits.clone(),
             metrics: Arc::clone(&metrics),
         };
+        let gatekeeper = gatekeeper(config, parts.clock.clone())?;
+        let service_clock = parts.clock.clone();
         let pull = PullThrough::new(parts, &config.cache, &config.upstreams);
         let service = Service {
-            routes: Routes::new(config),
-            policy: Policy::new(config.access.rules.clone(), config.applications.clone()),
+            generation: ArcSwap::from_pointee(Generation::new(config)),
+            gatekeeper: Arc::new(gatekeeper),
             pull: pull.clone(),
+            ledger: Arc::default(),
             limits,
+            clock: service_clock,
             metrics: Arc::clone(&metrics),
         };
         let draining = CancellationToken::new();
@@ -103,6 +108,16 @@ impl App {
             tracing::error!("the admin listener ended with a panic");
         }
     }
+}
+
+fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
+    let path = config.key_file();
+    let made = config::key_of(&path).and_then(|key| Gatekeeper::new(&key, clock));
+    let gatekeeper = made.map_err(|message| anyhow!("{}: {message}", path.display()))?;
+    for part in Part::ALL {
+        part.load(config, &gatekeeper).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
+    }
+    Ok(gatekeeper)
 }
 
 /// Loads the index while requests are served already, then keeps the records up to date.

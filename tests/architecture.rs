@@ -14,8 +14,9 @@ const LEAVES: &[&str] = &["config", "licence", "metrics", "telemetry", "limits",
 /// Each module, and what it may use besides itself and the leaves. A new module has to be entered here.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"]),
-    ("app", &["server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"]),
+    ("cli", &["app", "parts", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"]),
+    ("app", &["parts", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"]),
+    ("parts", &["access"]),
     ("admin", &["server", "pull", "push", "store", "upstream", "oci"]),
     ("server", &["access", "route", "pull", "push", "store", "upstream", "oci"]),
     ("access", &["oci"]),

@@ -34,7 +34,7 @@ const QUEUE_IS_FULL: Duration = Duration::from_secs(2);
 
 /// What came of a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// With the fingerprint of the hash that it was checked against.
     Right {
         fingerprint: String,
@@ -48,7 +48,7 @@ pub enum Verdict {
 
 /// Checks passwords; one for the process.
 #[derive(Debug)]
-pub struct Passwords {
+pub(super) struct Passwords {
     shared: Arc<Shared>,
     secret: hmac::Key,
     clock: Clock,
@@ -93,7 +93,7 @@ impl Passwords {
     ///
     /// # Errors
     /// If the system gives no randomness or no thread.
-    pub fn new(clock: Clock) -> std::io::Result<Self> {
+    pub(super) fn new(clock: Clock) -> std::io::Result<Self> {
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| std::io::Error::other("the system gives no randomness"))?;
         let shared = Arc::new(Shared::default());
@@ -111,7 +111,7 @@ impl Passwords {
     }
 
     /// Whether this is the user's password. Somebody unknown takes as long as anybody.
-    pub async fn verify(&self, users: &Users, source: IpAddr, user: &str, password: &Secret) -> Verdict {
+    pub(super) async fn verify(&self, users: &Users, source: IpAddr, user: &str, password: &Secret) -> Verdict {
         let source = network(source);
         let (known, hash) = match (users.get(user), users.decoy()) {
             (Some(hash), _) => (true, hash),

@@ -1,17 +1,25 @@
-//! Reading what a configuration points to. Only at start, and never without a bound.
+//! Reading what a configuration points to. Never without a bound.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use zeroize::Zeroizing;
 
 use super::Secret;
 
 /// Far above any configuration, certificate bundle or password.
 const LARGEST: u64 = 4 << 20;
+
+/// Files in a folder of lists.
+const MOST_FILES: usize = 1000;
 
 /// The whole file.
 ///
@@ -39,6 +47,66 @@ pub(super) fn secret(path: &str) -> Result<Secret, String> {
     let text = read_text(Path::new(path)).map_err(|error| cannot_read(path, &error))?;
     let password = text.trim_end_matches(['\r', '\n']);
     if password.is_empty() { Err(format!("{path} is empty")) } else { Ok(Secret::new(password.to_owned())) }
+}
+
+/// The text of a file that is read apart from the configuration.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn text_of(path: &Path) -> Result<String, String> {
+    read_text(path).map_err(|error| cannot_read(&path.display().to_string(), &error))
+}
+
+/// The texts of one file, or of all files in a folder but the hidden ones, by name.
+///
+/// # Errors
+/// A sentence that names the file that cannot be read.
+pub fn texts_of(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
+    if !path.is_dir() {
+        return Ok(vec![(path.to_owned(), text_of(path)?)]);
+    }
+    let cannot = |error: io::Error| cannot_read(&path.display().to_string(), &error);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(cannot)?.take(MOST_FILES + 1) {
+        let file = entry.map_err(cannot)?.path();
+        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && !file.is_dir() {
+            files.push(file);
+        }
+    }
+    if files.len() > MOST_FILES {
+        return Err(format!("{} holds more than {MOST_FILES} files", path.display()));
+    }
+    files.sort();
+    files.into_iter().map(|file| text_of(&file).map(|text| (file, text))).collect()
+}
+
+/// The secret that keys of our own come from: the text of the file, which is made, for its owner alone, if there is none.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn key_of(path: &Path) -> Result<Secret, String> {
+    let cannot = |error: io::Error| format!("cannot create the key file {}: {error}", path.display());
+    match read_text(path) {
+        Ok(text) => Ok(Secret::new(text.trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut random = Zeroizing::new([0; 32]);
+            SystemRandom::new().fill(random.as_mut()).map_err(|_| "the system gives no randomness".to_owned())?;
+            let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_ref()));
+            if let Some(folder) = path.parent() {
+                DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(cannot)?;
+            }
+            let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+            match created {
+                Ok(mut file) => file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(cannot)?,
+                // A replica that shares the folder was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return key_of(path),
+                Err(error) => return Err(cannot(error)),
+            }
+            Ok(Secret::new(text.as_str().to_owned()))
+        }
+        Err(error) => Err(cannot_read(&path.display().to_string(), &error)),
+    }
 }
 
 /// PEM with at least one certificate, each usable as an authority.

@@ -31,6 +31,7 @@ use crate::oci::{Pattern, UpstreamName};
 use document::{Node, Value};
 use place::{Place, Report};
 
+pub use files::{key_of, text_of, texts_of};
 pub use problem::{Problem, Problems};
 pub use secret::Secret;
 
@@ -93,6 +94,23 @@ pub struct Config {
     /// How long transfers may go on after SIGTERM.
     pub shutdown_grace: Duration,
     pub log: Log,
+}
+
+impl Config {
+    /// Where the keys of our own tokens come from.
+    pub fn key_file(&self) -> PathBuf {
+        self.access.key_file.clone().unwrap_or_else(|| self.cache.path.join("keys/access"))
+    }
+
+    /// The keys whose change takes a restart (ACCESS §8).
+    pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("listen", self.listen != next.listen),
+            ("admin", self.admin != next.admin),
+            ("cache.path", self.cache.path != next.cache.path),
+        ];
+        changed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
 }
 
 /// The store and its ages.

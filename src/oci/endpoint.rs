@@ -100,6 +100,15 @@ impl Endpoint {
         }
     }
 
+    /// Whether it asks what a tag means, or which there are.
+    pub fn is_about_tags(&self) -> bool {
+        match self {
+            Self::Tags { .. } => true,
+            Self::Manifest { reference, .. } => matches!(reference, Reference::Tag(_)),
+            Self::Ping | Self::Blob { .. } | Self::Referrers { .. } | Self::Catalog | Self::Upload { .. } => false,
+        }
+    }
+
     /// The value of the metric label `route`.
     pub fn route_label(&self) -> &'static str {
         match self {

@@ -25,8 +25,10 @@ pub(super) enum Extra {
     Nothing,
     /// `Retry-After`, in whole seconds (ERR-2).
     RetryAfter(u64),
-    /// `Allow` on a read-only route.
-    Allow,
+    /// `Allow`, with the methods there are.
+    Allow(&'static str),
+    /// `WWW-Authenticate`.
+    Challenge(String),
     /// `Content-Range` of a 416.
     Unsatisfied(String),
     /// The connection cannot be used further.
@@ -45,10 +47,24 @@ impl Refusal {
 
     pub(super) fn read_only() -> Self {
         let message = "this repository is a read-only mirror; push to the registry itself";
-        Self { extra: Extra::Allow, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message) }
+        Self {
+            extra: Extra::Allow("GET, HEAD"),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message)
+        }
     }
 
-    fn with(self, extra: Extra) -> Self {
+    /// A host that is not one of ours (ACCESS §1.2).
+    pub(super) fn misdirected() -> Self {
+        let message = "this is no name of this proxy; the operator lists its names under hosts";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::NameUnknown, message)
+    }
+
+    pub(super) fn overloaded() -> Self {
+        let message = "too many logins are being checked; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message).with(Extra::RetryAfter(5))
+    }
+
+    pub(super) fn with(self, extra: Extra) -> Self {
         Self { extra, ..self }
     }
 }

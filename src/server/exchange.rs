@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::wire::Outbound;
+use crate::licence::Slug;
 use crate::metrics::{Counted, Metrics};
 use crate::oci::{CanonicalName, Digest, Repository, Tag};
 use crate::pull::Outcome;
@@ -30,6 +31,10 @@ pub(super) struct Arrival {
 pub(super) struct Notes {
     /// The route label of the endpoint.
     pub(super) route: Option<&'static str>,
+    /// Who asks, as rules write it.
+    pub(super) identity: Option<String>,
+    /// The application that gives the right, or under whose name the image was called.
+    pub(super) application: Option<Slug>,
     pub(super) name: Option<CanonicalName>,
     /// The repository as the client wrote it, where it leads nowhere.
     pub(super) unknown: Option<Repository>,
@@ -122,6 +127,8 @@ impl Drop for Exchange {
             peer = %self.arrival.peer,
             method = %self.arrival.method,
             route,
+            identity = self.notes.identity.as_deref(),
+            application = self.notes.application.as_ref().map(Slug::as_str),
             upstream = name.map(|name| name.upstream.as_str()),
             repository = name.map(|name| &name.repository).or(self.notes.unknown.as_ref()).map(Repository::as_str),
             tag = self.notes.tag.as_ref().map(Tag::as_str),

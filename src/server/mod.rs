@@ -7,9 +7,12 @@ mod accept;
 mod body;
 mod error;
 mod exchange;
+mod generation;
 mod listing;
 mod respond;
 mod service;
+mod token;
+mod visit;
 mod wire;
 
 use std::future::Future;
@@ -23,9 +26,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 pub use accept::{Accepted, accept};
+pub use generation::Generation;
 pub use service::Service;
 
 use crate::metrics::Counted;
+use service::Connection;
 use wire::Wire;
 
 /// Bytes of a request head that are accepted, and of small frames that hyper gathers before it writes.
@@ -65,7 +70,8 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
     let (wire, outbound) = Wire::new(stream, service.limits.send_idle);
     let answer = {
         let service = Arc::clone(&service);
-        service_fn(move |request| Arc::clone(&service).call(peer.ip(), outbound.clone(), request))
+        let connection = Arc::new(Connection { peer: peer.ip(), secure: false, certificate: Vec::new() });
+        service_fn(move |request| Arc::clone(&service).call(Arc::clone(&connection), outbound.clone(), request))
     };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(service.limits.request_idle);

@@ -2,7 +2,7 @@
 
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK,
-    RETRY_AFTER, WARNING,
+    RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::response::Builder;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -98,11 +98,26 @@ pub(super) fn refusal(refusal: &Refusal) -> Answer {
     builder = match &refusal.extra {
         Extra::Nothing => builder,
         Extra::RetryAfter(seconds) => builder.header(RETRY_AFTER, *seconds),
-        Extra::Allow => builder.header(ALLOW, "GET, HEAD"),
+        Extra::Allow(methods) => builder.header(ALLOW, *methods),
+        Extra::Challenge(challenge) => builder.header(WWW_AUTHENTICATE, challenge),
         Extra::Unsatisfied(range) => builder.header(CONTENT_RANGE, range),
         Extra::Close => builder.header(CONNECTION, "close"),
     };
     full(builder, error_document(refusal.code, &refusal.message).into())
+}
+
+/// An access token, or the form of it that a POST is answered with; never kept by anybody in between (AUTH-9).
+pub(super) fn token(document: String) -> Answer {
+    let builder = ok(StatusCode::OK).header(CONTENT_TYPE, JSON).header(CACHE_CONTROL, "no-store");
+    full(builder, document.into())
+}
+
+/// A sentence that clients print.
+pub(super) fn warn(headers: &mut HeaderMap, sentence: &str) {
+    // Names in licences are free text; what cannot stand in a header is not said.
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{}\"", sentence.replace(['"', '\\'], "'"))) {
+        headers.append(WARNING, value);
+    }
 }
 
 /// What `HEAD` leaves of an answer: everything but the bytes.

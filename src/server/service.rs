@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::header::{HOST, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -12,26 +13,46 @@ use hyper::body::Incoming;
 use super::body::Body;
 use super::error::{Extra, Refusal};
 use super::exchange::{Arrival, Notes};
+use super::generation::Generation;
 use super::listing;
 use super::respond::{self, Answer};
+use super::token;
+use super::visit::Visit;
 use super::wire::Outbound;
-use crate::access::{Action, Caller, Policy, Principal};
+use crate::access::{
+    Action, Caller, Credential, Denial, Door, Gatekeeper, Grant, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Policy,
+    Principal, client_address,
+};
+use crate::clock::Clock;
+use crate::config::CertificateName;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{
-    CanonicalName, Digest, Endpoint, ErrorCode, PageQuery, RangeRequest, Reference, Target, if_range_matches,
-    none_match,
+    CanonicalName, Digest, Endpoint, ErrorCode, Ns, PageQuery, RangeRequest, Reference, Repository, Target,
+    if_range_matches, none_match,
 };
 use crate::pull::{self, PullThrough, Want};
 use crate::route::{Route, Routes};
 
+/// What is known of a connection before anything is asked on it.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) peer: IpAddr,
+    /// With TLS.
+    pub(super) secure: bool,
+    /// The names in the client's certificate, which was verified.
+    pub(super) certificate: Vec<CertificateName>,
+}
+
 /// What answers requests; one for all connections.
 #[derive(Debug)]
 pub struct Service {
-    pub routes: Routes,
-    pub policy: Policy,
+    pub generation: ArcSwap<Generation>,
+    pub gatekeeper: Arc<Gatekeeper>,
     pub pull: PullThrough,
+    pub ledger: Arc<Ledger>,
     pub limits: Limits,
+    pub clock: Clock,
     pub metrics: Arc<Metrics>,
 }
 
@@ -43,56 +64,79 @@ struct Asked<'a> {
     headers: &'a HeaderMap,
 }
 
+/// A request at the door, before it is known who asks.
+struct Knock<'a> {
+    generation: &'a Generation,
+    door: Door,
+    caller: Caller,
+}
+
 impl Service {
-    /// Answers one request of a connection from `peer`; never fails.
+    /// Answers one request of a connection; never fails.
     pub(super) async fn call(
         self: Arc<Self>,
-        peer: IpAddr,
+        connection: Arc<Connection>,
         outbound: Outbound,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
-        let arrival = Arrival::new(peer, request.method().clone(), outbound, Arc::clone(&self.metrics));
+        let generation = self.generation.load_full();
+        let address = client_address(connection.peer, request.headers(), &generation.trusted_proxies);
+        let arrival = Arrival::new(address, request.method().clone(), outbound, Arc::clone(&self.metrics));
+        let head_only = request.method() == Method::HEAD;
         let mut notes = Notes::default();
-        let answer = self.answer(&arrival, &request, &mut notes).await.unwrap_or_else(|refusal| {
+        let answer = self.answer(&generation, (&connection, address), request, &mut notes).await;
+        let answer = answer.unwrap_or_else(|refusal| {
             let answer = respond::refusal(&refusal);
             notes.error = refusal.cause;
             answer
         });
-        let answer = if request.method() == Method::HEAD { respond::without_body(answer) } else { answer };
+        let answer = if head_only { respond::without_body(answer) } else { answer };
         let exchange = arrival.answer(notes, answer.status());
         Ok(answer.map(|source| Body::new(source, exchange)))
     }
 
     async fn answer(
         &self,
-        arrival: &Arrival,
-        request: &Request<Incoming>,
+        generation: &Generation,
+        (connection, address): (&Connection, IpAddr),
+        mut request: Request<Incoming>,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         if read && !request.body().is_end_stream() {
             // Left unread it could be taken for the next request (RELIABILITY §2.4).
             let refusal = Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, "a read has no body");
-            return Err(Refusal { extra: Extra::Close, ..refusal });
+            return Err(refusal.with(Extra::Close));
+        }
+        let host = host(&request)?;
+        let door = generation.doors.find(host.as_deref(), connection.secure).ok_or_else(Refusal::misdirected)?;
+        let certificate = connection.certificate.clone();
+        let caller = Caller { address, principal: Principal::Anonymous, certificate };
+        let knock = Knock { generation, door, caller };
+        if request.uri().path() == token::PATH {
+            notes.route = Some("token");
+            return self.token(knock, &mut request, notes).await;
         }
         let target = Target::parse(request.uri().path(), request.uri().query())?;
         notes.route = Some(target.endpoint.route_label());
-        let Some(repository) = target.endpoint.repository() else { return self.without_name(&target, read) };
-        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-        let route = self.routes.resolve(host, target.prefix.as_deref(), &target.ns, repository);
+        let credential = Credential::of(request.headers());
+        let visit = self.visit(knock, &credential).await?;
+        notes.identity = Some(visit.caller.principal.to_string());
+        let Some(repository) = target.endpoint.repository() else {
+            return without_name(&generation.routes, &target, &visit, read);
+        };
+        let action = action(request.method(), &target.endpoint);
+        let route = generation.routes.resolve(host.as_deref(), target.prefix.as_deref(), &target.ns, repository);
         let Some(route) = route else {
             notes.unknown = Some(repository.clone());
-            return Err(Refusal::unknown_name());
+            return Err(nowhere(&visit, &target.ns, action, repository));
         };
         let name = route.canonical();
         notes.name = Some(name.clone());
-        let caller = Caller { address: arrival.peer, principal: Principal::Anonymous, certificate: vec![] };
-        if self.policy.decide(&caller, action(&target.endpoint), &name, route.application.as_ref()).is_err() {
-            return Err(Refusal::unknown_name());
-        }
-        if !read {
-            return Err(Refusal::read_only());
-        }
+        notes.application.clone_from(&route.application);
+        let granted = authorise(&generation.policy, &visit, action, &route)?;
+        notes.application = granted.application.cloned().or(notes.application.take());
+        self.note_pull(&visit, &name);
         let asked = Asked { route, name, method: request.method(), headers: request.headers() };
         let looked_up = self.look_up(&asked, &target.endpoint, notes);
         let late = |_| Refusal::from(pull::Error::Late(self.limits.head));
@@ -100,26 +144,59 @@ impl Service {
         if let Some(ns) = asked.route.echo_ns() {
             respond::echo_namespace(answer.headers_mut(), ns);
         }
+        if target.endpoint.is_about_tags()
+            && let Some(notice) = visit.notice(generation.issuer.as_deref(), self.clock.now())
+        {
+            respond::warn(answer.headers_mut(), &notice);
+        }
         Ok(answer)
     }
 
-    /// Endpoints that are about no repository.
-    fn without_name(&self, target: &Target, read: bool) -> Result<Answer, Refusal> {
-        if !self.routes.answers_ping(target.prefix.as_deref()) {
-            return Err(Refusal::unknown_name());
+    /// Finds out who asks.
+    async fn visit(&self, knock: Knock<'_>, credential: &Credential) -> Result<Visit, Refusal> {
+        let Knock { generation, door, caller } = knock;
+        let begun = Visit::begin(&self.gatekeeper, generation, door, caller, credential);
+        let begun = tokio::time::timeout(self.limits.head, begun).await.unwrap_or_else(|_| Err(Refusal::overloaded()));
+        let visit = begun.inspect_err(|refusal| self.count_attempt(credential, refused_label(refusal.status)))?;
+        self.count_attempt(credential, visit.outcome());
+        Ok(visit)
+    }
+
+    /// The token endpoint (AUTH-12).
+    async fn token(
+        &self,
+        knock: Knock<'_>,
+        request: &mut Request<Incoming>,
+        notes: &mut Notes,
+    ) -> Result<Answer, Refusal> {
+        let generation = knock.generation;
+        let posted = *request.method() == Method::POST;
+        let form = token::form(request, self.limits.head).await?;
+        let credential = form.credential.unwrap_or_else(|| Credential::of(request.headers()));
+        let visit = self.visit(knock, &credential).await?;
+        notes.identity = Some(visit.caller.principal.to_string());
+        let nobody = visit.authenticated.is_none() && visit.caller.is_anonymous();
+        if nobody && !generation.policy.has_use_for_anonymous(&visit.caller) {
+            return Err(visit.challenge(None));
         }
-        match target.endpoint {
-            _ if !read => Err(Refusal::read_only()),
-            Endpoint::Ping => Ok(respond::ping()),
-            Endpoint::Catalog
-            | Endpoint::Manifest { .. }
-            | Endpoint::Blob { .. }
-            | Endpoint::Tags { .. }
-            | Endpoint::Referrers { .. }
-            | Endpoint::Upload { .. } => {
-                let message = "repositories are not listed here";
-                Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message))
+        if let Principal::Licence { id, applications } = &visit.caller.principal {
+            for slug in generation.policy.unknown_applications(applications) {
+                tracing::warn!(licence = %id, application = %slug, "a licence is for an application that is not configured");
             }
+        }
+        let life = if generation.policy.may_push(&visit.caller) { LIFE_FOR_PUSH } else { LIFE };
+        let issued = self.gatekeeper.issue(&visit.subject(), &visit.door.audience, life);
+        Ok(token::answer(&issued, posted.then_some(form.scope.as_str())))
+    }
+
+    fn note_pull(&self, visit: &Visit, name: &CanonicalName) {
+        let expires = visit.authenticated.as_ref().and_then(|somebody| somebody.expires);
+        self.ledger.note(&visit.caller, LastPull { at: self.clock.now(), image: name.clone(), expires });
+    }
+
+    fn count_attempt(&self, credential: &Credential, outcome: &str) {
+        if *credential != Credential::None {
+            self.metrics.auth_attempts.with_label_values(&[credential.scheme(), outcome]).inc();
         }
     }
 
@@ -182,15 +259,75 @@ impl Service {
     }
 }
 
-fn action(endpoint: &Endpoint) -> Action {
-    match endpoint {
-        Endpoint::Tags { .. } => Action::List,
-        Endpoint::Ping
-        | Endpoint::Catalog
+/// The host that is meant, with its port. HTTP/2 says it in the target.
+///
+/// # Errors
+/// 400 if there are two of different opinion.
+fn host(request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
+    let mut named = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let (first, authority) = (named.next(), request.uri().authority().map(http::uri::Authority::as_str));
+    let differs = first.zip(authority).is_some_and(|(first, authority)| !first.eq_ignore_ascii_case(authority));
+    if differs || named.next().is_some() {
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, "the host is named twice");
+        return Err(refusal.with(Extra::Close));
+    }
+    Ok(authority.or(first).map(str::to_owned))
+}
+
+fn refused_label(status: StatusCode) -> &'static str {
+    if status == StatusCode::UNAUTHORIZED { "refused" } else { "later" }
+}
+
+/// Endpoints that are about no repository.
+fn without_name(routes: &Routes, target: &Target, visit: &Visit, read: bool) -> Result<Answer, Refusal> {
+    if !routes.answers_ping(target.prefix.as_deref()) {
+        return Err(Refusal::unknown_name());
+    }
+    match target.endpoint {
+        Endpoint::Ping if visit.must_log_in() => Err(visit.challenge(None)),
+        Endpoint::Catalog if visit.must_log_in() => Err(visit.challenge(Some("registry:catalog:*"))),
+        _ if !read => Err(Refusal::read_only()),
+        Endpoint::Ping => Ok(respond::ping()),
+        Endpoint::Catalog
         | Endpoint::Manifest { .. }
         | Endpoint::Blob { .. }
+        | Endpoint::Tags { .. }
         | Endpoint::Referrers { .. }
-        | Endpoint::Upload { .. } => Action::Pull,
+        | Endpoint::Upload { .. } => {
+            let message = "repositories are not listed here";
+            Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message))
+        }
+    }
+}
+
+/// The right to do it, before anything is looked up. Where nothing can be written, whoever may read is told so.
+fn authorise<'p>(policy: &'p Policy, visit: &Visit, action: Action, route: &Route) -> Result<Grant<'p>, Refusal> {
+    let name = route.canonical();
+    let decide = |action| policy.decide(&visit.caller, action, &name, route.application.as_ref());
+    let write = matches!(action, Action::Push | Action::Delete);
+    if write && decide(Action::Pull).is_ok() {
+        return Err(Refusal::read_only());
+    }
+    let grant = decide(action).map_err(|denial| visit.refuse(denial, action, route.visible_name()))?;
+    if write { Err(Refusal::read_only()) } else { Ok(grant) }
+}
+
+/// A name that leads nowhere is one that nobody may use. Mirrors say at once that they do not know a registry, so that
+/// clients go on to it (ACCESS §3.3).
+fn nowhere(visit: &Visit, ns: &Ns, action: Action, name: &Repository) -> Refusal {
+    match Policy::nowhere(&visit.caller, action) {
+        Denial::Unauthenticated if visit.door.open && *ns != Ns::Absent => Refusal::unknown_name(),
+        denial @ (Denial::Unauthenticated | Denial::Hidden | Denial::Forbidden) => visit.refuse(denial, action, name),
+    }
+}
+
+fn action(method: &Method, endpoint: &Endpoint) -> Action {
+    match (method, endpoint) {
+        (&Method::GET | &Method::HEAD, Endpoint::Tags { .. }) => Action::List,
+        (&Method::GET | &Method::HEAD, Endpoint::Upload { .. }) => Action::Push,
+        (&Method::GET | &Method::HEAD, _) => Action::Pull,
+        (&Method::DELETE, Endpoint::Manifest { .. } | Endpoint::Blob { .. }) => Action::Delete,
+        (_, _) => Action::Push,
     }
 }
 

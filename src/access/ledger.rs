@@ -1,0 +1,43 @@
+//! Which licences are in use: for the operator, never for a decision.
+
+use moka::sync::Cache;
+
+use super::caller::{Caller, Principal};
+use crate::clock::Timestamp;
+use crate::licence::LicenceId;
+use crate::oci::CanonicalName;
+
+/// Licences that are remembered, the last used ones.
+const REMEMBERED: u64 = 10_000;
+
+/// The last pull of each licence since the start.
+#[derive(Debug)]
+pub struct Ledger(Cache<LicenceId, LastPull>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastPull {
+    pub at: Timestamp,
+    pub image: CanonicalName,
+    pub expires: Option<Timestamp>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self(Cache::new(REMEMBERED))
+    }
+}
+
+impl Ledger {
+    pub fn note(&self, caller: &Caller, pull: LastPull) {
+        if let Principal::Licence { id, .. } = &caller.principal {
+            self.0.insert(id.clone(), pull);
+        }
+    }
+
+    /// By id.
+    pub fn entries(&self) -> Vec<(LicenceId, LastPull)> {
+        let mut entries: Vec<_> = self.0.iter().map(|(id, pull)| (id.as_ref().clone(), pull)).collect();
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries
+    }
+}

@@ -1,0 +1,295 @@
+//! Our own access tokens: who asks, for which name of ours, until when (ACCESS §5.1). What it may do is decided afresh
+//! with every request.
+//!
+//! A compact JWS like a licence, by an Ed25519 key that comes from the key file by HKDF. As with licences, the first
+//! segment has to be the one header of a key of ours before anything is parsed.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use moka::sync::Cache;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Secret;
+use crate::licence::{KeyId, Licence, LicenceId, SKEW, Slug, Term};
+
+/// How long a token is good; longer for those who push, since a push is not interrupted to renew it (AUTH-10).
+pub const LIFE: Duration = Duration::from_mins(15);
+pub const LIFE_FOR_PUSH: Duration = Duration::from_hours(1);
+
+/// Bytes of a token; with 32 applications it takes about 3 KiB.
+const LONGEST: usize = 8 * 1024;
+
+/// Tokens whose signature was checked already.
+const REMEMBERED: u64 = 10_000;
+
+/// Bytes of a key file.
+pub const KEY_FILE: usize = 32;
+
+/// Whom a token is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Subject {
+    Anonymous,
+    /// `hash` tells when the password has changed.
+    User {
+        name: String,
+        hash: String,
+    },
+    Licence(LicenceClaims),
+}
+
+/// What is needed of a licence to go on checking it while the token runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LicenceClaims {
+    id: String,
+    key: String,
+    iat: u64,
+    nbf: u64,
+    exp: u64,
+    applications: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Claims {
+    aud: String,
+    iat: u64,
+    exp: u64,
+    sub: Subject,
+}
+
+impl LicenceClaims {
+    pub(super) fn new(licence: &Licence, key: &KeyId) -> Self {
+        Self {
+            id: licence.id.to_string(),
+            key: key.to_string(),
+            iat: licence.issued.unix().as_secs(),
+            nbf: licence.not_before.unix().as_secs(),
+            exp: licence.expires.unix().as_secs(),
+            applications: licence.applications.iter().map(Slug::to_string).collect(),
+        }
+    }
+
+    /// None if it was never one of ours.
+    pub(super) fn read(&self) -> Option<(Term, KeyId, Vec<Slug>)> {
+        let at = |seconds| Timestamp::from_unix(Duration::from_secs(seconds));
+        let id = LicenceId::parse(&self.id).ok()?;
+        let term = Term { id, issued: at(self.iat), not_before: at(self.nbf), expires: at(self.exp) };
+        let applications = self.applications.iter().map(|slug| Slug::parse(slug)).collect::<Result<_, _>>().ok()?;
+        Some((term, KeyId::known(&self.key), applications))
+    }
+}
+
+/// The key of our tokens.
+struct SigningKey {
+    pair: Ed25519KeyPair,
+    header: String,
+}
+
+impl SigningKey {
+    /// # Errors
+    /// If the material is too short to be secret.
+    fn derive(material: &[u8]) -> Result<Self, String> {
+        if material.len() < KEY_FILE {
+            return Err(format!("holds {} bytes; a key file has {KEY_FILE} random ones", material.len()));
+        }
+        let mut seed = Zeroizing::new([0; 32]);
+        let salt = Salt::new(HKDF_SHA256, b"roadstead");
+        salt.extract(material)
+            .expand(&[b"access token signing"], Bytes32)
+            .and_then(|output| output.fill(seed.as_mut()))
+            .map_err(|_| "no key can be derived from it".to_owned())?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| "no key can be derived from it")?;
+        let kid = URL_SAFE_NO_PAD.encode(&digest(&SHA256, pair.public_key().as_ref()).as_ref()[..9]);
+        let header = format!(r#"{{"alg":"EdDSA","typ":"roadstead-access","kid":"{kid}"}}"#);
+        Ok(Self { pair, header: URL_SAFE_NO_PAD.encode(header) })
+    }
+
+    fn verifies(&self, message: &str, signature: &[u8]) -> bool {
+        let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, self.pair.public_key());
+        key.verify(message.as_bytes(), signature).is_ok()
+    }
+}
+
+struct Bytes32;
+
+impl KeyType for Bytes32 {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+/// Issues and reads tokens.
+pub(super) struct Tokens {
+    current: SigningKey,
+    /// Verifies what it signed until the longest of that has run out.
+    previous: Option<(SigningKey, Timestamp)>,
+    clock: Clock,
+    read: Cache<[u8; 32], Claims>,
+}
+
+/// A token and how long it is good.
+#[derive(Debug)]
+pub struct Issued {
+    pub token: Secret,
+    pub at: Timestamp,
+    pub life: Duration,
+}
+
+impl Tokens {
+    /// `material` is the content of the key file.
+    ///
+    /// # Errors
+    /// What is wrong with the material.
+    pub(super) fn new(material: &[u8], clock: Clock) -> Result<Self, String> {
+        let read = Cache::builder().max_capacity(REMEMBERED).time_to_live(LIFE_FOR_PUSH).build();
+        Ok(Self { current: SigningKey::derive(material)?, previous: None, clock, read })
+    }
+
+    /// Signs with another key from now on.
+    ///
+    /// # Errors
+    /// What is wrong with the material.
+    pub(super) fn renewed(self_: &Self, old: &[u8], material: &[u8]) -> Result<Self, String> {
+        let until = self_.clock.now().plus(LIFE_FOR_PUSH + SKEW);
+        let previous = Some((SigningKey::derive(old)?, until));
+        Ok(Self { previous, ..Self::new(material, self_.clock.clone())? })
+    }
+
+    /// A token for `audience`, good for `life` but not past `limit`.
+    pub(super) fn issue(&self, subject: Subject, audience: &str, life: Duration, limit: Option<Timestamp>) -> Issued {
+        let now = self.clock.now();
+        let life = limit.map_or(life, |limit| life.min(limit.since(now)));
+        let life = Duration::from_secs(life.as_secs());
+        let (iat, aud) = (now.unix().as_secs(), audience.to_owned());
+        let claims = Claims { aud, iat, exp: iat + life.as_secs(), sub: subject };
+        let json = serde_json::to_vec(&claims).expect("claims are text and numbers under text keys");
+        let message = format!("{}.{}", self.current.header, URL_SAFE_NO_PAD.encode(json));
+        let signature = URL_SAFE_NO_PAD.encode(self.current.pair.sign(message.as_bytes()));
+        Issued { token: Secret::new(format!("{message}.{signature}")), at: now, life }
+    }
+
+    /// Whom a token is for, if it is one of ours, for this audience, and has not run out.
+    pub(super) fn read(&self, token: &str, audience: &str) -> Option<Subject> {
+        if token.len() > LONGEST {
+            return None;
+        }
+        let mut key = [0; 32];
+        key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        let claims = self.read.get(&key).or_else(|| {
+            let claims = self.verify(token)?;
+            self.read.insert(key, claims.clone());
+            Some(claims)
+        })?;
+        let ends = Timestamp::from_unix(Duration::from_secs(claims.exp)).plus(SKEW);
+        (claims.aud == audience && self.clock.now() < ends).then_some(claims.sub)
+    }
+
+    fn verify(&self, token: &str) -> Option<Claims> {
+        let (message, signature) = token.rsplit_once('.')?;
+        let (header, body) = message.split_once('.')?;
+        let now = self.clock.now();
+        let previous = self.previous.iter().filter(|(_, until)| now < *until).map(|(key, _)| key);
+        let key = std::iter::once(&self.current).chain(previous).find(|key| key.header == header)?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        if !key.verifies(message, &signature) {
+            return None;
+        }
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("rotating", &self.previous.is_some()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUDIENCE: &str = "registry.example.com";
+
+    fn tokens() -> (Tokens, Clock) {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        (Tokens::new(&[7; 32], clock.clone()).expect("a key"), clock)
+    }
+
+    fn user() -> Subject {
+        Subject::User { name: "ci".to_owned(), hash: "abc".to_owned() }
+    }
+
+    fn issue(tokens: &Tokens) -> String {
+        tokens.issue(user(), AUDIENCE, LIFE, None).token.expose().to_owned()
+    }
+
+    #[test]
+    fn a_token_tells_whom_it_is_for_until_it_runs_out() {
+        let (tokens, clock) = tokens();
+        let token = issue(&tokens);
+        assert_eq!(tokens.read(&token, AUDIENCE), Some(user()));
+        clock.advance(LIFE + Duration::from_secs(59));
+        assert_eq!(tokens.read(&token, AUDIENCE), Some(user()), "clocks differ");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(tokens.read(&token, AUDIENCE), None);
+    }
+
+    #[test]
+    fn a_token_for_another_name_or_by_another_key_is_none() {
+        let (tokens, clock) = tokens();
+        let token = issue(&tokens);
+        assert_eq!(tokens.read(&token, "mirror.example.com"), None);
+        let other = Tokens::new(&[8; 32], clock).expect("a key");
+        assert_eq!(other.read(&token, AUDIENCE), None);
+        assert!(Tokens::new(&[7; 31], Clock::system()).is_err());
+    }
+
+    #[test]
+    fn a_token_with_any_byte_changed_is_none() {
+        let (tokens, _) = tokens();
+        let token = issue(&tokens);
+        for i in 0..token.len() {
+            for replacement in [b'A', b'B', b'.'] {
+                let mut bytes = token.clone().into_bytes();
+                if bytes[i] != replacement {
+                    bytes[i] = replacement;
+                    let changed = String::from_utf8(bytes).expect("ASCII");
+                    assert_eq!(tokens.read(&changed, AUDIENCE), None, "byte {i}");
+                }
+            }
+        }
+        for bad in ["", ".", "..", "a.b.c", &format!("{token}="), &"x".repeat(LONGEST + 1)] {
+            assert_eq!(tokens.read(bad, AUDIENCE), None);
+        }
+    }
+
+    #[test]
+    fn a_replaced_key_still_reads_what_it_signed_for_as_long_as_that_can_be_good() {
+        let (tokens, clock) = tokens();
+        let token = issue(&tokens);
+        let renewed = Tokens::renewed(&tokens, &[7; 32], &[8; 32]).expect("a key");
+        assert_eq!(renewed.read(&token, AUDIENCE), Some(user()));
+        assert_ne!(issue(&renewed), token);
+        assert_eq!(tokens.read(&issue(&renewed), AUDIENCE), None);
+        let fresh = Tokens::renewed(&tokens, &[7; 32], &[8; 32]).expect("a key");
+        clock.advance(LIFE_FOR_PUSH + SKEW);
+        assert_eq!(fresh.read(&token, AUDIENCE), None);
+    }
+
+    #[test]
+    fn a_token_never_outlives_what_it_stands_on() {
+        let (tokens, clock) = tokens();
+        let limit = clock.now().plus(Duration::from_millis(90_500));
+        let issued = tokens.issue(user(), AUDIENCE, LIFE, Some(limit));
+        assert_eq!(issued.life, Duration::from_secs(90), "rounded down");
+        assert_eq!(tokens.issue(user(), AUDIENCE, LIFE, None).life, LIFE);
+    }
+}

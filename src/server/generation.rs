@@ -1,0 +1,30 @@
+//! What a configuration means for requests. One generation is replaced by the next as a whole; a request keeps the one
+//! that it began with.
+
+use ipnet::IpNet;
+
+use crate::access::{Doors, Policy};
+use crate::config::Config;
+use crate::route::Routes;
+
+#[derive(Debug)]
+pub struct Generation {
+    pub(super) routes: Routes,
+    pub(super) policy: Policy,
+    pub(super) doors: Doors,
+    pub(super) trusted_proxies: Vec<IpNet>,
+    /// Who issues licences, if anybody does.
+    pub(super) issuer: Option<String>,
+}
+
+impl Generation {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            routes: Routes::new(config),
+            policy: Policy::new(config.access.rules.clone(), config.applications.clone()),
+            doors: Doors::new(config),
+            trusted_proxies: config.access.trusted_proxies.clone(),
+            issuer: config.licences.as_ref().map(|licences| licences.issuer.clone()),
+        }
+    }
+}
