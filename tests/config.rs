@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use roadstead::config::{self, Config, LogFormat, MinFree, Upstream};
+use roadstead::config::{
+    self, CertificateName, ClientAuth, Config, LogFormat, MinFree, UnknownCredentials, Upstream, Who,
+};
 
 const EXAMPLE: &str = include_str!("../config.example.yaml");
 
@@ -55,11 +57,22 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     let config = valid(&text);
     assert_eq!(config.upstreams.len(), 3);
     assert_eq!(config.upstreams[0].credentials.len(), 4);
-    assert_eq!(config.access.rules.len(), 1);
+    assert_eq!(config.access.rules.len(), 2);
+    assert_eq!((config.applications.len(), config.tls.is_some(), config.licences.is_some()), (1, true, true));
     // A key that the example lacks is one that the list of known keys names and the example does not.
-    for section in
-        ["", "cache: {", "upstreams: { a.test: {", "upstreams: { a.test: { credentials: [{", "access: {", "log: {"]
-    {
+    for section in [
+        "",
+        "tls: {",
+        "hosts: [{",
+        "cache: {",
+        "upstreams: { a.test: {",
+        "upstreams: { a.test: { credentials: [{",
+        "access: {",
+        "access: { rules: [{",
+        "applications: { a: {",
+        "licences: {",
+        "log: {",
+    ] {
         let closing: String =
             section.chars().rev().filter_map(|c| "}])".get("{[(".find(c)?..)?.chars().next()).collect();
         let message =
@@ -242,4 +255,31 @@ fn a_file_that_is_missing_or_no_yaml_is_one_problem() {
     assert_eq!(missing.to_string(), "/nonexistent/config.yaml: cannot be read: No such file or directory (os error 2)");
     assert!(problem("listen: [\n").starts_with("2: is not valid YAML:"));
     assert!(problem("a: &a [*a]\n").contains("is not valid YAML"));
+}
+
+#[test]
+fn identities_and_applications_are_read_into_their_types() {
+    let config = valid(
+        "tls: { certificate: a.crt, key: a.key, client_ca: ca.pem, client_auth: required }\n\
+         hosts: [registry.example.com, { name: mirror.example.com, unknown_credentials: anonymous }, \"http://localhost\"]\n\
+         upstreams: { registry.test: , quay.io: }\n\
+         access:\n  users: users\n  trusted_proxies: [10.0.0.0/8]\n  rules:\n\
+         \x20   - { who: \"user:a@b.test\", allow: [pull, push], images: [\"quay.io/**\"] }\n\
+         \x20   - { who: \"licence:acme\", allow: [delete], applications: [myapp] }\n\
+         \x20   - { who: \"certificate:dns:n.test\", allow: [list], images: [\"**\"], applications: [myapp] }\n\
+         applications: { myapp: { images: [\"registry.test/myapp/**\"], publishers: [\"user:ci\"] } }\n\
+         licences: { issuer: Acme Inc., public_keys: [a.pub, b.pub], revoked: revoked }\n",
+    );
+    let hosts: Vec<_> = config.hosts.iter().map(|host| (host.name.as_str(), host.plain_http)).collect();
+    assert_eq!(hosts, [("registry.example.com", false), ("mirror.example.com", false), ("localhost", true)]);
+    assert_eq!(config.hosts[1].unknown_credentials, UnknownCredentials::Anonymous);
+    let tls = config.tls.expect("tls");
+    assert_eq!((tls.client_auth, tls.client_ca.as_deref()), (ClientAuth::Required, Some(Path::new("ca.pem"))));
+    let who: Vec<_> = config.access.rules.iter().map(|rule| rule.who.clone()).collect();
+    let certificate = Who::Certificate(CertificateName::Dns("n.test".to_owned()));
+    assert_eq!((&who[0], &who[2]), (&Who::User("a@b.test".to_owned()), &certificate));
+    assert!(config.access.rules[0].allow.push && !config.access.rules[0].allow.delete);
+    assert_eq!(config.access.rules[1].applications[0].as_str(), "myapp");
+    assert_eq!(config.applications[0].publishers, [Who::User("ci".to_owned())]);
+    assert_eq!(config.licences.expect("licences").public_keys.len(), 2);
 }

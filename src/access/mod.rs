@@ -1,4 +1,4 @@
-//! Who asks, and what they may do (ACCESS §1–§5), decided before anything is looked up.
+//! Who asks, and what they may do (ACCESS §1, §3, §4, §5), decided before anything is looked up.
 //!
 //! `door` tells by which name the proxy was called and `forwarded` from where; `credential` reads what was presented, and
 //! `gatekeeper` makes a [`Principal`] of it, with `users`, `passwords`, licences and our own `token`s. `policy` then decides

@@ -1,27 +1,67 @@
 //! `access`: who may pull what. Deny by default, except for a proxy that only its own machine can reach.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
 use super::check::is_loopback;
 use super::keys;
 use super::place::{Fields, Place, closest};
-use super::{Access, Allow, Rule, Upstream, Who};
+use super::{Access, Allow, Application, CertificateName, Rule, Upstream, Who};
+use crate::licence::{LicenceId, Slug};
 use crate::oci::Pattern;
 
-/// What the section says; without one, everything for anyone, on a loopback listener only.
-pub(super) fn read(top: &Fields<'_>, listen: SocketAddr, upstreams: &[Upstream]) -> Access {
-    let Some(section) = top.get("access") else { return with_rules(open(top, listen)) };
-    let items = section.fields(keys::ACCESS).get("rules").map(Place::items);
-    if items.as_ref().is_none_or(Vec::is_empty) {
-        section.problem(format!("has no rules, so nobody may pull anything; write {}", example()));
-    }
-    with_rules(items.unwrap_or_default().iter().filter_map(|item| rule(&item.fields(keys::RULE), upstreams)).collect())
+/// What rules are read against.
+pub(super) struct Around<'a> {
+    pub(super) listen: SocketAddr,
+    pub(super) upstreams: &'a [Upstream],
+    pub(super) applications: &'a [Application],
+    pub(super) licences: bool,
+    pub(super) client_ca: bool,
 }
 
-fn with_rules(rules: Vec<Rule>) -> Access {
-    Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules }
+/// What the section says; without one, everything for anyone, on a loopback listener only.
+pub(super) fn read(top: &Fields<'_>, around: &Around<'_>) -> Access {
+    let Some(section) = top.get("access") else {
+        let sold = around.licences && !around.applications.is_empty();
+        let rules = if sold { Vec::new() } else { open(top, around.listen) };
+        return Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules };
+    };
+    let fields = section.fields(keys::ACCESS);
+    let items = fields.get("rules").map(Place::items).unwrap_or_default();
+    let given = around.licences || around.applications.iter().any(|application| !application.publishers.is_empty());
+    if items.is_empty() && !given {
+        section.problem(format!("has no rules, so nobody may pull anything; write {}", example()));
+    }
+    let path = |place: &Place<'_>| place.text().map(PathBuf::from);
+    let users = fields.optional("users", path);
+    let rules: Vec<Rule> = items
+        .iter()
+        .filter_map(|item| {
+            let rule = rule(&item.fields(keys::RULE), around)?;
+            if let Some(missing) = unknowable(&rule.who, users.is_some(), around) {
+                item.problem(missing);
+            }
+            Some(rule)
+        })
+        .collect();
+    let trusted_proxies = fields.get("trusted_proxies").map(|place| place.parsed(network)).unwrap_or_default();
+    Access { users, key_file: fields.optional("key_file", path), trusted_proxies, rules }
+}
+
+/// Why nobody can ever be this.
+fn unknowable(who: &Who, users: bool, around: &Around<'_>) -> Option<&'static str> {
+    match who {
+        Who::User(_) if !users => Some("nobody can log in as a user; add users: FILE under access"),
+        Who::Licence(_) if !around.licences => {
+            Some("no licence is accepted; add licences: { issuer: …, public_keys: […] }")
+        }
+        Who::Certificate(_) if !around.client_ca => {
+            Some("clients are not asked for certificates; add client_ca: FILE under tls")
+        }
+        Who::Anonymous | Who::User(_) | Who::Licence(_) | Who::Certificate(_) => None,
+    }
 }
 
 fn open(top: &Fields<'_>, listen: SocketAddr) -> Vec<Rule> {
@@ -31,7 +71,8 @@ fn open(top: &Fields<'_>, listen: SocketAddr) -> Vec<Rule> {
     }
     let everything = Pattern::parse("**").expect("** is a pattern");
     let allow = Allow { pull: true, list: true, ..Allow::default() };
-    vec![Rule { who: Who::Anonymous, networks: Vec::new(), allow, images: vec![everything], applications: Vec::new() }]
+    let (networks, applications) = (Vec::new(), Vec::new());
+    vec![Rule { who: Who::Anonymous, networks, allow, images: vec![everything], applications }]
 }
 
 /// One line of YAML that can be pasted and is valid.
@@ -39,43 +80,98 @@ fn example() -> &'static str {
     r#"access: { rules: [{ who: anonymous, networks: [10.0.0.0/8], allow: [pull, list], images: ["**"] }] }"#
 }
 
-fn rule(fields: &Fields<'_>, upstreams: &[Upstream]) -> Option<Rule> {
+fn rule(fields: &Fields<'_>, around: &Around<'_>) -> Option<Rule> {
+    let applications = fields.get("applications").is_some();
     for (key, what) in [
-        ("who", "who: anonymous"),
+        ("who", "who: anonymous, or user:NAME"),
         ("allow", "allow: [pull, list]"),
         ("images", r#"images: ["docker.io/**"], or ["**"] for all"#),
     ] {
-        if fields.get(key).is_none() {
+        if fields.get(key).is_none() && !(key == "images" && applications) {
             fields.place.problem(format!("has no {key}; write {what}"));
         }
     }
-    fields.optional("who", |place| match place.text()? {
-        "anonymous" => Ok(()),
-        other => Err(format!("{other:?} is nobody that rules know; write anonymous")),
-    });
-    let allow = fields.list("allow", action);
-    let images = fields.list("images", |text| image_pattern(text, upstreams));
-    for (key, empty) in [("allow", allow.is_empty()), ("images", images.is_empty())] {
+    let who = fields.optional("who", |place| who(place.text()?));
+    let actions = fields.list("allow", action);
+    let images = fields.list("images", |text| image_pattern(text, around.upstreams));
+    let slugs = fields.list("applications", |text| application(text, around.applications));
+    for (key, empty) in
+        [("allow", actions.is_empty()), ("images", images.is_empty()), ("applications", slugs.is_empty())]
+    {
         let nothing = |place: &&Place<'_>| empty && place.items().is_empty();
         if let Some(place) = fields.get(key).filter(nothing) {
             place.problem("is an empty list, so the rule allows nothing");
         }
     }
-    let allow = Allow { pull: allow.contains(&Action::Pull), list: allow.contains(&Action::List), ..Allow::default() };
-    Some(Rule { who: Who::Anonymous, networks: networks(fields)?, allow, images, applications: Vec::new() })
+    let has = |action| actions.contains(&action);
+    let allow = Allow {
+        pull: has(Action::Pull),
+        list: has(Action::List),
+        push: has(Action::Push),
+        delete: has(Action::Delete),
+    };
+    Some(Rule { who: who?, networks: networks(fields)?, allow, images, applications: slugs })
+}
+
+fn application(text: &str, applications: &[Application]) -> Result<Slug, String> {
+    let found = applications.iter().find(|application| application.slug.as_str() == text);
+    found.map(|application| application.slug.clone()).ok_or_else(|| {
+        let names: Vec<&str> = applications.iter().map(|application| application.slug.as_str()).collect();
+        let names = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
+        format!("{text:?} is not among the applications: {names}")
+    })
+}
+
+/// Whom a rule is for (ACCESS §1.1).
+pub(super) fn who(text: &str) -> Result<Who, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is nobody that rules know; write anonymous, user:NAME, licence:ID, or certificate: with dns:, \
+             uri:, email: or subject: and the name"
+        )
+    };
+    if text == "anonymous" {
+        return Ok(Who::Anonymous);
+    }
+    let (kind, name) = text.split_once(':').filter(|(_, name)| !name.is_empty()).ok_or_else(wrong)?;
+    if name.chars().any(char::is_control) {
+        return Err(wrong());
+    }
+    match kind {
+        "user" if !name.contains(':') => Ok(Who::User(name.to_owned())),
+        "licence" => LicenceId::parse(name).map(Who::Licence),
+        "certificate" => certificate(name).map(Who::Certificate).ok_or_else(wrong),
+        _ => Err(wrong()),
+    }
+}
+
+fn certificate(text: &str) -> Option<CertificateName> {
+    let (kind, name) = text.split_once(':').filter(|(_, name)| !name.is_empty())?;
+    let name = name.to_owned();
+    match kind {
+        "dns" => Some(CertificateName::Dns(name)),
+        "uri" => Some(CertificateName::Uri(name)),
+        "email" => Some(CertificateName::Email(name)),
+        "subject" => Some(CertificateName::Subject(name)),
+        _ => None,
+    }
 }
 
 #[derive(PartialEq)]
 enum Action {
     Pull,
     List,
+    Push,
+    Delete,
 }
 
 fn action(text: &str) -> Result<Action, String> {
     match text {
         "pull" => Ok(Action::Pull),
         "list" => Ok(Action::List),
-        _ => Err(format!("{text:?} is no action; there are pull and list")),
+        "push" => Ok(Action::Push),
+        "delete" => Ok(Action::Delete),
+        _ => Err(format!("{text:?} is no action; there are pull, list, push and delete")),
     }
 }
 
@@ -97,7 +193,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 /// A glob over canonical names, whose first component is an upstream.
-fn image_pattern(text: &str, upstreams: &[Upstream]) -> Result<Pattern, String> {
+pub(super) fn image_pattern(text: &str, upstreams: &[Upstream]) -> Result<Pattern, String> {
     let pattern = Pattern::parse(text)?;
     let (first, rest) = text.split_once('/').map_or((text, None), |(first, rest)| (first, Some(rest)));
     let names = || upstreams.iter().map(|upstream| upstream.name.as_str());

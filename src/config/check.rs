@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access;
+use super::applications;
+use super::hosts;
 use super::keys;
 use super::place::{Fields, Place};
 use super::units;
 use super::upstreams::{self, Surroundings};
-use super::{Cache, Config, Environment, Host, Log, LogFormat, MinFree, UnknownCredentials, Upstream};
+use super::{Cache, Config, Environment, Log, LogFormat, MinFree, Upstream};
 use crate::oci::UpstreamName;
 
 const GIB: u64 = 1 << 30;
@@ -20,30 +22,36 @@ pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
     let top = root.fields(keys::TOP);
     let allow_plain_http = top.read("allow_plain_http", false, Place::flag);
     let allow_inline_secrets = top.read("allow_inline_secrets", false, Place::flag);
-    let (listen, admin) = listeners(&top, allow_plain_http);
+    let tls = hosts::tls(&top);
+    let (listen, admin) = listeners(&top, allow_plain_http, tls.is_some() || top.get("tls").is_some());
     let upstreams = upstreams::read(&top, &Surroundings { environment, allow_inline_secrets });
+    let applications = applications::read(&top, &upstreams);
+    let licences = applications::licences(&top);
+    let around = access::Around {
+        listen,
+        upstreams: &upstreams,
+        applications: &applications,
+        licences: top.get("licences").is_some(),
+        client_ca: tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+    };
     Config {
         listen,
         admin,
-        tls: None,
-        hosts: top.list("hosts", upstreams::host_name).into_iter().map(host).collect(),
+        hosts: hosts::read(&top, allow_plain_http),
         allow_plain_http,
         cache: cache(&top),
         default_upstream: default_upstream(&top, &upstreams),
-        access: access::read(&top, listen, &upstreams),
-        applications: Vec::new(),
-        licences: None,
+        access: access::read(&top, &around),
+        tls,
+        applications,
+        licences,
         upstreams,
         shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), duration),
         log: log(&top),
     }
 }
 
-fn host(name: String) -> Host {
-    Host { name, plain_http: false, unknown_credentials: UnknownCredentials::Refused }
-}
-
-fn listeners(top: &Fields<'_>, allow_plain_http: bool) -> (SocketAddr, SocketAddr) {
+fn listeners(top: &Fields<'_>, allow_plain_http: bool, tls: bool) -> (SocketAddr, SocketAddr) {
     let listen = top.read("listen", local(5000), address);
     let admin = top.read("admin", local(5001), address);
     for (key, address, exposed) in [
@@ -53,6 +61,7 @@ fn listeners(top: &Fields<'_>, allow_plain_http: bool) -> (SocketAddr, SocketAdd
         if let Some(place) = top.get(key)
             && !is_loopback(address)
             && !allow_plain_http
+            && !(tls && key == "listen")
         {
             place.problem(format!(
                 "{address} is reachable from other machines, and {exposed}; listen on 127.0.0.1:{}, or say \

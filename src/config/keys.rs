@@ -3,6 +3,7 @@
 pub(super) const TOP: &[&str] = &[
     "listen",
     "admin",
+    "tls",
     "hosts",
     "allow_plain_http",
     "allow_inline_secrets",
@@ -10,6 +11,8 @@ pub(super) const TOP: &[&str] = &[
     "default_upstream",
     "upstreams",
     "access",
+    "applications",
+    "licences",
     "shutdown_grace",
     "log",
 ];
@@ -23,8 +26,16 @@ pub(super) const UPSTREAM: &[&str] =
 pub(super) const CREDENTIAL: &[&str] =
     &["images", "username", "password", "password_file", "password_env", "docker_config"];
 
-pub(super) const ACCESS: &[&str] = &["rules"];
+pub(super) const TLS: &[&str] = &["certificate", "key", "client_ca", "client_auth"];
 
-pub(super) const RULE: &[&str] = &["who", "networks", "allow", "images"];
+pub(super) const HOST: &[&str] = &["name", "unknown_credentials"];
+
+pub(super) const ACCESS: &[&str] = &["users", "key_file", "trusted_proxies", "rules"];
+
+pub(super) const RULE: &[&str] = &["who", "networks", "allow", "images", "applications"];
+
+pub(super) const APPLICATION: &[&str] = &["images", "publishers"];
+
+pub(super) const LICENCES: &[&str] = &["issuer", "public_keys", "revoked"];
 
 pub(super) const LOG: &[&str] = &["format", "level"];

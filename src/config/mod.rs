@@ -4,11 +4,13 @@
 //! files for each section turn it into a [`Config`]. Either there is no problem, or the answer is all of them.
 
 mod access;
+mod applications;
 mod check;
 mod credentials;
 mod docker_config;
 mod document;
 mod files;
+mod hosts;
 mod keys;
 mod place;
 mod presets;

@@ -44,6 +44,10 @@ impl<'d> Place<'d> {
         matches!(self.node.value, Value::Null)
     }
 
+    pub(super) fn is_mapping(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
+    }
+
     pub(super) fn text(&self) -> Result<&'d str, String> {
         match &self.node.value {
             Value::Text(text) if text.is_empty() => Err("should not be empty".to_owned()),

@@ -46,6 +46,20 @@ impl Pattern {
         components.next().is_none()
     }
 
+    /// Whether some name matches both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mut ours, mut theirs) = (self.0.split('/'), other.0.split('/'));
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => return true,
+                (Some("**"), Some(_)) | (Some(_), Some("**")) => return true,
+                (Some("*"), Some(_)) | (Some(_), Some("*")) => {}
+                (Some(a), Some(b)) if a == b => {}
+                (Some(_) | None, Some(_)) | (Some(_), None) => return false,
+            }
+        }
+    }
+
     /// How specific the glob is: of two that match, the one with the longer text names more (DESIGN §8).
     pub fn specificity(&self) -> usize {
         self.0.len()
@@ -81,6 +95,34 @@ mod tests {
             ("acme", "acmeother", false),
         ] {
             assert_eq!(Pattern::parse(glob).expect(glob).matches(name), expected, "{glob} on {name}");
+        }
+    }
+
+    #[test]
+    fn two_globs_overlap_if_a_name_matches_both() {
+        let parts = ["a", "b", "*"];
+        let mut globs: Vec<String> = vec!["**".to_owned()];
+        for x in parts {
+            globs.push(x.to_owned());
+            globs.push(format!("{x}/**"));
+            for y in parts {
+                globs.extend([format!("{x}/{y}"), format!("{x}/{y}/**"), format!("{x}/{y}/a")]);
+            }
+        }
+        let component = ["a", "b", "c"];
+        let mut names: Vec<String> = component.map(str::to_owned).into();
+        for _ in 0..3 {
+            let longer = names.iter().flat_map(|name| component.map(|part| format!("{name}/{part}")));
+            names = names.iter().cloned().chain(longer.collect::<Vec<_>>()).collect();
+        }
+        names.sort();
+        names.dedup();
+        let parsed: Vec<Pattern> = globs.iter().map(|glob| Pattern::parse(glob).expect(glob)).collect();
+        for a in &parsed {
+            for b in &parsed {
+                let both = names.iter().any(|name| a.matches(name) && b.matches(name));
+                assert_eq!(a.overlaps(b), both, "{a:?} {b:?}");
+            }
         }
     }
 
