@@ -1,6 +1,7 @@
 //! The command line: one file for each command, and what its failures become.
 
 mod check;
+mod licence;
 mod serve;
 
 use std::io::{self, Write};
@@ -28,6 +29,9 @@ enum Command {
     Serve(serve::Arguments),
     /// Say everything that is wrong with a configuration file, without starting.
     Check(check::Arguments),
+    /// Make keys, and issue, look at and revoke licences.
+    #[command(subcommand)]
+    Licence(licence::Command),
 }
 
 /// Why a command ended without doing what it was asked.
@@ -54,6 +58,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let result = match &arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Licence(command) => licence::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,6 +75,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn load(file: Option<&Path>) -> Result<Config, Problems> {
     file.map_or_else(|| Ok(config::builtin()), config::load)
+}
+
+/// For whoever asked, on stdout.
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
 /// For people, on stderr; that nobody reads it is no failure.

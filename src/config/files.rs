@@ -109,6 +109,30 @@ pub fn key_of(path: &Path) -> Result<Secret, String> {
     }
 }
 
+/// Writes a file that must not exist yet, with these permissions.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
+    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|error| format!("cannot create {}: {error}", path.display()))
+}
+
+/// Adds to the end of a file, or begins it, and waits until it is on disk.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    let written = OpenOptions::new().append(true).create(true).mode(0o644).open(path).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|error| format!("cannot write to {}: {error}", path.display()))
+}
+
 /// PEM with at least one certificate, each usable as an authority.
 pub(super) fn authority(path: &str) -> Result<Vec<u8>, String> {
     let pem = read(Path::new(path)).map_err(|error| cannot_read(path, &error))?;

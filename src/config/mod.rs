@@ -12,6 +12,7 @@ mod document;
 mod files;
 mod hosts;
 mod keys;
+mod licence_file;
 mod place;
 mod presets;
 mod problem;
@@ -33,7 +34,8 @@ use crate::oci::{Pattern, UpstreamName};
 use document::{Node, Value};
 use place::{Place, Report};
 
-pub use files::{key_of, text_of, texts_of};
+pub use files::{append, key_of, text_of, texts_of, write_new};
+pub use licence_file::{LicenceFile, read_licence};
 pub use problem::{Problem, Problems};
 pub use secret::Secret;
 

@@ -44,6 +44,10 @@ impl<'d> Place<'d> {
         matches!(self.node.value, Value::Null)
     }
 
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
     pub(super) fn is_mapping(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
     }

@@ -51,8 +51,7 @@ impl Pattern {
         let (mut ours, mut theirs) = (self.0.split('/'), other.0.split('/'));
         loop {
             match (ours.next(), theirs.next()) {
-                (None, None) => return true,
-                (Some("**"), Some(_)) | (Some(_), Some("**")) => return true,
+                (None, None) | (Some("**"), Some(_)) | (Some(_), Some("**")) => return true,
                 (Some("*"), Some(_)) | (Some(_), Some("*")) => {}
                 (Some(a), Some(b)) if a == b => {}
                 (Some(_) | None, Some(_)) | (Some(_), None) => return false,
