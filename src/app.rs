@@ -1,12 +1,14 @@
 //! Composition root: a configuration becomes parts, parts become a running proxy.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Gatekeeper;
@@ -17,6 +19,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::parts::Part;
 use crate::pull::{Parts, PullThrough};
+use crate::reload::Reloader;
 use crate::server::{self, Generation, Service};
 use crate::store::BlobStore;
 use crate::upstream::{Lookup, Upstreams};
@@ -46,6 +49,8 @@ pub struct App {
     draining: CancellationToken,
     grace: Duration,
     metrics: Arc<Metrics>,
+    reloader: Reloader,
+    reload: Arc<Notify>,
 }
 
 impl App {
@@ -71,17 +76,36 @@ impl App {
         let pull = PullThrough::new(parts, &config.cache, &config.upstreams);
         let service = Service {
             generation: ArcSwap::from_pointee(Generation::new(config)),
-            gatekeeper: Arc::new(gatekeeper),
+            gatekeeper,
+            tls: ArcSwapOption::empty(),
             pull: pull.clone(),
             ledger: Arc::default(),
             limits,
             clock: service_clock,
             metrics: Arc::clone(&metrics),
         };
+        for part in Part::ALL {
+            part.load(config, &service).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
+        }
         let draining = CancellationToken::new();
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), draining.clone()));
+        let admin = Arc::new(Admin::new(Arc::clone(&metrics), draining.clone(), Arc::clone(&service.ledger)));
         let grace = config.shutdown_grace;
-        Ok(Self { store, pull, service: Arc::new(service), admin, draining, grace, metrics })
+        let service = Arc::new(service);
+        let reloader = Reloader::new(None, config.clone(), Arc::clone(&service), Arc::clone(&metrics));
+        Ok(Self { store, pull, service, admin, draining, grace, metrics, reloader, reload: Arc::default() })
+    }
+
+    /// Takes the configuration anew from `file` when that changes.
+    #[must_use]
+    pub fn watching(mut self, file: PathBuf, config: &Config) -> Self {
+        let (service, metrics) = (Arc::clone(&self.service), Arc::clone(&self.metrics));
+        self.reloader = Reloader::new(Some(file), config.clone(), service, metrics);
+        self
+    }
+
+    /// Asks for a look at every file at once.
+    pub fn reload(&self) -> Arc<Notify> {
+        Arc::clone(&self.reload)
     }
 
     pub fn metrics(&self) -> &Arc<Metrics> {
@@ -94,6 +118,7 @@ impl App {
         let ended = CancellationToken::new();
         let operator = tokio::spawn(Arc::clone(&self.admin).run(admin, ended.clone().cancelled_owned()));
         let upkeep = tokio::spawn(upkeep(self.store.clone()));
+        let reloads = tokio::spawn(self.reloader.run(self.reload));
         let stop = async {
             shutdown.await;
             tracing::info!(grace_s = self.grace.as_secs(), "draining");
@@ -102,6 +127,7 @@ impl App {
         server::run(clients, Arc::clone(&self.service), stop, self.grace).await;
         self.pull.stop().await;
         upkeep.abort();
+        reloads.abort();
         self.store.close().await;
         ended.cancel();
         if operator.await.is_err() {
@@ -113,11 +139,7 @@ impl App {
 fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
     let path = config.key_file();
     let made = config::key_of(&path).and_then(|key| Gatekeeper::new(&key, clock));
-    let gatekeeper = made.map_err(|message| anyhow!("{}: {message}", path.display()))?;
-    for part in Part::ALL {
-        part.load(config, &gatekeeper).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
-    }
-    Ok(gatekeeper)
+    made.map_err(|message| anyhow!("{}: {message}", path.display()))
 }
 
 /// Loads the index while requests are served already, then keeps the records up to date.

@@ -19,7 +19,7 @@
 //! | [`pull`] | the cache itself: flights, fills, tails, proofs, freshness. The only one that sees both of the above |
 //! | [`server`] | hyper for clients: parse, route, authorise, answer, log |
 //! | [`admin`] | metrics, health and readiness on a listener of their own |
-//! | [`parts`] | users, licence keys and revocations, each read and replaced by itself |
+//! | [`parts`], [`reload`] | users, licence keys, revocations and certificate, each read and replaced by itself |
 //! | [`app`] | the composition root: a configuration becomes a running proxy |
 //! | [`cli`] | `serve` and `check`, and their exit codes |
 //!
@@ -44,6 +44,7 @@ pub mod metrics;
 pub mod oci;
 pub mod parts;
 pub mod pull;
+pub mod reload;
 pub mod route;
 pub mod server;
 pub mod store;

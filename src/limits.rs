@@ -13,6 +13,8 @@ pub struct Limits {
     pub revalidate: Duration,
     /// One TCP connection or TLS handshake upstream.
     pub connect: Duration,
+    /// A client's TLS handshake.
+    pub handshake: Duration,
     /// Silence in an upstream body before the transfer counts as broken.
     pub upstream_idle: Duration,
     /// Pause before the first retry upstream; doubles, with jitter.
@@ -53,6 +55,7 @@ impl Default for Limits {
             flight_head: Duration::from_mins(1),
             revalidate: Duration::from_secs(3),
             connect: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
             upstream_idle: Duration::from_secs(30),
             retry_pause: Duration::from_millis(100),
             send_idle: Duration::from_mins(1),

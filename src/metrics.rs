@@ -19,6 +19,7 @@ pub struct Metrics {
     pub http_connections: IntGauge,
     pub access_log_dropped: IntCounter,
     pub auth_attempts: IntCounterVec,
+    pub reloads: IntCounterVec,
     pub cache_requests: IntCounterVec,
     pub served_bytes: IntCounterVec,
     pub upstream_requests: IntCounterVec,
@@ -50,6 +51,7 @@ impl Metrics {
             http_requests_in_flight: r.gauge("http_requests_in_flight", "Requests whose body is not finished."),
             http_connections: r.gauge("http_connections", "Open client connections."),
             access_log_dropped: r.counter("access_log_dropped_total", "Log lines dropped because the reader stalled."),
+            reloads: r.counters("reloads_total", "Files that changed and were read again.", &["part", "outcome"]),
             auth_attempts: r.counters("auth_attempts_total", "Credentials presented.", &["scheme", "outcome"]),
             cache_requests: r.counters(
                 "cache_requests_total",

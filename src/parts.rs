@@ -1,11 +1,14 @@
-//! What requests are checked against besides the configuration: users, licence keys, revocations. Each is read from its
+//! What requests are checked against besides the configuration: users, licence keys, revocations, and the
+//! certificate. Each is read from its
 //! own files, and by itself keeps its last good state (ACCESS §8).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::access::{Gatekeeper, Users};
+use crate::access::Users;
 use crate::config::{self, Config};
 use crate::licence::{PublicKey, PublicKeys, Revocations};
+use crate::server::{Service, TlsContext};
 
 /// What is wrong with the files of one part, a line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,10 +20,11 @@ pub enum Part {
     Users,
     PublicKeys,
     Revocations,
+    Tls,
 }
 
 impl Part {
-    pub const ALL: [Self; 3] = [Self::Users, Self::PublicKeys, Self::Revocations];
+    pub const ALL: [Self; 4] = [Self::Users, Self::PublicKeys, Self::Revocations, Self::Tls];
 
     /// A label of metrics and log lines.
     pub fn as_str(self) -> &'static str {
@@ -28,6 +32,7 @@ impl Part {
             Self::Users => "users",
             Self::PublicKeys => "public_keys",
             Self::Revocations => "revocations",
+            Self::Tls => "tls",
         }
     }
 
@@ -35,13 +40,28 @@ impl Part {
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub fn load(self, config: &Config, gatekeeper: &Gatekeeper) -> Result<(), Unusable> {
+    pub fn load(self, config: &Config, service: &Service) -> Result<(), Unusable> {
         match self {
-            Self::Users => gatekeeper.set_users(users(config)?),
-            Self::PublicKeys => gatekeeper.set_public_keys(public_keys(config)?),
-            Self::Revocations => gatekeeper.set_revocations(revocations(config)?),
+            Self::Users => service.gatekeeper.set_users(users(config)?),
+            Self::PublicKeys => service.gatekeeper.set_public_keys(public_keys(config)?),
+            Self::Revocations => service.gatekeeper.set_revocations(revocations(config)?),
+            Self::Tls => service.tls.store(tls(config)?.map(Arc::new)),
         }
         Ok(())
+    }
+
+    /// The files and folders that it is read from.
+    pub fn files(self, config: &Config) -> Vec<PathBuf> {
+        match self {
+            Self::Users => config.access.users.iter().cloned().collect(),
+            Self::PublicKeys => config.licences.iter().flat_map(|licences| licences.public_keys.clone()).collect(),
+            Self::Revocations => config.licences.iter().filter_map(|licences| licences.revoked.clone()).collect(),
+            Self::Tls => {
+                let files =
+                    |tls: &config::Tls| [Some(tls.certificate.clone()), Some(tls.key.clone()), tls.client_ca.clone()];
+                config.tls.iter().flat_map(files).flatten().collect()
+            }
+        }
     }
 
     /// Reads the part's files and forgets them.
@@ -53,6 +73,7 @@ impl Part {
             Self::Users => users(config).map(drop),
             Self::PublicKeys => public_keys(config).map(drop),
             Self::Revocations => revocations(config).map(drop),
+            Self::Tls => tls(config).map(drop),
         }
     }
 }
@@ -86,6 +107,19 @@ fn revocations(config: &Config) -> Result<Revocations, Unusable> {
         }
     }
     if problems.is_empty() { Ok(all) } else { Err(Unusable(problems)) }
+}
+
+fn tls(config: &Config) -> Result<Option<TlsContext>, Unusable> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let (certificate, key) = (config::text_of(&tls.certificate), config::text_of(&tls.key));
+    let client_ca = tls.client_ca.as_ref().map(|path| config::text_of(path)).transpose();
+    let context = TlsContext::new(
+        &certificate.map_err(one)?,
+        &key.map_err(one)?,
+        client_ca.map_err(one)?.as_deref(),
+        tls.client_auth,
+    );
+    context.map(Some).map_err(one)
 }
 
 fn one(message: String) -> Unusable {

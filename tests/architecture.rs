@@ -14,10 +14,14 @@ const LEAVES: &[&str] = &["config", "licence", "metrics", "telemetry", "limits",
 /// Each module, and what it may use besides itself and the leaves. A new module has to be entered here.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["app", "parts", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"]),
-    ("app", &["parts", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"]),
-    ("parts", &["access"]),
-    ("admin", &["server", "pull", "push", "store", "upstream", "oci"]),
+    (
+        "cli",
+        &["app", "parts", "reload", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"],
+    ),
+    ("app", &["parts", "reload", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"]),
+    ("reload", &["parts", "server"]),
+    ("parts", &["access", "server"]),
+    ("admin", &["access", "server", "pull", "push", "store", "upstream", "oci"]),
     ("server", &["access", "route", "pull", "push", "store", "upstream", "oci"]),
     ("access", &["oci"]),
     ("route", &["oci"]),

@@ -55,7 +55,8 @@ impl Doors {
         let plain = listed.map_or(self.hosts.is_empty() && self.loopback && !secure, |host| host.plain_http);
         let open = match listed {
             Some(host) => host.unknown_credentials == UnknownCredentials::Anonymous,
-            None => self.hosts.is_empty() && !self.identities,
+            // A name that is bound to a mirror, or any name: strict as soon as there is something to log in with.
+            None => !self.identities,
         };
         let scheme = if plain { "http" } else { "https" };
         Some(Door {

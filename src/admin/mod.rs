@@ -17,6 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{LastPull, Ledger};
+use crate::licence::{LicenceId, calendar};
 use crate::metrics::Metrics;
 use crate::server::accept;
 
@@ -30,14 +32,15 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     /// Set once the proxy should get no more new work.
     draining: CancellationToken,
+    ledger: Arc<Ledger>,
 }
 
 impl Admin {
-    pub fn new(metrics: Arc<Metrics>, draining: CancellationToken) -> Self {
+    pub fn new(metrics: Arc<Metrics>, draining: CancellationToken, ledger: Arc<Ledger>) -> Self {
         if let Err(error) = metrics.registry().register(Box::new(process::Process::new())) {
             tracing::warn!(%error, "no metrics of the process itself");
         }
-        Self { metrics, draining }
+        Self { metrics, draining, ledger }
     }
 
     /// Serves until `stop` resolves; open connections are dropped then.
@@ -75,11 +78,28 @@ impl Admin {
                 Ok(metrics) => text(StatusCode::OK, metrics),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             },
+            "/licences" => text(StatusCode::OK, self.licences()),
             "/healthz" => text(StatusCode::OK, "ok\n".into()),
             "/readyz" if self.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into()),
             "/readyz" => text(StatusCode::OK, "ready\n".into()),
-            _ => text(StatusCode::NOT_FOUND, "/metrics, /healthz or /readyz\n".into()),
+            _ => text(StatusCode::NOT_FOUND, "/metrics, /licences, /healthz or /readyz\n".into()),
         }
+    }
+}
+
+impl Admin {
+    /// The licences that were used since the start: JSON, by id.
+    fn licences(&self) -> String {
+        let entry = |(id, pull): &(LicenceId, LastPull)| {
+            serde_json::json!({
+                "id": id.to_string(),
+                "last_pull": calendar::format(pull.at),
+                "image": pull.image.to_string(),
+                "expires": pull.expires.map(calendar::format),
+            })
+        };
+        let list: Vec<_> = self.ledger.entries().iter().map(entry).collect();
+        format!("{}\n", serde_json::Value::from(list))
     }
 }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, Problems};
+use crate::parts::Part;
 
 /// `EX_USAGE` of sysexits.h: the configuration is wrong, and a restart does not help.
 const BAD_CONFIGURATION: u8 = 64;
@@ -38,6 +39,8 @@ enum Command {
 #[derive(Debug)]
 enum Failure {
     Configuration(Problems),
+    /// What is wrong with the files that a configuration names.
+    Files(Vec<String>),
     Other(anyhow::Error),
 }
 
@@ -66,6 +69,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             tell(&problems.to_string());
             ExitCode::from(BAD_CONFIGURATION)
         }
+        Err(Failure::Files(problems)) => {
+            tell(&problems.join("\n"));
+            ExitCode::from(BAD_CONFIGURATION)
+        }
         Err(Failure::Other(error)) => {
             tell(&format!("roadstead: {error:#}"));
             ExitCode::FAILURE
@@ -73,8 +80,12 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn load(file: Option<&Path>) -> Result<Config, Problems> {
-    file.map_or_else(|| Ok(config::builtin()), config::load)
+/// The configuration, and every file that it names, found good.
+fn load(file: Option<&Path>) -> Result<Config, Failure> {
+    let config = file.map_or_else(|| Ok(config::builtin()), config::load)?;
+    let check = |part: Part| part.check(&config).err();
+    let problems: Vec<String> = Part::ALL.into_iter().filter_map(check).flat_map(|unusable| unusable.0).collect();
+    if problems.is_empty() { Ok(config) } else { Err(Failure::Files(problems)) }
 }
 
 /// For whoever asked, on stdout.

@@ -3,14 +3,14 @@
 use std::env;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{self, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::{info, warn};
 
 use super::{Failure, load, tell};
@@ -47,25 +47,29 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let telemetry = telemetry::install(&config.log, env::var("RUST_LOG").ok().as_deref())?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(&config, &telemetry));
+    let served = runtime.block_on(serve(arguments.config.as_deref(), &config, &telemetry));
     runtime.shutdown_timeout(RUNTIME_END);
     Ok(served?)
 }
 
-async fn serve(config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+async fn serve(file: Option<&Path>, config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let clients = bind("listen", config.listen).await?;
     let admin = bind("admin", config.admin).await?;
-    let app = App::start(config, Environment::default())?;
+    let mut app = App::start(config, Environment::default())?;
+    if let Some(file) = file {
+        app = app.watching(file.to_owned(), config);
+    }
+    let reload = app.reload();
     let dropped = app.metrics().access_log_dropped.clone();
     telemetry.on_dropped(move |lines| dropped.inc_by(lines));
     announce(config, clients.local_addr()?, admin.local_addr()?);
     let (first, shutdown) = oneshot::channel::<()>();
     let stop = async {
-        let name = signals.next().await;
+        let name = signals.next(&reload).await;
         info!(signal = name, "finishing transfers; a second signal ends them");
         drop(first);
-        signals.next().await
+        signals.next(&reload).await
     };
     tokio::select! {
         () = app.run(clients, admin, async { drop(shutdown.await) }) => Ok(()),
@@ -82,17 +86,26 @@ async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+    /// The next signal to end; SIGHUP asks for a reload instead.
+    async fn next(&mut self, reload: &Notify) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.hangup.recv() => reload.notify_one(),
+            }
         }
     }
 }
@@ -119,10 +132,11 @@ fn banner(config: &Config, clients: SocketAddr, admin: SocketAddr) -> String {
     };
     let host = reachable(clients);
     format!(
-        "roadstead {version}\n  clients    http://{clients}\n  admin      http://{admin}/metrics\n  \
+        "roadstead {version}\n  clients    {scheme}://{clients}\n  admin      http://{admin}/metrics\n  \
          cache      {cache}\n  upstreams  {upstreams}\n\nTry it:\n  docker pull {host}/{image}\n  \
-         curl http://{host}/v2/{image}/tags/list\n",
+         curl {scheme}://{host}/v2/{image}/tags/list\n",
         version = env!("CARGO_PKG_VERSION"),
+        scheme = if config.tls.is_some() { "https" } else { "http" },
         cache = cache_path(config).display(),
         upstreams = names(config),
     )
@@ -151,8 +165,6 @@ fn names(config: &Config) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::config;
 

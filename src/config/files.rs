@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -107,6 +108,30 @@ pub fn key_of(path: &Path) -> Result<Secret, String> {
         }
         Err(error) => Err(cannot_read(&path.display().to_string(), &error)),
     }
+}
+
+/// What some files hold, or that they cannot be read, in a form that can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+/// Reads the files, and the files in folders.
+pub fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for path in paths {
+        let read = texts_of(path).map(|files| {
+            for (file, text) in files {
+                context.update(file.as_os_str().as_encoded_bytes());
+                context.update(&(text.len() as u64).to_be_bytes());
+                context.update(text.as_bytes());
+            }
+        });
+        if let Err(message) = read {
+            context.update(message.as_bytes());
+        }
+    }
+    let mut print = [0; 32];
+    print.copy_from_slice(context.finish().as_ref());
+    Fingerprint(print)
 }
 
 /// Writes a file that must not exist yet, with these permissions.

@@ -34,7 +34,7 @@ use crate::oci::{Pattern, UpstreamName};
 use document::{Node, Value};
 use place::{Place, Report};
 
-pub use files::{append, key_of, text_of, texts_of, write_new};
+pub use files::{Fingerprint, append, fingerprint, key_of, text_of, texts_of, write_new};
 pub use licence_file::{LicenceFile, read_licence};
 pub use problem::{Problem, Problems};
 pub use secret::Secret;
@@ -111,7 +111,11 @@ impl Config {
         let changed = [
             ("listen", self.listen != next.listen),
             ("admin", self.admin != next.admin),
-            ("cache.path", self.cache.path != next.cache.path),
+            ("cache", self.cache != next.cache),
+            ("upstreams", self.upstreams != next.upstreams),
+            ("shutdown_grace", self.shutdown_grace != next.shutdown_grace),
+            ("log", self.log != next.log),
+            ("access.key_file", self.key_file() != next.key_file()),
         ];
         changed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -256,7 +260,7 @@ pub enum CertificateName {
     Dns(String),
     Uri(String),
     Email(String),
-    /// RFC 4514 text of the subject.
+    /// The subject in the order of the certificate, as `C=DE, O=Acme, CN=node`.
     Subject(String),
 }
 

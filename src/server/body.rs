@@ -39,10 +39,10 @@ pub(super) enum Source {
     },
 }
 
-type Loading = Pin<Box<dyn Future<Output = Result<Slice, store::Error>> + Send>>;
+type Loading = Pin<Box<dyn Future<Output = Result<Piece, store::Error>> + Send>>;
 
 /// What a source has next.
-enum Piece {
+pub(super) enum Piece {
     Bytes(Bytes),
     Mapped(Slice),
 }
@@ -87,7 +87,8 @@ impl http_body::Body for Body {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        match ready!(self.source.poll_piece(cx)) {
+        let copies = self.exchange.outbound().copies();
+        match ready!(self.source.poll_piece(cx, copies)) {
             None => Poll::Ready(None),
             Some(Err(SourceError::Cut)) => Poll::Ready(Some(Err(Cut))),
             Some(Err(error)) => self.cut(cx, &error),
@@ -123,7 +124,7 @@ impl http_body::Body for Body {
 }
 
 impl Source {
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, SourceError>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, copies: bool) -> Poll<Option<Result<Piece, SourceError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Cut => Poll::Ready(Some(Err(SourceError::Cut))),
@@ -131,7 +132,15 @@ impl Source {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready(if bytes.is_empty() { None } else { Some(Ok(Piece::Bytes(bytes))) })
             }
-            Self::Stored { blob, left, loading } => poll_stored(blob, left, loading, cx),
+            Self::Stored { left, .. } if left.is_empty() => Poll::Ready(None),
+            Self::Stored { blob, left, loading } => {
+                let piece = ready!(poll_stored(blob, left, loading, copies, cx));
+                if let Ok(piece) = &piece {
+                    left.start += piece.len() as u64;
+                }
+                *loading = None;
+                Poll::Ready(Some(piece.map_err(SourceError::Store)))
+            }
             Self::Stream { stream, left } => {
                 let next = ready!(stream.as_mut().poll_next(cx));
                 if let (Some(Ok(bytes)), Some(left)) = (&next, left) {
@@ -153,26 +162,36 @@ enum SourceError {
     Store(store::Error),
 }
 
+/// The next slice of the mapping, made resident if it is not; or, where bytes are encrypted, a copy.
 fn poll_stored(
     blob: &Blob,
-    left: &mut Range<u64>,
+    left: &Range<u64>,
     loading: &mut Option<Loading>,
+    copies: bool,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Piece, SourceError>>> {
-    if left.is_empty() {
-        return Poll::Ready(None);
-    }
-    let slice = match (loading.as_mut(), blob.resident(left)) {
-        (None, Some(slice)) => Ok(slice),
-        (None, None) => {
-            let load = loading.insert(Box::pin(blob.load(left)));
-            ready!(load.as_mut().poll(cx))
+) -> Poll<Result<Piece, store::Error>> {
+    let load = match loading {
+        Some(load) => load,
+        None if copies => {
+            let read = blob.read(left);
+            loading.insert(Box::pin(async { read.await.map(Piece::Bytes) }))
         }
-        (Some(load), _) => ready!(load.as_mut().poll(cx)),
+        None => {
+            if let Some(slice) = blob.resident(left) {
+                return Poll::Ready(Ok(Piece::Mapped(slice)));
+            }
+            let load = blob.load(left);
+            loading.insert(Box::pin(async { load.await.map(Piece::Mapped) }))
+        }
     };
-    *loading = None;
-    if let Ok(slice) = &slice {
-        left.start += slice.bytes().len() as u64;
+    load.as_mut().poll(cx)
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Mapped(slice) => slice.bytes().len(),
+        }
     }
-    Poll::Ready(Some(slice.map(Piece::Mapped).map_err(SourceError::Store)))
 }

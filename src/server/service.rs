@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::{HOST, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -16,6 +16,7 @@ use super::exchange::{Arrival, Notes};
 use super::generation::Generation;
 use super::listing;
 use super::respond::{self, Answer};
+use super::tls::TlsContext;
 use super::token;
 use super::visit::Visit;
 use super::wire::Outbound;
@@ -48,7 +49,9 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub struct Service {
     pub generation: ArcSwap<Generation>,
-    pub gatekeeper: Arc<Gatekeeper>,
+    pub gatekeeper: Gatekeeper,
+    /// None: plain HTTP. Connections keep what they began with.
+    pub tls: ArcSwapOption<TlsContext>,
     pub pull: PullThrough,
     pub ledger: Arc<Ledger>,
     pub limits: Limits,

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 
 use crate::store::Slice;
 
@@ -29,6 +30,8 @@ pub(super) struct Outbound(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// The connection encrypts, so it reads what it sends.
+    copies: bool,
     /// Bytes that the kernel has taken, heads and framing included.
     sent: AtomicU64,
     /// Slices that hyper has been given and has not written yet, oldest first. Each keeps its mapping in place, so that
@@ -39,6 +42,11 @@ struct Shared {
 impl Outbound {
     pub(super) fn sent(&self) -> u64 {
         self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether bodies have to be copies, and not slices of a mapping.
+    pub(super) fn copies(&self) -> bool {
+        self.0.copies
     }
 
     /// Notes that the bytes of `slice` will come to be written.
@@ -76,6 +84,12 @@ impl Transport for TcpStream {
     }
 }
 
+impl Transport for TlsStream<TcpStream> {
+    fn plain_socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Wire<S> {
     stream: S,
@@ -88,7 +102,8 @@ pub(super) struct Wire<S> {
 impl<S: Transport> Wire<S> {
     /// A peer that takes no byte for `patience` is cut off.
     pub(super) fn new(stream: S, patience: Duration) -> (Self, Outbound) {
-        let outbound = Outbound::default();
+        let copies = stream.plain_socket().is_none();
+        let outbound = Outbound(Arc::new(Shared { copies, ..Shared::default() }));
         (Self { stream, outbound: outbound.clone(), patience, stalled: None }, outbound)
     }
 

@@ -1,5 +1,6 @@
 //! The proxy as its clients see it: the whole of it in this process, in front of scripted registries.
 
+mod access;
 mod bad_input;
 mod blobs;
 mod corruption;
@@ -8,6 +9,7 @@ mod eviction;
 mod harness;
 mod herd;
 mod manifests;
+mod matrix;
 mod membership;
 mod metrics;
 mod ping;
@@ -24,4 +26,6 @@ mod support;
 mod tags;
 mod tags_list;
 mod throttle;
+mod tls;
 mod upstream_down;
+mod vendor;

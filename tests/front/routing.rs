@@ -15,7 +15,7 @@ async fn two_upstreams() -> (Origin, Origin, Proxy) {
     let upstream = setup.upstream("quay.io", &quay);
     upstream.aliases = vec!["q".into()];
     upstream.hosts = vec!["quay.mirror.example".into()];
-    setup.config.hosts = vec![open_host("mirror.example")];
+    setup.config.hosts = vec![open_host("mirror.example"), open_host("127.0.0.1")];
     let proxy = setup.start().await;
     (hub, quay, proxy)
 }

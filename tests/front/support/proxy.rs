@@ -17,7 +17,7 @@ use roadstead::upstream::Lookup;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::client::{Answer, Reading};
@@ -45,6 +45,13 @@ impl Setup {
             lookups: Arc::default(),
             directory,
         }
+    }
+
+    /// A file beside the cache.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text).expect("a writable directory");
+        path
     }
 
     /// With `origin` as Docker Hub, the default.
@@ -133,6 +140,7 @@ struct Running {
     metrics: Arc<Metrics>,
     http: reqwest::Client,
     shutdown: Option<oneshot::Sender<()>>,
+    reload: Arc<Notify>,
     task: JoinHandle<()>,
     /// Panics before it began.
     panics: usize,
@@ -158,6 +166,7 @@ impl Running {
             metrics: app.metrics().clone(),
             http: http.expect("a client"),
             shutdown: Some(shutdown),
+            reload: app.reload(),
             panics,
             task: tokio::spawn(app.run(clients, admin, async {
                 // A proxy whose test is gone has nothing left to do either.
@@ -181,6 +190,11 @@ impl Proxy {
 
     pub(crate) fn clock(&self) -> &Clock {
         &self.setup.clock
+    }
+
+    /// Lets the proxy look at its files now.
+    pub(crate) fn reload(&self) {
+        self.running().reload.notify_one();
     }
 
     /// What the next start uses.
