@@ -133,3 +133,72 @@ async fn a_replaced_certificate_serves_new_connections_and_a_broken_one_changes_
     assert!(get(&client(&first, None, true), &proxy, "/v2/").await.is_err());
     assert_eq!(get(&old, &proxy, "/v2/").await.expect("the open connection goes on").0, 200);
 }
+
+/// An HTTP/2 connection to the proxy, its driver running.
+async fn http_2(proxy: &Proxy, trusts: &Authority) -> h2::client::SendRequest<bytes::Bytes> {
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    let root = rustls::pki_types::CertificateDer::from_pem_slice(trusts.pem().as_bytes()).expect("PEM");
+    roots.add(root).expect("an authority");
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let name = "registry.test".try_into().expect("a name");
+    let stream = connector.connect(name, proxy.connect().await).await.expect("a handshake");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    // The window of the connection is this client's; it leaves room beside a stream whose own is full.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(1 << 20);
+    let (send, connection) = builder.handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(async move {
+        let _ended_with_the_test = connection.await;
+    });
+    send
+}
+
+async fn open(send: &h2::client::SendRequest<bytes::Bytes>, path: &str) -> h2::RecvStream {
+    let request = http::Request::get(format!("https://registry.test{path}")).body(()).expect("a request");
+    let mut send = send.clone().ready().await.expect("room for a stream");
+    let (response, _) = send.send_request(request, true).expect("sent");
+    let response = response.await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    response.into_body()
+}
+
+async fn read(mut body: h2::RecvStream, most: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < most
+        && let Some(piece) = body.data().await
+    {
+        let piece = piece.expect("a piece");
+        body.flow_control().release_capacity(piece.len()).expect("capacity that was used");
+        bytes.extend_from_slice(&piece);
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_one_http_2_connection_a_reader_that_stops_holds_up_nobody() {
+    let image = Image::new(1, &[3_000_000, 2_000_000]);
+    let origin = Origin::with("library/a", "1", &image).await;
+    let mut setup = Setup::of(&origin);
+    let authority = Authority::new();
+    setup.config.tls = Some(tls(&setup, &authority, None));
+    let proxy = setup.start().await;
+    let send = http_2(&proxy, &authority).await;
+    let path = |i: usize| format!("/v2/library/a/blobs/{}", image.layers[i].digest);
+    for _cold_then_warm in 0..2 {
+        let mut stopped = open(&send, &path(0)).await;
+        // Its first piece is taken and never given back, so that its window of 64 KiB fills up.
+        let first = stopped.data().await.expect("a piece").expect("bytes");
+        let whole = crate::support::soon("the other blob", read(open(&send, &path(1)).await, usize::MAX)).await;
+        assert!(whole == image.layers[1].bytes() && !first.is_empty());
+    }
+    let stopped = crate::support::soon("the blob", read(open(&send, &path(0)).await, usize::MAX)).await;
+    assert!(stopped == image.layers[0].bytes());
+}
