@@ -1,11 +1,18 @@
 //! The binary: process-wide installs, the command, its exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use roadstead::cli::{self, Arguments};
+use roadstead::cli::{self, Arguments, credential_helper};
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let called = words.next().unwrap_or_default();
+    // docker finds its helpers by their names.
+    if Path::new(&called).file_name().is_some_and(|name| name == credential_helper::NAME) {
+        return credential_helper::run(words.next().as_deref().and_then(|verb| verb.to_str()));
+    }
     let arguments = Arguments::parse();
     // Fails only if a provider is installed already, and this is the first line that could.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

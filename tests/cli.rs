@@ -296,3 +296,70 @@ fn files_that_a_configuration_names_are_part_of_it() {
         }
     }
 }
+
+/// Runs the binary as docker's helper, with a licence at `licence`: exit code, stdout, stderr.
+fn helper(directory: &TempDir, licence: &str, verb: &str, request: &str) -> (Option<i32>, String, String) {
+    use std::io::Write;
+    let path = directory.path().join("docker-credential-roadstead");
+    if !path.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_roadstead"), &path).expect("a link");
+    }
+    let mut child = Command::new(&path)
+        .arg(verb)
+        .env("ROADSTEAD_LICENCE", directory.path().join(licence))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the helper runs");
+    child.stdin.take().expect("piped").write_all(request.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+const NOT_FOUND: &str = "credentials not found in native keychain\n";
+
+#[test]
+fn the_credential_helper_answers_from_the_licence_and_lets_other_registries_be() {
+    let directory = tempfile::tempdir().expect("a directory");
+    licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    fs::create_dir(directory.path().join("licences")).expect("a folder");
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "licences/acme.licence"]].concat())
+        .expect("a licence");
+    fs::write(directory.path().join("licences/broken"), "version: 1\n").expect("writable");
+    for server in ["registry.example.com", "https://registry.example.com", "https://registry.example.com/\n"] {
+        let (code, stdout, stderr) = helper(&directory, "licences", "get", server);
+        let answer: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+        assert_eq!(
+            (code, &answer["Username"], &answer["ServerURL"]),
+            (Some(0), &"acme-prod".into(), &server.trim().into())
+        );
+        assert!(stderr.contains("licences/broken") && stderr.contains("has no token"), "{stderr}");
+        let store = helper(&directory, "licences", "store", &stdout);
+        assert_eq!(store.0, Some(0), "docker stores what it was given: {store:?}");
+    }
+    for licences in ["licences", "licences/broken", "gone"] {
+        let (code, stdout, _) = helper(&directory, licences, "get", "quay.io");
+        assert_eq!((code, stdout.as_str()), (Some(1), NOT_FOUND), "{licences}");
+    }
+    let other = r#"{"ServerURL":"registry.example.com","Username":"acme-prod","Secret":"another"}"#;
+    assert_eq!(helper(&directory, "licences", "store", other).0, Some(1));
+    assert_eq!(helper(&directory, "licences", "erase", "registry.example.com").0, Some(0));
+    let (_, listed, _) = helper(&directory, "licences", "list", "");
+    assert_eq!(listed, "{\"registry.example.com\":\"acme-prod\"}\n");
+}
+
+#[test]
+fn a_pull_secret_holds_the_login_in_each_clients_form() {
+    let directory = tempfile::tempdir().expect("a directory");
+    licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat()).expect("a licence");
+    let secret = |format| licence(&directory, &["pull-secret", "acme.licence", "--format", format]).expect(format);
+    let docker: serde_json::Value = serde_json::from_str(&secret("docker")).expect("JSON");
+    let entry = &docker["auths"]["registry.example.com"];
+    assert_eq!(entry["username"], "acme-prod");
+    let auth = entry["auth"].as_str().expect("text");
+    assert!(secret("hosts").contains(&format!("authorization = \"Basic {auth}\"")));
+    let kubernetes = secret("kubernetes");
+    assert!(kubernetes.contains("kind: Secret\n") && kubernetes.contains("type: kubernetes.io/dockerconfigjson\n"));
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 
-use super::{Failure, print};
+use super::{Failure, print, pull_secret};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, LicenceFile};
 use crate::licence::{Licence, LicenceId, PrivateKey, PublicKey, PublicKeys, Slug, calendar, revocation_line};
@@ -28,6 +28,16 @@ pub(super) enum Command {
         /// Verify the signature with this public key.
         #[arg(long, value_name = "FILE")]
         public_key: Option<PathBuf>,
+    },
+    /// Write a licence as a client without a login takes it.
+    PullSecret {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[arg(long, value_name = "FORMAT")]
+        format: pull_secret::Format,
+        /// What the Kubernetes Secret is called.
+        #[arg(long, value_name = "NAME", default_value = "roadstead-licence")]
+        name: String,
     },
     /// End every licence of an id that was issued until now.
     Revoke {
@@ -85,6 +95,10 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Keygen { name } => keygen(name)?,
         Command::Issue(issue) => self::issue(issue, now)?,
         Command::Show { file, public_key } => show(file, public_key.as_deref(), now)?,
+        Command::PullSecret { file, format, name } => {
+            let file = config::read_licence(file).map_err(|message| anyhow!(message))?;
+            print(&pull_secret::write(&file, *format, name))?;
+        }
         Command::Revoke { id, list, reason } => revoke(id, list, reason.as_deref(), now)?,
     }
     Ok(())

@@ -1,7 +1,9 @@
 //! The command line: one file for each command, and what its failures become.
 
 mod check;
+pub mod credential_helper;
 mod licence;
+mod pull_secret;
 mod serve;
 
 use std::io::{self, Write};

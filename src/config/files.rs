@@ -58,13 +58,13 @@ pub fn text_of(path: &Path) -> Result<String, String> {
     read_text(path).map_err(|error| cannot_read(&path.display().to_string(), &error))
 }
 
-/// The texts of one file, or of all files in a folder but the hidden ones, by name.
+/// The file itself, or all files in a folder but the hidden ones, by name.
 ///
 /// # Errors
-/// A sentence that names the file that cannot be read.
-pub fn texts_of(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
+/// A sentence that names the folder that cannot be read.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
-        return Ok(vec![(path.to_owned(), text_of(path)?)]);
+        return Ok(vec![path.to_owned()]);
     }
     let cannot = |error: io::Error| cannot_read(&path.display().to_string(), &error);
     let mut files = Vec::new();
@@ -79,7 +79,15 @@ pub fn texts_of(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
         return Err(format!("{} holds more than {MOST_FILES} files", path.display()));
     }
     files.sort();
-    files.into_iter().map(|file| text_of(&file).map(|text| (file, text))).collect()
+    Ok(files)
+}
+
+/// The texts of [`files_of`].
+///
+/// # Errors
+/// A sentence that names the file that cannot be read.
+pub fn texts_of(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
+    files_of(path)?.into_iter().map(|file| text_of(&file).map(|text| (file, text))).collect()
 }
 
 /// The secret that keys of our own come from: the text of the file, which is made, for its owner alone, if there is none.

@@ -34,7 +34,7 @@ use crate::oci::{Pattern, UpstreamName};
 use document::{Node, Value};
 use place::{Place, Report};
 
-pub use files::{Fingerprint, append, fingerprint, key_of, text_of, texts_of, write_new};
+pub use files::{Fingerprint, append, files_of, fingerprint, key_of, text_of, texts_of, write_new};
 pub use licence_file::{LicenceFile, read_licence};
 pub use problem::{Problem, Problems};
 pub use secret::Secret;
