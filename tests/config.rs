@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use roadstead::clock::Timestamp;
 use roadstead::config::{
-    self, CertificateName, ClientAuth, Config, LogFormat, MinFree, UnknownCredentials, Upstream, Who,
+    self, CertificateName, ClientAuth, Config, LicenceFile, LogFormat, MinFree, UnknownCredentials, Upstream, Who,
 };
+use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 
 const EXAMPLE: &str = include_str!("../config.example.yaml");
 
@@ -42,6 +44,7 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     fs::write(place("hub"), "secret\n").expect("writable");
     fs::write(place("docker.json"), r#"{"auths": {"docker.io": {"auth": "dTpw"}}}"#).expect("writable");
     fs::write(place("ca.pem"), authority()).expect("writable");
+    fs::write(place("acme.licence"), licence()).expect("writable");
     let text: String = EXAMPLE
         .lines()
         .map(|line| {
@@ -51,12 +54,15 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
         .collect::<String>()
         .replace("/run/secrets/hub", &place("hub"))
         .replace("/etc/roadstead/docker-config.json", &place("docker.json"))
+        .replace("/etc/roadstead/acme.licence", &place("acme.licence"))
         .replace("/etc/roadstead/acme-ca.pem", &place("ca.pem"))
         .replace("HUB_PASSWORD", "SET")
         .replace("allow_inline_secrets: false", "allow_inline_secrets: true");
     let config = valid(&text);
     assert_eq!(config.upstreams.len(), 3);
-    assert_eq!(config.upstreams[0].credentials.len(), 4);
+    assert_eq!(config.upstreams[0].credentials.len(), 5);
+    let licence = &config.upstreams[0].credentials.iter().find(|credential| credential.username == "acme-prod");
+    assert_eq!(licence.map(|credential| credential.images.as_str()), Some("myapp/**"));
     assert_eq!(config.access.rules.len(), 2);
     assert_eq!((config.applications.len(), config.tls.is_some(), config.licences.is_some()), (1, true, true));
     // A key that the example lacks is one that the list of known keys names and the example does not.
@@ -82,6 +88,23 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
             assert!(text.contains(&format!("{key}:")), "{key} is not in the example");
         }
     }
+}
+
+fn licence() -> String {
+    let at = |seconds| Timestamp::from_unix(Duration::from_secs(seconds));
+    let licence = Licence {
+        id: LicenceId::parse("acme-prod").expect("an id"),
+        issuer: "Acme Inc.".to_owned(),
+        customer: "Customer GmbH".to_owned(),
+        email: None,
+        applications: vec![Slug::parse("myapp").expect("a slug")],
+        hosts: vec!["registry.example.com".to_owned()],
+        issued: at(1_000),
+        not_before: at(1_000),
+        expires: at(2_000),
+    };
+    let token = PrivateKey::generate().and_then(|key| key.sign(&licence)).expect("a token");
+    LicenceFile::write(&licence, &token)
 }
 
 fn authority() -> String {

@@ -6,12 +6,13 @@ use std::path::Path;
 use super::docker_config;
 use super::files;
 use super::keys;
+use super::licence_file;
 use super::place::{Fields, Place};
 use super::upstreams::Surroundings;
 use super::{Credential, Secret, Upstream};
 use crate::oci::Pattern;
 
-const SOURCES: [&str; 4] = ["password", "password_file", "password_env", "docker_config"];
+const SOURCES: [&str; 5] = ["password", "password_file", "password_env", "docker_config", "licence_file"];
 
 /// The credentials of `upstream`, the longest pattern first.
 pub(super) fn read(upstream_fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_>) -> Vec<Credential> {
@@ -44,6 +45,9 @@ fn credential(fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_
     if source == "docker_config" {
         return from_docker_config(fields, place, images, upstream);
     }
+    if source == "licence_file" {
+        return from_licence(fields, place, images);
+    }
     let username = username(fields);
     let password = place.noted(password(source, place, around));
     Some(Credential { images: images?, username: username?, password: password? })
@@ -68,6 +72,15 @@ fn password(source: &str, place: &Place<'_>, around: &Surroundings<'_>) -> Resul
         _ => Err("a secret stands in the file; use password_file or password_env, or say allow_inline_secrets: true"
             .to_owned()),
     }
+}
+
+/// A customer's proxy presents the licence to the vendor's (ACCESS §4.9).
+fn from_licence(fields: &Fields<'_>, place: &Place<'_>, images: Option<Pattern>) -> Option<Credential> {
+    if let Some(username) = fields.get("username") {
+        username.problem("the user comes from licence_file; leave username out");
+    }
+    let file = place.noted(place.text().and_then(|path| licence_file::read_licence(Path::new(path))))?;
+    Some(Credential { images: images?, username: file.licence.id.to_string(), password: file.token })
 }
 
 fn from_docker_config(

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use http::Method;
-use roadstead::config::UnknownCredentials;
+use roadstead::config::{Credential, Secret, UnknownCredentials};
 use roadstead::licence::revocation_line;
+use roadstead::oci::Pattern;
 
 use crate::support::client::Answer;
 use crate::support::eventually;
+use crate::support::image::Image;
+use crate::support::proxy::Setup;
 use crate::vendor::{DAY, Vendor, basic};
 
 const MYAPP: &str = "/v2/registry.test/myapp/worker/manifests/1.0";
@@ -287,4 +290,32 @@ async fn a_name_that_is_not_ours_is_misdirected() {
     let vendor = Vendor::start().await;
     let answer = vendor.proxy.request(Method::GET, "/v2/", &[("host", "evil.example")]).await;
     assert_eq!(answer.status, 421);
+}
+
+/// ACCESS §4.9.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customers_own_proxy_mirrors_the_vendors_with_nothing_but_the_licence() {
+    let vendor = Vendor::start().await;
+    let (id, token) = ("acme-prod", vendor.sign(&vendor.licence("acme-prod", &["myapp"], 90 * DAY)));
+    let mut setup = Setup::new();
+    setup.upstream("registry.test", &vendor.registry);
+    let upstream = &mut setup.config.upstreams[0];
+    upstream.url = format!("http://{}", vendor.proxy.authority()).parse().expect("a URL");
+    upstream.credentials = vec![Credential {
+        images: Pattern::parse("**").expect("a glob"),
+        username: id.to_owned(),
+        password: Secret::new(token),
+    }];
+    let customer = setup.start().await;
+    let image = Image::new(100, &[70_000]);
+    let blob = format!("/v2/registry.test/registry.test/myapp/worker/blobs/{}", image.layers[0].digest);
+    let clients = (0..32).map(|_| customer.get(&blob));
+    for answer in futures_util::future::join_all(clients).await {
+        assert!(answer.status == 200 && answer.body == image.layers[0].bytes());
+    }
+    assert_eq!(vendor.registry.blob_gets(&image.layers[0].digest), 1, "32 cold clients behind two proxies");
+    let manifest = customer.get("/v2/registry.test/registry.test/myapp/worker/manifests/1.0").await;
+    assert_eq!((manifest.status, manifest.body), (200, image.manifest.bytes));
+    let other = customer.get("/v2/registry.test/registry.test/other/worker/manifests/1.0").await;
+    assert_eq!(other.status, 404);
 }
