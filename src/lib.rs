@@ -23,11 +23,12 @@
 //! | [`app`] | the composition root: a configuration becomes a running proxy |
 //! | [`cli`] | `serve` and `check`, and their exit codes |
 //!
-//! One blob, top to bottom: `server::service` reads the request into an [`oci::Endpoint`] and resolves it with
-//! [`route::Routes::resolve`]; `server::visit` finds out who asks, and [`access::Policy::decide`] whether they may; [`pull::PullThrough::blob`] proves the repository's right
-//! to the digest and opens it with [`store::BlobStore::open`], or joins or starts the flight that brings it with
-//! [`upstream::Upstream::get_blob`]. What the flight writes goes through [`store::Staged`] and becomes visible only as
-//! [`store::Verified`]. The answer travels up, and is logged when its last byte has left.
+//! One blob, top to bottom: `server::service` reads the request into an [`oci::Endpoint`], `server::visit` finds out who
+//! asks, [`route::Routes::resolve`] what is meant, and [`access::Policy::decide`] whether they may;
+//! [`pull::PullThrough::blob`] proves the repository's right to the digest and opens it with [`store::BlobStore::open`],
+//! or joins or starts the flight that brings it with [`upstream::Upstream::get_blob`]. What the flight writes goes through
+//! [`store::Staged`] and becomes visible only as [`store::Verified`]. The answer travels up, and is logged when its last
+//! byte has left.
 //!
 //! ARCHITECTURE.md tells the same with the words, the disk, and the invariants; `docs/rules.md` lists the rules that
 //! comments cite.
