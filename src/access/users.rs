@@ -12,6 +12,8 @@ const HIGHEST_BCRYPT_COST: u32 = 14;
 const MOST_ARGON2_KIB: u32 = 64 * 1024;
 const MOST_ARGON2_PASSES: u32 = 10;
 const MOST_ARGON2_LANES: u32 = 4;
+/// bcrypt looks at no more of a password.
+const BCRYPT_BYTES: usize = 72;
 
 /// Everybody who has a password.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +30,7 @@ pub struct StoredHash {
     kind: Kind,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Bcrypt { cost: u32 },
     Argon2id { kib: u32, passes: u32 },
@@ -78,7 +80,7 @@ impl Users {
     }
 
     fn add(&mut self, name: &str, hash: StoredHash) {
-        if self.decoy.as_ref().is_none_or(|decoy| decoy.kind < hash.kind) {
+        if self.decoy.as_ref().is_none_or(|decoy| decoy.kind.work() < hash.kind.work()) {
             self.decoy = Some(hash.clone());
         }
         self.hashes.insert(name.into(), hash);
@@ -111,8 +113,20 @@ impl StoredHash {
     /// Takes tens of milliseconds and a whole core. bcrypt knows 72 bytes; a longer password is wrong, not cut.
     pub(super) fn verify(&self, password: &str) -> bool {
         match self.kind {
-            Kind::Bcrypt { .. } => bcrypt::non_truncating_verify(password, &self.text).unwrap_or(false),
+            Kind::Bcrypt { .. } => {
+                password.len() <= BCRYPT_BYTES && bcrypt::verify(password, &self.text).unwrap_or(false)
+            }
             Kind::Argon2id { .. } => Argon2::default().verify_password(password.as_bytes(), self.text.as_ref()).is_ok(),
+        }
+    }
+}
+
+impl Kind {
+    /// What a login costs, roughly, in KiB that argon2 fills: one round of bcrypt takes as long as some eighty of them.
+    fn work(self) -> u64 {
+        match self {
+            Self::Bcrypt { cost } => 80 << cost,
+            Self::Argon2id { kib, passes } => u64::from(kib) * u64::from(passes),
         }
     }
 }
@@ -156,8 +170,10 @@ fn argon2id(text: &str) -> Result<Kind, String> {
 mod tests {
     use super::*;
 
-    // Written by `htpasswd -nbB -C 4 NAME secret` and by the reference argon2 (`echo -n secret | argon2 saltsalt -id`).
-    const BCRYPT: &str = "$2y$04$UuTkbLYfyHLJMhrLEVvPFeI4FMz1GnJN8OCzYfQ2dPiUYgNDfIWJK";
+    /// `htpasswd -nbB -C 4 ci secret`
+    const BCRYPT: &str = "$2y$04$9.jo8ITCZ3aWJrApmzvVAeSwEupNWwEqyRkmMOUsXUcT.1NEh836q";
+    /// The same of 72 times `x`.
+    const BCRYPT_OF_72: &str = "$2y$04$UxAgLBwKFrEnWnvkqy2l0uatY08JKKFTNaaDTZL5xhnHui7wNoY9W";
 
     fn argon2id() -> String {
         use argon2::PasswordHasher;
@@ -183,13 +199,24 @@ mod tests {
         assert!(!format!("{users:?}").contains("$2"));
     }
 
+    fn only_user(hash: &str) -> StoredHash {
+        Users::parse(&format!("ci:{hash}")).expect("a user").get("ci").expect("ci").clone()
+    }
+
+    #[test]
+    fn what_htpasswd_writes_is_read() {
+        for prefix in ["$2y$", "$2b$", "$2a$"] {
+            let hash = only_user(&BCRYPT.replace("$2y$", prefix));
+            assert!(hash.verify("secret") && !hash.verify("secret "), "{prefix}");
+        }
+    }
+
     #[test]
     fn a_password_that_bcrypt_would_cut_is_wrong() {
-        let long = "x".repeat(72);
-        let users = Users::parse(&format!("ci:{}", bcrypt_of(&long))).expect("a user");
-        let hash = users.get("ci").expect("ci");
-        assert!(hash.verify(&long) || !hash.verify(&long[..71]));
-        assert!(!hash.verify(&format!("{long}y")));
+        let (hash, longest) = (only_user(BCRYPT_OF_72), "x".repeat(72));
+        assert!(hash.verify(&longest), "72 bytes are not cut");
+        assert!(!hash.verify(&longest[..71]));
+        assert!(!hash.verify(&format!("{longest}y")));
     }
 
     #[test]
@@ -217,10 +244,16 @@ mod tests {
     }
 
     #[test]
-    fn the_decoy_is_the_most_expensive_hash() {
-        let users = Users::parse(&format!("a:{}\nb:{}\n", bcrypt_of("x"), BCRYPT.replace("$04$", "$12$")));
-        let users = users.expect("two users");
-        assert_eq!(users.decoy().map(|decoy| decoy.kind), Some(Kind::Bcrypt { cost: 12 }));
+    fn the_decoy_is_the_most_expensive_hash_of_either_kind() {
+        let decoy = |hashes: &[&str]| {
+            let lines: Vec<_> = hashes.iter().enumerate().map(|(i, hash)| format!("u{i}:{hash}")).collect();
+            Users::parse(&lines.join("\n")).expect("users").decoy().map(|decoy| decoy.kind)
+        };
+        let (expensive, argon2id) = (BCRYPT.replace("$04$", "$12$"), argon2id());
+        assert_eq!(decoy(&[BCRYPT, &expensive]), Some(Kind::Bcrypt { cost: 12 }));
+        assert_eq!(decoy(&[&expensive, &argon2id]), Some(Kind::Bcrypt { cost: 12 }));
+        let usual = argon2id.replace("m=64,t=1", "m=19456,t=2");
+        assert_eq!(decoy(&[&usual, BCRYPT]), Some(Kind::Argon2id { kib: 19456, passes: 2 }));
         assert!(Users::default().decoy().is_none());
     }
 
