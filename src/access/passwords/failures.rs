@@ -1,0 +1,140 @@
+//! Who has failed to log in lately: a user from one address is locked out after a few failures, and the address itself is
+//! a suspect whose attempts wait behind everybody else's. Bounded; the oldest are forgotten.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use crate::clock::{Clock, Timestamp};
+
+/// Failures of one user from one address in [`WINDOW`] (ACCESS §5.3).
+const FAILURES: u32 = 5;
+const WINDOW: Duration = Duration::from_mins(1);
+/// How long an address is a suspect that was turned away for want of room: long enough to tell one that keeps coming,
+/// short enough for one that was unlucky.
+const CROWDED_OUT: Duration = Duration::from_secs(10);
+/// Addresses and users whose failures are counted.
+const COUNTED: u64 = 65_536;
+
+/// What counts as one address: an IPv4 address, or the /64 that one customer of an IPv6 network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Source(IpAddr);
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Failures {
+    clock: Clock,
+    counts: Cache<(Source, Box<str>), Count>,
+    /// Until when an address is one.
+    suspects: Cache<Source, Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    since: Timestamp,
+    failures: u32,
+}
+
+impl Failures {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            counts: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
+            suspects: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
+        }
+    }
+
+    /// How long until another failure may be risked; none: at once.
+    pub(super) fn locked_out(&self, source: Source, user: &str) -> Option<Duration> {
+        let count = self.counts.get(&(source, user.into()))?;
+        let passed = self.clock.now().since(count.since);
+        (count.failures >= FAILURES && passed < WINDOW).then(|| WINDOW.saturating_sub(passed))
+    }
+
+    pub(super) fn is_suspect(&self, source: Source) -> bool {
+        self.suspects.get(&source).is_some_and(|until| self.clock.now() < until)
+    }
+
+    /// A wrong password.
+    pub(super) fn count(&self, source: Source, user: &str) {
+        let now = self.clock.now();
+        self.suspect_until(source, now.plus(WINDOW));
+        self.counts.entry((source, user.into())).and_upsert_with(|entry| match entry {
+            Some(entry) if now.since(entry.value().since) < WINDOW => {
+                Count { failures: entry.value().failures.saturating_add(1), ..*entry.value() }
+            }
+            Some(_) | None => Count { since: now, failures: 1 },
+        });
+    }
+
+    /// An attempt that there was no room for.
+    pub(super) fn crowded_out(&self, source: Source) {
+        self.suspect_until(source, self.clock.now().plus(CROWDED_OUT));
+    }
+
+    fn suspect_until(&self, source: Source, until: Timestamp) {
+        self.suspects.entry(source).and_upsert_with(|entry| entry.map_or(until, |entry| (*entry.value()).max(until)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failures() -> (Failures, Clock) {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        (Failures::new(clock.clone()), clock)
+    }
+
+    fn source(address: &str) -> Source {
+        Source::from(address.parse::<IpAddr>().expect("an address"))
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
+        assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff::2"));
+        assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_eq!(source("192.0.2.1"), source("::ffff:192.0.2.1"));
+    }
+
+    #[test]
+    fn five_failures_lock_out_until_a_minute_after_the_first() {
+        let ((failures, clock), here) = (failures(), source("192.0.2.1"));
+        for _ in 0..4 {
+            failures.count(here, "ci");
+            clock.advance(Duration::from_secs(5));
+        }
+        assert_eq!(failures.locked_out(here, "ci"), None);
+        failures.count(here, "ci");
+        assert_eq!(failures.locked_out(here, "ci"), Some(Duration::from_secs(40)));
+        assert_eq!(failures.locked_out(here, "eve"), None, "another user");
+        assert_eq!(failures.locked_out(source("192.0.2.2"), "ci"), None, "another address");
+        clock.advance(Duration::from_secs(40));
+        assert_eq!(failures.locked_out(here, "ci"), None);
+        failures.count(here, "ci");
+        assert_eq!(failures.locked_out(here, "ci"), None, "a new minute");
+    }
+
+    #[test]
+    fn a_failure_is_suspect_for_a_minute_and_bad_luck_for_seconds() {
+        let ((failures, clock), unlucky, guilty) = (failures(), source("192.0.2.1"), source("192.0.2.2"));
+        failures.crowded_out(unlucky);
+        failures.count(guilty, "ci");
+        failures.crowded_out(guilty);
+        assert!(failures.is_suspect(unlucky) && failures.is_suspect(guilty));
+        clock.advance(CROWDED_OUT);
+        assert!(!failures.is_suspect(unlucky) && failures.is_suspect(guilty));
+        clock.advance(WINDOW);
+        assert!(!failures.is_suspect(guilty));
+    }
+}

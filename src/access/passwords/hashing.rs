@@ -1,0 +1,338 @@
+//! The one thread that hashes, and the attempts that wait for it.
+//!
+//! An attempt belongs to nobody in particular: equal ones join it, and it ends when it was hashed, whoever has left
+//! meanwhile. So failures are counted here and not by those who ask, who could hang up instead of hearing of theirs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::failures::{Failures, Source};
+use super::lanes::{Lane, Lanes, Turn};
+use super::{Key, Verdict};
+use crate::access::users::StoredHash;
+use crate::config::Secret;
+
+/// Starts a thread, and ends it when dropped.
+#[derive(Debug)]
+pub(super) struct Hashing {
+    shared: Arc<Shared>,
+}
+
+/// What is to be checked.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) user: Box<str>,
+    pub(super) hash: StoredHash,
+    pub(super) password: Secret,
+    /// The hash is the user's own, and not a decoy for somebody unknown.
+    pub(super) known: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    failures: Arc<Failures>,
+    work: Mutex<Work>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Work {
+    lanes: Lanes,
+    /// Each key in a lane has its job here, and so has the one that is being hashed.
+    jobs: HashMap<Key, Job>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    attempt: Attempt,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    source: Source,
+    answer: oneshot::Sender<Verdict>,
+}
+
+impl Hashing {
+    /// # Errors
+    /// If the system gives no thread.
+    pub(super) fn start(failures: Arc<Failures>) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::new(failures));
+        let worker = Arc::clone(&shared);
+        std::thread::Builder::new().name("passwords".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { shared })
+    }
+
+    /// Joins an equal attempt, or queues this one; none if there is no room.
+    pub(super) fn join(&self, key: Key, source: Source, attempt: Attempt) -> Option<oneshot::Receiver<Verdict>> {
+        self.shared.join(key, source, attempt)
+    }
+
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        self.shared.close();
+    }
+}
+
+impl Drop for Hashing {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl Attempt {
+    fn verdict(&self, matches: bool) -> Verdict {
+        if matches && self.known {
+            return Verdict::Right { fingerprint: self.hash.fingerprint() };
+        }
+        Verdict::Wrong
+    }
+}
+
+impl Shared {
+    fn new(failures: Arc<Failures>) -> Self {
+        let work = Work { lanes: Lanes::new(Instant::now()), jobs: HashMap::new(), closed: false };
+        Self { failures, work: Mutex::new(work), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        // Nothing panics while it holds the lock; if it ever does, the lanes are still whole.
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn join(&self, key: Key, source: Source, attempt: Attempt) -> Option<oneshot::Receiver<Verdict>> {
+        let (answer, verdict) = oneshot::channel();
+        let waiting = Waiting { source, answer };
+        let mut work = self.lock();
+        if let Some(job) = work.jobs.get_mut(&key) {
+            job.waiting.push(waiting);
+            return Some(verdict);
+        }
+        let lane = if work.has(source) || self.failures.is_suspect(source) { Lane::Suspect } else { Lane::Calm };
+        if work.closed || !work.lanes.enter(lane, key) {
+            return None;
+        }
+        work.jobs.insert(key, Job { attempt, waiting: vec![waiting] });
+        self.changed.notify_all();
+        Some(verdict)
+    }
+
+    /// The thread.
+    fn run(&self) {
+        while let Some(key) = self.next() {
+            let Some(attempt) = self.begin(&key) else { continue };
+            let started = Instant::now();
+            let matches = attempt.hash.verify(attempt.password.expose());
+            self.finish(&key, &attempt.verdict(matches), started.elapsed());
+        }
+    }
+
+    /// Waits for an attempt whose turn it is; none when it is time to end. The clock that tests move is no use here: what
+    /// is rested for is real work.
+    fn next(&self) -> Option<Key> {
+        let mut work = self.lock();
+        while !work.closed {
+            work = match work.lanes.turn(Instant::now()) {
+                Turn::Hash(key) => return Some(key),
+                Turn::Rest(wait) => self.changed.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0,
+                Turn::Idle => self.changed.wait(work).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        None
+    }
+
+    /// The attempt, if anybody still wants to know who may: not those who left, nor those who have failed too often since
+    /// they came.
+    fn begin(&self, key: &Key) -> Option<Attempt> {
+        let mut work = self.lock();
+        let mut job = work.jobs.remove(key)?;
+        let user = &job.attempt.user;
+        let mut waiting = Vec::with_capacity(job.waiting.len());
+        for one in job.waiting.into_iter().filter(|one| !one.answer.is_closed()) {
+            match self.failures.locked_out(one.source, user) {
+                Some(retry_after) => one.tell(Verdict::Later { retry_after }),
+                None => waiting.push(one),
+            }
+        }
+        if waiting.is_empty() {
+            return None;
+        }
+        job.waiting = waiting;
+        let attempt = job.attempt.clone();
+        work.jobs.insert(*key, job);
+        Some(attempt)
+    }
+
+    fn finish(&self, key: &Key, verdict: &Verdict, taken: Duration) {
+        let mut work = self.lock();
+        let Some(Job { attempt, waiting }) = work.jobs.remove(key) else { return };
+        let wrong = *verdict == Verdict::Wrong;
+        if wrong {
+            work.lanes.failed(Instant::now(), taken);
+        }
+        drop(work);
+        for one in waiting {
+            if wrong {
+                self.failures.count(one.source, &attempt.user);
+            }
+            one.tell(verdict.clone());
+        }
+    }
+}
+
+impl Work {
+    /// Whether the address has an attempt waiting: only one of an address is calm.
+    fn has(&self, source: Source) -> bool {
+        self.jobs.values().flat_map(|job| &job.waiting).any(|one| one.source == source)
+    }
+}
+
+impl Waiting {
+    fn tell(self, verdict: Verdict) {
+        // Whoever has left needs no answer.
+        let _ = self.answer.send(verdict);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::access::users::Users;
+    use crate::clock::Clock;
+
+    /// Without a thread, so that nothing depends on how fast it is.
+    fn idle() -> (Shared, Attempt) {
+        let users = format!("ci:{}", bcrypt::hash("secret", 4).expect("a hash"));
+        let hash = Users::parse(&users).expect("a user").get("ci").expect("ci").clone();
+        let password = Secret::new("secret".to_owned());
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        (Shared::new(Arc::new(Failures::new(clock))), Attempt { user: "ci".into(), hash, password, known: true })
+    }
+
+    fn source(last: u8) -> Source {
+        Source::from(IpAddr::from([192, 0, 2, last]))
+    }
+
+    /// What the thread does, once.
+    fn work(shared: &Shared, verdict: &Verdict) -> bool {
+        let key = shared.next().expect("an attempt");
+        let begun = shared.begin(&key).is_some();
+        shared.finish(&key, verdict, Duration::ZERO);
+        begun
+    }
+
+    #[tokio::test]
+    async fn equal_attempts_are_hashed_once() {
+        let (shared, attempt) = idle();
+        let waiting: Vec<_> =
+            (0..100).map(|n| shared.join([7; 32], source(n), attempt.clone()).expect("room")).collect();
+        let right = attempt.verdict(attempt.hash.verify("secret"));
+        assert!(work(&shared, &right));
+        for verdict in waiting {
+            assert_eq!(verdict.await, Ok(right.clone()));
+        }
+        assert!(shared.lock().jobs.is_empty());
+        assert_eq!(shared.lock().lanes.turn(Instant::now()), Turn::Idle);
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_does_not_stop_what_others_joined() {
+        let (shared, attempt) = idle();
+        let first = shared.join([1; 32], source(1), attempt.clone()).expect("room");
+        let second = shared.join([1; 32], source(2), attempt.clone()).expect("room");
+        drop(first);
+        assert!(work(&shared, &Verdict::Wrong));
+        assert_eq!(second.await, Ok(Verdict::Wrong));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_hashed() {
+        let (shared, attempt) = idle();
+        drop(shared.join([1; 32], source(1), attempt).expect("room"));
+        assert!(!work(&shared, &Verdict::Wrong));
+        assert!(shared.lock().jobs.is_empty());
+    }
+
+    #[test]
+    fn a_failure_counts_also_if_nobody_hears_of_it() {
+        let (shared, attempt) = idle();
+        for number in 0..5 {
+            let leaving = shared.join([number; 32], source(1), attempt.clone()).expect("room");
+            let key = shared.next().expect("an attempt");
+            assert!(shared.begin(&key).is_some());
+            drop(leaving);
+            shared.finish(&key, &Verdict::Wrong, Duration::ZERO);
+        }
+        assert!(shared.failures.locked_out(source(1), "ci").is_some());
+        assert!(shared.failures.is_suspect(source(1)));
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_guesses_is_hashed_five_times() {
+        let (shared, attempt) = idle();
+        let burst: Vec<_> = (0..9).filter_map(|n| shared.join([n; 32], source(1), attempt.clone())).collect();
+        assert_eq!(burst.len(), 9, "one is calm, eight wait as suspects");
+        assert_eq!((0..9).filter(|_| work(&shared, &Verdict::Wrong)).count(), 5);
+        let mut verdicts = Vec::new();
+        for verdict in burst {
+            verdicts.push(verdict.await.expect("an answer"));
+        }
+        assert!(verdicts[..5].iter().all(|verdict| *verdict == Verdict::Wrong));
+        assert!(verdicts[5..].iter().all(|verdict| matches!(verdict, Verdict::Later { .. })), "{verdicts:?}");
+    }
+
+    #[test]
+    fn an_address_has_one_calm_attempt_at_a_time_and_none_after_a_failure() {
+        let (shared, attempt) = idle();
+        let join = |key, from| shared.join([key; 32], source(from), attempt.clone()).expect("room");
+        let (one, two, three) = (join(1, 1), join(2, 1), join(3, 2));
+        let order: Vec<u8> = (0..3).map(|_| shared.next().expect("an attempt")[0]).collect();
+        assert_eq!(order, [1, 3, 2]);
+        drop((one, two, three));
+        shared.lock().jobs.clear();
+        shared.failures.count(source(1), "eve");
+        let (four, five) = (join(4, 1), join(5, 2));
+        assert_eq!([shared.next(), shared.next()], [Some([5; 32]), Some([4; 32])]);
+        drop((four, five));
+    }
+
+    #[test]
+    fn the_password_of_a_decoy_opens_no_unknown_door() {
+        let (_, attempt) = idle();
+        assert!(matches!(attempt.verdict(true), Verdict::Right { .. }));
+        assert_eq!(attempt.verdict(false), Verdict::Wrong);
+        assert_eq!(Attempt { known: false, ..attempt }.verdict(true), Verdict::Wrong);
+    }
+
+    #[test]
+    fn there_is_one_thread_and_it_ends_with_its_owner() {
+        let (shared, attempt) = idle();
+        let hashing = Hashing::start(Arc::clone(&shared.failures)).expect("a thread");
+        let worker = Arc::downgrade(&hashing.shared);
+        assert_eq!(worker.strong_count(), 2, "the owner's and one thread's");
+        let waiting: Vec<_> = (0..8).filter_map(|n| hashing.join([n; 32], source(n), attempt.clone())).collect();
+        for verdict in waiting {
+            assert!(matches!(verdict.blocking_recv(), Ok(Verdict::Right { .. })));
+        }
+        assert_eq!(worker.strong_count(), 2, "work starts no others");
+        drop(hashing);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while worker.strong_count() > 0 {
+            assert!(Instant::now() < deadline, "the thread goes on");
+            std::thread::yield_now();
+        }
+    }
+}
