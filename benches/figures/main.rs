@@ -1,8 +1,9 @@
-//! What cold and unlucky requests cost: many clients on one cold blob, first bytes, whole cold blobs, dropped pages.
+//! What cold and unlucky requests cost: many clients on one cold blob, first bytes, whole cold blobs, dropped pages,
+//! wrong logins.
 //!
-//! `cargo bench --bench figures -- [herd | first-byte | cold | pages]…`, all of them without an argument. Each prints what
-//! was measured and what is required. Wrong content or a needless download ends the run with a failure; a figure that
-//! depends on the machine is only printed.
+//! `cargo bench --bench figures -- [herd | first-byte | cold | pages | logins]…`, all of them without an argument. Each
+//! prints what was measured and what is required. Wrong content or a needless download ends the run with a failure; a
+//! figure that depends on the machine is only printed.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
 #[path = "../support/client.rs"]
@@ -12,6 +13,7 @@ mod cold;
 #[expect(dead_code, reason = "static files are for the comparison")]
 mod content;
 mod herd;
+mod logins;
 #[path = "../support/origin.rs"]
 mod origin;
 mod pages;
@@ -28,13 +30,14 @@ fn main() -> anyhow::Result<()> {
     // cargo adds --bench of its own.
     let mut names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if names.is_empty() {
-        names = ["herd", "first-byte", "cold", "pages"].map(String::from).to_vec();
+        names = ["herd", "first-byte", "cold", "pages", "logins"].map(String::from).to_vec();
     }
     for name in names {
         match name.as_str() {
             "herd" => runtime.block_on(herd::run())?,
             "first-byte" => runtime.block_on(cold::first_byte())?,
             "cold" => runtime.block_on(cold::whole())?,
+            "logins" => runtime.block_on(logins::run())?,
             "pages" => runtime.block_on(pages::run())?,
             other => bail!("there is no figure {other}"),
         }

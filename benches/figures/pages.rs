@@ -97,7 +97,7 @@ impl Setting<'_> {
 }
 
 /// Asks on every connection until `stop`, and gives how long each answer took.
-fn ask(address: SocketAddr, path: &str, stop: &Arc<AtomicBool>) -> JoinSet<anyhow::Result<Vec<Duration>>> {
+pub(crate) fn ask(address: SocketAddr, path: &str, stop: &Arc<AtomicBool>) -> JoinSet<anyhow::Result<Vec<Duration>>> {
     let mut asking = JoinSet::new();
     for _ in 0..CONNECTIONS {
         let (request, stop) = (request(path), Arc::clone(stop));
@@ -118,7 +118,7 @@ fn ask(address: SocketAddr, path: &str, stop: &Arc<AtomicBool>) -> JoinSet<anyho
     asking
 }
 
-async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<()> {
+pub(crate) async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<()> {
     let mut client = Client::connect(address, 256 << 10).await?;
     timeout(PATIENCE, client.get(&request(path), |_| ())).await??;
     Ok(())

@@ -77,6 +77,14 @@ impl Server {
         Ok(sum)
     }
 
+    /// Of each of its threads that has this name.
+    pub(crate) fn threads(&self, name: &str) -> anyhow::Result<Vec<Cpu>> {
+        let named = |task: &Path| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()))?.filter_map(|task| Some(task.ok()?.path()));
+        let stats = tasks.filter(|task| named(task)).filter_map(|task| Stat::read(&task));
+        Ok(stats.map(|Stat { user, system, .. }| Cpu { user, system }).collect())
+    }
+
     /// One number of `/proc/PID/status` or `/proc/PID/io`, as `RssAnon` (KiB) or `read_bytes`.
     pub(crate) fn figure(&self, file: &str, key: &str) -> anyhow::Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid()))?;
@@ -115,7 +123,12 @@ struct Stat {
 impl Stat {
     /// `None` if there is no such process any more.
     fn of(pid: u32) -> Option<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Self::read(Path::new(&format!("/proc/{pid}")))
+    }
+
+    /// Of a process or of one thread, by its folder.
+    fn read(folder: &Path) -> Option<Self> {
+        let text = fs::read_to_string(folder.join("stat")).ok()?;
         // The name in parentheses may hold anything; the fields behind it are state, parent, …, utime and stime.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let ticks = |at: usize| Some(TICK * fields.get(at)?.parse().ok()?);
@@ -136,13 +149,18 @@ pub(crate) fn free_addresses() -> anyhow::Result<[SocketAddr; 2]> {
 
 /// roadstead in front of `origin`, with a cache below `folder`.
 pub(crate) async fn roadstead(folder: &Path, origin: SocketAddr) -> anyhow::Result<Server> {
+    roadstead_with(folder, origin, "").await
+}
+
+/// The same with `more` lines in its configuration.
+pub(crate) async fn roadstead_with(folder: &Path, origin: SocketAddr, more: &str) -> anyhow::Result<Server> {
     ensure!(!cfg!(debug_assertions), "speed is measured with `cargo bench`");
     let [listen, admin] = free_addresses()?;
     let root = folder.display();
     let config = folder.join("roadstead.yaml");
     let text = format!(
         "listen: {listen}\nadmin: {admin}\ncache: {{ path: '{root}/cache', tag_ttl: 1h, proof_ttl: 1h, \
-         min_free: 1GiB }}\ndefault_upstream: origin.test\nupstreams:\n  origin.test: {{ url: 'http://{origin}' }}\n"
+         min_free: 1GiB }}\ndefault_upstream: origin.test\nupstreams:\n  origin.test: {{ url: 'http://{origin}' }}\n{more}"
     );
     fs::write(&config, text)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
