@@ -67,12 +67,11 @@ impl App {
         let parts = Parts {
             store: store.clone(),
             upstreams: Arc::new(upstreams),
-            clock,
+            clock: clock.clone(),
             limits: limits.clone(),
             metrics: Arc::clone(&metrics),
         };
-        let gatekeeper = gatekeeper(config, parts.clock.clone())?;
-        let service_clock = parts.clock.clone();
+        let gatekeeper = gatekeeper(config, clock.clone())?;
         let pull = PullThrough::new(parts, &config.cache, &config.upstreams);
         let service = Service {
             generation: ArcSwap::from_pointee(Generation::new(config)),
@@ -81,26 +80,24 @@ impl App {
             pull: pull.clone(),
             ledger: Arc::default(),
             limits,
-            clock: service_clock,
+            clock,
             metrics: Arc::clone(&metrics),
         };
+        let service = Arc::new(service);
+        // Before the files are read: what changes in between is seen as a change.
+        let reloader = Reloader::new(config.clone(), Arc::clone(&service), Arc::clone(&metrics));
         for part in Part::ALL {
             part.load(config, &service).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
         }
         let draining = CancellationToken::new();
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), draining.clone(), Arc::clone(&service.ledger)));
         let grace = config.shutdown_grace;
-        let service = Arc::new(service);
-        let reloader = Reloader::new(None, config.clone(), Arc::clone(&service), Arc::clone(&metrics));
         Ok(Self { store, pull, service, admin, draining, grace, metrics, reloader, reload: Arc::default() })
     }
 
     /// Takes the configuration anew from `file` when that changes.
-    #[must_use]
-    pub fn watching(mut self, file: PathBuf, config: &Config) -> Self {
-        let (service, metrics) = (Arc::clone(&self.service), Arc::clone(&self.metrics));
-        self.reloader = Reloader::new(Some(file), config.clone(), service, metrics);
-        self
+    pub fn watch(&mut self, file: PathBuf) {
+        self.reloader.watch(file);
     }
 
     /// Asks for a look at every file at once.

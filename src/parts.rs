@@ -1,6 +1,5 @@
 //! What requests are checked against besides the configuration: users, licence keys, revocations, and the
-//! certificate. Each is read from its
-//! own files, and by itself keeps its last good state (ACCESS §8).
+//! certificate. Each is read from its own files, and by itself keeps its last good state (ACCESS §8).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

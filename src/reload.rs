@@ -33,16 +33,19 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Takes `config`, and the parts as they are now, for what is loaded.
-    pub fn new(file: Option<PathBuf>, config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
-        let mut reloader = Self { file, config, service, metrics, seen: HashMap::new() };
+    /// Takes `config` for what is loaded, and so the files of its parts as they are now.
+    pub fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
+        let mut reloader = Self { file: None, config, service, metrics, seen: HashMap::new() };
         for part in Part::ALL {
             reloader.is_new(part.as_str(), &part.files(&reloader.config));
         }
-        if let Some(file) = reloader.file.clone() {
-            reloader.is_new(CONFIGURATION, &[file]);
-        }
         reloader
+    }
+
+    /// Watches the file that the configuration is from, too.
+    pub fn watch(&mut self, file: PathBuf) {
+        self.is_new(CONFIGURATION, std::slice::from_ref(&file));
+        self.file = Some(file);
     }
 
     /// Runs until it is dropped; `now` asks it to look at once.

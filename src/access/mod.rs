@@ -2,7 +2,8 @@
 //!
 //! `door` tells by which name the proxy was called and `forwarded` from where; `credential` reads what was presented, and
 //! `gatekeeper` makes a [`Principal`] of it, with `users`, `passwords`, licences and our own `token`s. `policy` then decides
-//! about one action on one image. Only `passwords` waits for anything.
+//! about one action on one image. Only `passwords` waits for anything. `ledger` remembers
+//! which licences are in use, and decides nothing.
 
 mod caller;
 mod credential;
@@ -22,5 +23,5 @@ pub use forwarded::client_address;
 pub use gatekeeper::{Authenticated, Gatekeeper, Presented, Rejection};
 pub use ledger::{LastPull, Ledger};
 pub use policy::{Action, Denial, Grant, Policy};
-pub use token::{Issued, KEY_FILE, LIFE, LIFE_FOR_PUSH};
+pub use token::{Issued, LIFE, LIFE_FOR_PUSH};
 pub use users::Users;

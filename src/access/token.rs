@@ -31,7 +31,7 @@ const LONGEST: usize = 8 * 1024;
 const REMEMBERED: u64 = 10_000;
 
 /// Bytes of a key file.
-pub const KEY_FILE: usize = 32;
+const KEY_FILE: usize = 32;
 
 /// Whom a token is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

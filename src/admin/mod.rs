@@ -1,4 +1,4 @@
-//! The operator's side, on a listener of its own: metrics, health, readiness.
+//! The operator's side, on a listener of its own: metrics, licences in use, health, readiness.
 
 mod process;
 
@@ -85,9 +85,7 @@ impl Admin {
             _ => text(StatusCode::NOT_FOUND, "/metrics, /licences, /healthz or /readyz\n".into()),
         }
     }
-}
 
-impl Admin {
     /// The licences that were used since the start: JSON, by id.
     fn licences(&self) -> String {
         let entry = |(id, pull): &(LicenceId, LastPull)| {

@@ -58,7 +58,7 @@ async fn serve(file: Option<&Path>, config: &Config, telemetry: &Telemetry) -> a
     let admin = bind("admin", config.admin).await?;
     let mut app = App::start(config, Environment::default())?;
     if let Some(file) = file {
-        app = app.watching(file.to_owned(), config);
+        app.watch(file.to_owned());
     }
     let reload = app.reload();
     let dropped = app.metrics().access_log_dropped.clone();

@@ -1,4 +1,4 @@
-//! Reading what a configuration points to. Never without a bound.
+//! Reading what a configuration points to, never without a bound; and writing keys, licences and revocations.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};

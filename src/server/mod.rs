@@ -24,6 +24,7 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -136,15 +137,7 @@ where
     let connection = Arc::new(connection);
     let answer =
         service_fn(move |request| Arc::clone(&service).call(Arc::clone(&connection), outbound.clone(), request));
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(wire), answer));
-    tokio::select! {
-        ended = &mut connection => ended?,
-        () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await?;
-        }
-    }
-    Ok(())
+    to_its_end(http.serve_connection(TokioIo::new(wire), answer), draining).await
 }
 
 async fn http_2<S>(service: Arc<Service>, stream: S, connection: Connection, draining: CancellationToken) -> Ended
@@ -159,7 +152,15 @@ where
     let connection = Arc::new(connection);
     let answer =
         service_fn(move |request| Arc::clone(&service).call(Arc::clone(&connection), outbound.clone(), request));
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(wire), answer));
+    to_its_end(http.serve_connection(TokioIo::new(wire), answer), draining).await
+}
+
+/// Once `draining`, what is under way may end, and nothing new begins.
+async fn to_its_end<C>(connection: C, draining: CancellationToken) -> Ended
+where
+    C: GracefulConnection<Error = hyper::Error>,
+{
+    let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = &mut connection => ended?,
         () = draining.cancelled() => {

@@ -21,16 +21,15 @@ use super::token;
 use super::visit::Visit;
 use super::wire::Outbound;
 use crate::access::{
-    Action, Caller, Credential, Denial, Door, Gatekeeper, Grant, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Policy,
-    Principal, client_address,
+    Action, Caller, Credential, Door, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Principal, client_address,
 };
 use crate::clock::Clock;
 use crate::config::CertificateName;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{
-    CanonicalName, Digest, Endpoint, ErrorCode, Ns, PageQuery, RangeRequest, Reference, Repository, Target,
-    if_range_matches, none_match,
+    CanonicalName, Digest, Endpoint, ErrorCode, PageQuery, RangeRequest, Reference, Target, if_range_matches,
+    none_match,
 };
 use crate::pull::{self, PullThrough, Want};
 use crate::route::{Route, Routes};
@@ -108,8 +107,7 @@ impl Service {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         if read && !request.body().is_end_stream() {
             // Left unread it could be taken for the next request (RELIABILITY §2.4).
-            let refusal = Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, "a read has no body");
-            return Err(refusal.with(Extra::Close));
+            return Err(bad_request("a read has no body"));
         }
         let host = host(&request)?;
         let door = generation.doors.find(host.as_deref(), connection.secure).ok_or_else(Refusal::misdirected)?;
@@ -125,32 +123,39 @@ impl Service {
         let credential = Credential::of(request.headers());
         let visit = self.visit(knock, &credential).await?;
         notes.identity = Some(visit.caller.principal.to_string());
+        let method = request.method();
         let Some(repository) = target.endpoint.repository() else {
             return without_name(&generation.routes, &target, &visit, read);
         };
-        let action = action(request.method(), &target.endpoint);
+        let action = action(method, &target.endpoint);
         let route = generation.routes.resolve(host.as_deref(), target.prefix.as_deref(), &target.ns, repository);
         let Some(route) = route else {
             notes.unknown = Some(repository.clone());
-            return Err(nowhere(&visit, &target.ns, action, repository));
+            return Err(visit.nowhere(&target.ns, action, repository));
         };
         let name = route.canonical();
         notes.name = Some(name.clone());
         notes.application.clone_from(&route.application);
-        let granted = authorise(&generation.policy, &visit, action, &route)?;
+        let granted = visit.authorise(&generation.policy, action, &route)?;
         notes.application = granted.application.cloned().or(notes.application.take());
         self.note_pull(&visit, &name);
-        let asked = Asked { route, name, method: request.method(), headers: request.headers() };
-        let looked_up = self.look_up(&asked, &target.endpoint, notes);
-        let late = |_| Refusal::from(pull::Error::Late(self.limits.head));
-        let mut answer = tokio::time::timeout(self.limits.head, looked_up).await.map_err(late)??;
-        if let Some(ns) = asked.route.echo_ns() {
-            respond::echo_namespace(answer.headers_mut(), ns);
-        }
+        let asked = Asked { route, name, method, headers: request.headers() };
+        let mut answer = self.granted(&asked, &target.endpoint, notes).await?;
         if target.endpoint.is_about_tags()
             && let Some(notice) = visit.notice(generation.issuer.as_deref(), self.clock.now())
         {
             respond::warn(answer.headers_mut(), &notice);
+        }
+        Ok(answer)
+    }
+
+    /// Looks up what the asker has a right to, in the time that there is.
+    async fn granted(&self, asked: &Asked<'_>, endpoint: &Endpoint, notes: &mut Notes) -> Result<Answer, Refusal> {
+        let looked_up = self.look_up(asked, endpoint, notes);
+        let late = |_| Refusal::from(pull::Error::Late(self.limits.head));
+        let mut answer = tokio::time::timeout(self.limits.head, looked_up).await.map_err(late)??;
+        if let Some(ns) = asked.route.echo_ns() {
+            respond::echo_namespace(answer.headers_mut(), ns);
         }
         Ok(answer)
     }
@@ -271,10 +276,13 @@ fn host(request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
     let (first, authority) = (named.next(), request.uri().authority().map(http::uri::Authority::as_str));
     let differs = first.zip(authority).is_some_and(|(first, authority)| !first.eq_ignore_ascii_case(authority));
     if differs || named.next().is_some() {
-        let refusal = Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, "the host is named twice");
-        return Err(refusal.with(Extra::Close));
+        return Err(bad_request("the host is named twice"));
     }
     Ok(authority.or(first).map(str::to_owned))
+}
+
+fn bad_request(message: &str) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message).with(Extra::Close)
 }
 
 fn refused_label(status: StatusCode) -> &'static str {
@@ -300,27 +308,6 @@ fn without_name(routes: &Routes, target: &Target, visit: &Visit, read: bool) -> 
             let message = "repositories are not listed here";
             Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message))
         }
-    }
-}
-
-/// The right to do it, before anything is looked up. Where nothing can be written, whoever may read is told so.
-fn authorise<'p>(policy: &'p Policy, visit: &Visit, action: Action, route: &Route) -> Result<Grant<'p>, Refusal> {
-    let name = route.canonical();
-    let decide = |action| policy.decide(&visit.caller, action, &name, route.application.as_ref());
-    let write = matches!(action, Action::Push | Action::Delete);
-    if write && decide(Action::Pull).is_ok() {
-        return Err(Refusal::read_only());
-    }
-    let grant = decide(action).map_err(|denial| visit.refuse(denial, action, route.visible_name()))?;
-    if write { Err(Refusal::read_only()) } else { Ok(grant) }
-}
-
-/// A name that leads nowhere is one that nobody may use. Mirrors say at once that they do not know a registry, so that
-/// clients go on to it (ACCESS §3.3).
-fn nowhere(visit: &Visit, ns: &Ns, action: Action, name: &Repository) -> Refusal {
-    match Policy::nowhere(&visit.caller, action) {
-        Denial::Unauthenticated if visit.door.open && *ns != Ns::Absent => Refusal::unknown_name(),
-        denial @ (Denial::Unauthenticated | Denial::Hidden | Denial::Forbidden) => visit.refuse(denial, action, name),
     }
 }
 

@@ -5,11 +5,12 @@ use http::StatusCode;
 use super::error::{Extra, Refusal};
 use super::generation::Generation;
 use crate::access::{
-    Action, Authenticated, Caller, Credential, Denial, Door, Gatekeeper, Presented, Principal, Rejection,
+    Action, Authenticated, Caller, Credential, Denial, Door, Gatekeeper, Grant, Policy, Presented, Principal, Rejection,
 };
 use crate::clock::Timestamp;
 use crate::licence::{NOTICE, calendar};
-use crate::oci::{ErrorCode, Repository};
+use crate::oci::{ErrorCode, Ns, Repository};
+use crate::route::Route;
 
 /// A request whose asker is known as far as it can be.
 #[derive(Debug)]
@@ -75,8 +76,39 @@ impl Visit {
         !self.door.open && self.authenticated.is_none() && self.caller.is_anonymous()
     }
 
+    /// The right to do it, before anything is looked up. Where nothing can be written, whoever may read is told so.
+    ///
+    /// # Errors
+    /// How the caller is turned away.
+    pub(super) fn authorise<'p>(
+        &self,
+        policy: &'p Policy,
+        action: Action,
+        route: &Route,
+    ) -> Result<Grant<'p>, Refusal> {
+        let name = route.canonical();
+        let decide = |action| policy.decide(&self.caller, action, &name, route.application.as_ref());
+        let write = matches!(action, Action::Push | Action::Delete);
+        if write && decide(Action::Pull).is_ok() {
+            return Err(Refusal::read_only());
+        }
+        let grant = decide(action).map_err(|denial| self.refuse(denial, action, route.visible_name()))?;
+        if write { Err(Refusal::read_only()) } else { Ok(grant) }
+    }
+
+    /// A name that leads nowhere is one that nobody may use. Mirrors say at once that they do not know a registry, so
+    /// that clients go on to it (ACCESS §3.3).
+    pub(super) fn nowhere(&self, ns: &Ns, action: Action, name: &Repository) -> Refusal {
+        match Policy::nowhere(&self.caller, action) {
+            Denial::Unauthenticated if self.door.open && *ns != Ns::Absent => Refusal::unknown_name(),
+            denial @ (Denial::Unauthenticated | Denial::Hidden | Denial::Forbidden) => {
+                self.refuse(denial, action, name)
+            }
+        }
+    }
+
     /// Turns the caller away from `action` on what they call `name`.
-    pub(super) fn refuse(&self, denial: Denial, action: Action, name: &Repository) -> Refusal {
+    fn refuse(&self, denial: Denial, action: Action, name: &Repository) -> Refusal {
         match denial {
             Denial::Hidden => Refusal::unknown_name(),
             Denial::Forbidden => {
