@@ -281,6 +281,23 @@ fn a_file_that_is_missing_or_no_yaml_is_one_problem() {
 }
 
 #[test]
+fn an_empty_section_is_no_way_to_turn_it_on() {
+    for text in ["tls:\nlisten: 0.0.0.0:443\nlicences: ~\n", "tls: {}\nlicences:\n"] {
+        let told = parse(text).expect_err(text).to_string();
+        for missing in ["tls: has no certificate", "tls: has no key", "licences: has no issuer"] {
+            assert!(told.contains(missing), "{missing} in {told}");
+        }
+    }
+}
+
+#[test]
+fn what_is_sold_is_not_open_to_everyone() {
+    let sold = "applications: { myapp: { images: [\"quay.io/a/**\"], publishers: [\"certificate:dns:a.test\"] } }\n\
+                tls: { certificate: a, key: b, client_ca: c }\n";
+    assert!(valid(sold).access.rules.is_empty(), "without licences, too");
+}
+
+#[test]
 fn identities_and_applications_are_read_into_their_types() {
     let config = valid(
         "tls: { certificate: a.crt, key: a.key, client_ca: ca.pem, client_auth: required }\n\

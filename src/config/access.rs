@@ -12,27 +12,40 @@ use super::{Access, Allow, Application, CertificateName, Rule, Upstream, Who};
 use crate::licence::{LicenceId, Slug};
 use crate::oci::Pattern;
 
+/// By what people can be told apart.
+#[derive(Clone, Copy)]
+pub(super) struct Means {
+    pub(super) users: bool,
+    pub(super) licences: bool,
+    pub(super) client_ca: bool,
+}
+
 /// What rules are read against.
 pub(super) struct Around<'a> {
     pub(super) listen: SocketAddr,
     pub(super) upstreams: &'a [Upstream],
     pub(super) applications: &'a [Application],
-    pub(super) licences: bool,
-    pub(super) client_ca: bool,
+    pub(super) means: Means,
 }
 
-/// What the section says; without one, everything for anyone, on a loopback listener only.
-pub(super) fn read(top: &Fields<'_>, around: &Around<'_>) -> Access {
-    let Some(section) = top.get("access") else {
-        let sold = around.licences && !around.applications.is_empty();
-        let rules = if sold { Vec::new() } else { open(top, around.listen) };
+/// What the section says. Without one, everything for anyone, on a loopback listener only; or, where applications are
+/// sold, nothing but those, to those who have them.
+pub(super) fn read(top: &Fields<'_>, section: Option<&Fields<'_>>, around: &Around<'_>) -> Access {
+    let Some(fields) = section else {
+        let sells = around.means.licences || !around.applications.is_empty();
+        let rules = if sells { Vec::new() } else { open(top, around.listen) };
+        if around.applications.is_empty()
+            && let Some(place) = top.get("licences")
+        {
+            place.problem("there is no application to have a licence for; add applications: { NAME: { images: […] } }");
+        }
         return Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules };
     };
-    let fields = section.fields(keys::ACCESS);
     let items = fields.get("rules").map(Place::items).unwrap_or_default();
-    let given = around.licences || around.applications.iter().any(|application| !application.publishers.is_empty());
+    let given =
+        around.means.licences || around.applications.iter().any(|application| !application.publishers.is_empty());
     if items.is_empty() && !given {
-        section.problem(format!("has no rules, so nobody may pull anything; write {}", example()));
+        fields.place.problem(format!("has no rules, so nobody may pull anything; write {}", example()));
     }
     let path = |place: &Place<'_>| place.text().map(PathBuf::from);
     let users = fields.optional("users", path);
@@ -40,7 +53,7 @@ pub(super) fn read(top: &Fields<'_>, around: &Around<'_>) -> Access {
         .iter()
         .filter_map(|item| {
             let rule = rule(&item.fields(keys::RULE), around)?;
-            if let Some(missing) = unknowable(&rule.who, users.is_some(), around) {
+            if let Some(missing) = unknowable(&rule.who, around.means) {
                 item.problem(missing);
             }
             Some(rule)
@@ -51,13 +64,13 @@ pub(super) fn read(top: &Fields<'_>, around: &Around<'_>) -> Access {
 }
 
 /// Why nobody can ever be this.
-fn unknowable(who: &Who, users: bool, around: &Around<'_>) -> Option<&'static str> {
+pub(super) fn unknowable(who: &Who, means: Means) -> Option<&'static str> {
     match who {
-        Who::User(_) if !users => Some("nobody can log in as a user; add users: FILE under access"),
-        Who::Licence(_) if !around.licences => {
+        Who::User(_) if !means.users => Some("nobody can log in as a user; add users: FILE under access"),
+        Who::Licence(_) if !means.licences => {
             Some("no licence is accepted; add licences: { issuer: …, public_keys: […] }")
         }
-        Who::Certificate(_) if !around.client_ca => {
+        Who::Certificate(_) if !means.client_ca => {
             Some("clients are not asked for certificates; add client_ca: FILE under tls")
         }
         Who::Anonymous | Who::User(_) | Who::Licence(_) | Who::Certificate(_) => None,

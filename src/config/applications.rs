@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 
-use super::access;
+use super::access::{self, Means};
 use super::keys;
 use super::place::{Fields, Place};
+use super::upstreams::APPLICATIONS;
 use super::{Application, Licences, Upstream, Who};
 use crate::licence::Slug;
 
-pub(super) fn read(top: &Fields<'_>, upstreams: &[Upstream]) -> Vec<Application> {
+pub(super) fn read(top: &Fields<'_>, upstreams: &[Upstream], means: Means) -> Vec<Application> {
     let mut applications: Vec<Application> = Vec::new();
     for (name, place) in top.get("applications").and_then(Place::entries).unwrap_or_default() {
-        let Some(application) = application(&name, &place, upstreams) else { continue };
+        let Some(application) = application(&name, &place, upstreams, means) else { continue };
         for other in &applications {
             disputed(&place, &application, other);
         }
@@ -20,7 +21,7 @@ pub(super) fn read(top: &Fields<'_>, upstreams: &[Upstream]) -> Vec<Application>
     applications
 }
 
-fn application(name: &str, place: &Place<'_>, upstreams: &[Upstream]) -> Option<Application> {
+fn application(name: &str, place: &Place<'_>, upstreams: &[Upstream], means: Means) -> Option<Application> {
     let slug = place.noted(slug(name, upstreams));
     let fields = place.fields(keys::APPLICATION);
     let images = fields.list("images", |text| access::image_pattern(text, upstreams));
@@ -28,7 +29,7 @@ fn application(name: &str, place: &Place<'_>, upstreams: &[Upstream]) -> Option<
         place
             .problem(r#"has no images; write which ones it consists of, as images: ["registry.example.com/myapp/**"]"#);
     }
-    let publishers = fields.list("publishers", publisher);
+    let publishers = fields.list("publishers", |text| publisher(text, means));
     Some(Application { slug: slug?, images, publishers })
 }
 
@@ -40,14 +41,19 @@ fn slug(name: &str, upstreams: &[Upstream]) -> Result<Slug, String> {
     };
     match upstreams.iter().find(taken) {
         Some(upstream) => Err(format!("{name} stands for the upstream {} already; choose another name", upstream.name)),
-        None if name == "proxy" => Err("proxy stands before the names of applications; choose another name".to_owned()),
+        None if name == APPLICATIONS => {
+            Err("proxy stands before the names of applications; choose another name".to_owned())
+        }
         None => Ok(slug),
     }
 }
 
-fn publisher(text: &str) -> Result<Who, String> {
+fn publisher(text: &str, means: Means) -> Result<Who, String> {
     match access::who(text)? {
-        who @ (Who::User(_) | Who::Certificate(_)) => Ok(who),
+        who @ (Who::User(_) | Who::Certificate(_)) => match access::unknowable(&who, means) {
+            None => Ok(who),
+            Some(missing) => Err(missing.to_owned()),
+        },
         Who::Anonymous | Who::Licence(_) => {
             Err(format!("{text:?} cannot publish; name a user or a certificate, as user:ci"))
         }
@@ -71,7 +77,7 @@ fn disputed(place: &Place<'_>, application: &Application, other: &Application) {
 }
 
 pub(super) fn licences(top: &Fields<'_>) -> Option<Licences> {
-    let fields = top.get("licences").filter(|place| !place.is_null())?.fields(keys::LICENCES);
+    let fields = top.get("licences")?.fields(keys::LICENCES);
     if fields.get("issuer").is_none() {
         fields.place.problem("has no issuer; write your name as it stands in licences, as issuer: Acme Inc.");
     }

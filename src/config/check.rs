@@ -23,17 +23,18 @@ pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
     let allow_plain_http = top.read("allow_plain_http", false, Place::flag);
     let allow_inline_secrets = top.read("allow_inline_secrets", false, Place::flag);
     let tls = hosts::tls(&top);
-    let (listen, admin) = listeners(&top, allow_plain_http, tls.is_some() || top.get("tls").is_some());
+    // A section with mistakes is a problem already; that it would have been TLS is believed.
+    let (listen, admin) = listeners(&top, allow_plain_http, top.get("tls").is_some());
     let upstreams = upstreams::read(&top, &Surroundings { environment, allow_inline_secrets });
-    let applications = applications::read(&top, &upstreams);
-    let licences = applications::licences(&top);
-    let around = access::Around {
-        listen,
-        upstreams: &upstreams,
-        applications: &applications,
+    let access = top.get("access").map(|place| place.fields(keys::ACCESS));
+    let means = access::Means {
+        users: access.as_ref().is_some_and(|access| access.get("users").is_some()),
         licences: top.get("licences").is_some(),
         client_ca: tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
     };
+    let applications = applications::read(&top, &upstreams, means);
+    let licences = applications::licences(&top);
+    let around = access::Around { listen, upstreams: &upstreams, applications: &applications, means };
     Config {
         listen,
         admin,
@@ -41,7 +42,7 @@ pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
         allow_plain_http,
         cache: cache(&top),
         default_upstream: default_upstream(&top, &upstreams),
-        access: access::read(&top, &around),
+        access: access::read(&top, access.as_ref(), &around),
         tls,
         applications,
         licences,

@@ -58,25 +58,25 @@ pub fn text_of(path: &Path) -> Result<String, String> {
     read_text(path).map_err(|error| cannot_read(&path.display().to_string(), &error))
 }
 
-/// The file itself, or all files in a folder but the hidden ones, by name.
+/// The file itself, or whatever a folder holds that is not hidden, by name. Folders in it are among them, so that what
+/// was meant to be read is not passed over in silence.
 ///
 /// # Errors
-/// A sentence that names the folder that cannot be read.
+/// A sentence that names the folder, if it cannot be read or holds more than a thousand files.
 pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let cannot = |error: io::Error| cannot_read(&path.display().to_string(), &error);
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(cannot)?.take(MOST_FILES + 1) {
+    for entry in fs::read_dir(path).map_err(cannot)? {
         let file = entry.map_err(cannot)?.path();
-        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && !file.is_dir() {
+        if !file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
             files.push(file);
         }
-    }
-    if files.len() > MOST_FILES {
-        return Err(format!("{} holds more than {MOST_FILES} files", path.display()));
+        if files.len() > MOST_FILES {
+            return Err(format!("{} holds more than {MOST_FILES} files; put them together", path.display()));
+        }
     }
     files.sort();
     Ok(files)
@@ -179,4 +179,29 @@ pub(super) fn authority(path: &str) -> Result<Vec<u8>, String> {
 
 pub(super) fn cannot_read(path: &str, error: &io::Error) -> String {
     format!("cannot read {path}: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_folder_of_lists_is_passed_over_in_silence() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        for name in ["b", "a", ".hidden"] {
+            fs::write(path(name), name).expect("a file");
+        }
+        assert_eq!(files_of(folder.path()), Ok(vec![path("a"), path("b")]));
+        for i in 0..2 * MOST_FILES {
+            fs::write(path(&format!(".{i}")), "").expect("a file");
+        }
+        assert_eq!(files_of(folder.path()).map(|files| files.len()), Ok(2), "hidden ones take no place");
+        fs::create_dir(path("c")).expect("a folder");
+        assert!(texts_of(folder.path()).expect_err("a folder is no list").contains("/c"));
+        for i in 0..MOST_FILES {
+            fs::write(path(&format!("d{i}")), "").expect("a file");
+        }
+        assert!(files_of(folder.path()).expect_err("too many").contains("more than 1000"));
+    }
 }

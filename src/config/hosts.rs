@@ -56,7 +56,7 @@ fn is_loopback(name: &str) -> bool {
 }
 
 pub(super) fn tls(top: &Fields<'_>) -> Option<Tls> {
-    let fields = top.get("tls").filter(|place| !place.is_null())?.fields(keys::TLS);
+    let fields = top.get("tls")?.fields(keys::TLS);
     for key in ["certificate", "key"] {
         if fields.get(key).is_none() {
             fields.place.problem(format!("has no {key}; write tls: {{ certificate: FILE, key: FILE }}, both PEM"));

@@ -12,6 +12,9 @@ use super::presets::{self, PRESETS, Preset};
 use super::{Environment, Upstream};
 use crate::oci::{Repository, UpstreamName};
 
+/// The first component of names that an application's images have (ACCESS §2.1).
+pub(super) const APPLICATIONS: &str = "proxy";
+
 /// What reading an upstream takes besides its own keys.
 #[derive(Clone, Copy)]
 pub(super) struct Surroundings<'a> {
@@ -35,6 +38,9 @@ pub(super) fn read(top: &Fields<'_>, surroundings: &Surroundings<'_>) -> Vec<Ups
         let upstream = upstream(&fields, name, surroundings);
         let owner = upstream.name.as_str();
         names.claim(owner, owner, place);
+        if std::iter::once(owner).chain(upstream.aliases.iter().map(String::as_str)).any(|name| name == APPLICATIONS) {
+            place.problem("proxy stands before the names of applications; choose another name");
+        }
         for alias in &upstream.aliases {
             names.claim(alias, owner, fields.get("aliases").unwrap_or(place));
         }
