@@ -139,7 +139,7 @@ impl Bed {
             Upstreams::new(&config.upstreams, clock.clone(), &limits, Arc::clone(&metrics), &Lookup::system());
         let upstreams = Arc::new(upstreams.expect("an upstream"));
         let parts = Parts { store: store.clone(), upstreams, clock, limits, metrics };
-        let pull = PullThrough::new(parts, &config.cache, &config.upstreams);
+        let pull = PullThrough::new(parts, &config.cache);
         drop(within);
         Self { store, pull, origin, runtime, _folder: folder }
     }

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -22,6 +21,7 @@ use crate::pull::{Parts, PullThrough};
 use crate::reload::Reloader;
 use crate::server::{self, Generation, Service};
 use crate::store::BlobStore;
+use crate::telemetry::Logging;
 use crate::upstream::{Lookup, Upstreams};
 
 /// What the world gives besides the configuration; tests give another one.
@@ -47,7 +47,6 @@ pub struct App {
     service: Arc<Service>,
     admin: Arc<Admin>,
     draining: CancellationToken,
-    grace: Duration,
     metrics: Arc<Metrics>,
     reloader: Reloader,
     reload: Arc<Notify>,
@@ -72,7 +71,7 @@ impl App {
             metrics: Arc::clone(&metrics),
         };
         let gatekeeper = gatekeeper(config, clock.clone())?;
-        let pull = PullThrough::new(parts, &config.cache, &config.upstreams);
+        let pull = PullThrough::new(parts, &config.cache);
         let service = Service {
             generation: ArcSwap::from_pointee(Generation::new(config)),
             gatekeeper,
@@ -91,13 +90,12 @@ impl App {
         }
         let draining = CancellationToken::new();
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), draining.clone(), Arc::clone(&service.ledger)));
-        let grace = config.shutdown_grace;
-        Ok(Self { store, pull, service, admin, draining, grace, metrics, reloader, reload: Arc::default() })
+        Ok(Self { store, pull, service, admin, draining, metrics, reloader, reload: Arc::default() })
     }
 
-    /// Takes the configuration anew from `file` when that changes.
-    pub fn watch(&mut self, file: PathBuf) {
-        self.reloader.watch(file);
+    /// Takes the configuration anew from `file`, and tells `logging`, when it changes.
+    pub fn watch(&mut self, file: PathBuf, logging: Option<Logging>) {
+        self.reloader.watch(file, logging);
     }
 
     /// Asks for a look at every file at once.
@@ -118,10 +116,9 @@ impl App {
         let reloads = tokio::spawn(self.reloader.run(self.reload));
         let stop = async {
             shutdown.await;
-            tracing::info!(grace_s = self.grace.as_secs(), "draining");
             self.draining.cancel();
         };
-        server::run(clients, Arc::clone(&self.service), stop, self.grace).await;
+        server::run(clients, Arc::clone(&self.service), stop).await;
         self.pull.stop().await;
         upkeep.abort();
         reloads.abort();

@@ -16,6 +16,8 @@ pub struct Unusable(pub Vec<String>);
 /// Something that is replaced by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// The key of our own tokens.
+    Key,
     Users,
     PublicKeys,
     Revocations,
@@ -23,11 +25,12 @@ pub enum Part {
 }
 
 impl Part {
-    pub const ALL: [Self; 4] = [Self::Users, Self::PublicKeys, Self::Revocations, Self::Tls];
+    pub const ALL: [Self; 5] = [Self::Key, Self::Users, Self::PublicKeys, Self::Revocations, Self::Tls];
 
     /// A label of metrics and log lines.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Key => "key",
             Self::Users => "users",
             Self::PublicKeys => "public_keys",
             Self::Revocations => "revocations",
@@ -41,6 +44,7 @@ impl Part {
     /// Everything that is wrong.
     pub fn load(self, config: &Config, service: &Service) -> Result<(), Unusable> {
         match self {
+            Self::Key => set_key(config, service)?,
             Self::Users => service.gatekeeper.set_users(users(config)?),
             Self::PublicKeys => service.gatekeeper.set_public_keys(public_keys(config)?),
             Self::Revocations => service.gatekeeper.set_revocations(revocations(config)?),
@@ -52,6 +56,7 @@ impl Part {
     /// The files and folders that it is read from.
     pub fn files(self, config: &Config) -> Vec<PathBuf> {
         match self {
+            Self::Key => vec![config.key_file()],
             Self::Users => config.access.users.iter().cloned().collect(),
             Self::PublicKeys => config.licences.iter().flat_map(|licences| licences.public_keys.clone()).collect(),
             Self::Revocations => config.licences.iter().filter_map(|licences| licences.revoked.clone()).collect(),
@@ -69,12 +74,20 @@ impl Part {
     /// Everything that is wrong.
     pub fn check(self, config: &Config) -> Result<(), Unusable> {
         match self {
+            // It may be made by the start, and what it holds is looked at then.
+            Self::Key => Ok(()),
             Self::Users => users(config).map(drop),
             Self::PublicKeys => public_keys(config).map(drop),
             Self::Revocations => revocations(config).map(drop),
             Self::Tls => tls(config).map(drop),
         }
     }
+}
+
+fn set_key(config: &Config, service: &Service) -> Result<(), Unusable> {
+    let path = config.key_file();
+    let key = config::key_of(&path).map_err(one)?;
+    service.gatekeeper.set_key(&key).map_err(|message| one(format!("{} {message}", path.display())))
 }
 
 fn users(config: &Config) -> Result<Users, Unusable> {

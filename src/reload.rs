@@ -14,6 +14,7 @@ use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::parts::Part;
 use crate::server::{Generation, Service};
+use crate::telemetry::Logging;
 
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -25,6 +26,7 @@ const CONFIGURATION: &str = "configuration";
 #[derive(Debug)]
 pub struct Reloader {
     file: Option<PathBuf>,
+    logging: Option<Logging>,
     config: Config,
     service: Arc<Service>,
     metrics: Arc<Metrics>,
@@ -35,17 +37,22 @@ pub struct Reloader {
 impl Reloader {
     /// Takes `config` for what is loaded, and so the files of its parts as they are now.
     pub fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
-        let mut reloader = Self { file: None, config, service, metrics, seen: HashMap::new() };
+        let mut reloader = Self { file: None, logging: None, config, service, metrics, seen: HashMap::new() };
         for part in Part::ALL {
             reloader.is_new(part.as_str(), &part.files(&reloader.config));
         }
         reloader
     }
 
-    /// Watches the file that the configuration is from, too.
-    pub fn watch(&mut self, file: PathBuf) {
-        self.is_new(CONFIGURATION, std::slice::from_ref(&file));
+    /// Watches the file that the configuration is from, and those that it was read from besides. `logging` follows it.
+    pub fn watch(&mut self, file: PathBuf, logging: Option<Logging>) {
+        self.logging = logging;
+        self.is_new(CONFIGURATION, &self.sources(&file));
         self.file = Some(file);
+    }
+
+    fn sources(&self, file: &Path) -> Vec<PathBuf> {
+        std::iter::once(file.to_owned()).chain(self.config.files.iter().cloned()).collect()
     }
 
     /// Runs until it is dropped; `now` asks it to look at once.
@@ -65,9 +72,11 @@ impl Reloader {
     /// Reads again what has changed on disk.
     fn look(&mut self) {
         if let Some(file) = self.file.clone()
-            && self.is_new(CONFIGURATION, std::slice::from_ref(&file))
+            && self.is_new(CONFIGURATION, &self.sources(&file))
         {
             let outcome = self.configuration(&file);
+            // Another configuration may be read from other files.
+            self.is_new(CONFIGURATION, &self.sources(&file));
             self.tell(CONFIGURATION, outcome);
         }
         for part in Part::ALL {
@@ -84,6 +93,10 @@ impl Reloader {
         if !fixed.is_empty() {
             return Err(format!("a change of {} takes a restart; nothing of it was taken over", fixed.join(" and ")));
         }
+        if let Some(logging) = &self.logging {
+            logging.set(&next.log).map_err(|error| error.to_string())?;
+        }
+        self.service.pull.reconfigure(&next.upstreams, &next.cache).map_err(|error| error.to_string())?;
         self.service.generation.store(Arc::new(Generation::new(&next)));
         self.config = next;
         Ok(())

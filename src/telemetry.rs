@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -24,29 +24,71 @@ const MOMENT: Duration = Duration::from_millis(2);
 /// How long the end of the process waits for the last lines to be read.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Makes `log` the process's logging, on stderr. `rust_log` replaces the level if it is given and a filter.
+/// What stands above the configuration, whatever it comes to say.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub format: Option<LogFormat>,
+    /// `RUST_LOG`: replaces the level if it is a filter.
+    pub filter: Option<String>,
+}
+
+/// Makes `log` the process's logging, on stderr.
 ///
 /// # Errors
 /// If the level is no filter, the process logs already, or no thread can be started.
-pub fn install(log: &Log, rust_log: Option<&str>) -> anyhow::Result<Telemetry> {
+pub fn install(log: &Log, overrides: Overrides) -> anyhow::Result<(Telemetry, Logging)> {
     let lines = Arc::new(Lines::new(BUFFER));
-    let ansi = log.format == LogFormat::Human && io::stderr().is_terminal();
-    let overriding = rust_log.filter(|text| !text.is_empty()).and_then(|text| EnvFilter::try_new(text).ok());
-    let filter = overriding.map_or_else(|| EnvFilter::try_new(&log.level), Ok)?;
-    tracing::subscriber::set_global_default(subscriber(log.format, ansi, filter, Arc::clone(&lines)))?;
-    Ok(Telemetry::start(lines, io::stderr())?)
+    let style = Style { overrides, terminal: io::stderr().is_terminal(), lines: Arc::clone(&lines) };
+    let (layer, handle) = reload::Layer::new(style.layer(log)?);
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?;
+    Ok((Telemetry::start(lines, io::stderr())?, Logging { style, handle }))
 }
 
-fn subscriber(
-    format: LogFormat,
-    ansi: bool,
-    filter: EnvFilter,
+/// Formats and filters events; replaced as a whole.
+type Formatting = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Changes how the process logs while it does.
+pub struct Logging {
+    style: Style,
+    handle: reload::Handle<Formatting, Registry>,
+}
+
+impl std::fmt::Debug for Logging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Logging").field("style", &self.style).finish_non_exhaustive()
+    }
+}
+
+impl Logging {
+    /// Logs like this from now on.
+    ///
+    /// # Errors
+    /// If the level is no filter; then nothing has changed.
+    pub fn set(&self, log: &Log) -> anyhow::Result<()> {
+        Ok(self.handle.reload(self.style.layer(log)?)?)
+    }
+}
+
+#[derive(Debug)]
+struct Style {
+    overrides: Overrides,
+    /// Whether somebody looks on who likes colours.
+    terminal: bool,
     lines: Arc<Lines>,
-) -> Box<dyn Subscriber + Send + Sync> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Writer(lines)).with_ansi(ansi);
-    match format {
-        LogFormat::Human => Box::new(builder.finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+}
+
+impl Style {
+    fn layer(&self, log: &Log) -> anyhow::Result<Formatting> {
+        let format = self.overrides.format.unwrap_or(log.format);
+        let given = self.overrides.filter.as_ref().filter(|text| !text.is_empty());
+        let overriding = given.and_then(|text| EnvFilter::try_new(text).ok());
+        let filter = overriding.map_or_else(|| EnvFilter::try_new(&log.level), Ok)?;
+        let ansi = self.terminal && format == LogFormat::Human;
+        let lines = fmt::layer().with_writer(Writer(Arc::clone(&self.lines))).with_ansi(ansi);
+        Ok(match format {
+            LogFormat::Human => Box::new(filter.and_then(lines)),
+            LogFormat::Json => Box::new(filter.and_then(lines.json().flatten_event(true))),
+        })
     }
 }
 
@@ -235,10 +277,47 @@ mod tests {
     }
 
     fn logged(format: LogFormat, log: impl FnOnce()) -> String {
-        let lines = Arc::new(Lines::new(BUFFER));
-        let filter = EnvFilter::try_new("info").expect("a level");
-        tracing::subscriber::with_default(subscriber(format, false, filter, Arc::clone(&lines)), log);
+        let (lines, logging, subscriber) = logging(Overrides::default());
+        logging.set(&Log { format, level: "info".to_owned() }).expect("a level");
+        tracing::subscriber::with_default(subscriber, log);
+        taken(&lines)
+    }
+
+    fn taken(lines: &Lines) -> String {
         String::from_utf8(mem::take(&mut lines.lock().waiting)).expect("text")
+    }
+
+    /// Begins with errors only, for people.
+    fn logging(overrides: Overrides) -> (Arc<Lines>, Logging, impl tracing::Subscriber + Send + Sync) {
+        let lines = Arc::new(Lines::new(BUFFER));
+        let style = Style { overrides, terminal: false, lines: Arc::clone(&lines) };
+        let first = Log { format: LogFormat::Human, level: "error".to_owned() };
+        let (layer, handle) = reload::Layer::new(style.layer(&first).expect("a level"));
+        (lines, Logging { style, handle }, tracing_subscriber::registry().with(layer))
+    }
+
+    #[test]
+    fn level_and_format_change_while_the_process_logs_unless_the_caller_has_set_them() {
+        let json = Log { format: LogFormat::Json, level: "info".to_owned() };
+        let (lines, free, subscriber) = logging(Overrides::default());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("before");
+            free.set(&json).expect("a level");
+            tracing::info!("after");
+            assert!(free.set(&Log { level: "x=y=z".to_owned(), ..json.clone() }).is_err());
+            tracing::info!("still");
+        });
+        let text = taken(&lines);
+        assert!(!text.contains("before") && text.contains(r#""message":"after""#) && text.contains("still"), "{text}");
+        let fixed = Overrides { format: Some(LogFormat::Human), filter: Some("warn".to_owned()) };
+        let (lines, fixed, subscriber) = logging(fixed);
+        tracing::subscriber::with_default(subscriber, || {
+            fixed.set(&json).expect("a level");
+            tracing::info!("quiet");
+            tracing::warn!("loud");
+        });
+        let text = taken(&lines);
+        assert!(!text.contains("quiet") && text.contains("loud") && !text.contains('{'), "{text}");
     }
 
     #[test]

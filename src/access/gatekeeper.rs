@@ -88,13 +88,14 @@ impl Gatekeeper {
         self.revocations.store(Arc::new(revocations));
     }
 
-    /// Signs tokens with another key from now on; those of `old` are read until they have run out.
+    /// Signs tokens with this key from now on; those of the one before are read until they have run out.
     ///
     /// # Errors
     /// If the key is unusable.
-    pub fn renew_key(&self, old: &Secret, key: &Secret) -> Result<(), String> {
-        let renewed = Tokens::renewed(&self.tokens.load(), old.expose().as_bytes(), key.expose().as_bytes())?;
-        self.tokens.store(Arc::new(renewed));
+    pub fn set_key(&self, key: &Secret) -> Result<(), String> {
+        if let Some(renewed) = self.tokens.load().renewed(key.expose().as_bytes())? {
+            self.tokens.store(Arc::new(renewed));
+        }
         Ok(())
     }
 

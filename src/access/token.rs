@@ -5,6 +5,7 @@
 //! segment has to be the one header of a key of ours before anything is parsed.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -128,9 +129,9 @@ impl KeyType for Bytes32 {
 
 /// Issues and reads tokens.
 pub(super) struct Tokens {
-    current: SigningKey,
+    current: Arc<SigningKey>,
     /// Verifies what it signed until the longest of that has run out.
-    previous: Option<(SigningKey, Timestamp)>,
+    previous: Option<(Arc<SigningKey>, Timestamp)>,
     clock: Clock,
     read: Cache<[u8; 32], Claims>,
 }
@@ -150,17 +151,20 @@ impl Tokens {
     /// What is wrong with the material.
     pub(super) fn new(material: &[u8], clock: Clock) -> Result<Self, String> {
         let read = Cache::builder().max_capacity(REMEMBERED).time_to_live(LIFE_FOR_PUSH).build();
-        Ok(Self { current: SigningKey::derive(material)?, previous: None, clock, read })
+        Ok(Self { current: Arc::new(SigningKey::derive(material)?), previous: None, clock, read })
     }
 
-    /// Signs with another key from now on.
+    /// With another key from now on; `None` if it is the one that there is.
     ///
     /// # Errors
     /// What is wrong with the material.
-    pub(super) fn renewed(self_: &Self, old: &[u8], material: &[u8]) -> Result<Self, String> {
-        let until = self_.clock.now().plus(LIFE_FOR_PUSH + SKEW);
-        let previous = Some((SigningKey::derive(old)?, until));
-        Ok(Self { previous, ..Self::new(material, self_.clock.clone())? })
+    pub(super) fn renewed(&self, material: &[u8]) -> Result<Option<Self>, String> {
+        let renewed = Self::new(material, self.clock.clone())?;
+        if renewed.current.header == self.current.header {
+            return Ok(None);
+        }
+        let until = self.clock.now().plus(LIFE_FOR_PUSH + SKEW);
+        Ok(Some(Self { previous: Some((Arc::clone(&self.current), until)), ..renewed }))
     }
 
     /// A token for `audience`, good for `life` but not past `limit`.
@@ -275,11 +279,12 @@ mod tests {
     fn a_replaced_key_still_reads_what_it_signed_for_as_long_as_that_can_be_good() {
         let (tokens, clock) = tokens();
         let token = issue(&tokens);
-        let renewed = Tokens::renewed(&tokens, &[7; 32], &[8; 32]).expect("a key");
+        let renewed = tokens.renewed(&[8; 32]).expect("a key").expect("another one");
+        assert!(tokens.renewed(&[7; 32]).expect("a key").is_none(), "the same key");
         assert_eq!(renewed.read(&token, AUDIENCE), Some(user()));
         assert_ne!(issue(&renewed), token);
         assert_eq!(tokens.read(&issue(&renewed), AUDIENCE), None);
-        let fresh = Tokens::renewed(&tokens, &[7; 32], &[8; 32]).expect("a key");
+        let fresh = tokens.renewed(&[8; 32]).expect("a key").expect("another one");
         clock.advance(LIFE_FOR_PUSH + SKEW);
         assert_eq!(fresh.read(&token, AUDIENCE), None);
     }

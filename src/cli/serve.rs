@@ -17,7 +17,7 @@ use super::{Failure, load, tell};
 use crate::app::{App, Environment};
 use crate::config::{Config, LogFormat, Upstream};
 use crate::oci::UpstreamName;
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::{self, Logging, Overrides, Telemetry};
 
 /// What the end may take after everything is closed: blocking calls that are still out.
 const RUNTIME_END: Duration = Duration::from_secs(1);
@@ -38,27 +38,35 @@ enum Format {
     Json,
 }
 
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Human => Self::Human,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut config = load(arguments.config.as_deref())?;
-    match arguments.log_format {
-        Some(Format::Human) => config.log.format = LogFormat::Human,
-        Some(Format::Json) => config.log.format = LogFormat::Json,
-        None => {}
-    }
-    let telemetry = telemetry::install(&config.log, env::var("RUST_LOG").ok().as_deref())?;
+    let format = arguments.log_format.map(LogFormat::from);
+    let overrides = Overrides { format, filter: env::var("RUST_LOG").ok() };
+    let (telemetry, logging) = telemetry::install(&config.log, overrides)?;
+    config.log.format = format.unwrap_or(config.log.format);
     let runtime = Runtime::new().context("cannot start the runtime")?;
-    let served = runtime.block_on(serve(arguments.config.as_deref(), &config, &telemetry));
+    let watched = arguments.config.as_deref().map(|file| (file, logging));
+    let served = runtime.block_on(serve(watched, &config, &telemetry));
     runtime.shutdown_timeout(RUNTIME_END);
     Ok(served?)
 }
 
-async fn serve(file: Option<&Path>, config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+async fn serve(watched: Option<(&Path, Logging)>, config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let clients = bind("listen", config.listen).await?;
     let admin = bind("admin", config.admin).await?;
     let mut app = App::start(config, Environment::default())?;
-    if let Some(file) = file {
-        app.watch(file.to_owned());
+    if let Some((file, logging)) = watched {
+        app.watch(file.to_owned(), Some(logging));
     }
     let reload = app.reload();
     let dropped = app.metrics().access_log_dropped.clone();

@@ -49,6 +49,7 @@ pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
         upstreams,
         shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), duration),
         log: log(&top),
+        files: Vec::new(),
     }
 }
 

@@ -61,9 +61,11 @@ fn username(fields: &Fields<'_>) -> Option<String> {
 }
 
 fn password(source: &str, place: &Place<'_>, around: &Surroundings<'_>) -> Result<Secret, String> {
+    if source == "password_file" {
+        return files::secret(place.file()?);
+    }
     let text = place.text()?;
     match source {
-        "password_file" => files::secret(text),
         "password_env" => match (around.environment)(text) {
             Some(value) if !value.is_empty() => Ok(Secret::new(value)),
             Some(_) | None => Err(format!("the environment variable {text} is not set")),
@@ -79,7 +81,7 @@ fn from_licence(fields: &Fields<'_>, place: &Place<'_>, images: Option<Pattern>)
     if let Some(username) = fields.get("username") {
         username.problem("the user comes from licence_file; leave username out");
     }
-    let file = place.noted(place.text().and_then(|path| licence_file::read_licence(Path::new(path))))?;
+    let file = place.noted(place.file().and_then(licence_file::read_licence))?;
     Some(Credential { images: images?, username: file.licence.id.to_string(), password: file.token })
 }
 
@@ -92,17 +94,17 @@ fn from_docker_config(
     if let Some(username) = fields.get("username") {
         username.problem("the user comes from docker_config; leave username out");
     }
-    let login = place.noted(place.text().and_then(|path| login(path, upstream)))?;
+    let login = place.noted(place.file().and_then(|path| login(path, upstream)))?;
     Some(Credential { images: images?, username: login.username, password: login.password })
 }
 
-fn login(path: &str, upstream: &Upstream) -> Result<docker_config::Login, String> {
-    let json = files::read_text(Path::new(path)).map_err(|error| files::cannot_read(path, &error))?;
+fn login(path: &Path, upstream: &Upstream) -> Result<docker_config::Login, String> {
+    let json = files::text_of(path)?;
     let location = upstream.url.as_str();
     let mut servers = vec![upstream.name.as_str(), location];
     if upstream.library {
         // The one key under which docker itself keeps Docker Hub's login.
         servers.insert(0, "https://index.docker.io/v1/");
     }
-    docker_config::login(&json, &servers).map_err(|message| format!("{path} {message}"))
+    docker_config::login(&json, &servers).map_err(|message| format!("{} {message}", path.display()))
 }

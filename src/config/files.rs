@@ -44,10 +44,10 @@ pub(super) fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// A password: the file's text without the line ends that editors add.
-pub(super) fn secret(path: &str) -> Result<Secret, String> {
-    let text = read_text(Path::new(path)).map_err(|error| cannot_read(path, &error))?;
+pub(super) fn secret(path: &Path) -> Result<Secret, String> {
+    let text = text_of(path)?;
     let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() { Err(format!("{path} is empty")) } else { Ok(Secret::new(password.to_owned())) }
+    if password.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(Secret::new(password.to_owned())) }
 }
 
 /// The text of a file that is read apart from the configuration.
@@ -55,7 +55,7 @@ pub(super) fn secret(path: &str) -> Result<Secret, String> {
 /// # Errors
 /// A sentence that names the file.
 pub fn text_of(path: &Path) -> Result<String, String> {
-    read_text(path).map_err(|error| cannot_read(&path.display().to_string(), &error))
+    read_text(path).map_err(|error| cannot_read(path, &error))
 }
 
 /// The file itself, or whatever a folder holds that is not hidden, by name. Folders in it are among them, so that what
@@ -67,7 +67,7 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let cannot = |error: io::Error| cannot_read(&path.display().to_string(), &error);
+    let cannot = |error: io::Error| cannot_read(path, &error);
     let mut files = Vec::new();
     for entry in fs::read_dir(path).map_err(cannot)? {
         let file = entry.map_err(cannot)?.path();
@@ -114,7 +114,7 @@ pub fn key_of(path: &Path) -> Result<Secret, String> {
             }
             Ok(Secret::new(text.as_str().to_owned()))
         }
-        Err(error) => Err(cannot_read(&path.display().to_string(), &error)),
+        Err(error) => Err(cannot_read(path, &error)),
     }
 }
 
@@ -167,8 +167,9 @@ pub fn append(path: &Path, bytes: &[u8]) -> Result<(), String> {
 }
 
 /// PEM with at least one certificate, each usable as an authority.
-pub(super) fn authority(path: &str) -> Result<Vec<u8>, String> {
-    let pem = read(Path::new(path)).map_err(|error| cannot_read(path, &error))?;
+pub(super) fn authority(path: &Path) -> Result<Vec<u8>, String> {
+    let pem = read(path).map_err(|error| cannot_read(path, &error))?;
+    let path = path.display();
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| format!("{path} is not PEM: {error}"))?;
@@ -177,8 +178,8 @@ pub(super) fn authority(path: &str) -> Result<Vec<u8>, String> {
     if store.is_empty() { Err(format!("{path} holds no certificate in PEM form")) } else { Ok(pem) }
 }
 
-pub(super) fn cannot_read(path: &str, error: &io::Error) -> String {
-    format!("cannot read {path}: {error}")
+fn cannot_read(path: &Path, error: &io::Error) -> String {
+    format!("cannot read {}: {error}", path.display())
 }
 
 #[cfg(test)]

@@ -62,7 +62,8 @@ pub fn parse(text: &str, file: &Path, environment: Environment<'_>) -> Result<Co
         Problems::whole(file, line, format!("is not valid YAML: {error}"))
     })?;
     let report = Report::default();
-    let config = check::config(&Place::root(&root, &report), environment);
+    let mut config = check::config(&Place::root(&root, &report), environment);
+    config.files = report.files();
     let problems = report.into_problems(text);
     if problems.is_empty() { Ok(config) } else { Err(Problems::new(file, problems)) }
 }
@@ -98,6 +99,8 @@ pub struct Config {
     /// How long transfers may go on after SIGTERM.
     pub shutdown_grace: Duration,
     pub log: Log,
+    /// Files that the above was read from, besides the document itself: passwords, licences, authorities.
+    pub files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -111,11 +114,9 @@ impl Config {
         let changed = [
             ("listen", self.listen != next.listen),
             ("admin", self.admin != next.admin),
-            ("cache", self.cache != next.cache),
-            ("upstreams", self.upstreams != next.upstreams),
-            ("shutdown_grace", self.shutdown_grace != next.shutdown_grace),
-            ("log", self.log != next.log),
-            ("access.key_file", self.key_file() != next.key_file()),
+            ("cache.path", self.cache.path != next.cache.path),
+            // A listener does not turn from plain to TLS, or back, under its clients.
+            ("tls (whether there is one)", self.tls.is_some() != next.tls.is_some()),
         ];
         changed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }

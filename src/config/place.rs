@@ -4,18 +4,26 @@
 //! the default, which nobody sees: a document with problems yields no configuration.
 
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 
 use super::document::{Node, Value, line_of};
 use super::problem::Problem;
 
-/// Everything wrong that was found so far.
+/// Everything wrong that was found so far, and the files that were read on the way.
 #[derive(Debug, Default)]
-pub(super) struct Report(RefCell<Vec<(usize, Problem)>>);
+pub(super) struct Report {
+    problems: RefCell<Vec<(usize, Problem)>>,
+    files: RefCell<Vec<PathBuf>>,
+}
 
 impl Report {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
+    }
+
     /// The problems in the order of the document, with their lines in `text`.
     pub(super) fn into_problems(self, text: &str) -> Vec<Problem> {
-        let mut found = self.0.into_inner();
+        let mut found = self.problems.into_inner();
         found.sort_by_key(|(number, _)| *number);
         found.into_iter().map(|(number, problem)| Problem { line: line_of(text, number), ..problem }).collect()
     }
@@ -37,7 +45,7 @@ impl<'d> Place<'d> {
 
     pub(super) fn problem(&self, message: impl Into<String>) {
         let problem = Problem { path: self.path.clone(), line: None, message: message.into() };
-        self.report.0.borrow_mut().push((self.at, problem));
+        self.report.problems.borrow_mut().push((self.at, problem));
     }
 
     pub(super) fn is_null(&self) -> bool {
@@ -61,6 +69,13 @@ impl<'d> Place<'d> {
             }
             Value::Null | Value::List(_) | Value::Map(_) => Err(self.wanted("text")),
         }
+    }
+
+    /// The path of a file that is about to be read: a change of it is a change of the document.
+    pub(super) fn file(&self) -> Result<&'d Path, String> {
+        let path = Path::new(self.text()?);
+        self.report.files.borrow_mut().push(path.to_owned());
+        Ok(path)
     }
 
     /// Text, or a whole number as text: sizes need no quotes.

@@ -115,7 +115,7 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, surroundings: &Surroundings
             *list = fields.list(key, parse);
         }
     }
-    upstream.ca = fields.optional("ca", |place| files::authority(place.text()?));
+    upstream.ca = fields.optional("ca", |place| files::authority(place.file()?));
     upstream.tls_verify = fields.read("tls_verify", true, Place::flag);
     upstream.page_limit = fields.optional("page_limit", Place::count).or(upstream.page_limit);
     upstream.credentials = credentials::read(fields, &upstream, surroundings);

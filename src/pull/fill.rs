@@ -15,7 +15,7 @@ use super::{Error, Inner};
 use crate::metrics::Counted;
 use crate::oci::{CanonicalName, Digest, Hasher};
 use crate::store::{Class, StageError, Staged, Suspect};
-use crate::upstream::{BlobBody, BlobResponse, Extent, Part, Upstream};
+use crate::upstream::{BlobBody, BlobResponse, Extent, Part};
 
 /// Chunks read ahead of the disk; a chunk is at most a read buffer of the client, some 400 KiB.
 const READ_AHEAD: usize = 8;
@@ -67,8 +67,7 @@ impl Fill {
 
     async fn transfer(&self) -> Result<(), Error> {
         let _turn = self.turn().await?;
-        let upstream = self.inner.upstream(&self.name)?;
-        let response = self.ask(upstream, None).await?;
+        let response = self.ask(None).await?;
         let size = self.size_of(&response)?;
         self.inner.membership.prove(&self.name, &self.digest, None).await;
         let Some(staged) = self.stage(size).await else {
@@ -76,14 +75,14 @@ impl Fill {
             return Ok(());
         };
         self.guard.open(Source { reader: staged.reader(), size });
-        let staged = self.receive_all(upstream, staged, response.body, size).await?;
+        let staged = self.receive_all(staged, response.body, size).await?;
         self.publish(staged).await
     }
 
     /// Waits for a place among the downloads.
     async fn turn(&self) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Error> {
         let queue = async {
-            let own = self.inner.turns.of(&self.name.upstream)?.acquire_owned().await.ok()?;
+            let own = self.inner.turns.of(&self.name.upstream).acquire_owned().await.ok()?;
             let any = self.inner.turns.any().acquire_owned().await.ok()?;
             Some((own, any))
         };
@@ -91,7 +90,9 @@ impl Fill {
         waited.ok().flatten().ok_or(Error::Overloaded)
     }
 
-    async fn ask(&self, upstream: &Upstream, part: Option<Part>) -> Result<BlobResponse, Error> {
+    /// Asks the upstream as it is configured now: a transfer that is continued uses the newest credential.
+    async fn ask(&self, part: Option<Part>) -> Result<BlobResponse, Error> {
+        let upstream = self.inner.upstream(&self.name)?;
         let answer = upstream.get_blob(&self.name.repository, &self.digest, part, self.inner.limits.flight_head).await;
         answer.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))
     }
@@ -123,13 +124,7 @@ impl Fill {
     }
 
     /// Reads until the blob is whole, continuing a broken transfer from the watermark (DESIGN §14.6).
-    async fn receive_all(
-        &self,
-        upstream: &Upstream,
-        mut staged: Staged,
-        mut body: BlobBody,
-        size: Option<u64>,
-    ) -> Result<Staged, Error> {
+    async fn receive_all(&self, mut staged: Staged, mut body: BlobBody, size: Option<u64>) -> Result<Staged, Error> {
         let mut failures = 0;
         loop {
             let before = staged.written();
@@ -142,7 +137,7 @@ impl Fill {
                 Stop::Cut(cut) => Some(cut),
             };
             failures = if staged.written() - before < PROGRESS { failures + 1 } else { 0 };
-            (staged, body) = self.continue_from(upstream, staged, size, (failures, cut)).await?;
+            (staged, body) = self.continue_from(staged, size, (failures, cut)).await?;
         }
     }
 
@@ -183,7 +178,7 @@ impl Fill {
         };
         tokio::select! {
             both = try_join(read, write) => both.map(|(stop, ())| (staged, stop)),
-            () = self.guard.flight().unwanted(self.inner.abandon_after) => Err(Error::Abandoned),
+            () = self.guard.flight().unwanted(self.inner.ages.load().abandon_after) => Err(Error::Abandoned),
         }
     }
 
@@ -201,7 +196,6 @@ impl Fill {
     /// Asks upstream for the rest, until it gives it or has failed too often.
     async fn continue_from(
         &self,
-        upstream: &Upstream,
         mut staged: Staged,
         size: Option<u64>,
         (mut failures, mut cut): (u32, Option<Arc<crate::upstream::Error>>),
@@ -215,7 +209,7 @@ impl Fill {
             }
             self.inner.metrics.fill_resumes.with_label_values(&[self.name.upstream.as_str()]).inc();
             tokio::time::sleep(self.inner.limits.retry_pause * failures).await;
-            match self.resume(upstream, &mut staged, size).await {
+            match self.resume(&mut staged, size).await {
                 Ok(body) => return Ok((staged, body)),
                 Err(Error::Upstream(last)) => {
                     failures += 1;
@@ -228,9 +222,9 @@ impl Fill {
     }
 
     /// One request for the bytes behind the watermark. There is no If-Range: the digest is the validator.
-    async fn resume(&self, upstream: &Upstream, staged: &mut Staged, size: Option<u64>) -> Result<BlobBody, Error> {
+    async fn resume(&self, staged: &mut Staged, size: Option<u64>) -> Result<BlobBody, Error> {
         let written = staged.written();
-        let BlobResponse { extent, mut body } = self.ask(upstream, Some(Part::From(written))).await?;
+        let BlobResponse { extent, mut body } = self.ask(Some(Part::From(written))).await?;
         match extent {
             Extent::Part { first, total, .. }
                 if first == written && (size.is_none() || total.is_none() || total == size) =>

@@ -103,7 +103,7 @@ impl PullThrough {
         let provisional = self.0.provisional.get(name, tag);
         let provisional = provisional.map(|provisional| provisional.known);
         let asked = AskedTag { name, tag, want, seen: provisional.as_ref().map(|known| known.checked) };
-        match freshness::decide(durable, provisional, self.0.tag_ttl, self.0.clock.now()) {
+        match freshness::decide(durable, provisional, self.0.ages.load().tag_ttl, self.0.clock.now()) {
             Decision::Serve(digest) => self.serve_tag(asked, &digest).await,
             Decision::Revalidate(known) => self.revalidate(asked, known).await,
             Decision::Fetch => self.resolve_tag(asked, self.0.limits.flight_head).await,
@@ -140,7 +140,7 @@ impl PullThrough {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let in_time = freshness::may_stand_in(known.checked, self.0.stale_if_error, self.0.clock.now());
+        let in_time = freshness::may_stand_in(known.checked, self.0.ages.load().stale_if_error, self.0.clock.now());
         if !error.may_serve_stale() || !in_time {
             return Err(error);
         }

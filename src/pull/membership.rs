@@ -10,9 +10,8 @@ use std::time::Duration;
 use super::memory::{Absences, Subject};
 use super::single_flight::SingleFlight;
 use super::tasks::Tasks;
-use super::{Error, freshness};
+use super::{Ages, Error, freshness};
 use crate::clock::{Clock, Timestamp};
-use crate::config;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Digest, MediaType, Reference};
@@ -35,8 +34,7 @@ struct Inner {
     absences: Arc<Absences>,
     clock: Clock,
     limits: Limits,
-    proof_ttl: Duration,
-    stale_if_error: Duration,
+    ages: Ages,
     metrics: Arc<Metrics>,
     blob_proofs: SingleFlight<Key, Result<Option<u64>, Error>>,
     manifest_proofs: SingleFlight<Key, Result<ManifestHead, Error>>,
@@ -44,15 +42,14 @@ struct Inner {
 }
 
 impl Membership {
-    pub(super) fn new(parts: &super::Parts, absences: Arc<Absences>, cache: &config::Cache, tasks: &Tasks) -> Self {
+    pub(super) fn new(parts: &super::Parts, absences: Arc<Absences>, ages: Ages, tasks: &Tasks) -> Self {
         Self(Arc::new(Inner {
             store: parts.store.clone(),
             upstreams: Arc::clone(&parts.upstreams),
             absences,
             clock: parts.clock.clone(),
             limits: parts.limits.clone(),
-            proof_ttl: cache.proof_ttl,
-            stale_if_error: cache.stale_if_error,
+            ages,
             metrics: Arc::clone(&parts.metrics),
             blob_proofs: SingleFlight::new(tasks.clone()),
             manifest_proofs: SingleFlight::new(tasks.clone()),
@@ -70,7 +67,7 @@ impl Membership {
         let Some(member) = self.note(records.member(name, digest).await).flatten() else { return Ok(None) };
         let confirmed = self.note(records.confirmed(name).await).flatten();
         let now = self.0.clock.now();
-        if confirmed.is_some_and(|confirmed| now.since(confirmed) < self.0.proof_ttl) {
+        if confirmed.is_some_and(|confirmed| now.since(confirmed) < self.0.ages.load().proof_ttl) {
             return Ok(Some(member));
         }
         self.confirm(name, digest, &member, confirmed).await?;
@@ -170,7 +167,7 @@ impl Membership {
             Err(error) => error,
         };
         let now = self.0.clock.now();
-        let stands = confirmed.is_some_and(|at| freshness::may_stand_in(at, self.0.stale_if_error, now));
+        let stands = confirmed.is_some_and(|at| freshness::may_stand_in(at, self.0.ages.load().stale_if_error, now));
         if stands && error.may_serve_stale() { Ok(()) } else { Err(error) }
     }
 
@@ -221,13 +218,13 @@ impl Membership {
         let records = self.0.store.records();
         let now = self.0.clock.now();
         let confirmed = self.note(records.confirmed(name).await).flatten();
-        let pause = WRITE_EVERY.min(self.0.proof_ttl / 4);
+        let pause = WRITE_EVERY.min(self.0.ages.load().proof_ttl / 4);
         if confirmed.is_none_or(|confirmed| now.since(confirmed) >= pause) {
             self.note(records.put_confirmed(name, now).await);
         }
     }
 
-    fn upstream(&self, name: &CanonicalName) -> Result<&Arc<Upstream>, Error> {
+    fn upstream(&self, name: &CanonicalName) -> Result<Arc<Upstream>, Error> {
         self.0.upstreams.get(&name.upstream).ok_or(Error::NameUnknown)
     }
 

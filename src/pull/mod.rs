@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::Stream;
 use moka::sync::Cache;
@@ -34,7 +35,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::BlobStore;
-use crate::upstream::{ManifestHead, Upstream, Upstreams};
+use crate::upstream::{BuildError, ManifestHead, Upstream, Upstreams};
 
 pub use blobs::{BlobAnswer, BlobHead, Content};
 pub use error::Error;
@@ -49,6 +50,9 @@ use turns::Turns;
 
 /// Bytes as they come; an error cuts the body short.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+
+/// How long what is believed; replaced while it runs.
+type Ages = Arc<ArcSwap<config::Cache>>;
 
 /// How long a blob is passed through after the disk filled up under it.
 const UNSTORABLE: Duration = Duration::from_mins(1);
@@ -110,9 +114,7 @@ struct Inner {
     clock: Clock,
     limits: Limits,
     metrics: Arc<Metrics>,
-    tag_ttl: Duration,
-    stale_if_error: Duration,
-    abandon_after: Duration,
+    ages: Ages,
     membership: Membership,
     absences: Arc<Absences>,
     provisional: ProvisionalTags,
@@ -127,19 +129,18 @@ struct Inner {
 }
 
 impl PullThrough {
-    pub fn new(parts: Parts, cache: &config::Cache, upstreams: &[config::Upstream]) -> Self {
+    pub fn new(parts: Parts, cache: &config::Cache) -> Self {
         let tasks = Tasks::default();
         let absences = Arc::new(Absences::new(parts.clock.clone()));
+        let ages = Ages::new(ArcSwap::from_pointee(cache.clone()));
         Self(Arc::new(Inner {
-            membership: Membership::new(&parts, Arc::clone(&absences), cache, &tasks),
-            tag_ttl: cache.tag_ttl,
-            stale_if_error: cache.stale_if_error,
-            abandon_after: cache.abandon_after,
+            membership: Membership::new(&parts, Arc::clone(&absences), Arc::clone(&ages), &tasks),
+            ages,
             absences,
             provisional: ProvisionalTags::new(),
             sizes: Sizes::new(),
             flights: Flights::default(),
-            turns: Turns::new(&parts.limits, upstreams.iter().map(|upstream| &upstream.name)),
+            turns: Turns::new(&parts.limits),
             unstorable: Cache::builder().max_capacity(10_000).time_to_live(UNSTORABLE).build(),
             tag_heads: SingleFlight::new(tasks.clone()),
             manifest_gets: SingleFlight::new(tasks.clone()),
@@ -150,6 +151,17 @@ impl PullThrough {
             limits: parts.limits,
             metrics: parts.metrics,
         }))
+    }
+
+    /// Goes on with other upstreams, ages and room; what is under way ends as it began. Blocks while it evicts.
+    ///
+    /// # Errors
+    /// If an upstream cannot be used; then nothing has changed.
+    pub fn reconfigure(&self, upstreams: &[config::Upstream], cache: &config::Cache) -> Result<(), BuildError> {
+        self.0.upstreams.replace(upstreams)?;
+        self.0.ages.store(Arc::new(cache.clone()));
+        self.0.store.resize(cache);
+        Ok(())
     }
 
     /// Ends the downloads under way, which leave nothing.
@@ -169,7 +181,7 @@ impl PullThrough {
 }
 
 impl Inner {
-    fn upstream(&self, name: &CanonicalName) -> Result<&Arc<Upstream>, Error> {
+    fn upstream(&self, name: &CanonicalName) -> Result<Arc<Upstream>, Error> {
         self.upstreams.get(&name.upstream).ok_or(Error::NameUnknown)
     }
 }

@@ -1,7 +1,7 @@
 //! Places for downloads: so many in all, so many for one upstream.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
@@ -11,20 +11,24 @@ use crate::oci::UpstreamName;
 #[derive(Debug)]
 pub(super) struct Turns {
     any: Arc<Semaphore>,
-    of: HashMap<UpstreamName, Arc<Semaphore>>,
+    /// Made on first use: upstreams come and go with the configuration.
+    of: Mutex<HashMap<UpstreamName, Arc<Semaphore>>>,
+    each: usize,
 }
 
 impl Turns {
-    pub(super) fn new<'a>(limits: &Limits, upstreams: impl Iterator<Item = &'a UpstreamName>) -> Self {
-        let own = |name: &UpstreamName| (name.clone(), Arc::new(Semaphore::new(limits.fills_per_upstream)));
-        Self { any: Arc::new(Semaphore::new(limits.fills)), of: upstreams.map(own).collect() }
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self { any: Arc::new(Semaphore::new(limits.fills)), of: Mutex::default(), each: limits.fills_per_upstream }
     }
 
     pub(super) fn any(&self) -> Arc<Semaphore> {
         Arc::clone(&self.any)
     }
 
-    pub(super) fn of(&self, upstream: &UpstreamName) -> Option<Arc<Semaphore>> {
-        self.of.get(upstream).cloned()
+    /// Those of an upstream that is configured.
+    pub(super) fn of(&self, upstream: &UpstreamName) -> Arc<Semaphore> {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = of.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.each)));
+        Arc::clone(places)
     }
 }

@@ -1,6 +1,8 @@
 //! What a configuration means for requests. One generation is replaced by the next as a whole; a request keeps the one
 //! that it began with.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use crate::access::{Doors, Policy};
@@ -15,6 +17,8 @@ pub struct Generation {
     pub(super) trusted_proxies: Vec<IpNet>,
     /// Who issues licences, if anybody does.
     pub(super) issuer: Option<String>,
+    /// How long transfers may go on once the proxy stops.
+    pub(super) grace: Duration,
 }
 
 impl Generation {
@@ -24,6 +28,7 @@ impl Generation {
             policy: Policy::new(config.access.rules.clone(), config.applications.clone()),
             doors: Doors::new(config),
             trusted_proxies: config.access.trusted_proxies.clone(),
+            grace: config.shutdown_grace,
             issuer: config.licences.as_ref().map(|licences| licences.issuer.clone()),
         }
     }

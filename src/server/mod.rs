@@ -64,8 +64,8 @@ const SEND_BUFFER: usize = 128 * 1024;
 /// Streams that a client may open and reset before it is taken for an attacker.
 const RESETS: usize = 20;
 
-/// Serves clients until `stop` resolves, then lets transfers end for up to `grace`, then cuts them off.
-pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future<Output = ()>, grace: Duration) {
+/// Serves clients until `stop` resolves, then lets transfers end for the grace period, then cuts them off.
+pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future<Output = ()>) {
     let draining = CancellationToken::new();
     let cut = CancellationToken::new();
     let connections = accept(&listener, service.limits.connections, stop, |accepted| {
@@ -80,6 +80,8 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future
     .await;
     drop(listener);
     draining.cancel();
+    let grace = service.generation.load().grace;
+    tracing::info!(grace_s = grace.as_secs(), "draining");
     if tokio::time::timeout(grace, connections.wait()).await.is_err() {
         tracing::warn!(left = connections.len(), "cutting off transfers that outlasted the grace period");
         cut.cancel();

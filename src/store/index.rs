@@ -73,6 +73,10 @@ impl Index {
         }
     }
 
+    pub(super) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
     pub(super) fn used(&self) -> u64 {
         self.used
     }

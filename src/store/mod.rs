@@ -71,7 +71,7 @@ struct Shared {
     buffers: Arc<Buffers>,
     /// Up to this size an unrecorded file is hashed while it is opened.
     check_inline: u64,
-    min_free: MinFree,
+    min_free: Mutex<MinFree>,
     clock: Clock,
     metrics: Arc<Metrics>,
     serial: AtomicU64,
@@ -111,8 +111,8 @@ impl BlobStore {
         recover::sweep(&layout)?;
         let pool = Arc::new(IoPool::new().map_err(Error::file("start the I/O pool of", layout.root()))?);
         let records = Records::open(&layout.database(), Arc::clone(&pool))?;
-        let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
         metrics.store_limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
+        let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
         Ok(Self(Arc::new(Shared {
             layout,
             pool,
@@ -124,7 +124,7 @@ impl BlobStore {
             small_body: limits.small_body,
             buffers: Arc::default(),
             check_inline: limits.manifest as u64,
-            min_free: cache.min_free,
+            min_free: Mutex::new(cache.min_free),
             clock,
             metrics,
             serial: AtomicU64::new(0),
@@ -143,6 +143,15 @@ impl BlobStore {
     pub async fn stage(&self, digest: &Digest, size: Option<u64>) -> Result<Staged, StageError> {
         let (shared, digest) = (Arc::clone(&self.0), digest.clone());
         self.0.pool.run(move || Ok(Staged::create(&shared, &digest, size))).await?
+    }
+
+    /// Keeps to other sizes from now on, and evicts what is too much; blocks.
+    pub fn resize(&self, cache: &config::Cache) {
+        self.0.metrics.store_limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
+        *lock(&self.0.min_free) = cache.min_free;
+        self.0.index().set_limit(cache.max_size);
+        // What cannot be evicted now is met by the next who needs room.
+        let _ = self.0.make_room(0);
     }
 
     /// Whether `digest` is known to be on disk, without looking there.
@@ -206,7 +215,7 @@ impl Shared {
         let root = self.layout.root();
         let stat = rustix::fs::statvfs(root).map_err(|error| Error::file("stat", root)(error.into()))?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        let keep_free = match self.min_free {
+        let keep_free = match *lock(&self.min_free) {
             MinFree::Bytes(bytes) => bytes,
             MinFree::Percent(percent) => total / 100 * u64::from(percent),
         };

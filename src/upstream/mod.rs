@@ -25,6 +25,7 @@ mod wire;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::clock::Clock;
@@ -38,9 +39,29 @@ pub use dial::Lookup;
 pub use error::{Error, ErrorKind, Operation};
 pub use registry::Upstream;
 
-/// Every configured upstream, by name.
+/// Every configured upstream, by name; replaced while it runs.
 #[derive(Debug)]
-pub struct Upstreams(HashMap<UpstreamName, Arc<Upstream>>);
+pub struct Upstreams {
+    current: ArcSwap<HashMap<UpstreamName, Configured>>,
+    surroundings: Surroundings,
+}
+
+/// An upstream and what it was made from.
+#[derive(Debug)]
+struct Configured {
+    config: config::Upstream,
+    upstream: Arc<Upstream>,
+}
+
+/// What every upstream is made with.
+#[derive(Debug)]
+struct Surroundings {
+    roots: rustls::RootCertStore,
+    clock: Clock,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    lookup: Lookup,
+}
 
 /// The bytes of a blob that are wanted; both ends inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,31 +134,53 @@ impl Upstreams {
         metrics: Arc<Metrics>,
         lookup: &Lookup,
     ) -> Result<Self, BuildError> {
-        let roots = tls::system_roots();
-        let build = move |config: &config::Upstream| {
-            let clients = clients(config, roots.clone(), limits, lookup)?;
-            let gate = gate::Gate::new(config);
-            let wire = wire::Wire::new(config.name.clone(), gate, clients, metrics.clone(), limits.upstream_idle);
-            Ok((config.name.clone(), Arc::new(Upstream::new(config, Arc::new(wire), clock.clone(), limits))))
-        };
-        configs.iter().map(build).collect::<Result<_, _>>().map(Self)
+        let (roots, limits, lookup) = (tls::system_roots(), limits.clone(), lookup.clone());
+        let surroundings = Surroundings { roots, clock, limits, metrics, lookup };
+        let upstreams = Self { current: ArcSwap::default(), surroundings };
+        upstreams.replace(configs)?;
+        Ok(upstreams)
     }
 
-    pub fn get(&self, name: &UpstreamName) -> Option<&Arc<Upstream>> {
-        self.0.get(name)
+    /// Has these upstreams from now on. One whose configuration is the same stays as it is, with its tokens, gates and
+    /// connections; transfers under way end on what they began with.
+    ///
+    /// # Errors
+    /// If a certificate authority cannot be used; then nothing has changed.
+    pub fn replace(&self, configs: &[config::Upstream]) -> Result<(), BuildError> {
+        let current = self.current.load();
+        let next = |config: &config::Upstream| {
+            let same = current.get(&config.name).filter(|known| known.config == *config);
+            let upstream = match same {
+                Some(known) => Arc::clone(&known.upstream),
+                None => Arc::new(self.surroundings.build(config)?),
+            };
+            Ok((config.name.clone(), Configured { config: config.clone(), upstream }))
+        };
+        let next: HashMap<_, _> = configs.iter().map(next).collect::<Result<_, _>>()?;
+        self.current.store(Arc::new(next));
+        Ok(())
+    }
+
+    pub fn get(&self, name: &UpstreamName) -> Option<Arc<Upstream>> {
+        self.current.load().get(name).map(|known| Arc::clone(&known.upstream))
     }
 }
 
-fn clients(
-    config: &config::Upstream,
-    mut roots: rustls::RootCertStore,
-    limits: &Limits,
-    lookup: &Lookup,
-) -> Result<dial::Clients, BuildError> {
-    let upstream = || config.name.clone();
-    if let Some(ca) = &config.ca {
-        tls::add_pem(&mut roots, ca).map_err(|source| BuildError::Ca { upstream: upstream(), source })?;
+impl Surroundings {
+    fn build(&self, config: &config::Upstream) -> Result<Upstream, BuildError> {
+        let gate = gate::Gate::new(config);
+        let idle = self.limits.upstream_idle;
+        let wire = wire::Wire::new(config.name.clone(), gate, self.clients(config)?, self.metrics.clone(), idle);
+        Ok(Upstream::new(config, Arc::new(wire), self.clock.clone(), &self.limits))
     }
-    dial::Clients::new(config, &roots, limits, lookup)
-        .map_err(|source| BuildError::Client { upstream: upstream(), source })
+
+    fn clients(&self, config: &config::Upstream) -> Result<dial::Clients, BuildError> {
+        let upstream = || config.name.clone();
+        let mut roots = self.roots.clone();
+        if let Some(ca) = &config.ca {
+            tls::add_pem(&mut roots, ca).map_err(|source| BuildError::Ca { upstream: upstream(), source })?;
+        }
+        dial::Clients::new(config, &roots, &self.limits, &self.lookup)
+            .map_err(|source| BuildError::Client { upstream: upstream(), source })
+    }
 }

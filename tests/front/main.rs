@@ -15,6 +15,7 @@ mod metrics;
 mod ping;
 mod ranges;
 mod referrers;
+mod reload;
 mod restart;
 mod resume;
 mod review_edges;

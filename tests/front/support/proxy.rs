@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) clock: Clock,
     /// Names that were looked up.
     pub(crate) lookups: Arc<Mutex<Vec<String>>>,
+    /// The file that the configuration is from, if it is followed.
+    watched: Option<PathBuf>,
     directory: TempDir,
 }
 
@@ -43,8 +45,25 @@ impl Setup {
             limits: Limits { retry_pause: Duration::from_millis(1), ..Limits::default() },
             clock: Clock::manual(Duration::from_hours(500_000)),
             lookups: Arc::default(),
+            watched: None,
             directory,
         }
+    }
+
+    /// With everything as a file says, which is followed; `listen`, `admin` and `cache.path` are the harness's.
+    pub(crate) fn written(text: &str) -> Self {
+        let mut setup = Self::new();
+        let file = setup.write(text);
+        setup.config = roadstead::config::load(&file).expect("a valid configuration");
+        setup.watched = Some(file);
+        setup
+    }
+
+    /// Puts another text into the configuration file.
+    pub(crate) fn write(&self, text: &str) -> PathBuf {
+        let cache = self.directory.path().join("cache");
+        let fixed = format!("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n{}\n", text.trim_end());
+        self.file("config.yaml", &fixed.replace("CACHE", &cache.display().to_string()))
     }
 
     /// A file beside the cache.
@@ -123,6 +142,7 @@ fn config(path: PathBuf) -> Config {
         licences: None,
         shutdown_grace: Duration::from_secs(1),
         log: Log { format: LogFormat::Human, level: "info".into() },
+        files: Vec::new(),
     }
 }
 
@@ -155,7 +175,10 @@ impl Running {
             std::future::ready(Err(std::io::Error::from(std::io::ErrorKind::NotFound)))
         });
         let environment = Environment { clock: setup.clock.clone(), limits: setup.limits.clone(), lookup };
-        let app = App::start(&setup.config, environment).expect("the proxy starts");
+        let mut app = App::start(&setup.config, environment).expect("the proxy starts");
+        if let Some(file) = &setup.watched {
+            app.watch(file.clone(), None);
+        }
         let clients = TcpListener::bind(setup.config.listen).await.expect("a free port");
         let admin = TcpListener::bind(setup.config.admin).await.expect("a free port");
         let (shutdown, told) = oneshot::channel();
@@ -190,6 +213,17 @@ impl Proxy {
 
     pub(crate) fn clock(&self) -> &Clock {
         &self.setup.clock
+    }
+
+    /// Writes another configuration and waits until the proxy has looked at it: how often such were loaded, and refused.
+    pub(crate) async fn reconfigure(&self, text: &str) -> (i64, i64) {
+        let reloads =
+            |outcome| self.metric("roadstead_reloads_total", &[("part", "configuration"), ("outcome", outcome)]);
+        let before = reloads("loaded") + reloads("refused");
+        self.setup.write(text);
+        self.reload();
+        eventually("the configuration is looked at", || reloads("loaded") + reloads("refused") > before).await;
+        (reloads("loaded"), reloads("refused"))
     }
 
     /// Lets the proxy look at its files now.
