@@ -18,6 +18,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::parts::Part;
 use crate::pull::{Parts, PullThrough};
+use crate::push::PushThrough;
 use crate::reload::Reloader;
 use crate::server::{self, Generation, Service};
 use crate::store::BlobStore;
@@ -71,12 +72,14 @@ impl App {
             metrics: Arc::clone(&metrics),
         };
         let gatekeeper = gatekeeper(config, clock.clone())?;
-        let pull = PullThrough::new(parts, &config.cache);
+        let pull = PullThrough::new(parts.clone(), &config.cache);
+        let push = PushThrough::new(&parts, pull.clone());
         let service = Service {
             generation: ArcSwap::from_pointee(Generation::new(config)),
             gatekeeper,
             tls: ArcSwapOption::empty(),
             pull: pull.clone(),
+            push,
             ledger: Arc::default(),
             limits,
             clock,
@@ -112,7 +115,7 @@ impl App {
     pub async fn run(self, clients: TcpListener, admin: TcpListener, shutdown: impl Future<Output = ()>) {
         let ended = CancellationToken::new();
         let operator = tokio::spawn(Arc::clone(&self.admin).run(admin, ended.clone().cancelled_owned()));
-        let upkeep = tokio::spawn(upkeep(self.store.clone()));
+        let upkeep = tokio::spawn(upkeep(self.store.clone(), self.service.push.clone()));
         let reloads = tokio::spawn(self.reloader.run(self.reload));
         let stop = async {
             shutdown.await;
@@ -137,9 +140,9 @@ fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
 }
 
 /// Loads the index while requests are served already, then keeps the records up to date.
-async fn upkeep(store: BlobStore) {
+async fn upkeep(store: BlobStore, push: PushThrough) {
     if let Err(error) = store.load().await {
         tracing::error!(%error, "cannot read the cache's index; nothing will be evicted");
     }
-    store.maintain().await;
+    tokio::join!(store.maintain(), push.maintain());
 }

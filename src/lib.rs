@@ -17,6 +17,7 @@
 //! | [`store`] | the disk: verified content by digest, records, eviction, recovery |
 //! | [`upstream`] | the network: one gate for every URL, credentials, tokens, retries, breakers |
 //! | [`pull`] | the cache itself: flights, fills, tails, proofs, freshness. The only one that sees both of the above |
+//! | [`push`] | writes, passed through to a private registry, and what the cache keeps of them |
 //! | [`server`] | hyper for clients: parse, route, authorise, answer, log |
 //! | [`admin`] | metrics, health and readiness on a listener of their own |
 //! | [`parts`], [`reload`] | users, licence keys, revocations and certificate, each read and replaced by itself |
@@ -45,6 +46,7 @@ pub mod metrics;
 pub mod oci;
 pub mod parts;
 pub mod pull;
+pub mod push;
 pub mod reload;
 pub mod route;
 pub mod server;

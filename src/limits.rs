@@ -21,6 +21,10 @@ pub struct Limits {
     pub retry_pause: Duration,
     /// A client that takes no byte for this long is cut off.
     pub send_idle: Duration,
+    /// A client that sends nothing of a body for this long is cut off.
+    pub receive_idle: Duration,
+    /// For a registry to answer once it has every byte of an upload: it may have to move them.
+    pub commit: Duration,
     /// Waiting for a request head, which hyper also uses between requests (DESIGN §15).
     pub request_idle: Duration,
     /// Downloads into the cache at once, in all and for one upstream.
@@ -59,6 +63,8 @@ impl Default for Limits {
             upstream_idle: Duration::from_secs(30),
             retry_pause: Duration::from_millis(100),
             send_idle: Duration::from_mins(1),
+            receive_idle: Duration::from_mins(1),
+            commit: Duration::from_mins(5),
             request_idle: Duration::from_secs(95),
             fills: 64,
             fills_per_upstream: 16,

@@ -22,6 +22,7 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     pub cache_requests: IntCounterVec,
     pub served_bytes: IntCounterVec,
+    pub pushed_bytes: IntCounterVec,
     pub upstream_requests: IntCounterVec,
     pub upstream_request_duration: HistogramVec,
     pub upstream_received_bytes: IntCounterVec,
@@ -59,6 +60,7 @@ impl Metrics {
                 &["upstream", "kind", "outcome"],
             ),
             served_bytes: r.counters("served_bytes_total", "Body bytes sent to clients.", &["upstream", "source"]),
+            pushed_bytes: r.counters("pushed_bytes_total", "Bytes of blobs that clients sent.", &["upstream"]),
             upstream_requests: r.counters(
                 "upstream_requests_total",
                 "Requests sent upstream; code is a status or error.",

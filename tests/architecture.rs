@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("access", &["oci"]),
     ("route", &["oci"]),
     ("pull", &["store", "upstream", "oci"]),
-    ("push", &["store", "upstream", "oci"]),
+    ("push", &["pull", "store", "upstream", "oci"]),
     ("store", &["oci"]),
     ("upstream", &["oci"]),
     ("oci", &[]),

@@ -10,11 +10,13 @@ use arc_swap::ArcSwap;
 use super::caller::Principal;
 use super::credential::Credential;
 use super::passwords::{Passwords, Verdict};
+use super::seal::Seals;
 use super::token::{Issued, LicenceClaims, Subject, Tokens};
 use super::users::Users;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Secret;
 use crate::licence::{KeyId, LicenceId, PublicKeys, Refusal, Revocations, Slug, Standing, Term, calendar};
+use crate::oci::CanonicalName;
 
 /// Checks credentials; one for the process.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct Gatekeeper {
     clock: Clock,
     passwords: Passwords,
     tokens: ArcSwap<Tokens>,
+    seals: ArcSwap<Seals>,
     users: ArcSwap<Users>,
     keys: ArcSwap<PublicKeys>,
     revocations: ArcSwap<Revocations>,
@@ -69,6 +72,7 @@ impl Gatekeeper {
         Ok(Self {
             passwords: Passwords::new(clock.clone()).map_err(|error| error.to_string())?,
             tokens: ArcSwap::from_pointee(Tokens::new(key.expose().as_bytes(), clock.clone())?),
+            seals: ArcSwap::from_pointee(Seals::new(key.expose().as_bytes())?),
             users: ArcSwap::default(),
             keys: ArcSwap::default(),
             revocations: ArcSwap::default(),
@@ -88,15 +92,27 @@ impl Gatekeeper {
         self.revocations.store(Arc::new(revocations));
     }
 
-    /// Signs tokens with this key from now on; those of the one before are read until they have run out.
+    /// Signs and seals with this key from now on; tokens of the one before are read until they have run out.
     ///
     /// # Errors
     /// If the key is unusable.
     pub fn set_key(&self, key: &Secret) -> Result<(), String> {
-        if let Some(renewed) = self.tokens.load().renewed(key.expose().as_bytes())? {
+        let key = key.expose().as_bytes();
+        if let Some(renewed) = self.tokens.load().renewed(key)? {
+            self.seals.store(Arc::new(self.seals.load().renewed(key)?));
             self.tokens.store(Arc::new(renewed));
         }
         Ok(())
+    }
+
+    /// Seals what a client shall bring back, for `whom` and `what` alone (ACCESS §7.2). None without randomness.
+    pub fn seal(&self, text: &str, whom: &Principal, what: &CanonicalName) -> Option<String> {
+        self.seals.load().seal(text, &context(whom, what))
+    }
+
+    /// Opens what was sealed for `whom` and `what`.
+    pub fn unseal(&self, sealed: &str, whom: &Principal, what: &CanonicalName) -> Option<String> {
+        self.seals.load().open(sealed, &context(whom, what))
     }
 
     /// Who presents this.
@@ -198,6 +214,11 @@ impl Gatekeeper {
             }),
         }
     }
+}
+
+/// No name of a principal or an image holds a line end.
+fn context(whom: &Principal, what: &CanonicalName) -> String {
+    format!("{whom}\n{what}")
 }
 
 impl Authenticated {

@@ -11,6 +11,8 @@ use super::caller::{Caller, Principal};
 pub enum Action {
     /// Manifests, blobs and referrers.
     Pull,
+    /// Whether a manifest or a blob is there: for those who pull, and for those who push (ACCESS §3.1).
+    Probe,
     /// Tags.
     List,
     /// Uploads and manifests.
@@ -76,6 +78,13 @@ impl Policy {
         Err(denial(caller, action))
     }
 
+    /// Whether two images belong to exactly the same applications, if to any: only then may a blob of one be mounted
+    /// into the other (UPL-7).
+    pub fn are_of_one_application(&self, a: &CanonicalName, b: &CanonicalName) -> bool {
+        let (a, b) = (a.to_string(), b.to_string());
+        self.applications.iter().all(|application| any(&application.images, &a) == any(&application.images, &b))
+    }
+
     /// How a request for a name that leads nowhere is turned away: as for one that nobody may use.
     pub fn nowhere(caller: &Caller, action: Action) -> Denial {
         denial(caller, action)
@@ -110,7 +119,7 @@ impl Policy {
     }
 
     fn allows_application(&self, caller: &Caller, action: Action, application: &Application) -> bool {
-        let licensed = matches!(action, Action::Pull | Action::List) && caller.is_licensed_for(&application.slug);
+        let licensed = is_read(action) && caller.is_licensed_for(&application.slug);
         let published = action != Action::Delete && publishes(caller, application);
         let named = |rule: &Rule| applies(rule, caller, action) && rule.applications.contains(&application.slug);
         licensed || published || self.rules.iter().any(named)
@@ -125,6 +134,7 @@ fn publishes(caller: &Caller, application: &Application) -> bool {
 fn applies(rule: &Rule, caller: &Caller, action: Action) -> bool {
     let granted = match action {
         Action::Pull => rule.allow.pull,
+        Action::Probe => rule.allow.pull || rule.allow.push,
         Action::List => rule.allow.list,
         Action::Push => rule.allow.push,
         Action::Delete => rule.allow.delete,
@@ -145,8 +155,15 @@ fn any(images: &[Pattern], name: &str) -> bool {
 fn denial(caller: &Caller, action: Action) -> Denial {
     match action {
         _ if caller.is_anonymous() => Denial::Unauthenticated,
-        Action::Pull | Action::List => Denial::Hidden,
+        Action::Pull | Action::Probe | Action::List => Denial::Hidden,
         Action::Push | Action::Delete => Denial::Forbidden,
+    }
+}
+
+fn is_read(action: Action) -> bool {
+    match action {
+        Action::Pull | Action::Probe | Action::List => true,
+        Action::Push | Action::Delete => false,
     }
 }
 
@@ -160,7 +177,7 @@ mod tests {
     const PULL: Allow = Allow { pull: true, list: false, push: false, delete: false };
     const LIST: Allow = Allow { pull: false, list: true, push: false, delete: false };
     const ALL: Allow = Allow { pull: true, list: true, push: true, delete: true };
-    const ACTIONS: [Action; 4] = [Action::Pull, Action::List, Action::Push, Action::Delete];
+    const ACTIONS: [Action; 5] = [Action::Pull, Action::Probe, Action::List, Action::Push, Action::Delete];
 
     fn slug(text: &str) -> Slug {
         Slug::parse(text).expect(text)
@@ -229,11 +246,19 @@ mod tests {
 
     #[test]
     fn an_action_is_granted_by_itself() {
-        for (i, granted) in ACTIONS.into_iter().enumerate() {
-            let allow = Allow { pull: i == 0, list: i == 1, push: i == 2, delete: i == 3 };
+        for granted in [Action::Pull, Action::List, Action::Push, Action::Delete] {
+            let is = |action| granted == action;
+            let allow = Allow {
+                pull: is(Action::Pull),
+                list: is(Action::List),
+                push: is(Action::Push),
+                delete: is(Action::Delete),
+            };
             let policy = Policy::new(vec![rule(Who::Anonymous, allow, &["docker.io/**"])], vec![]);
             for action in ACTIONS {
-                assert_eq!(allows(&policy, &anonymous_at("::1"), action), action == granted, "{granted:?} {action:?}");
+                let probe = action == Action::Probe && (allow.pull || allow.push);
+                let expected = probe || is(action);
+                assert_eq!(allows(&policy, &anonymous_at("::1"), action), expected, "{granted:?} {action:?}");
             }
         }
     }
@@ -323,7 +348,7 @@ mod tests {
         }
         let image = name("registry.test/myapp/worker");
         let may = |action| policy.decide(&customer, action, &image, None).is_ok();
-        assert_eq!(ACTIONS.map(may), [true, true, false, false]);
+        assert_eq!(ACTIONS.map(may), [true, true, true, false, false]);
         let unknown = [slug("myapp"), slug("unknown")];
         assert_eq!(policy.unknown_applications(&unknown).collect::<Vec<_>>(), [&unknown[1]]);
     }
@@ -355,7 +380,7 @@ mod tests {
         let policy = vendor();
         let ci = caller(Principal::User("ci".into()));
         let may = |action| policy.decide(&ci, action, &name("registry.test/myapp/worker"), None).is_ok();
-        assert_eq!(ACTIONS.map(may), [true, true, true, false]);
+        assert_eq!(ACTIONS.map(may), [true, true, true, true, false]);
         assert!(policy.decide(&ci, Action::Push, &name("registry.test/other/worker"), None).is_err());
         assert!(policy.may_push(&ci) && !policy.may_push(&caller(Principal::User("eve".into()))));
     }
@@ -368,7 +393,7 @@ mod tests {
             let image = name("registry.test/other/worker");
             let stranger = anonymous_at("127.0.0.1");
             assert_eq!(policy.decide(&stranger, action, &image, None), Err(Denial::Unauthenticated));
-            let read = matches!(action, Action::Pull | Action::List);
+            let read = matches!(action, Action::Pull | Action::Probe | Action::List);
             let expected = if read { Denial::Hidden } else { Denial::Forbidden };
             assert_eq!(policy.decide(&known, action, &image, None), Err(expected));
             assert_eq!(Policy::nowhere(&known, action), expected);

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
+use super::keys::key_from;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Secret;
 use crate::licence::{KeyId, Licence, LicenceId, SKEW, Slug, Term};
@@ -30,9 +29,6 @@ const LONGEST: usize = 8 * 1024;
 
 /// Tokens whose signature was checked already.
 const REMEMBERED: u64 = 10_000;
-
-/// Bytes of a key file.
-const KEY_FILE: usize = 32;
 
 /// Whom a token is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,15 +94,7 @@ impl SigningKey {
     /// # Errors
     /// If the material is too short to be secret.
     fn derive(material: &[u8]) -> Result<Self, String> {
-        if material.len() < KEY_FILE {
-            return Err(format!("holds {} bytes; a key file has {KEY_FILE} random ones", material.len()));
-        }
-        let mut seed = Zeroizing::new([0; 32]);
-        let salt = Salt::new(HKDF_SHA256, b"roadstead");
-        salt.extract(material)
-            .expand(&[b"access token signing"], Bytes32)
-            .and_then(|output| output.fill(seed.as_mut()))
-            .map_err(|_| "no key can be derived from it".to_owned())?;
+        let seed = key_from(material, b"access token signing")?;
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| "no key can be derived from it")?;
         let kid = URL_SAFE_NO_PAD.encode(&digest(&SHA256, pair.public_key().as_ref()).as_ref()[..9]);
         let header = format!(r#"{{"alg":"EdDSA","typ":"roadstead-access","kid":"{kid}"}}"#);
@@ -116,14 +104,6 @@ impl SigningKey {
     fn verifies(&self, message: &str, signature: &[u8]) -> bool {
         let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, self.pair.public_key());
         key.verify(message.as_bytes(), signature).is_ok()
-    }
-}
-
-struct Bytes32;
-
-impl KeyType for Bytes32 {
-    fn len(&self) -> usize {
-        32
     }
 }
 

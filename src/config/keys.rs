@@ -20,8 +20,19 @@ pub(super) const TOP: &[&str] = &[
 pub(super) const CACHE: &[&str] =
     &["path", "max_size", "min_free", "tag_ttl", "stale_if_error", "proof_ttl", "abandon_after"];
 
-pub(super) const UPSTREAM: &[&str] =
-    &["url", "aliases", "hosts", "token_hosts", "blob_hosts", "ca", "tls_verify", "page_limit", "credentials"];
+pub(super) const UPSTREAM: &[&str] = &[
+    "url",
+    "aliases",
+    "hosts",
+    "token_hosts",
+    "blob_hosts",
+    "ca",
+    "tls_verify",
+    "push",
+    "cache_pushes",
+    "page_limit",
+    "credentials",
+];
 
 pub(super) const CREDENTIAL: &[&str] =
     &["images", "username", "password", "password_file", "password_env", "docker_config", "licence_file"];

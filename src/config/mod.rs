@@ -165,10 +165,23 @@ pub struct Upstream {
     pub tls_verify: bool,
     /// One-component names get `library/` (Docker Hub only; SEL-6).
     pub library: bool,
+    pub writes: Writes,
     /// The largest `n` that the upstream takes for `tags/list` (TAG-2).
     pub page_limit: Option<u32>,
     /// Longest pattern first.
     pub credentials: Vec<Credential>,
+}
+
+/// What becomes of pushes and deletes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writes {
+    /// A read-only mirror.
+    #[default]
+    Refused,
+    /// They go through to the upstream.
+    Passed,
+    /// And what is pushed is in the cache at once.
+    Kept,
 }
 
 /// A credential and the repositories of its upstream that it is for.

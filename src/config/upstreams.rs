@@ -9,7 +9,7 @@ use super::files;
 use super::keys;
 use super::place::{Fields, Place, closest};
 use super::presets::{self, PRESETS, Preset};
-use super::{Environment, Upstream};
+use super::{Environment, Upstream, Writes};
 use crate::oci::{Repository, UpstreamName};
 
 /// The first component of names that an application's images have (ACCESS §2.1).
@@ -90,6 +90,7 @@ fn plain(name: UpstreamName) -> Upstream {
         ca: None,
         tls_verify: true,
         library: false,
+        writes: Writes::Refused,
         page_limit: None,
         credentials: Vec::new(),
     }
@@ -117,9 +118,23 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, surroundings: &Surroundings
     }
     upstream.ca = fields.optional("ca", |place| files::authority(place.file()?));
     upstream.tls_verify = fields.read("tls_verify", true, Place::flag);
+    upstream.writes = writes(fields);
     upstream.page_limit = fields.optional("page_limit", Place::count).or(upstream.page_limit);
     upstream.credentials = credentials::read(fields, &upstream, surroundings);
     upstream
+}
+
+fn writes(fields: &Fields<'_>) -> Writes {
+    let push = fields.read("push", false, Place::flag);
+    let keep = fields.read("cache_pushes", true, Place::flag);
+    if let Some(place) = fields.get("cache_pushes").filter(|_| !push) {
+        place.problem("nothing is pushed to this upstream; add push: true, or leave it out");
+    }
+    match (push, keep) {
+        (false, _) => Writes::Refused,
+        (true, false) => Writes::Passed,
+        (true, true) => Writes::Kept,
+    }
 }
 
 /// A registry without a preset. A name that is nearly a preset's must say where it is.

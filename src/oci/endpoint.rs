@@ -4,6 +4,7 @@
 //! Scope: the method is the server's business, and a path says nothing about whether the repository may be used.
 
 use super::query::{Ns, PageQuery};
+use super::upload::UploadQuery;
 use super::{Digest, ErrorCode, ParseError, Reference, Repository};
 
 /// One request target, read once.
@@ -31,7 +32,7 @@ pub enum Endpoint {
     /// `/v2/_catalog`, which is not in the spec (TAG-6).
     Catalog,
     /// end-4 to end-6, end-11, end-13 and end-14: anything below `blobs/uploads`.
-    Upload { repository: Repository },
+    Upload { repository: Repository, session: Option<String>, query: UploadQuery },
 }
 
 impl Target {
@@ -70,8 +71,9 @@ impl Endpoint {
             "_catalog" => return Ok(Self::Catalog),
             _ => {}
         }
-        if let Some(name) = upload_repository(path) {
-            return Ok(Self::Upload { repository: Repository::parse(name)? });
+        if let Some((name, session)) = upload(path) {
+            let (repository, query) = (Repository::parse(name)?, UploadQuery::parse(query)?);
+            return Ok(Self::Upload { repository, session: session.map(str::to_owned), query });
         }
         let (head, last) = path.rsplit_once('/').ok_or_else(no_such_path)?;
         let (name, keyword) = head.rsplit_once('/').ok_or_else(no_such_path)?;
@@ -96,7 +98,7 @@ impl Endpoint {
             | Self::Blob { repository, .. }
             | Self::Tags { repository, .. }
             | Self::Referrers { repository, .. }
-            | Self::Upload { repository } => Some(repository),
+            | Self::Upload { repository, .. } => Some(repository),
         }
     }
 
@@ -123,10 +125,13 @@ impl Endpoint {
     }
 }
 
-/// `<name>` of `<name>/blobs/uploads`, with a slash or a session behind it or not.
-fn upload_repository(path: &str) -> Option<&str> {
-    let without_session = path.rsplit_once('/').map_or(path, |(head, _)| head);
-    path.strip_suffix("/blobs/uploads").or_else(|| without_session.strip_suffix("/blobs/uploads"))
+/// `<name>` and `<session>` of `<name>/blobs/uploads/<session>`; the session and the slash before it may be missing.
+fn upload(path: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(name) = path.strip_suffix("/blobs/uploads") {
+        return Some((name, None));
+    }
+    let (head, session) = path.rsplit_once('/')?;
+    Some((head.strip_suffix("/blobs/uploads")?, Some(session).filter(|session| !session.is_empty())))
 }
 
 /// Some clients encode the colon of a digest; nothing else in a reference may be encoded.

@@ -6,10 +6,15 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     BlobUnknown,
+    BlobUploadInvalid,
+    BlobUploadUnknown,
     DigestInvalid,
+    ManifestBlobUnknown,
+    ManifestInvalid,
     ManifestUnknown,
     NameInvalid,
     NameUnknown,
+    SizeInvalid,
     Unauthorized,
     Denied,
     Unsupported,
@@ -21,14 +26,40 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    const ALL: [Self; 18] = [
+        Self::BlobUnknown,
+        Self::BlobUploadInvalid,
+        Self::BlobUploadUnknown,
+        Self::DigestInvalid,
+        Self::ManifestBlobUnknown,
+        Self::ManifestInvalid,
+        Self::ManifestUnknown,
+        Self::NameInvalid,
+        Self::NameUnknown,
+        Self::SizeInvalid,
+        Self::Unauthorized,
+        Self::Denied,
+        Self::Unsupported,
+        Self::TooManyRequests,
+        Self::PaginationNumberInvalid,
+        Self::RangeInvalid,
+        Self::Unavailable,
+        Self::Unknown,
+    ];
+
     /// The code as it stands in the document.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
+            Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
             Self::DigestInvalid => "DIGEST_INVALID",
+            Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
+            Self::ManifestInvalid => "MANIFEST_INVALID",
             Self::ManifestUnknown => "MANIFEST_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
             Self::NameUnknown => "NAME_UNKNOWN",
+            Self::SizeInvalid => "SIZE_INVALID",
             Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
@@ -38,6 +69,13 @@ impl ErrorCode {
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
         }
+    }
+
+    /// The first code of an error document that is one of the spec's.
+    pub fn of_document(document: &[u8]) -> Option<Self> {
+        let document: serde_json::Value = serde_json::from_slice(document).ok()?;
+        let code = document["errors"][0]["code"].as_str()?;
+        Self::ALL.into_iter().find(|known| known.as_str() == code)
     }
 }
 
@@ -74,3 +112,18 @@ impl fmt::Display for ParseError {
 }
 
 impl std::error::Error for ParseError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_found_in_the_document_that_it_was_written_to() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::of_document(error_document(code, "x").as_bytes()), Some(code));
+        }
+        for other in ["", "{}", r#"{"errors":[]}"#, r#"{"errors":[{"code":"X"}]}"#, "<html>"] {
+            assert_eq!(ErrorCode::of_document(other.as_bytes()), None, "{other}");
+        }
+    }
+}

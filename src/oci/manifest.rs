@@ -21,6 +21,7 @@ const DEPTH_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     descriptors: Vec<Descriptor>,
+    subject: Option<Digest>,
 }
 
 /// One listed piece of content.
@@ -58,6 +59,7 @@ struct Raw {
     config: Option<RawDescriptor>,
     layers: Option<Vec<RawDescriptor>>,
     manifests: Option<Vec<RawDescriptor>>,
+    subject: Option<RawDescriptor>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +83,13 @@ impl Manifest {
         }
         let raw: Raw = serde_json::from_slice(bytes).map_err(ManifestError::Malformed)?;
         raw.check(media_type)?;
-        Ok(Self { descriptors: raw.descriptors() })
+        let subject = raw.subject.as_ref().and_then(|subject| Digest::parse(subject.digest.as_deref()?).ok());
+        Ok(Self { descriptors: raw.descriptors(), subject })
+    }
+
+    /// What it is a referrer of.
+    pub fn subject(&self) -> Option<&Digest> {
+        self.subject.as_ref()
     }
 
     /// Everything listed: config and layers, or manifests; in their order.

@@ -9,6 +9,7 @@ mod name;
 mod pattern;
 mod query;
 mod range;
+mod upload;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use endpoint::{Endpoint, Target, blob_path, manifest_path, referrers_path, tags_path};
@@ -22,3 +23,4 @@ pub use range::{
     ByteRange, ByteSpan, ContentRange, RangeRequest, Resolved, entity_tag, if_range_matches, none_match,
     unsatisfied_content_range,
 };
+pub use upload::{ChunkRange, UploadQuery, tag_parameters, uploads_path};

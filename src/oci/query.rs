@@ -127,7 +127,7 @@ fn bad_number() -> ParseError {
 }
 
 /// Each `key=value` as it stands, with its key decoded: an encoded key must not slip past a rule.
-fn parameters(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+pub(super) fn parameters(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
     let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| {
         let key = pair.split('=').next().unwrap_or_default();
@@ -137,6 +137,11 @@ fn parameters(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, &str)>
 
 fn value(pair: &str) -> &str {
     pair.split_once('=').map_or("", |(_, value)| value)
+}
+
+/// The value of a pair, decoded.
+pub(super) fn text_value(pair: &str) -> Cow<'_, str> {
+    percent_decode_str(value(pair)).decode_utf8_lossy()
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ impl Error {
             | ErrorKind::Unreachable
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)
+            | ErrorKind::Rejected { .. }
             | ErrorKind::Protocol
             | ErrorKind::Refused => Self::Upstream(Arc::new(error)),
         }
@@ -126,6 +127,7 @@ fn did_not_answer(kind: &ErrorKind) -> bool {
         ErrorKind::NotFound
         | ErrorKind::Denied
         | ErrorKind::CredentialRejected
+        | ErrorKind::Rejected { .. }
         | ErrorKind::Protocol
         | ErrorKind::Refused => false,
     }

@@ -223,7 +223,9 @@ impl Inner {
             let known = Known { digest: digest.clone(), checked: asked };
             let (media_type, size) = (head.media_type.clone(), head.size);
             self.membership.prove(name, digest, head.media_type.clone()).await;
-            self.provisional.put(name, tag, Provisional { known, media_type, size });
+            if !self.absences.outdated(&Subject::Manifest(reference), name, asked) {
+                self.provisional.put(name, tag, Provisional { known, media_type, size });
+            }
         }
         Ok(head)
     }
@@ -264,20 +266,30 @@ impl Inner {
             .map_err(|actual| Error::untrue(&name.upstream, format!("a manifest that hashes to {actual}")))?;
         let manifest = Manifest::inspect(&bytes, &media_type)
             .map_err(|error| Error::untrue(&name.upstream, format!("something that is no manifest: {error}")))?;
-        for descriptor in manifest.descriptors() {
-            self.sizes.put(name, descriptor.digest.clone(), descriptor.size);
-        }
-        if let Err(StageError::Failed(error)) = self.store_manifest(&digest, bytes.clone()).await {
-            tracing::error!(%error, %digest, "cannot store a manifest; serving it all the same");
-            self.metrics.store_errors.with_label_values(&[error.operation()]).inc();
-        }
+        self.note_sizes(name, &manifest);
+        self.store_manifest(&digest, bytes.clone()).await;
         self.membership.prove(name, &digest, Some(media_type.clone())).await;
         self.make_durable(name, &digest).await;
         let size = bytes.len() as u64;
         Ok(ManifestAnswer { digest, media_type, size, content: ManifestContent::Memory(bytes), outcome: Outcome::Miss })
     }
 
-    async fn store_manifest(&self, digest: &Digest, bytes: Bytes) -> Result<(), StageError> {
+    /// Remembers what each listed blob should weigh (DESIGN §14.5).
+    pub(super) fn note_sizes(&self, name: &CanonicalName, manifest: &Manifest) {
+        for descriptor in manifest.descriptors() {
+            self.sizes.put(name, descriptor.digest.clone(), descriptor.size);
+        }
+    }
+
+    /// Stores bytes that hash to `digest`; without room, or a disk, it is served from upstream.
+    pub(super) async fn store_manifest(&self, digest: &Digest, bytes: Bytes) {
+        if let Err(StageError::Failed(error)) = self.stage_manifest(digest, bytes).await {
+            tracing::error!(%error, %digest, "cannot store a manifest");
+            self.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+        }
+    }
+
+    async fn stage_manifest(&self, digest: &Digest, bytes: Bytes) -> Result<(), StageError> {
         let mut staged = self.store.stage(digest, Some(bytes.len() as u64)).await?;
         staged.append(vec![bytes], |_| {}).await?;
         // The digest was computed from these very bytes.
@@ -295,6 +307,14 @@ impl Inner {
     }
 
     async fn put_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) {
+        let subject = Subject::Manifest(Reference::Tag(tag.clone()));
+        if self.absences.outdated(&subject, name, record.checked) {
+            return;
+        }
+        self.record_tag(name, tag, record).await;
+    }
+
+    pub(super) async fn record_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) {
         if let Err(error) = self.store.records().put_tag(name, tag, record).await {
             tracing::warn!(%error, image = %name, %tag, "cannot record a tag");
             self.metrics.store_errors.with_label_values(&[error.operation()]).inc();

@@ -13,10 +13,15 @@ use crate::oci::{CanonicalName, Digest, MediaType, Reference, Tag};
 /// Entries of each kind.
 const ENTRIES: u64 = 100_000;
 
-/// What upstream said does not exist, for a short time (PROTOCOL §3.12).
+/// Longer than any question to an upstream takes.
+const CHANGE: Duration = Duration::from_mins(2);
+
+/// What upstream said does not exist, for a short time (PROTOCOL §3.12), and what was written through us a moment ago:
+/// an answer that was asked for before says what was true then (UPL-8).
 #[derive(Debug)]
 pub(super) struct Absences {
     until: Cache<(Subject, CanonicalName), Timestamp>,
+    changed: Cache<(Subject, CanonicalName), Timestamp>,
     clock: Clock,
 }
 
@@ -53,16 +58,33 @@ impl Subject {
 
 impl Absences {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { until: Cache::new(ENTRIES), clock }
+        let changed = Cache::builder().max_capacity(ENTRIES).time_to_live(CHANGE).build();
+        Self { until: Cache::new(ENTRIES), changed, clock }
     }
 
+    /// Believes that there is no such thing; but not if it was written just now.
     pub(super) fn hold(&self, subject: Subject, name: &CanonicalName, limits: &Limits) {
-        let until = self.clock.now().plus(subject.believed(limits));
-        self.until.insert((subject, name.clone()), until);
+        let key = (subject, name.clone());
+        if !self.changed.contains_key(&key) {
+            let until = self.clock.now().plus(key.0.believed(limits));
+            self.until.insert(key, until);
+        }
     }
 
     pub(super) fn contains(&self, subject: &Subject, name: &CanonicalName) -> bool {
         self.until.get(&(subject.clone(), name.clone())).is_some_and(|until| self.clock.now() < until)
+    }
+
+    /// It has been written, or deleted, through us.
+    pub(super) fn changed(&self, subject: Subject, name: &CanonicalName) {
+        let key = (subject, name.clone());
+        self.changed.insert(key.clone(), self.clock.now());
+        self.until.invalidate(&key);
+    }
+
+    /// Whether an answer that was asked for at `asked` may be older than a change.
+    pub(super) fn outdated(&self, subject: &Subject, name: &CanonicalName, asked: Timestamp) -> bool {
+        self.changed.get(&(subject.clone(), name.clone())).is_some_and(|changed| asked <= changed)
     }
 }
 

@@ -14,6 +14,7 @@ mod listings;
 mod manifests;
 mod membership;
 mod memory;
+mod pushed;
 mod relay;
 mod single_flight;
 mod tail;
@@ -40,6 +41,7 @@ use crate::upstream::{BuildError, ManifestHead, Upstream, Upstreams};
 pub use blobs::{BlobAnswer, BlobHead, Content};
 pub use error::Error;
 pub use manifests::{ManifestAnswer, ManifestContent, Want};
+pub use pushed::PushedManifest;
 
 use flight::Flights;
 use membership::Membership;

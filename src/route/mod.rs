@@ -32,6 +32,7 @@ struct Entry {
     upstream: UpstreamName,
     /// One-component names get `library/` (SEL-6).
     library: bool,
+    writable: bool,
 }
 
 /// Where a request leads, and how its client named it.
@@ -42,6 +43,8 @@ pub struct Route {
     pub repository: Repository,
     /// The application whose image this was called: only rights to that application count.
     pub application: Option<Slug>,
+    /// Whether writes go through to the upstream.
+    pub writable: bool,
     visible: Visible,
 }
 
@@ -96,7 +99,11 @@ impl Routes {
                 bound.entry(host).or_insert(index);
             }
         }
-        let entry = |upstream: &config::Upstream| Entry { upstream: upstream.name.clone(), library: upstream.library };
+        let entry = |upstream: &config::Upstream| Entry {
+            upstream: upstream.name.clone(),
+            library: upstream.library,
+            writable: upstream.writes != config::Writes::Refused,
+        };
         Self {
             entries: upstreams.iter().map(entry).collect(),
             names,
@@ -132,8 +139,9 @@ impl Routes {
             ns: selected.by_ns.map(|ns| ns.as_received().to_owned()),
         };
         let repository = selected.entry.upstream_repository(selected.repository);
-        let upstream = selected.entry.upstream.clone();
-        Some(Route { upstream, repository, application: selected.application, visible })
+        let Entry { upstream, writable, .. } = selected.entry;
+        let (upstream, writable) = (upstream.clone(), *writable);
+        Some(Route { upstream, repository, application: selected.application, writable, visible })
     }
 
     /// The application that `name` begins with, as `proxy/<application>`, and what follows.
@@ -312,6 +320,7 @@ mod tests {
             ca: None,
             tls_verify: true,
             library: words[0] == "docker.io",
+            writes: config::Writes::Refused,
             page_limit: None,
             credentials: vec![],
         }

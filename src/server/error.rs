@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use crate::oci::{ErrorCode, ParseError, unsatisfied_content_range};
 use crate::pull;
+use crate::push;
 use crate::upstream::ErrorKind;
 
 /// An answer that refuses, with the spec's code and a sentence for the client.
@@ -74,7 +75,12 @@ impl From<ParseError> for Refusal {
         let status = match error.code() {
             ErrorCode::NameUnknown | ErrorCode::ManifestUnknown | ErrorCode::BlobUnknown => StatusCode::NOT_FOUND,
             ErrorCode::NameInvalid
+            | ErrorCode::BlobUploadInvalid
+            | ErrorCode::BlobUploadUnknown
             | ErrorCode::DigestInvalid
+            | ErrorCode::ManifestBlobUnknown
+            | ErrorCode::ManifestInvalid
+            | ErrorCode::SizeInvalid
             | ErrorCode::PaginationNumberInvalid
             | ErrorCode::Unauthorized
             | ErrorCode::Denied
@@ -130,6 +136,83 @@ impl From<pull::Error> for Refusal {
     }
 }
 
+impl From<push::Error> for Refusal {
+    fn from(error: push::Error) -> Self {
+        use push::Error;
+        let unavailable = |status, message: &str| Self::new(status, ErrorCode::Unavailable, message);
+        let refusal = match &error {
+            Error::Upstream(cause) => from_registry(cause.kind()),
+            Error::Gone => Self::unknown_name(),
+            Error::Untrue(_) => unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong"),
+            Error::WrongDigest => {
+                let message = "the manifest does not have the digest that it is put under";
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message)
+            }
+            Error::ClientBrokeOff(_) => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, "the request broke off").with(Extra::Close)
+            }
+            Error::ClientStalled(_) => {
+                unavailable(StatusCode::REQUEST_TIMEOUT, "the request sent nothing for too long").with(Extra::Close)
+            }
+            Error::RegistryStalled(_) => {
+                unavailable(StatusCode::GATEWAY_TIMEOUT, "the upstream registry did not answer in time")
+            }
+        };
+        Self { cause: Some(error.to_string()), ..refusal }
+    }
+}
+
+/// What the registry says to a write is the client's to know, in our words (ERR-4).
+fn from_registry(kind: &ErrorKind) -> Refusal {
+    match kind {
+        ErrorKind::Rejected { status, code } => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST);
+            let code = code.unwrap_or(match status {
+                StatusCode::RANGE_NOT_SATISFIABLE => ErrorCode::RangeInvalid,
+                StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::SizeInvalid,
+                StatusCode::METHOD_NOT_ALLOWED => ErrorCode::Unsupported,
+                _ => ErrorCode::Unknown,
+            });
+            Refusal::new(status, code, sentence(code))
+        }
+        ErrorKind::Denied => {
+            let message = "the upstream registry does not let this proxy write there";
+            Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
+        }
+        ErrorKind::RateLimited { retry_after } => pull::Error::RateLimited { retry_after: *retry_after }.into(),
+        ErrorKind::NotFound
+        | ErrorKind::CredentialRejected
+        | ErrorKind::Unreachable
+        | ErrorKind::Timeout
+        | ErrorKind::ServerError(_)
+        | ErrorKind::Protocol
+        | ErrorKind::Refused => from_upstream(kind),
+    }
+}
+
+/// What a code of the spec means to somebody who pushes.
+fn sentence(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::BlobUnknown => "the registry has no such blob",
+        ErrorCode::BlobUploadInvalid => "the registry does not take this part of the upload",
+        ErrorCode::BlobUploadUnknown => "the registry does not know this upload any more; begin it again",
+        ErrorCode::DigestInvalid => "what arrived at the registry does not have this digest",
+        ErrorCode::ManifestBlobUnknown => {
+            "the manifest lists content that the repository does not have; push that first"
+        }
+        ErrorCode::ManifestInvalid => "the registry does not take this manifest",
+        ErrorCode::ManifestUnknown => "the registry has no such manifest",
+        ErrorCode::NameInvalid => "the registry does not take this name",
+        ErrorCode::NameUnknown => "the registry has no such repository",
+        ErrorCode::SizeInvalid => "the registry got another number of bytes than was announced, or too many",
+        ErrorCode::Unauthorized | ErrorCode::Denied => "the registry does not let this proxy write there",
+        ErrorCode::Unsupported => "the registry does not do this",
+        ErrorCode::TooManyRequests => "the registry allows no more requests for now",
+        ErrorCode::RangeInvalid => "the bytes do not follow those that the registry has; ask for the upload's status",
+        ErrorCode::PaginationNumberInvalid | ErrorCode::Unavailable | ErrorCode::Unknown => "the registry refuses this",
+    }
+}
+
 /// 502 sends clients to their next host at once, where other 5xx would be retried (ERR-1).
 fn from_upstream(kind: &ErrorKind) -> Refusal {
     let (status, message) = match kind {
@@ -144,7 +227,7 @@ fn from_upstream(kind: &ErrorKind) -> Refusal {
         ErrorKind::Refused => {
             (StatusCode::BAD_GATEWAY, "the upstream registry points to an address that is not allowed")
         }
-        ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::RateLimited { .. } => {
+        ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::RateLimited { .. } | ErrorKind::Rejected { .. } => {
             (StatusCode::BAD_GATEWAY, "the upstream registry refused")
         }
     };

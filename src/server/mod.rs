@@ -15,6 +15,7 @@ mod tls;
 mod token;
 mod visit;
 mod wire;
+mod writes;
 
 use std::future::Future;
 use std::io;

@@ -1,8 +1,8 @@
 //! Status and headers of every answer (PROTOCOL §3.11).
 
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK,
-    RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION,
+    RANGE, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::response::Builder;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -11,10 +11,15 @@ use super::body::Source;
 use super::error::{Extra, Refusal};
 use crate::oci::{Digest, entity_tag, error_document};
 use crate::pull::{BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome};
+use crate::upstream::{Progress, Taken};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 const JSON: &str = "application/json";
@@ -91,6 +96,41 @@ pub(super) fn referrers(body: bytes::Bytes, next: Option<String>, filters_applie
         builder = builder.header(OCI_FILTERS_APPLIED, filters);
     }
     full(builder, body)
+}
+
+/// An upload goes on at `location` (UPL-5). `Range` is what has arrived, in the plain form that dockerd needs.
+pub(super) fn upload(status: StatusCode, location: &str, progress: Progress) -> Answer {
+    let Progress { range, uuid, min_chunk, .. } = progress;
+    let builder = done_head(status).header(LOCATION, location);
+    let builder = builder.header(RANGE, range.as_deref().unwrap_or("0-0"));
+    let optional = [(DOCKER_UPLOAD_UUID, uuid), (CHUNK_MIN_LENGTH, min_chunk)];
+    let given = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    finish(given.fold(builder, |builder, (name, value)| builder.header(name, value)), Source::Empty)
+}
+
+/// The blob is there.
+pub(super) fn created(location: &str, digest: &Digest) -> Answer {
+    let builder = done_head(StatusCode::CREATED).header(LOCATION, location);
+    finish(builder.header(DOCKER_CONTENT_DIGEST, digest.as_str()), Source::Empty)
+}
+
+/// The registry has the manifest (UPL-6).
+pub(super) fn manifest_taken(location: &str, digest: &Digest, taken: &Taken) -> Answer {
+    let builder = done_head(StatusCode::CREATED).header(LOCATION, location);
+    let builder = builder.header(DOCKER_CONTENT_DIGEST, digest.as_str());
+    let subject = taken.subject.iter().map(|subject| (OCI_SUBJECT, subject.as_str()));
+    let said = subject.chain(taken.tags.iter().map(|tag| (OCI_TAG, tag.as_str())));
+    finish(said.fold(builder, |builder, (name, value)| builder.header(name, value)), Source::Empty)
+}
+
+/// It is done, and there is nothing to say about it.
+pub(super) fn done(status: StatusCode) -> Answer {
+    finish(done_head(status), Source::Empty)
+}
+
+fn done_head(status: StatusCode) -> Builder {
+    // 204 has no length (RFC 9110 §8.6).
+    if status == StatusCode::NO_CONTENT { ok(status) } else { ok(status).header(CONTENT_LENGTH, 0) }
 }
 
 pub(super) fn refusal(refusal: &Refusal) -> Answer {

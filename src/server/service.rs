@@ -20,6 +20,7 @@ use super::tls::TlsContext;
 use super::token;
 use super::visit::Visit;
 use super::wire::Outbound;
+use super::writes;
 use crate::access::{
     Action, Caller, Credential, Door, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Principal, client_address,
 };
@@ -28,10 +29,11 @@ use crate::config::CertificateName;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{
-    CanonicalName, Digest, Endpoint, ErrorCode, PageQuery, RangeRequest, Reference, Target, if_range_matches,
-    none_match,
+    CanonicalName, Digest, Endpoint, ErrorCode, PageQuery, RangeRequest, Reference, Repository, Target,
+    if_range_matches, none_match,
 };
-use crate::pull::{self, PullThrough, Want};
+use crate::pull::{self, BlobHead, Outcome, PullThrough, Want};
+use crate::push::PushThrough;
 use crate::route::{Route, Routes};
 
 /// What is known of a connection before anything is asked on it.
@@ -52,6 +54,7 @@ pub struct Service {
     /// None: plain HTTP. Connections keep what they began with.
     pub tls: ArcSwapOption<TlsContext>,
     pub pull: PullThrough,
+    pub push: PushThrough,
     pub ledger: Arc<Ledger>,
     pub limits: Limits,
     pub clock: Clock,
@@ -59,11 +62,29 @@ pub struct Service {
 }
 
 /// What a request is about, once its name is resolved and allowed.
-struct Asked<'a> {
-    route: Route,
-    name: CanonicalName,
-    method: &'a Method,
-    headers: &'a HeaderMap,
+pub(super) struct Asked<'a> {
+    pub(super) route: Route,
+    pub(super) name: CanonicalName,
+    pub(super) method: &'a Method,
+    pub(super) headers: &'a HeaderMap,
+    /// Whoever may push is told what upstream has, not what we remember (UPL-12).
+    pub(super) pushes: bool,
+}
+
+/// Whose request it is, and how it is addressed.
+#[derive(Clone, Copy)]
+pub(super) struct Address<'a> {
+    pub(super) generation: &'a Generation,
+    pub(super) visit: &'a Visit,
+    pub(super) host: Option<&'a str>,
+    pub(super) target: &'a Target,
+}
+
+impl Address<'_> {
+    /// Where a name leads that the client writes in this request.
+    pub(super) fn resolve(&self, name: &Repository) -> Option<Route> {
+        self.generation.routes.resolve(self.host, self.target.prefix.as_deref(), &self.target.ns, name)
+    }
 }
 
 /// A request at the door, before it is known who asks.
@@ -79,19 +100,22 @@ impl Service {
         self: Arc<Self>,
         connection: Arc<Connection>,
         outbound: Outbound,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         let generation = self.generation.load_full();
         let address = client_address(connection.peer, request.headers(), &generation.trusted_proxies);
         let arrival = Arrival::new(address, request.method().clone(), outbound, Arc::clone(&self.metrics));
         let head_only = request.method() == Method::HEAD;
         let mut notes = Notes::default();
-        let answer = self.answer(&generation, (&connection, address), request, &mut notes).await;
-        let answer = answer.unwrap_or_else(|refusal| {
-            let answer = respond::refusal(&refusal);
-            notes.error = refusal.cause;
-            answer
-        });
+        let answer = match self.answer(&generation, (&connection, address), &mut request, &mut notes).await {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                writes::drain(&mut request).await;
+                let answer = respond::refusal(&refusal);
+                notes.error = refusal.cause;
+                answer
+            }
+        };
         let answer = if head_only { respond::without_body(answer) } else { answer };
         let exchange = arrival.answer(notes, answer.status());
         Ok(answer.map(|source| Body::new(source, exchange)))
@@ -101,7 +125,7 @@ impl Service {
         &self,
         generation: &Generation,
         (connection, address): (&Connection, IpAddr),
-        mut request: Request<Incoming>,
+        request: &mut Request<Incoming>,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -109,37 +133,52 @@ impl Service {
             // Left unread it could be taken for the next request (RELIABILITY §2.4).
             return Err(bad_request("a read has no body"));
         }
-        let host = host(&request)?;
+        let host = host(request)?;
         let door = generation.doors.find(host.as_deref(), connection.secure).ok_or_else(Refusal::misdirected)?;
         let certificate = connection.certificate.clone();
         let caller = Caller { address, principal: Principal::Anonymous, certificate };
         let knock = Knock { generation, door, caller };
         if request.uri().path() == token::PATH {
             notes.route = Some("token");
-            return self.token(knock, &mut request, notes).await;
+            return self.token(knock, request, notes).await;
         }
         let target = Target::parse(request.uri().path(), request.uri().query())?;
         notes.route = Some(target.endpoint.route_label());
         let credential = Credential::of(request.headers());
         let visit = self.visit(knock, &credential).await?;
         notes.identity = Some(visit.caller.principal.to_string());
-        let method = request.method();
         let Some(repository) = target.endpoint.repository() else {
             return without_name(&generation.routes, &target, &visit, read);
         };
-        let action = action(method, &target.endpoint);
-        let route = generation.routes.resolve(host.as_deref(), target.prefix.as_deref(), &target.ns, repository);
-        let Some(route) = route else {
+        let to = Address { generation, visit: &visit, host: host.as_deref(), target: &target };
+        let action = action(request.method(), &target.endpoint);
+        let Some(route) = to.resolve(repository) else {
             notes.unknown = Some(repository.clone());
             return Err(visit.nowhere(&target.ns, action, repository));
         };
+        self.about(to, (action, route), request, notes).await
+    }
+
+    /// A request about an image.
+    async fn about(
+        &self,
+        to: Address<'_>,
+        (action, route): (Action, Route),
+        request: &mut Request<Incoming>,
+        notes: &mut Notes,
+    ) -> Result<Answer, Refusal> {
+        let Address { generation, visit, target, .. } = to;
         let name = route.canonical();
         notes.name = Some(name.clone());
         notes.application.clone_from(&route.application);
         let granted = visit.authorise(&generation.policy, action, &route)?;
         notes.application = granted.application.cloned().or(notes.application.take());
-        self.note_pull(&visit, &name);
-        let asked = Asked { route, name, method, headers: request.headers() };
+        if matches!(action, Action::Push | Action::Delete) {
+            return self.write(writes::Writer { to, route, name }, request, notes).await;
+        }
+        self.note_pull(visit, &name);
+        let pushes = route.writable && visit.decide(&generation.policy, Action::Push, &route).is_ok();
+        let asked = Asked { route, name, method: request.method(), headers: request.headers(), pushes };
         let mut answer = self.granted(&asked, &target.endpoint, notes).await?;
         if target.endpoint.is_about_tags()
             && let Some(notice) = visit.notice(generation.issuer.as_deref(), self.clock.now())
@@ -222,6 +261,10 @@ impl Service {
     async fn blob(&self, asked: &Asked<'_>, digest: &Digest, notes: &mut Notes) -> Result<Answer, Refusal> {
         notes.digest = Some(digest.clone());
         let has_it = header(asked.headers, IF_NONE_MATCH).is_some_and(|tags| none_match(tags, digest));
+        if asked.pushes && *asked.method == Method::HEAD {
+            let size = self.pull.blob_upstream(&asked.name, digest).await?;
+            return Ok(respond::blob_head(BlobHead { size, outcome: Outcome::Revalidated }, digest));
+        }
         if has_it || *asked.method == Method::HEAD {
             let head = self.pull.blob_head(&asked.name, digest).await?;
             notes.outcome = Some(("blob", head.outcome));
@@ -281,7 +324,7 @@ fn host(request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
     Ok(authority.or(first).map(str::to_owned))
 }
 
-fn bad_request(message: &str) -> Refusal {
+pub(super) fn bad_request(message: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message).with(Extra::Close)
 }
 
@@ -315,6 +358,7 @@ fn action(method: &Method, endpoint: &Endpoint) -> Action {
     match (method, endpoint) {
         (&Method::GET | &Method::HEAD, Endpoint::Tags { .. }) => Action::List,
         (&Method::GET | &Method::HEAD, Endpoint::Upload { .. }) => Action::Push,
+        (&Method::HEAD, Endpoint::Manifest { .. } | Endpoint::Blob { .. }) => Action::Probe,
         (&Method::GET | &Method::HEAD, _) => Action::Pull,
         (&Method::DELETE, Endpoint::Manifest { .. } | Endpoint::Blob { .. }) => Action::Delete,
         (_, _) => Action::Push,
@@ -336,6 +380,6 @@ fn range(headers: &HeaderMap, digest: &Digest) -> Result<RangeRequest, Refusal> 
     }
 }
 
-fn header(headers: &HeaderMap, name: http::HeaderName) -> Option<&str> {
+pub(super) fn header(headers: &HeaderMap, name: http::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }

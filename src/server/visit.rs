@@ -86,14 +86,20 @@ impl Visit {
         action: Action,
         route: &Route,
     ) -> Result<Grant<'p>, Refusal> {
-        let name = route.canonical();
-        let decide = |action| policy.decide(&self.caller, action, &name, route.application.as_ref());
         let write = matches!(action, Action::Push | Action::Delete);
-        if write && decide(Action::Pull).is_ok() {
-            return Err(Refusal::read_only());
+        if write && !route.writable {
+            let readable = self.decide(policy, Action::Pull, route).or_else(|_| self.decide(policy, action, route));
+            return Err(match readable {
+                Ok(_) => Refusal::read_only(),
+                Err(denial) => self.refuse(denial, action, route.visible_name()),
+            });
         }
-        let grant = decide(action).map_err(|denial| self.refuse(denial, action, route.visible_name()))?;
-        if write { Err(Refusal::read_only()) } else { Ok(grant) }
+        self.decide(policy, action, route).map_err(|denial| self.refuse(denial, action, route.visible_name()))
+    }
+
+    /// The decision itself.
+    pub(super) fn decide<'p>(&self, policy: &'p Policy, action: Action, route: &Route) -> Result<Grant<'p>, Denial> {
+        policy.decide(&self.caller, action, &route.canonical(), route.application.as_ref())
     }
 
     /// A name that leads nowhere is one that nobody may use. Mirrors say at once that they do not know a registry, so
@@ -163,7 +169,7 @@ fn challenge(door: &Door, scope: Option<&str>, error: Option<&str>) -> String {
 
 fn actions(action: Action) -> &'static str {
     match action {
-        Action::Pull | Action::List => "pull",
+        Action::Pull | Action::Probe | Action::List => "pull",
         Action::Push => "pull,push",
         Action::Delete => "delete",
     }
@@ -171,7 +177,7 @@ fn actions(action: Action) -> &'static str {
 
 fn verb(action: Action) -> &'static str {
     match action {
-        Action::Pull => "pull",
+        Action::Pull | Action::Probe => "pull",
         Action::List => "list tags",
         Action::Push => "push",
         Action::Delete => "delete",

@@ -128,6 +128,10 @@ impl Database {
         self.run("DELETE FROM tags WHERE name = ?1 AND tag = ?2", params![name.to_string(), tag.as_str()])
     }
 
+    pub(super) fn drop_tags_of(&self, name: &CanonicalName, digest: &Digest) -> Result<()> {
+        self.run("DELETE FROM tags WHERE name = ?1 AND digest = ?2", params![name.to_string(), digest.as_str()])
+    }
+
     pub(super) fn member(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>> {
         let select = "SELECT media_type FROM members WHERE name = ?1 AND digest = ?2";
         let row =

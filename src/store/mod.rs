@@ -31,7 +31,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{self, MinFree};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::oci::Digest;
+use crate::oci::{Algorithm, Digest};
 
 pub use blob::{Blob, SLICE, Slice};
 pub use error::{Error, StageError};
@@ -143,6 +143,14 @@ impl BlobStore {
     pub async fn stage(&self, digest: &Digest, size: Option<u64>) -> Result<Staged, StageError> {
         let (shared, digest) = (Arc::clone(&self.0), digest.clone());
         self.0.pool.run(move || Ok(Staged::create(&shared, &digest, size))).await?
+    }
+
+    /// The same for content that is named when it is whole (`Staged::verify_as`), by a digest of this algorithm.
+    ///
+    /// # Errors
+    /// As [`BlobStore::stage`].
+    pub async fn stage_unnamed(&self, algorithm: Algorithm, size: Option<u64>) -> Result<Staged, StageError> {
+        self.stage(&Digest::of(algorithm, b""), size).await
     }
 
     /// Keeps to other sizes from now on, and evicts what is too much; blocks.

@@ -59,7 +59,7 @@ impl Records {
         Ok(Self {
             tables,
             pool,
-            tags: Cache::new(ROWS),
+            tags: Cache::builder().max_capacity(ROWS).support_invalidation_closures().build(),
             members: Cache::builder().max_capacity(ROWS).support_invalidation_closures().build(),
             confirmed: Cache::new(ROWS),
         })
@@ -85,6 +85,18 @@ impl Records {
         self.write(move |database| {
             database.drop_tag(&name, &tag)?;
             cache.invalidate(&(name, tag));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every tag that leads to `digest` is forgotten.
+    pub async fn drop_tags_of(&self, name: &CanonicalName, digest: &Digest) -> Result<(), Error> {
+        let (name, digest, cache) = (name.clone(), digest.clone(), self.tags.clone());
+        self.write(move |database| {
+            database.drop_tags_of(&name, &digest)?;
+            // Cannot fail: the cache was built with support for it.
+            let _ = cache.invalidate_entries_if(move |(of, _), record| *of == name && record.digest == digest);
             Ok(())
         })
         .await

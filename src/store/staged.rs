@@ -124,6 +124,14 @@ impl Staged {
         Err(Mismatch { expected: self.digest, actual })
     }
 
+    /// Ends the writing of what has no name yet: it is `digest`.
+    ///
+    /// # Errors
+    /// [`Mismatch`] if the content is not that, or was hashed by another algorithm.
+    pub fn verify_as(self, digest: &Digest) -> Result<Verified, Mismatch> {
+        Self { digest: digest.clone(), ..self }.verify()
+    }
+
     async fn reserve_up_to(&mut self, length: u64) -> Result<(), StageError> {
         if length <= self.entry.room.bytes {
             return Ok(());

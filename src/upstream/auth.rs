@@ -92,20 +92,27 @@ impl Auth {
         Holder(self.credentials.iter().position(|credential| credential.images.matches(repository.as_str())))
     }
 
-    /// What to present at first.
-    pub(super) async fn present(&self, repository: &Repository) -> Result<Presented, Failure> {
+    /// Whether it is known by now how this upstream wants to be asked.
+    pub(super) fn knows_scheme(&self) -> bool {
+        self.scheme.lock().expect("nothing panics while it holds the scheme").is_some()
+    }
+
+    /// What to present at first, for a token that allows `scope`.
+    pub(super) async fn present(&self, repository: &Repository, scope: &str) -> Result<Presented, Failure> {
         let scheme = self.scheme.lock().expect("nothing panics while it holds the scheme").clone();
         match (scheme, self.login(self.holder(repository))) {
             (None, _) | (Some(Scheme::Basic), None) => Ok(Presented::Nothing),
             (Some(Scheme::Basic), Some(login)) => Ok(Presented::Basic(login.basic())),
-            (Some(Scheme::Bearer { realm, service }), _) => self.token(repository, realm, service, None).await,
+            (Some(Scheme::Bearer { realm, service }), _) => {
+                self.token((repository, scope), (realm, service), None).await
+            }
         }
     }
 
     /// What to present after `rejected` was, with these challenges; `None` if there is nothing better (UP-6).
     pub(super) async fn reconsider(
         &self,
-        repository: &Repository,
+        (repository, scope): (&Repository, &str),
         challenges: &[Challenge],
         rejected: &Presented,
     ) -> Result<Option<Presented>, Failure> {
@@ -118,21 +125,19 @@ impl Auth {
             (None, _) | (Some(Scheme::Basic), Presented::Basic(_)) => Ok(None),
             (Some(Scheme::Bearer { .. }), Presented::Fresh(_)) if !is_new => Ok(None),
             (Some(Scheme::Bearer { realm, service }), rejected) => {
-                self.token(repository, realm, service, rejected.header()).await.map(Some)
+                self.token((repository, scope), (realm, service), rejected.header()).await.map(Some)
             }
         }
     }
 
     async fn token(
         &self,
-        repository: &Repository,
-        realm: Url,
-        service: Option<String>,
+        (repository, scope): (&Repository, &str),
+        (realm, service): (Url, Option<String>),
         rejected: Option<&HeaderValue>,
     ) -> Result<Presented, Failure> {
         let holder = self.holder(repository);
-        let scope = format!("repository:{repository}:pull");
-        let key = Key { holder, realm, service, scope };
+        let key = Key { holder, realm, service, scope: scope.to_owned() };
         let (token, is_fresh) = self.tokens.obtain(key, self.login(holder), rejected).await?;
         Ok(if is_fresh { Presented::Fresh(token.header) } else { Presented::Kept(token.header) })
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::oci::UpstreamName;
+use crate::oci::{ErrorCode, UpstreamName};
 
 /// What a failure means to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Timeout,
     /// A status of 500 or above, after the retries.
     ServerError(u16),
+    /// The upstream does not take what was written, and says why.
+    Rejected { status: u16, code: Option<ErrorCode> },
     /// An answer that the specifications do not allow, or one too large.
     Protocol,
     /// The outbound gate: the upstream pointed at an address that must not be dialled.
@@ -40,6 +42,14 @@ pub enum Operation {
     Tags,
     Referrers,
     Token,
+    /// Beginning an upload, or mounting a blob instead.
+    UploadBegin,
+    /// Bytes of an upload, or its end.
+    UploadSend,
+    UploadStatus,
+    UploadCancel,
+    ManifestPut,
+    Delete,
 }
 
 impl Operation {
@@ -53,6 +63,33 @@ impl Operation {
             Self::Tags => "tags",
             Self::Referrers => "referrers",
             Self::Token => "token",
+            Self::UploadBegin => "upload_begin",
+            Self::UploadSend => "upload_send",
+            Self::UploadStatus => "upload_status",
+            Self::UploadCancel => "upload_cancel",
+            Self::ManifestPut => "manifest_put",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+impl Operation {
+    /// Whether it changes the upstream, so that what the upstream objects to is the client's to know.
+    pub(super) fn is_write(self) -> bool {
+        match self {
+            Self::ManifestHead
+            | Self::ManifestGet
+            | Self::BlobHead
+            | Self::BlobGet
+            | Self::Tags
+            | Self::Referrers
+            | Self::Token => false,
+            Self::UploadBegin
+            | Self::UploadSend
+            | Self::UploadStatus
+            | Self::UploadCancel
+            | Self::ManifestPut
+            | Self::Delete => true,
         }
     }
 }

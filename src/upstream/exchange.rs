@@ -1,6 +1,7 @@
 //! One attempt at an operation: present, follow redirects, and if the registry objects, present something better once.
 
-use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
 use url::Url;
 
@@ -10,8 +11,8 @@ use super::body::Incoming;
 use super::challenge::{Challenge, challenges};
 use super::error::{ErrorKind, Failure, Operation, Symptom};
 use super::throttle::Throttle;
-use super::wire::{Outbound, Wire, refused};
-use crate::oci::Repository;
+use super::wire::{Outbound, Payload, Wire, refused};
+use crate::oci::{ErrorCode, Repository};
 
 const MOST_REDIRECTS: usize = 5;
 /// How much of a refusal's text is read.
@@ -24,14 +25,21 @@ pub(super) struct Ask<'a> {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) repository: &'a Repository,
+    /// What a token has to allow.
+    pub(super) scope: String,
     pub(super) accept: &'static str,
-    pub(super) range: Option<HeaderValue>,
+    /// Further headers.
+    pub(super) headers: HeaderMap,
+    /// What is written, if anything is.
+    pub(super) content: Option<Bytes>,
 }
 
 /// An answer, and whether a redirect to another origin led to it.
 pub(super) struct Arrival {
     pub(super) incoming: Incoming,
     pub(super) abroad: bool,
+    /// The text of a refusal, once it has been read.
+    text: Option<Bytes>,
 }
 
 /// The parts of an upstream that an attempt needs.
@@ -45,16 +53,32 @@ pub(super) struct Exchange<'a> {
 impl Exchange<'_> {
     /// Asks, and answers one objection of the registry; a second one is final (UP-6).
     pub(super) async fn attempt(&self, ask: &Ask<'_>) -> Result<Arrival, Failure> {
-        let presented = self.auth.present(ask.repository).await?;
+        let presented = self.auth.present(ask.repository, &ask.scope).await?;
         let objection = match self.follow(ask, &presented).await?.judged(ask, &presented).await {
-            Ok(arrival) => return self.settle(ask, arrival),
+            Ok(arrival) => return self.settle(ask, arrival).await,
             Err(objection) => objection,
         };
-        let better = self.auth.reconsider(ask.repository, &objection.challenges, &presented).await?;
+        let rights = (ask.repository, ask.scope.as_str());
+        let better = self.auth.reconsider(rights, &objection.challenges, &presented).await?;
         let Some(better) = better else { return Err(objection.failure(&presented)) };
         match self.follow(ask, &better).await?.judged(ask, &better).await {
-            Ok(arrival) => self.settle(ask, arrival),
+            Ok(arrival) => self.settle(ask, arrival).await,
             Err(objection) => Err(objection.failure(&better)),
+        }
+    }
+
+    /// Sends what cannot be sent a second time. An objection is final, but what it teaches is kept for the next request.
+    pub(super) async fn send_once(&self, ask: &Ask<'_>, body: reqwest::Body) -> Result<Arrival, Failure> {
+        let presented = self.auth.present(ask.repository, &ask.scope).await?;
+        let outbound = Outbound { payload: Payload::Stream(body), ..ask.outbound(&ask.url, presented.header()) };
+        let incoming = self.wire.send(ask.operation, outbound).await?;
+        match Arrival::at_home(incoming).judged(ask, &presented).await {
+            Ok(arrival) => self.settle(ask, arrival).await,
+            Err(objection) => {
+                let rights = (ask.repository, ask.scope.as_str());
+                self.auth.reconsider(rights, &objection.challenges, &presented).await?;
+                Err(objection.failure(&presented))
+            }
         }
     }
 
@@ -67,8 +91,9 @@ impl Exchange<'_> {
             let credential = presented.header().filter(|_| !abroad);
             let incoming = self.wire.send(ask.operation, ask.outbound(&url, credential)).await?;
             self.note_rate_limit(ask.operation, incoming.headers());
-            if !is_redirect(incoming.status()) {
-                return Ok(Arrival { incoming, abroad });
+            // What is written goes to the registry itself or nowhere.
+            if !is_redirect(incoming.status()) || ask.operation.is_write() {
+                return Ok(Arrival { abroad, ..Arrival::at_home(incoming) });
             }
             let next = self.redirected(&url, &incoming)?;
             incoming.discard().await;
@@ -96,17 +121,21 @@ impl Exchange<'_> {
     }
 
     /// Passes answers with content, and the 416 that an operation may have a use for; the rest are failures.
-    fn settle(&self, ask: &Ask<'_>, arrival: Arrival) -> Result<Arrival, Failure> {
-        let status = arrival.incoming.status();
-        if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
+    async fn settle(&self, ask: &Ask<'_>, mut arrival: Arrival) -> Result<Arrival, Failure> {
+        let (status, write) = (arrival.incoming.status(), ask.operation.is_write());
+        if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && !write) {
             return Ok(arrival);
         }
         let symptom = Symptom::Status(status.as_u16());
         let answered = if arrival.abroad { "the redirect's target answered" } else { "the upstream answered" };
         let reason = format!("{answered} {}", status.as_u16());
         Err(match status.as_u16() {
-            404 => Failure::new(ErrorKind::NotFound, symptom, reason),
             429 => self.throttle.close(self.auth.holder(ask.repository), ask.operation, arrival.incoming.headers()),
+            code @ 400..500 if write => {
+                let code = ErrorKind::Rejected { status: code, code: ErrorCode::of_document(arrival.text().await) };
+                Failure::new(code, symptom, reason)
+            }
+            404 => Failure::new(ErrorKind::NotFound, symptom, reason),
             code @ 500.. => Failure::new(ErrorKind::ServerError(code), symptom, reason),
             _ => Failure::new(ErrorKind::Protocol, symptom, reason),
         })
@@ -117,9 +146,10 @@ impl Ask<'_> {
     fn outbound(&self, url: &Url, credential: Option<&HeaderValue>) -> Outbound {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
-        headers.extend(self.range.clone().map(|range| (RANGE, range)));
+        headers.extend(self.headers.clone());
         headers.extend(credential.cloned().map(|credential| (AUTHORIZATION, credential)));
-        Outbound { method: self.method.clone(), url: url.clone(), headers, form: None }
+        let payload = self.content.clone().map_or(Payload::Nothing, Payload::Whole);
+        Outbound { method: self.method.clone(), url: url.clone(), headers, payload }
     }
 }
 
@@ -137,6 +167,18 @@ struct Objection {
 }
 
 impl Arrival {
+    fn at_home(incoming: Incoming) -> Self {
+        Self { incoming, abroad: false, text: None }
+    }
+
+    /// The text of a refusal; what is longer than any, or breaks off, is none.
+    async fn text(&mut self) -> &Bytes {
+        if self.text.is_none() {
+            self.text = Some(self.incoming.whole(LONGEST_TEXT).await.unwrap_or_default());
+        }
+        self.text.get_or_insert_default()
+    }
+
     /// Tells an objection from an answer. What storage abroad says is not the registry's word.
     async fn judged(mut self, ask: &Ask<'_>, presented: &Presented) -> Result<Self, Objection> {
         let status = self.incoming.status().as_u16();
@@ -146,7 +188,7 @@ impl Arrival {
         let challenges = challenges(self.incoming.headers());
         let expired = match presented {
             Presented::Kept(_) if status == 400 && ask.method == Method::HEAD => true,
-            _ if challenges.is_empty() && presented.header().is_some() => self.says_expired().await,
+            _ if challenges.is_empty() && presented.header().is_some() => answer::says_expired(self.text().await),
             Presented::Nothing | Presented::Basic(_) | Presented::Kept(_) | Presented::Fresh(_) => false,
         };
         if status == 400 && !expired {
@@ -154,10 +196,6 @@ impl Arrival {
         }
         self.incoming.discard().await;
         Err(Objection { status, challenges, expired })
-    }
-
-    async fn says_expired(&mut self) -> bool {
-        self.incoming.whole(LONGEST_TEXT).await.is_ok_and(|text| answer::says_expired(&text))
     }
 }
 

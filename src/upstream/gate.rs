@@ -203,6 +203,7 @@ mod tests {
             ca: None,
             tls_verify: true,
             library: false,
+            writes: config::Writes::Refused,
             page_limit: None,
             credentials: vec![],
         })

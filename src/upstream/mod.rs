@@ -14,6 +14,7 @@ mod challenge;
 mod dial;
 mod error;
 mod exchange;
+mod feed;
 mod gate;
 mod registry;
 mod retry;
@@ -21,6 +22,7 @@ mod throttle;
 mod tls;
 mod token;
 mod wire;
+mod writes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,7 +39,9 @@ use crate::oci::{Digest, MediaType, UpstreamName};
 pub use body::BlobBody;
 pub use dial::Lookup;
 pub use error::{Error, ErrorKind, Operation};
+pub use feed::{Closed, Feed, UploadBody, feed};
 pub use registry::Upstream;
+pub use writes::{Beginning, Chunk, NewManifest, Progress, Taken, UploadAddress, Uploaded};
 
 /// Every configured upstream, by name; replaced while it runs.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, Method};
+use http::Method;
+use http::header::{HeaderMap, HeaderValue, RANGE};
 use tokio::time::Instant;
 use url::Url;
 
@@ -40,9 +41,11 @@ pub struct Upstream {
     /// HEAD was refused where GET was not; asking again would cost a token each time (PROTOCOL §2.3, ECR Public).
     refuses_blob_head: AtomicBool,
     page_limit: Option<u32>,
+    caches_pushes: bool,
     retry_pause: Duration,
     manifest_limit: usize,
     page_bytes: usize,
+    patience: Duration,
 }
 
 impl Upstream {
@@ -58,9 +61,11 @@ impl Upstream {
             throttle,
             refuses_blob_head: AtomicBool::new(false),
             page_limit: config.page_limit,
+            caches_pushes: config.writes == config::Writes::Kept,
             retry_pause: limits.retry_pause,
             manifest_limit: limits.manifest,
             page_bytes: limits.page,
+            patience: limits.head,
         }
     }
 
@@ -116,7 +121,7 @@ impl Upstream {
                 return size;
             }
         }
-        let first_byte = Ask { range: Some(part_header(Part::Span(0, 0))), ..get };
+        let first_byte = Ask { headers: part_header(Part::Span(0, 0)), ..get };
         let size = self.run(&first_byte, left(until), |arrival| ready(blob_probe(&arrival))).await?;
         self.refuses_blob_head.store(true, Ordering::Relaxed);
         Ok(size)
@@ -131,7 +136,8 @@ impl Upstream {
         part: Option<Part>,
         patience: Duration,
     ) -> Result<BlobResponse, Error> {
-        let ask = Ask { range: part.map(part_header), ..self.blob(Operation::BlobGet, repository, digest) };
+        let headers = part.map(part_header).unwrap_or_default();
+        let ask = Ask { headers, ..self.blob(Operation::BlobGet, repository, digest) };
         let started = |Arrival { incoming, .. }: Arrival| {
             let extent = answer::extent(incoming.status(), incoming.headers(), part)?;
             Ok(BlobResponse { extent, body: BlobBody::new(incoming, self.name().clone()) })
@@ -168,7 +174,12 @@ impl Upstream {
     }
 
     /// Runs an operation between the two gates, within `patience`, and tells the gates how it went.
-    async fn run<T, F>(&self, ask: &Ask<'_>, patience: Duration, finish: impl Fn(Arrival) -> F) -> Result<T, Error>
+    pub(super) async fn run<T, F>(
+        &self,
+        ask: &Ask<'_>,
+        patience: Duration,
+        finish: impl Fn(Arrival) -> F,
+    ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -182,7 +193,7 @@ impl Upstream {
         outcome.map_err(|failure| failure.during(self.name(), ask.operation, attempts))
     }
 
-    fn admit(&self, ask: &Ask<'_>) -> Result<Permit<'_>, Failure> {
+    pub(super) fn admit(&self, ask: &Ask<'_>) -> Result<Permit<'_>, Failure> {
         self.throttle.check(self.auth.holder(ask.repository), ask.operation)?;
         let closed =
             || Failure::new(ErrorKind::Unreachable, Symptom::Local, "it has been unreachable and is left alone");
@@ -199,10 +210,9 @@ impl Upstream {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let exchange = Exchange { wire: &self.wire, auth: &self.auth, throttle: &self.throttle };
         loop {
             *attempts += 1;
-            let failure = match exchange.attempt(ask).await {
+            let failure = match self.exchange().attempt(ask).await {
                 Ok(arrival) => match finish(arrival).await {
                     Ok(done) => return Ok(done),
                     Err(failure) => failure,
@@ -226,11 +236,36 @@ impl Upstream {
 
     /// `path` may have a query behind it.
     fn get<'a>(&self, operation: Operation, repository: &'a Repository, path: &str, accept: &'static str) -> Ask<'a> {
+        let (url, scope) = (self.url(path), format!("repository:{repository}:pull"));
+        let headers = HeaderMap::new();
+        Ask { operation, method: Method::GET, url, repository, scope, accept, headers, content: None }
+    }
+
+    /// `path`, and the query behind it, at the registry itself.
+    pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.wire.gate.home().clone();
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         url.set_path(path);
         url.set_query(query);
-        Ask { operation, method: Method::GET, url, repository, accept, range: None }
+        url
+    }
+
+    /// Whether what is pushed to it is kept.
+    pub fn caches_pushes(&self) -> bool {
+        self.caches_pushes
+    }
+
+    pub(super) fn knows_scheme(&self) -> bool {
+        self.auth.knows_scheme()
+    }
+
+    /// How long what is not the client's question may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    pub(super) fn exchange(&self) -> Exchange<'_> {
+        Exchange { wire: &self.wire, auth: &self.auth, throttle: &self.throttle }
     }
 }
 
@@ -252,7 +287,7 @@ impl From<FetchedManifest> for ManifestHead {
 }
 
 /// Tells the reachability gate what an operation showed.
-fn report<T, E>(permit: Permit<'_>, outcome: Result<Result<T, Failure>, E>) -> Result<T, Failure> {
+pub(super) fn report<T, E>(permit: Permit<'_>, outcome: Result<Result<T, Failure>, E>) -> Result<T, Failure> {
     match outcome {
         Ok(Ok(done)) => {
             permit.reached();
@@ -280,12 +315,13 @@ fn chance() -> f64 {
     filled.map_or(0.0, |()| f64::from(u16::from_le_bytes(bytes)) / 65536.0)
 }
 
-fn part_header(part: Part) -> HeaderValue {
+fn part_header(part: Part) -> HeaderMap {
     let text = match part {
         Part::From(first) => format!("bytes={first}-"),
         Part::Span(first, last) => format!("bytes={first}-{last}"),
     };
-    HeaderValue::try_from(text).expect("digits and dashes are visible ASCII")
+    let value = HeaderValue::try_from(text).expect("digits and dashes are visible ASCII");
+    HeaderMap::from_iter([(RANGE, value)])
 }
 
 fn manifest_head(arrival: &Arrival) -> Result<ManifestHead, Failure> {
@@ -332,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_part_is_asked_for_with_both_ends_inclusive() {
-        assert_eq!(part_header(Part::From(5)), "bytes=5-");
-        assert_eq!(part_header(Part::Span(0, 0)), "bytes=0-0");
+        assert_eq!(part_header(Part::From(5))[RANGE], "bytes=5-");
+        assert_eq!(part_header(Part::Span(0, 0))[RANGE], "bytes=0-0");
     }
 }

@@ -27,10 +27,18 @@ enum Class {
 impl Class {
     fn of(operation: Operation) -> Self {
         match operation {
-            Operation::ManifestHead | Operation::ManifestGet | Operation::Tags | Operation::Referrers => {
-                Self::Manifests
-            }
-            Operation::BlobHead | Operation::BlobGet => Self::Blobs,
+            Operation::ManifestHead
+            | Operation::ManifestGet
+            | Operation::Tags
+            | Operation::Referrers
+            | Operation::ManifestPut
+            | Operation::Delete => Self::Manifests,
+            Operation::BlobHead
+            | Operation::BlobGet
+            | Operation::UploadBegin
+            | Operation::UploadSend
+            | Operation::UploadStatus
+            | Operation::UploadCancel => Self::Blobs,
             Operation::Token => Self::Token,
         }
     }

@@ -16,7 +16,7 @@ use super::auth::{Holder, Login};
 use super::body::Incoming;
 use super::error::{ErrorKind, Failure, Operation, Symptom};
 use super::throttle::Throttle;
-use super::wire::{Outbound, Wire};
+use super::wire::{Outbound, Payload, Wire};
 use crate::clock::{Clock, Timestamp};
 
 const LARGEST_ANSWER: usize = 64 * 1024;
@@ -33,6 +33,7 @@ pub(super) struct Key {
     pub(super) holder: Holder,
     pub(super) realm: Url,
     pub(super) service: Option<String>,
+    /// One, or several with a space in between.
     pub(super) scope: String,
 }
 
@@ -162,6 +163,7 @@ fn is_passing(failure: &Failure) -> bool {
         ErrorKind::NotFound
         | ErrorKind::Denied
         | ErrorKind::CredentialRejected
+        | ErrorKind::Rejected { .. }
         | ErrorKind::Protocol
         | ErrorKind::Refused => false,
     }
@@ -179,6 +181,7 @@ fn outcome(slot: &Slot) -> &'static str {
             | ErrorKind::Unreachable
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)
+            | ErrorKind::Rejected { .. }
             | ErrorKind::Protocol
             | ErrorKind::Refused,
         ) => "failed",
@@ -188,9 +191,10 @@ fn outcome(slot: &Slot) -> &'static str {
 fn get(key: &Key, login: Option<&Login>) -> Outbound {
     let mut url = key.realm.clone();
     let service = key.service.iter().map(|service| ("service", service.as_str()));
-    url.query_pairs_mut().extend_pairs(service).append_pair("scope", &key.scope);
+    let scopes = key.scope.split(' ').map(|scope| ("scope", scope));
+    url.query_pairs_mut().extend_pairs(service).extend_pairs(scopes);
     let headers = login.map(|login| (AUTHORIZATION, login.basic())).into_iter().collect();
-    Outbound { method: Method::GET, url, headers, form: None }
+    Outbound { method: Method::GET, url, headers, payload: Payload::Nothing }
 }
 
 fn post(key: &Key, login: &Login) -> Outbound {
@@ -201,7 +205,8 @@ fn post(key: &Key, login: &Login) -> Outbound {
         .append_pair("client_id", "roadstead")
         .extend_pairs(key.service.iter().map(|service| ("service", service.as_str())))
         .append_pair("scope", &key.scope);
-    Outbound { method: Method::POST, url: key.realm.clone(), headers: HeaderMap::new(), form: Some(form.finish()) }
+    let payload = Payload::Form(form.finish());
+    Outbound { method: Method::POST, url: key.realm.clone(), headers: HeaderMap::new(), payload }
 }
 
 #[derive(serde::Deserialize)]

@@ -4,7 +4,8 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
@@ -33,8 +34,18 @@ pub(super) struct Outbound {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
-    /// A form; token requests alone have one.
-    pub(super) form: Option<String>,
+    pub(super) payload: Payload,
+}
+
+/// What a request carries.
+#[derive(Debug)]
+pub(super) enum Payload {
+    Nothing,
+    /// Token requests alone have one.
+    Form(String),
+    Whole(Bytes),
+    /// Bytes that come from a client; they cannot be sent a second time.
+    Stream(reqwest::Body),
 }
 
 impl Wire {
@@ -50,18 +61,21 @@ impl Wire {
 
     /// Sends one request and waits for the headers of its answer. The caller sets the deadline.
     pub(super) async fn send(&self, operation: Operation, outbound: Outbound) -> Result<Incoming, Failure> {
-        let Outbound { method, url, headers, form } = outbound;
+        let Outbound { method, url, headers, payload } = outbound;
         let client = match self.gate.judge(&url).map_err(|refusal| refused(&url, refusal))? {
             Dial::Configured => &self.clients.configured,
             Dial::Public => &self.clients.public,
         };
-        let mut request = client
+        let request = client
             .request(method, url.clone())
             .headers(headers)
             .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(form) = form {
-            request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
-        }
+        let request = match payload {
+            Payload::Nothing => request,
+            Payload::Form(form) => request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form),
+            Payload::Whole(bytes) => request.body(bytes),
+            Payload::Stream(body) => request.body(body),
+        };
         let mut sent = Sent { wire: self, operation, at: Instant::now(), outcome: Err("abandoned") };
         let answer = request.send().await;
         sent.outcome = answer.as_ref().map(reqwest::Response::status).map_err(|_| "error");

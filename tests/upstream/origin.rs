@@ -238,6 +238,7 @@ impl Setup {
                 ca: None,
                 tls_verify: true,
                 library: false,
+                writes: config::Writes::Refused,
                 page_limit: None,
                 credentials: vec![],
             },

@@ -9,7 +9,7 @@ use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use roadstead::app::{App, Environment};
 use roadstead::clock::Clock;
-use roadstead::config::{Access, Allow, Cache, Config, Log, LogFormat, MinFree, Rule, Upstream, Who};
+use roadstead::config::{Access, Allow, Cache, Config, Log, LogFormat, MinFree, Rule, Upstream, Who, Writes};
 use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{Digest, Pattern, UpstreamName};
@@ -93,6 +93,7 @@ impl Setup {
             ca: None,
             tls_verify: true,
             library: name.as_str() == "docker.io",
+            writes: Writes::Refused,
             page_limit: None,
             credentials: Vec::new(),
             name,

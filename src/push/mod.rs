@@ -1,0 +1,333 @@
+//! Pushing to the private registry behind us: everything is passed through, and what passes through whole is in the cache
+//! when the registry has taken it (PROTOCOL §3.9, ACCESS §7).
+//!
+//! The registry decides; nothing is answered on its behalf. `relay` carries the bytes of one request in both directions of
+//! pressure, `sessions` keeps what has gone by of an upload until the registry says what it is.
+
+mod error;
+mod relay;
+mod sessions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::oci::{
+    Algorithm, CanonicalName, ChunkRange, Digest, Reference, Tag, UpstreamName, blob_path, manifest_path,
+};
+use crate::pull::{PullThrough, PushedManifest};
+use crate::store::{BlobStore, Class, Staged};
+use crate::upstream::{self, Beginning, Progress, UploadAddress, Uploaded, Upstream, Upstreams};
+
+pub use crate::upstream::NewManifest;
+pub use error::Error;
+pub use sessions::SessionId;
+
+use sessions::{Passed, Sessions};
+
+/// How often uploads that nobody goes on with are looked for.
+const SWEEP: Duration = Duration::from_mins(1);
+
+/// The service; clones share it.
+#[derive(Clone, Debug)]
+pub struct PushThrough(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    upstreams: Arc<Upstreams>,
+    store: BlobStore,
+    pull: PullThrough,
+    sessions: Sessions,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    clock: crate::clock::Clock,
+}
+
+/// An upload as its client holds it: the registry's address, and by what name we know what has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    id: SessionId,
+    address: UploadAddress,
+}
+
+impl Ticket {
+    /// To be sealed: the address is between the registry and us.
+    pub fn to_text(&self) -> String {
+        format!("{} {}", self.id, self.address.as_str())
+    }
+
+    /// What [`Ticket::to_text`] gave.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, address) = text.split_once(' ')?;
+        Some(Self { id: SessionId::parse(id)?, address: UploadAddress::new(address.to_owned()) })
+    }
+}
+
+/// What became of a request about an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upload {
+    Open {
+        ticket: Ticket,
+        progress: Progress,
+    },
+    /// The repository has the blob.
+    Done(Digest),
+}
+
+/// The bytes of a request, and what it says of them.
+#[derive(Debug)]
+pub struct Sent<B> {
+    pub body: B,
+    /// Bytes, if announced.
+    pub length: Option<u64>,
+    pub range: Option<ChunkRange>,
+    /// What the upload becomes with them.
+    pub digest: Option<Digest>,
+}
+
+/// What is deleted from a repository.
+#[derive(Clone, Copy, Debug)]
+pub enum Deletion<'a> {
+    Manifest(&'a Reference),
+    Blob(&'a Digest),
+}
+
+impl PushThrough {
+    pub fn new(parts: &crate::pull::Parts, pull: PullThrough) -> Self {
+        Self(Arc::new(Inner {
+            upstreams: Arc::clone(&parts.upstreams),
+            store: parts.store.clone(),
+            pull,
+            sessions: Sessions::new(),
+            limits: parts.limits.clone(),
+            metrics: Arc::clone(&parts.metrics),
+            clock: parts.clock.clone(),
+        }))
+    }
+
+    /// Lets go of uploads that nobody goes on with; never returns.
+    pub async fn maintain(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.0.sessions.sweep();
+        }
+    }
+
+    /// Begins an upload, or mounts a blob that another repository of the same registry has (end-4a, end-11).
+    ///
+    /// # Errors
+    /// What the registry says; see [`Error`].
+    pub async fn begin(&self, name: &CanonicalName, beginning: &Beginning) -> Result<Upload, Error> {
+        let inner = &self.0;
+        let upstream = inner.upstream(&name.upstream)?;
+        let uploaded = upstream.begin_upload(&name.repository, beginning, inner.limits.flight_head).await?;
+        match (uploaded, &beginning.mount) {
+            (Uploaded::Open(progress), _) => {
+                let algorithm = beginning.algorithm.unwrap_or(Algorithm::Sha256);
+                let id = inner.sessions.begin(algorithm);
+                Ok(Upload::open(id, progress))
+            }
+            (Uploaded::Done, Some((digest, _))) => {
+                inner.pull.pushed_blob(name, digest).await;
+                Ok(Upload::Done(digest.clone()))
+            }
+            (Uploaded::Done, None) => Err(Error::Untrue("the end of an upload that has only begun")),
+        }
+    }
+
+    /// A whole blob in the request that begins its upload (end-4b).
+    ///
+    /// # Errors
+    /// What the registry or the client did; see [`Error`].
+    pub async fn whole<B>(&self, name: &CanonicalName, sent: Sent<B>) -> Result<Upload, Error>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error,
+    {
+        let algorithm = sent.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let id = self.0.sessions.begin(algorithm);
+        self.carry(name, id, None, sent).await
+    }
+
+    /// Adds to an upload (end-5), or ends it (end-6).
+    ///
+    /// # Errors
+    /// What the registry or the client did; see [`Error`].
+    pub async fn go_on<B>(&self, name: &CanonicalName, ticket: Ticket, sent: Sent<B>) -> Result<Upload, Error>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error,
+    {
+        self.carry(name, ticket.id, Some(ticket.address), sent).await
+    }
+
+    async fn carry<B>(
+        &self,
+        name: &CanonicalName,
+        id: SessionId,
+        address: Option<UploadAddress>,
+        sent: Sent<B>,
+    ) -> Result<Upload, Error>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error,
+    {
+        let inner = &self.0;
+        let upstream = inner.upstream(&name.upstream)?;
+        let digest = sent.digest.clone();
+        let passed = inner.passed(&upstream, &id, &sent).await;
+        let request = relay::Request { upstream: &upstream, repository: &name.repository, address };
+        let (uploaded, passed) = relay::carry(request, sent, passed, inner).await?;
+        match (uploaded, digest) {
+            (Uploaded::Open(progress), _) => {
+                inner.sessions.put_back(&id, passed, progress.range.as_deref());
+                Ok(Upload::open(id, progress))
+            }
+            (Uploaded::Done, Some(digest)) => {
+                inner.keep(passed, &digest).await;
+                inner.pull.pushed_blob(name, &digest).await;
+                Ok(Upload::Done(digest))
+            }
+            (Uploaded::Done, None) => Err(Error::Untrue("the end of an upload that goes on")),
+        }
+    }
+
+    /// What has arrived of an upload (end-13).
+    ///
+    /// # Errors
+    /// What the registry says; see [`Error`].
+    pub async fn status(&self, name: &CanonicalName, ticket: Ticket) -> Result<Upload, Error> {
+        let upstream = self.0.upstream(&name.upstream)?;
+        let status = upstream.upload_status(&name.repository, &ticket.address, self.0.limits.head).await?;
+        match status {
+            Uploaded::Open(progress) => Ok(Upload::open(ticket.id, progress)),
+            Uploaded::Done => Err(Error::Untrue("the end of an upload that was only asked about")),
+        }
+    }
+
+    /// Gives an upload up (end-14).
+    ///
+    /// # Errors
+    /// What the registry says; see [`Error`].
+    pub async fn cancel(&self, name: &CanonicalName, ticket: &Ticket) -> Result<(), Error> {
+        self.0.sessions.forget(&ticket.id);
+        let upstream = self.0.upstream(&name.upstream)?;
+        Ok(upstream.cancel_upload(&name.repository, &ticket.address, self.0.limits.head).await?)
+    }
+
+    /// Puts a manifest (end-7).
+    ///
+    /// # Errors
+    /// [`Error::WrongDigest`] if it goes by a digest that is not its own; else what the registry says.
+    pub async fn manifest(
+        &self,
+        name: &CanonicalName,
+        manifest: &NewManifest,
+    ) -> Result<(Digest, upstream::Taken), Error> {
+        let inner = &self.0;
+        let digest = digest_of(manifest)?;
+        let upstream = inner.upstream(&name.upstream)?;
+        let taken = upstream.put_manifest(&name.repository, manifest, inner.limits.flight_head).await?;
+        let told = taken.digest.clone().unwrap_or_else(|| digest.clone());
+        if told.algorithm() == digest.algorithm() && told != digest {
+            return Err(Error::Untrue("another digest than the manifest has"));
+        }
+        let NewManifest { reference, tags, media_type, bytes } = manifest.clone();
+        let own: Option<Tag> = if let Reference::Tag(tag) = reference { Some(tag) } else { None };
+        let tags = own.into_iter().chain(tags).collect();
+        let pushed = PushedManifest { digest: digest.clone(), tags, media_type, bytes };
+        inner.pull.pushed_manifest(name, pushed, upstream.caches_pushes()).await;
+        Ok((told, taken))
+    }
+
+    /// Deletes (end-9, end-10).
+    ///
+    /// # Errors
+    /// What the registry says; see [`Error`].
+    pub async fn delete(&self, name: &CanonicalName, what: Deletion<'_>) -> Result<(), Error> {
+        let inner = &self.0;
+        let path = match what {
+            Deletion::Manifest(reference) => manifest_path(&name.repository, reference),
+            Deletion::Blob(digest) => blob_path(&name.repository, digest),
+        };
+        let upstream = inner.upstream(&name.upstream)?;
+        upstream.delete(&name.repository, &path, inner.limits.flight_head).await?;
+        match what {
+            Deletion::Manifest(Reference::Digest(digest)) => inner.pull.deleted_manifest(name, digest).await,
+            Deletion::Manifest(Reference::Tag(tag)) => inner.pull.deleted_tag(name, tag).await,
+            Deletion::Blob(digest) => inner.pull.deleted_blob(name, digest).await,
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn upstream(&self, name: &UpstreamName) -> Result<Arc<Upstream>, Error> {
+        self.upstreams.get(name).ok_or(Error::Gone)
+    }
+
+    /// What has passed of the upload so far, if it is kept and these bytes follow it; a place for them if they are the
+    /// first.
+    async fn passed<B>(&self, upstream: &Upstream, id: &SessionId, sent: &Sent<B>) -> Option<Staged> {
+        if !upstream.caches_pushes() {
+            return None;
+        }
+        match self.sessions.take(id)? {
+            Passed::Some(staged) if sent.range.is_none_or(|range| range.first == staged.written()) => Some(staged),
+            Passed::Some(_) => None,
+            Passed::Nothing(algorithm) => {
+                let whole = sent.length.filter(|_| sent.digest.is_some());
+                self.store.stage_unnamed(algorithm, whole).await.ok()
+            }
+        }
+    }
+
+    /// Publishes what has passed, if it is what the registry has taken.
+    async fn keep(&self, passed: Option<Staged>, digest: &Digest) {
+        let Some(staged) = passed else { return };
+        let Ok(verified) = staged.verify_as(digest) else {
+            tracing::warn!(%digest, "an upload passed by as something else than the registry has taken; not kept");
+            return;
+        };
+        if let Err(error) = verified.publish(Class::Blob, self.clock.now()).await {
+            tracing::error!(%error, %digest, "cannot keep what was pushed");
+            self.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+        }
+    }
+}
+
+impl Upload {
+    fn open(id: SessionId, progress: Progress) -> Self {
+        Self::Open { ticket: Ticket { id, address: progress.address.clone() }, progress }
+    }
+}
+
+/// The digest of a manifest: of the algorithm that it goes by, if it goes by one.
+fn digest_of(manifest: &NewManifest) -> Result<Digest, Error> {
+    match &manifest.reference {
+        Reference::Tag(_) => Ok(Digest::of(Algorithm::Sha256, &manifest.bytes)),
+        Reference::Digest(digest) => {
+            let actual = Digest::of(digest.algorithm(), &manifest.bytes);
+            if actual == *digest { Ok(actual) } else { Err(Error::WrongDigest) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_read_as_it_was_written() {
+        let id = Sessions::new().begin(Algorithm::Sha256);
+        let ticket = Ticket { id, address: UploadAddress::new("/v2/a/blobs/uploads/1?x=a b".to_owned()) };
+        assert_eq!(Ticket::parse(&ticket.to_text()), Some(ticket));
+        for bad in ["", "x", "x /v2/", "0123"] {
+            assert_eq!(Ticket::parse(bad), None, "{bad}");
+        }
+    }
+}

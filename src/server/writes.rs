@@ -1,0 +1,251 @@
+//! Writes: uploads, manifests, deletes, passed through to the private registry (PROTOCOL §3.9, ACCESS §7).
+//!
+//! Whoever comes here may do it. An upload is known to its client by a sealed address that opens for the same identity,
+//! registry and repository alone.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use super::error::{Extra, Refusal};
+use super::exchange::Notes;
+use super::respond::{self, Answer};
+use super::service::{Address, Service, header};
+use crate::access::Action;
+use crate::oci::{
+    CanonicalName, ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, Repository, UploadQuery,
+    tag_parameters,
+};
+use crate::push::{Deletion, NewManifest, Sent, Ticket, Upload};
+use crate::route::Route;
+use crate::upstream::Beginning;
+
+/// How much of a body that nobody wants is read, so that its sender gets to see the answer (UPL-11).
+const DRAINED: usize = 1 << 20;
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Somebody who may write to an image.
+pub(super) struct Writer<'a> {
+    pub(super) to: Address<'a>,
+    pub(super) route: Route,
+    pub(super) name: CanonicalName,
+}
+
+/// Reads a little of what is left of a write; not of one whose sender waits to be asked for it.
+pub(super) async fn drain(request: &mut Request<Incoming>) {
+    let writes = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    if writes && !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
+        // Whether it ends in time does not matter: the connection is closed if it does not.
+        let _ = tokio::time::timeout(DRAIN, Limited::new(request.body_mut(), DRAINED).collect()).await;
+    }
+}
+
+impl Service {
+    pub(super) async fn write(
+        &self,
+        writer: Writer<'_>,
+        request: &mut Request<Incoming>,
+        notes: &mut Notes,
+    ) -> Result<Answer, Refusal> {
+        let method = request.method().clone();
+        match (&writer.to.target.endpoint, method) {
+            (Endpoint::Upload { session: None, query, .. }, Method::POST) => self.begin(&writer, query, request).await,
+            (Endpoint::Upload { session: Some(session), query, .. }, method) => {
+                self.upload(&writer, (session, query), method, request).await
+            }
+            (Endpoint::Manifest { reference, .. }, Method::PUT) => {
+                self.put_manifest(&writer, reference, request, notes).await
+            }
+            (Endpoint::Manifest { reference, .. }, Method::DELETE) => {
+                self.push.delete(&writer.name, Deletion::Manifest(reference)).await?;
+                Ok(respond::done(StatusCode::ACCEPTED))
+            }
+            (Endpoint::Blob { digest, .. }, Method::DELETE) => {
+                self.push.delete(&writer.name, Deletion::Blob(digest)).await?;
+                Ok(respond::done(StatusCode::ACCEPTED))
+            }
+            (endpoint, _) => Err(no_such_write(endpoint)),
+        }
+    }
+
+    /// POST: an upload begins, a blob is mounted, or comes as a whole (end-4a, end-4b, end-11).
+    async fn begin(
+        &self,
+        writer: &Writer<'_>,
+        query: &UploadQuery,
+        request: &mut Request<Incoming>,
+    ) -> Result<Answer, Refusal> {
+        let whole = !request.body().is_end_stream() || query.digest.is_some();
+        if whole {
+            let sent = sent(request, query.digest.clone())?;
+            let upload = self.push.whole(&writer.name, sent).await?;
+            return self.uploaded(writer, upload, StatusCode::ACCEPTED);
+        }
+        let mount = query.mount.clone().and_then(|digest| Some((digest, writer.mountable(query.from.as_ref()?)?)));
+        let beginning = Beginning { mount, algorithm: query.algorithm };
+        let upload = self.push.begin(&writer.name, &beginning).await?;
+        self.uploaded(writer, upload, StatusCode::ACCEPTED)
+    }
+
+    /// What is done with an upload that has begun (end-5, end-6, end-13, end-14).
+    async fn upload(
+        &self,
+        writer: &Writer<'_>,
+        (session, query): (&str, &UploadQuery),
+        method: Method,
+        request: &mut Request<Incoming>,
+    ) -> Result<Answer, Refusal> {
+        let opened = self.gatekeeper.unseal(session, &writer.to.visit.caller.principal, &writer.name);
+        let ticket = opened.and_then(|text| Ticket::parse(&text)).ok_or_else(unknown_upload)?;
+        match method {
+            Method::GET => {
+                let upload = self.push.status(&writer.name, ticket).await?;
+                self.uploaded(writer, upload, StatusCode::NO_CONTENT)
+            }
+            Method::PATCH => {
+                let upload = self.push.go_on(&writer.name, ticket, sent(request, None)?).await?;
+                self.uploaded(writer, upload, StatusCode::ACCEPTED)
+            }
+            Method::PUT => {
+                let digest = query.digest.clone().ok_or_else(no_digest)?;
+                let upload = self.push.go_on(&writer.name, ticket, sent(request, Some(digest))?).await?;
+                self.uploaded(writer, upload, StatusCode::ACCEPTED)
+            }
+            Method::DELETE => {
+                self.push.cancel(&writer.name, &ticket).await?;
+                Ok(respond::done(StatusCode::NO_CONTENT))
+            }
+            _ => Err(no_such_write(&writer.to.target.endpoint)),
+        }
+    }
+
+    /// The answer to a step of an upload; `open` is its status while the upload goes on.
+    fn uploaded(&self, writer: &Writer<'_>, upload: Upload, open: StatusCode) -> Result<Answer, Refusal> {
+        let name = writer.route.visible_name();
+        match upload {
+            Upload::Done(digest) => {
+                let location = writer.route.visible_target(&format!("/v2/{name}/blobs/{digest}"));
+                Ok(respond::created(&location, &digest))
+            }
+            Upload::Open { ticket, progress } => {
+                let sealed = self.gatekeeper.seal(&ticket.to_text(), &writer.to.visit.caller.principal, &writer.name);
+                let sealed = sealed.ok_or_else(|| {
+                    let message = "the system gives no randomness";
+                    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message)
+                })?;
+                let location = writer.route.visible_target(&format!("/v2/{name}/blobs/uploads/{sealed}"));
+                Ok(respond::upload(open, &location, progress))
+            }
+        }
+    }
+
+    async fn put_manifest(
+        &self,
+        writer: &Writer<'_>,
+        reference: &Reference,
+        request: &mut Request<Incoming>,
+        notes: &mut Notes,
+    ) -> Result<Answer, Refusal> {
+        if let Reference::Tag(tag) = reference {
+            notes.tag = Some(tag.clone());
+        }
+        let tags = tag_parameters(request.uri().query())?;
+        let media_type = header(request.headers(), CONTENT_TYPE).and_then(MediaType::parse).ok_or_else(no_type)?;
+        let bytes = self.whole_manifest(request).await?;
+        let manifest = NewManifest { reference: reference.clone(), tags, media_type, bytes };
+        let (digest, taken) = self.push.manifest(&writer.name, &manifest).await?;
+        notes.digest = Some(digest.clone());
+        let name = writer.route.visible_name();
+        let location = writer.route.visible_target(&format!("/v2/{name}/manifests/{digest}"));
+        Ok(respond::manifest_taken(&location, &digest, &taken))
+    }
+
+    async fn whole_manifest(&self, request: &mut Request<Incoming>) -> Result<Bytes, Refusal> {
+        let limit = self.limits.manifest;
+        if request.body().size_hint().lower() > limit as u64 {
+            return Err(too_large(limit));
+        }
+        let whole = Limited::new(request.body_mut(), limit).collect();
+        let read = tokio::time::timeout(self.limits.receive_idle, whole).await.map_err(|_| late())?;
+        read.map(http_body_util::Collected::to_bytes).map_err(|error| {
+            let too_long = error.downcast_ref::<http_body_util::LengthLimitError>().is_some();
+            if too_long { too_large(limit) } else { broken_off() }
+        })
+    }
+}
+
+impl Writer<'_> {
+    /// The repository that a blob may be mounted from: of the same registry and the same application, and one that this
+    /// caller may pull; any other is passed over, as if it had not been named (UPL-7).
+    fn mountable(&self, from: &Repository) -> Option<Repository> {
+        let policy = &self.to.generation.policy;
+        let route = self.to.resolve(from)?;
+        let allowed = self.to.visit.decide(policy, Action::Pull, &route).is_ok();
+        let akin =
+            route.upstream == self.name.upstream && policy.are_of_one_application(&route.canonical(), &self.name);
+        (allowed && akin).then_some(route.repository)
+    }
+}
+
+/// The bytes of a request, with what its headers say of them.
+fn sent(request: &mut Request<Incoming>, digest: Option<Digest>) -> Result<Sent<&mut Incoming>, Refusal> {
+    let range = chunk_range(request.headers())?;
+    // Nothing at all is a length, too.
+    let length = header(request.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    let length = length.or_else(|| request.body().is_end_stream().then_some(0));
+    Ok(Sent { body: request.body_mut(), length, range, digest })
+}
+
+fn chunk_range(headers: &HeaderMap) -> Result<Option<ChunkRange>, Refusal> {
+    let Some(text) = header(headers, CONTENT_RANGE) else { return Ok(None) };
+    let bad =
+        || Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid, "Content-Range is written as 0-1023");
+    ChunkRange::parse(text).map(Some).ok_or_else(bad)
+}
+
+/// Another's, another repository's, altered, or from before the key: nobody is told which.
+fn unknown_upload() -> Refusal {
+    let message = "no such upload; begin it again";
+    Refusal::new(StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown, message)
+}
+
+fn no_digest() -> Refusal {
+    let message = "an upload ends with digest=…, which says what the blob is";
+    Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message)
+}
+
+fn no_type() -> Refusal {
+    let message = "a manifest is put with its media type as Content-Type";
+    Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, message)
+}
+
+fn too_large(limit: usize) -> Refusal {
+    let message = format!("a manifest has at most {limit} bytes");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, message).with(Extra::Close)
+}
+
+fn late() -> Refusal {
+    let message = "the request did not arrive in time";
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Unavailable, message).with(Extra::Close)
+}
+
+fn broken_off() -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, "the request broke off").with(Extra::Close)
+}
+
+fn no_such_write(endpoint: &Endpoint) -> Refusal {
+    let allowed = match endpoint {
+        Endpoint::Upload { session: None, .. } => "POST",
+        Endpoint::Upload { session: Some(_), .. } => "GET, PATCH, PUT, DELETE",
+        Endpoint::Manifest { .. } => "GET, HEAD, PUT, DELETE",
+        Endpoint::Blob { .. } => "GET, HEAD, DELETE",
+        Endpoint::Ping | Endpoint::Catalog | Endpoint::Tags { .. } | Endpoint::Referrers { .. } => "GET, HEAD",
+    };
+    let message = format!("the methods here are {allowed}");
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message).with(Extra::Allow(allowed))
+}
