@@ -3,6 +3,7 @@
 mod check;
 pub mod credential_helper;
 mod licence;
+mod licences_here;
 mod pull_secret;
 mod serve;
 

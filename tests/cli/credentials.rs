@@ -1,0 +1,156 @@
+//! The binary as docker's credential helper.
+
+use std::fs;
+use std::io::Write;
+use std::ops::Range;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use roadstead::clock::{Clock, Timestamp};
+use roadstead::config::LicenceFile;
+use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
+use tempfile::TempDir;
+
+use crate::licences::{ISSUE, licence};
+use crate::text;
+
+/// Puts a licence into the directory, as `licences/<id>`; it is issued and begins at the first day from now and is good
+/// for an hour after the second.
+pub(crate) fn put(directory: &TempDir, id: &str, host: &str, applications: &[&str], days: Range<i64>) {
+    let hour = 3600;
+    let now = i64::try_from(Clock::system().now().unix().as_secs()).expect("a small number");
+    let at = |days: i64, more| {
+        Timestamp::from_unix(Duration::from_secs(u64::try_from(now + 24 * hour * days + more).expect("after 1970")))
+    };
+    let licence = Licence {
+        id: LicenceId::parse(id).expect(id),
+        issuer: "Acme Inc.".to_owned(),
+        customer: "Customer GmbH".to_owned(),
+        email: None,
+        applications: applications.iter().map(|slug| Slug::parse(slug).expect(slug)).collect(),
+        hosts: vec![host.to_owned()],
+        issued: at(days.start, 0),
+        not_before: at(days.start, 0),
+        expires: at(days.end, hour),
+    };
+    let token = PrivateKey::generate().and_then(|key| key.sign(&licence)).expect("a token");
+    let folder = directory.path().join("licences");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join(id), LicenceFile::write(&licence, &token)).expect("writable");
+}
+
+/// Files that are no licences, each in another way, beside the good ones.
+pub(crate) fn spoil(directory: &TempDir) {
+    let folder = directory.path().join("licences");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("broken"), "version: 1\n").expect("writable");
+    fs::write(folder.join("binary"), b"\xff\xfe").expect("writable");
+    fs::write(folder.join("large"), "#".repeat(20_000)).expect("writable");
+    std::os::unix::fs::symlink("nowhere", folder.join("unreadable")).expect("a link");
+}
+
+pub(crate) fn complains_of_what_was_spoilt(stderr: &str) -> bool {
+    ["broken:1: has no token", "binary: it is not UTF-8", "large is larger", "unreadable: No such file"]
+        .iter()
+        .all(|part| stderr.contains(part))
+}
+
+/// Runs a command with the licences at `licence` and the request on stdin: exit code, stdout, stderr.
+pub(crate) fn asked(
+    command: &mut Command,
+    directory: &TempDir,
+    licence: &str,
+    request: &str,
+) -> (Option<i32>, String, String) {
+    let mut child = command
+        .env("ROADSTEAD_LICENCE", directory.path().join(licence))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    child.stdin.take().expect("piped").write_all(request.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Runs the binary as docker's helper.
+fn helper(directory: &TempDir, licence: &str, verb: &str, request: &str) -> (Option<i32>, String, String) {
+    let path = directory.path().join("docker-credential-roadstead");
+    if !path.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_roadstead"), &path).expect("a link");
+    }
+    asked(Command::new(&path).arg(verb), directory, licence, request)
+}
+
+const NOT_FOUND: &str = "credentials not found in native keychain\n";
+
+#[test]
+fn the_credential_helper_answers_from_the_licence_and_lets_other_registries_be() {
+    let directory = tempfile::tempdir().expect("a directory");
+    licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    fs::create_dir(directory.path().join("licences")).expect("a folder");
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "licences/acme.licence"]].concat())
+        .expect("a licence");
+    fs::write(directory.path().join("licences/broken"), "version: 1\n").expect("writable");
+    for server in ["registry.example.com", "https://registry.example.com", "https://registry.example.com/\n"] {
+        let (code, stdout, stderr) = helper(&directory, "licences", "get", server);
+        let answer: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+        assert_eq!(
+            (code, &answer["Username"], &answer["ServerURL"]),
+            (Some(0), &"acme-prod".into(), &server.trim().into())
+        );
+        assert!(stderr.contains("licences/broken") && stderr.contains("has no token"), "{stderr}");
+        let store = helper(&directory, "licences", "store", &stdout);
+        assert_eq!(store.0, Some(0), "docker stores what it was given: {store:?}");
+    }
+    for licences in ["licences", "licences/broken", "gone"] {
+        let (code, stdout, _) = helper(&directory, licences, "get", "quay.io");
+        assert_eq!((code, stdout.as_str()), (Some(1), NOT_FOUND), "{licences}");
+    }
+    let other = r#"{"ServerURL":"registry.example.com","Username":"acme-prod","Secret":"another"}"#;
+    assert_eq!(helper(&directory, "licences", "store", other).0, Some(1));
+    assert_eq!(helper(&directory, "licences", "erase", "registry.example.com").0, Some(0));
+    let (_, listed, _) = helper(&directory, "licences", "list", "");
+    assert_eq!(listed, "{\"registry.example.com\":\"acme-prod\"}\n");
+}
+
+#[test]
+fn the_credential_helper_says_when_a_licence_ends_and_gives_one_that_has_ended() {
+    for (days, told) in [
+        (-10..20, None),
+        (-10..3, Some("licence acme ends in 3 days, on 20")),
+        (-10..0, Some("licence acme ends within a day, at 20")),
+        (-10..-1, Some("licence acme expired on 20")),
+    ] {
+        let directory = tempfile::tempdir().expect("a directory");
+        put(&directory, "acme", "registry.example.com", &["myapp"], days.clone());
+        let (code, stdout, stderr) = helper(&directory, "licences", "get", "registry.example.com");
+        let answer: serde_json::Value = serde_json::from_str(&stdout).expect("stdout is the protocol's");
+        assert_eq!((code, &answer["Username"]), (Some(0), &"acme".into()), "{days:?}");
+        match told {
+            Some(told) => {
+                assert!(stderr.contains(told) && stderr.ends_with("; ask Acme Inc. for a new one\n"), "{stderr}");
+            }
+            None => assert_eq!(stderr, ""),
+        }
+        let elsewhere = helper(&directory, "licences", "get", "quay.io");
+        assert_eq!(elsewhere, (Some(1), NOT_FOUND.to_owned(), String::new()), "of which nobody was asked");
+    }
+}
+
+#[test]
+fn the_credential_helper_passes_over_files_that_are_no_licences() {
+    let directory = tempfile::tempdir().expect("a directory");
+    spoil(&directory);
+    let (code, stdout, stderr) = helper(&directory, "licences", "get", "registry.example.com");
+    assert_eq!((code, stdout.as_str()), (Some(1), NOT_FOUND));
+    assert!(complains_of_what_was_spoilt(&stderr), "{stderr}");
+    put(&directory, "acme", "registry.example.com", &["myapp"], -1..90);
+    put(&directory, "acme-next", "registry.example.com", &["myapp"], 1..90);
+    let (code, stdout, stderr) = helper(&directory, "licences", "get", "registry.example.com");
+    assert!(code == Some(0) && stdout.contains(r#""Username":"acme""#), "one that begins later waits: {stdout}");
+    assert!(complains_of_what_was_spoilt(&stderr), "{stderr}");
+    let (_, listed, _) = helper(&directory, "licences", "list", "");
+    assert_eq!(listed, "{\"registry.example.com\":\"acme\"}\n", "what get gives");
+}
