@@ -95,7 +95,11 @@ fn users(config: &Config) -> Result<Users, Unusable> {
     Users::parse(&config::text_of(path).map_err(one)?).map_err(|problems| in_file(path, problems))
 }
 
-fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
+/// The keys that licences are verified with.
+///
+/// # Errors
+/// Everything that is wrong with their files.
+pub fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
     let (mut keys, mut problems) = (Vec::new(), Vec::new());
     for path in config.licences.iter().flat_map(|licences| &licences.public_keys) {
         let key = |pem: String| PublicKey::from_pem(&pem).map_err(|message| format!("{} {message}", path.display()));
@@ -107,7 +111,11 @@ fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
     if problems.is_empty() { Ok(PublicKeys::new(keys)) } else { Err(Unusable(problems)) }
 }
 
-fn revocations(config: &Config) -> Result<Revocations, Unusable> {
+/// What was revoked, in all lists together.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn revocations(config: &Config) -> Result<Revocations, Unusable> {
     let Some(path) = config.licences.as_ref().and_then(|licences| licences.revoked.as_ref()) else {
         return Ok(Revocations::default());
     };

@@ -2,6 +2,7 @@
 
 mod check;
 pub mod credential_helper;
+mod issue;
 mod licence;
 mod licences_here;
 mod pull_secret;

@@ -1,7 +1,7 @@
 //! Reading what a configuration points to, never without a bound; and writing keys, licences and revocations.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -154,16 +154,30 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
     written.map_err(|error| format!("cannot create {}: {error}", path.display()))
 }
 
-/// Adds to the end of a file, or begins it, and waits until it is on disk.
+/// Adds whole lines to the end of a file, or begins it, and waits until they are on disk. A last line that an editor left
+/// open is ended first.
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn append(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    let written = OpenOptions::new().append(true).create(true).mode(0o644).open(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
+pub fn append(path: &Path, lines: &str) -> Result<(), String> {
+    let written =
+        OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path).and_then(|mut file| {
+            let end = if ends_open(&mut file)? { "\n" } else { "" };
+            file.write_all(format!("{end}{lines}").as_bytes())?;
+            file.sync_all()
+        });
     written.map_err(|error| format!("cannot write to {}: {error}", path.display()))
+}
+
+/// Whether the last line has no end.
+fn ends_open(file: &mut File) -> io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 /// PEM with at least one certificate, each usable as an authority.
@@ -204,5 +218,31 @@ mod tests {
             fs::write(path(&format!("d{i}")), "").expect("a file");
         }
         assert!(files_of(folder.path()).expect_err("too many").contains("more than 1000"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_added_begins_a_line_of_its_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("list");
+        for (before, expected) in [
+            (None, "new\n"),
+            (Some(""), "new\n"),
+            (Some("old\n"), "old\nnew\n"),
+            (Some("old"), "old\nnew\n"),
+            (Some("\n"), "\nnew\n"),
+        ] {
+            if let Some(before) = before {
+                fs::write(&path, before).expect("writable");
+            }
+            append(&path, "new\n").expect("writable");
+            assert_eq!(fs::read_to_string(&path).expect("readable"), expected, "{before:?}");
+        }
+        let refused = append(folder.path(), "new\n").expect_err("a folder");
+        assert!(refused.contains(&folder.path().display().to_string()), "{refused}");
     }
 }

@@ -38,6 +38,7 @@ pub use files::{Fingerprint, append, files_of, fingerprint, key_of, text_of, tex
 pub use licence_file::{LicenceFile, read_licence};
 pub use problem::{Problem, Problems};
 pub use secret::Secret;
+pub use upstreams::authority;
 
 /// Looks up an environment variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;

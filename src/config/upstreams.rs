@@ -182,7 +182,10 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
 }
 
 /// `host` or `host:port`, in lower case.
-fn authority(text: &str) -> Result<String, String> {
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn authority(text: &str) -> Result<String, String> {
     UpstreamName::parse(&text.to_ascii_lowercase()).map(|name| name.as_str().to_owned()).map_err(|_| {
         format!("{text:?} is no host; write it without scheme or path, as auth.example.com or auth.example.com:8443")
     })

@@ -154,13 +154,26 @@ impl PrivateKey {
         let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.signature(message.as_bytes())));
         if token.len() > LONGEST_TOKEN {
             return Err(format!(
-                "the token would have {} bytes, and clients can store {LONGEST_TOKEN}; shorten names or leave out hosts",
-                token.len()
+                "the token would have {} bytes, and clients can store {LONGEST_TOKEN}; shorten {}, which takes most of it",
+                token.len(),
+                longest(licence)
             ));
         }
         // What would be refused is never issued.
         unverified(&token).map_err(|refusal| refusal.to_string()).map(|_| token)
     }
+}
+
+/// What is to be shortened in a licence that is too long.
+fn longest(licence: &Licence) -> &'static str {
+    let parts = [
+        ("the issuer", licence.issuer.len()),
+        ("the customer", licence.customer.len()),
+        ("the email", licence.email.as_ref().map_or(0, String::len)),
+        ("the list of applications", licence.applications.iter().map(|slug| slug.as_str().len()).sum()),
+        ("the list of hosts", licence.hosts.iter().map(String::len).sum()),
+    ];
+    parts.into_iter().max_by_key(|(_, length)| *length).map_or("it", |(part, _)| part)
 }
 
 fn claims(licence: &Licence) -> Claims {

@@ -1,10 +1,12 @@
 //! `roadstead licence`.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::credentials::put;
 use crate::{directory, roadstead, run, text};
 
 /// Runs `licence` in a directory; what it prints if it succeeds, else what it says.
@@ -62,12 +64,20 @@ fn what_cannot_be_issued_is_told_and_leaves_no_file() {
          applications: { worker: { images: [\"quay.io/acme/**\"] } }\n",
     );
     licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
-    let config = config.to_str().expect("text");
+    let (_directory, other) = directory_of_vendor(&directory, "Other", "revoked");
+    let (config, other) = (config.to_str().expect("text"), other.to_str().expect("text"));
+    let long = "x".repeat(3_000);
     for (more, told) in [
         (&["--expires", "tomorrow"][..], "is no time"),
-        (&["--expires", "2020-01-01"], "lies behind us"),
+        (&["--expires", "2020-01-01"], "lies behind us; write a later day, or days from now"),
+        (&["--expires", "0d"], "lies behind us"),
+        (&["--expires", "1d", "--not-before", "2200-01-01"], "it ends before it begins"),
         (&["--expires", "90d", "--application", "My.App"], "is no application name"),
-        (&["--expires", "90d", "--config", config], "has no application myapp; it has: worker"),
+        (&["--expires", "90d", "--host", "https://a.test"], "--host: \"https://a.test\" is no host; write it without"),
+        (&["--expires", "90d", "--host", "a.test/myapp"], "--host: \"a.test/myapp\" is no host"),
+        (&["--expires", "90d", "--email", &long], "shorten the email, which takes most of it"),
+        (&["--expires", "90d", "--config", config], "has no application myapp; add it under applications, or take one"),
+        (&["--expires", "90d", "--config", other], "accepts no licence of \"Acme Inc.\"; write --issuer \"Other\""),
     ] {
         let refused = licence(&directory, &[&ISSUE[..], more, &["--out", "x.licence"]].concat()).expect_err(told);
         assert!(refused.contains(told), "{refused}");
@@ -95,6 +105,104 @@ fn what_cannot_be_issued_is_told_and_leaves_no_file() {
     )
     .expect_err("a public key signs nothing");
     assert!(public.contains("holds no PRIVATE KEY block"), "{public}");
+}
+
+/// A configuration that sells myapp and has its keys and its list in `directory`.
+fn directory_of_vendor(directory: &TempDir, issuer: &str, list: &str) -> (TempDir, PathBuf) {
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    crate::directory(&format!(
+        "access: {{ rules: [{{ who: anonymous, allow: [pull], images: [\"**\"] }}] }}\n\
+         applications: {{ myapp: {{ images: [\"quay.io/acme/**\"] }} }}\n\
+         licences: {{ issuer: {issuer}, public_keys: [{}], revoked: {} }}\n",
+        at("acme.pub"),
+        at(list)
+    ))
+}
+
+#[test]
+fn a_revocation_goes_to_the_list_of_the_configuration_and_is_shown() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::create_dir(directory.path().join("lists")).expect("a folder");
+    fs::write(directory.path().join("list"), "left-open 2026-01-01T00:00:00Z").expect("writable");
+    licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat()).expect("a licence");
+    for (list, written) in [("list", "list"), ("lists", "lists/roadstead"), ("new", "new")] {
+        let (_vendor, config) = directory_of_vendor(&directory, "Acme Inc.", list);
+        let config = config.to_str().expect("text");
+        if list != "list" {
+            fs::write(directory.path().join(written), "").expect("writable");
+        }
+        let show = || licence(&directory, &["show", "acme.licence", "--config", config]).expect("signed by their key");
+        assert!(show().contains(" days left)\nsignature     good, by key"), "{}", show());
+        let said = licence(&directory, &["revoke", "acme-prod", "--config", config]).expect("a revocation");
+        let file = directory.path().join(written);
+        assert!(said.starts_with(&format!("{}: acme-prod 20", file.display())), "{said}");
+        let text = fs::read_to_string(file).expect("the list");
+        assert!(text.lines().last().is_some_and(|line| line.starts_with("acme-prod 20")), "{text}");
+        assert!(show().contains("(revoked on 20"), "{}", show());
+    }
+    let list = fs::read_to_string(directory.path().join("list")).expect("the list");
+    assert!(list.starts_with("left-open 2026-01-01T00:00:00Z\nacme-prod 20"), "two lines: {list}");
+}
+
+#[test]
+fn a_licence_is_shown_as_the_proxy_would_take_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat()).expect("a licence");
+    let (_vendor, other) = directory_of_vendor(&directory, "Other", "revoked");
+    let (_empty, none) = crate::directory("");
+    let show =
+        |config: &Path| licence(&directory, &["show", "acme.licence", "--config", &config.display().to_string()]);
+    fs::write(directory.path().join("revoked"), "").expect("writable");
+    for (file, told) in [(&other, "its issuer is not ours"), (&none, "accepts no licences")] {
+        let refused = show(file).expect_err(told);
+        assert!(refused.contains(told), "{refused}");
+    }
+    fs::write(directory.path().join("revoked"), "acme-prod soon\n").expect("writable");
+    assert!(show(&other).expect_err("a wrong list").contains("revoked:1: "));
+}
+
+#[test]
+fn show_tells_people_apart_from_the_answer_when_a_licence_ends() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (id, days, state, told) in [
+        ("good", -1..20, "(20 days left)", None),
+        ("ending", -1..13, "(13 days left)", Some("roadstead: licence ending ends in 13 days, on 20")),
+        ("ended", -9..-1, "(expired)", Some("roadstead: licence ended expired on 20")),
+        ("next", 1..50, "(not before 20", None),
+    ] {
+        put(&directory, id, "registry.example.com", &["myapp"], days);
+        let output = run(roadstead(&["licence", "show"]).arg(directory.path().join("licences").join(id)));
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success() && stdout.contains(state), "{stdout}");
+        match told {
+            Some(told) => {
+                assert!(stderr.starts_with(told) && stderr.ends_with("; ask Acme Inc. for a new one\n"), "{stderr}");
+            }
+            None => assert_eq!(stderr, ""),
+        }
+    }
+}
+
+#[test]
+fn a_revocation_takes_one_list_and_a_valid_id() {
+    let (directory, config) = directory("");
+    let config = config.to_str().expect("text");
+    let (list, missing) = (["--list", "revoked"], ["--config", config]);
+    for (arguments, code, told) in [
+        (&["acme"][..], 2, "<--list <FILE>|--config <FILE>>"),
+        (&[&["acme"][..], &list, &missing].concat(), 2, "cannot be used with"),
+        (&[&["acme"][..], &missing].concat(), 1, "has no licences.revoked; add it, as revoked: /etc/roadstead/revoked"),
+        (&[&["ACME"][..], &list].concat(), 1, "\"ACME\" is no licence id; use at most 63"),
+        (&[&["acme x"][..], &list].concat(), 1, "is no licence id"),
+        (&["acme", "--config", "gone.yaml"], 64, "gone.yaml: cannot be read"),
+    ] {
+        let output = run(roadstead(&["licence", "revoke"]).args(arguments).current_dir(directory.path()));
+        let stderr = text(&output.stderr);
+        assert!(output.status.code() == Some(code) && stderr.contains(told), "{arguments:?}: {stderr}");
+    }
+    assert!(!directory.path().join("revoked").exists());
 }
 
 #[test]
