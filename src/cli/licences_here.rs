@@ -1,5 +1,5 @@
-//! The licences on this machine, for programs that ask in place of people: docker's helper (ACCESS §6.1).
-//! What is wrong with one of them goes to stderr and hides none of the others. Signatures are not checked:
+//! The licences on this machine, for programs that ask in place of people: docker's helper and kubelet's provider
+//! (ACCESS §6). What is wrong with one of them goes to stderr and hides none of the others. Signatures are not checked:
 //! there is no key here.
 
 use std::io::{self, Read};

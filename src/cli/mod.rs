@@ -2,6 +2,7 @@
 
 mod check;
 pub mod credential_helper;
+mod credential_provider;
 mod issue;
 mod licence;
 mod licences_here;
@@ -37,6 +38,8 @@ enum Command {
     /// Make keys, and issue, look at and revoke licences.
     #[command(subcommand)]
     Licence(licence::Command),
+    /// Answer kubelet, as its credential provider, from the licence files on this machine.
+    CredentialProvider,
 }
 
 /// Why a command ended without doing what it was asked.
@@ -66,6 +69,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Licence(command) => licence::run(command),
+        Command::CredentialProvider => credential_provider::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

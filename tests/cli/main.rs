@@ -1,6 +1,7 @@
 //! The binary as an operator meets it: exit codes, what it prints, how it stops.
 
 mod credentials;
+mod kubelet;
 mod licences;
 
 use std::fs;

@@ -5,6 +5,7 @@
 mod container;
 mod crash;
 mod image;
+mod kubelet;
 mod lifecycle;
 mod process;
 mod proxy;

@@ -8,6 +8,7 @@ mod errors;
 mod eviction;
 mod harness;
 mod herd;
+mod kubelet;
 mod manifests;
 mod matrix;
 mod membership;

@@ -1,0 +1,110 @@
+//! `roadstead credential-provider`: kubelet's exec plugin, which answers from the licence files on the node
+//! (ACCESS §6.2, Kubernetes KEP-2133).
+//!
+//! kubelet keeps an answer for the whole host of the image, so it holds every application that there is a licence for.
+//! Without any it is an empty answer and no error: other images of the host may need no login.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::licences_here::{licences, notice, of_host, rank, request};
+use super::{Failure, print, tell};
+use crate::clock::{Clock, Timestamp};
+use crate::config::LicenceFile;
+use crate::licence::Slug;
+
+const GROUP: &str = "credentialprovider.kubelet.k8s.io";
+/// They differ in nothing that is used here.
+const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+
+/// How long kubelet may keep an answer, so that a new licence is found.
+const LONGEST: Duration = Duration::from_mins(5);
+/// The same for an answer that lets nobody pull: people are about to mend it.
+const SHORT: Duration = Duration::from_secs(30);
+
+/// What kubelet sends; later versions send more.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    api_version: String,
+    kind: String,
+    image: String,
+}
+
+pub(super) fn run() -> Result<(), Failure> {
+    let text = request().map_err(|message| anyhow!(message))?;
+    let request = parse(&text)?;
+    let (licences, now) = (licences("roadstead"), Clock::system().now());
+    let chosen = chosen(&licences, host(&request.image), now);
+    let notices: BTreeSet<String> = chosen.values().filter_map(|file| notice(&file.licence, now)).collect();
+    for notice in notices {
+        tell(&format!("roadstead: {notice}"));
+    }
+    print(&format!("{}\n", answer(&request, &chosen, now)))?;
+    Ok(())
+}
+
+fn parse(text: &str) -> anyhow::Result<Request> {
+    let request: Request = serde_json::from_str(text)
+        .context("that is no request of kubelet, which calls this where CredentialProviderConfig names it")?;
+    let version = request.api_version.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/'));
+    if !version.is_some_and(|version| VERSIONS.contains(&version)) {
+        bail!(
+            "there is no answer in {:?}; write apiVersion: {GROUP}/v1 in CredentialProviderConfig",
+            request.api_version
+        );
+    }
+    if request.kind != "CredentialProviderRequest" {
+        bail!("{:?} is no CredentialProviderRequest", request.kind);
+    }
+    Ok(request)
+}
+
+/// As it was written, since kubelet compares it so with the keys of the answer.
+fn host(image: &str) -> &str {
+    image.split('/').next().unwrap_or(image)
+}
+
+/// The licence for each application of the host.
+fn chosen<'a>(licences: &'a [LicenceFile], host: &str, now: Timestamp) -> BTreeMap<&'a Slug, &'a LicenceFile> {
+    let mut chosen = BTreeMap::new();
+    for file in of_host(licences, host) {
+        for slug in &file.licence.applications {
+            let best = chosen.entry(slug).or_insert(file);
+            if rank(&file.licence, now) >= rank(&best.licence, now) {
+                *best = file;
+            }
+        }
+    }
+    chosen
+}
+
+/// A key is a host and the beginning of a path; kubelet tries the longest first.
+fn answer(request: &Request, chosen: &BTreeMap<&Slug, &LicenceFile>, now: Timestamp) -> Value {
+    let host = host(&request.image);
+    let entries = chosen.iter().flat_map(|(slug, file)| {
+        let login = json!({ "username": file.licence.id.as_str(), "password": file.token.expose() });
+        [(format!("{host}/{slug}"), login.clone()), (format!("{host}/proxy/{slug}"), login)]
+    });
+    let auth: serde_json::Map<String, Value> = entries.collect();
+    json!({
+        "apiVersion": request.api_version,
+        "kind": "CredentialProviderResponse",
+        "cacheKeyType": "Registry",
+        "cacheDuration": format!("{}s", keep(chosen, now).as_secs()),
+        "auth": auth,
+    })
+}
+
+/// How long the answer holds: never beyond the end of a licence.
+fn keep(chosen: &BTreeMap<&Slug, &LicenceFile>, now: Timestamp) -> Duration {
+    let lives = chosen.values().map(|file| {
+        let expires = file.licence.expires;
+        if now < expires { expires.since(now) } else { SHORT }
+    });
+    lives.min().unwrap_or(SHORT).min(LONGEST)
+}
