@@ -10,10 +10,10 @@ use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
 use crate::image::{Image, Random};
+use crate::line::Line;
 use crate::process::{PATIENCE, ready};
 use crate::proxy::{Proxy, Settings};
 use crate::registry::{Auth, NEED, Registry};
-use crate::slow::SlowLine;
 use crate::web::pull;
 
 const ROUNDS: u64 = 20;
@@ -29,7 +29,7 @@ async fn killed_during_pulls_it_starts_clean_and_pulls_again() {
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let images = images(scratch.path()).await;
     let registry = registry(scratch.path(), &images).await;
-    let line = SlowLine::to(registry.address, RATE).await;
+    let line = Line::thin(registry.address, RATE).await;
     let settings = Settings::at(scratch.path(), &registry, line.address);
     let mut random = Random::new(9);
     let mut interrupted = 0;

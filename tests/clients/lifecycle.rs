@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::crash::files;
 use crate::image::{Content, Image};
+use crate::line::Line;
 use crate::process::{Need, PATIENCE, Process, poll, ready};
 use crate::proxy::{Proxy, Settings, addresses};
 use crate::registry::{Auth, NEED, Registry};
-use crate::slow::SlowLine;
 use crate::web::{self, client};
 
 /// A proxy at the end of a thin line, and a large layer that is only upstream.
@@ -28,7 +28,7 @@ struct Scene {
     scratch: TempDir,
     layer: Content,
     registry: Registry,
-    line: SlowLine,
+    line: Line,
 }
 
 impl Scene {
@@ -36,7 +36,7 @@ impl Scene {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let image = Image::make(scratch.path(), 2, &[8 << 20]).await;
         let registry = Registry::holding(scratch.path(), Auth::Anonymous, &[("acme/app", &image)]).await;
-        let line = SlowLine::to(registry.address, bytes_per_second).await;
+        let line = Line::thin(registry.address, bytes_per_second).await;
         Self { layer: image.native().layers[0].content.clone(), scratch, registry, line }
     }
 

@@ -4,15 +4,19 @@
 
 mod container;
 mod crash;
+mod customer;
 mod image;
 mod kubelet;
+mod licences;
 mod lifecycle;
+mod line;
 mod process;
 mod proxy;
 mod pulls;
 mod registry;
 mod secrets;
-mod slow;
+mod site;
 mod token;
 mod tools;
+mod vendor;
 mod web;

@@ -106,6 +106,14 @@ pub(crate) async fn run(name: &str, folder: &Path, command: Command) -> String {
     process.out()
 }
 
+/// Runs `command` to its end, which has to be a failure, and returns all that it said.
+pub(crate) async fn fail(name: &str, folder: &Path, command: Command) -> String {
+    let mut process = Process::start(name, folder, command);
+    let status = process.exit(PATIENCE).await;
+    assert!(!status.success(), "{name} succeeded");
+    process.out() + &process.err()
+}
+
 /// Asks `condition` until it has an answer.
 pub(crate) async fn poll<T>(what: &str, patience: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;

@@ -9,14 +9,18 @@ use std::process::Command;
 use http::StatusCode;
 
 use crate::process::Process;
-use crate::registry::{Auth, PASSWORD, Registry, USERNAME};
+use crate::registry::{Registry, USERNAME};
 use crate::web;
+
+/// The program under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_roadstead");
 
 /// What a configuration file says, besides addresses.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Holds the configuration, the secrets, the log and the cache.
     pub(crate) folder: PathBuf,
+    default_upstream: &'static str,
     /// The file's `upstreams`.
     upstreams: String,
     cache: PathBuf,
@@ -32,22 +36,35 @@ impl Settings {
 
     /// The same, with the registry reached at `address`.
     pub(crate) fn at(folder: &Path, registry: &Registry, address: SocketAddr) -> Self {
-        let folder = folder.join("roadstead");
+        let settings = Self::empty(folder.join("roadstead"), "docker.io");
+        ["docker.io", "quay.io"].iter().fold(settings, |settings, name| settings.with_registry(name, registry, address))
+    }
+
+    /// No upstreams yet.
+    pub(crate) fn empty(folder: PathBuf, default_upstream: &'static str) -> Self {
         fs::create_dir_all(&folder).expect("the folder is the test's own");
-        fs::write(folder.join("password"), PASSWORD).expect("the folder is the test's own");
-        let mut upstreams = String::new();
-        for name in ["docker.io", "quay.io"] {
-            let _ = write!(upstreams, "  {name}:\n    url: http://{address}\n");
-            if let Some(tokens) = &registry.tokens {
-                let _ = writeln!(upstreams, "    token_hosts: ['{}']", tokens.address);
-            }
-            if registry.auth != Auth::Anonymous {
-                let file = folder.join("password");
-                let credential = format!("username: {USERNAME}, password_file: {}", file.display());
-                let _ = writeln!(upstreams, "    credentials: [{{ images: '**', {credential} }}]");
-            }
+        let (upstreams, extra) = (String::new(), String::new());
+        Self { cache: folder.join("cache"), folder, default_upstream, upstreams, extra }
+    }
+
+    /// With a registry that is reached at `address`, and what opens it.
+    pub(crate) fn with_registry(self, name: &str, registry: &Registry, address: SocketAddr) -> Self {
+        let mut entry = format!("{name}:\n    url: http://{address}\n");
+        if let Some(tokens) = &registry.tokens {
+            let _ = writeln!(entry, "    token_hosts: ['{}']", tokens.address);
         }
-        Self { cache: folder.join("cache"), folder, upstreams, extra: String::new() }
+        if let Some(password) = registry.auth.password() {
+            let file = self.folder.join(format!("{name}.password"));
+            fs::write(&file, password).expect("the folder is the test's own");
+            let credential = format!("username: {USERNAME}, password_file: {}", file.display());
+            let _ = writeln!(entry, "    credentials: [{{ images: '**', {credential} }}]");
+        }
+        self.with_upstream(&entry)
+    }
+
+    /// With an entry of `upstreams`, as it stands there.
+    pub(crate) fn with_upstream(self, entry: &str) -> Self {
+        Self { upstreams: format!("{}  {entry}", self.upstreams), ..self }
     }
 
     /// With a further line at the top level.
@@ -63,21 +80,30 @@ impl Settings {
         &self.cache
     }
 
-    /// The configuration file.
+    /// What the configuration file says.
     pub(crate) fn text(&self) -> String {
-        let Self { cache, extra, upstreams, .. } = self;
+        let Self { cache, default_upstream, extra, upstreams, .. } = self;
         format!(
-            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: '{}' }}\ndefault_upstream: docker.io\n\
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: '{}' }}\ndefault_upstream: {default_upstream}\n\
              {extra}upstreams:\n{upstreams}",
             cache.display(),
         )
     }
 
+    /// The configuration file's path.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.folder.join("config.yaml")
+    }
+
     /// Writes the file and gives the command that serves it.
     pub(crate) fn command(&self) -> Command {
-        let config = self.folder.join("config.yaml");
+        self.serve(Command::new(BINARY))
+    }
+
+    /// The same, by a `command` that runs [`BINARY`].
+    pub(crate) fn serve(&self, mut command: Command) -> Command {
+        let config = self.file();
         fs::write(&config, self.text()).expect("the folder is the test's own");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
         command.arg("serve").arg("--config").arg(config).env_remove("RUST_LOG").current_dir(&self.folder);
         command
     }

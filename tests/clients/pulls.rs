@@ -9,57 +9,54 @@ use tempfile::TempDir;
 use crate::image::Image;
 use crate::process::{Need, ready};
 use crate::proxy::{Proxy, Settings};
-use crate::registry::{self, Auth, Logged, Registry};
-use crate::tools;
+use crate::registry::{self, Auth, Logged, PASSWORD, Registry};
+use crate::tools::{self, Client as _, Containerd, Docker, Podman};
 
-const DOCKER: &[Need] = &[registry::NEED, Need::Root, Need::Program("dockerd"), Need::Program("docker")];
-const CONTAINERD: &[Need] = &[registry::NEED, Need::Root, Need::Program("containerd"), Need::Program("ctr")];
-const PODMAN: &[Need] = &[registry::NEED, Need::Root, Need::Program("podman")];
 const SKOPEO: &[Need] = &[registry::NEED, Need::Program("skopeo")];
 
 #[tokio::test]
 async fn docker_pulls_from_an_anonymous_upstream() {
-    cold_then_warm(Auth::Anonymous, DOCKER, tools::docker).await;
+    cold_then_warm(Auth::Anonymous, Docker::NEEDS, tools::docker).await;
 }
 
 #[tokio::test]
 async fn docker_pulls_from_an_htpasswd_upstream() {
-    cold_then_warm(Auth::Basic, DOCKER, tools::docker).await;
+    cold_then_warm(Auth::Basic(PASSWORD), Docker::NEEDS, tools::docker).await;
 }
 
 #[tokio::test]
 async fn docker_pulls_from_a_token_upstream() {
-    cold_then_warm(Auth::Bearer, DOCKER, tools::docker).await;
+    cold_then_warm(Auth::Bearer, Docker::NEEDS, tools::docker).await;
 }
 
 #[tokio::test]
 async fn containerd_pulls_from_an_anonymous_upstream() {
-    cold_then_warm(Auth::Anonymous, CONTAINERD, tools::containerd).await;
+    cold_then_warm(Auth::Anonymous, Containerd::NEEDS, tools::containerd).await;
 }
 
 #[tokio::test]
 async fn containerd_pulls_from_an_htpasswd_upstream() {
-    cold_then_warm(Auth::Basic, CONTAINERD, tools::containerd).await;
+    cold_then_warm(Auth::Basic(PASSWORD), Containerd::NEEDS, tools::containerd).await;
 }
 
 #[tokio::test]
 async fn containerd_pulls_from_a_token_upstream() {
-    cold_then_warm(Auth::Bearer, CONTAINERD, tools::containerd).await;
+    cold_then_warm(Auth::Bearer, Containerd::NEEDS, tools::containerd).await;
 }
 
 #[tokio::test]
 async fn podman_pulls_from_an_anonymous_upstream() {
-    cold_then_warm(Auth::Anonymous, PODMAN, tools::podman).await;
+    cold_then_warm(Auth::Anonymous, Podman::NEEDS, tools::podman).await;
 }
 
 #[tokio::test]
 async fn podman_pulls_from_an_htpasswd_upstream() {
-    cold_then_warm(Auth::Basic, PODMAN, tools::podman).await;
+    cold_then_warm(Auth::Basic(PASSWORD), Podman::NEEDS, tools::podman).await;
 }
 
 #[tokio::test]
 async fn podman_pulls_from_a_token_upstream() {
-    cold_then_warm(Auth::Bearer, PODMAN, tools::podman).await;
+    cold_then_warm(Auth::Bearer, Podman::NEEDS, tools::podman).await;
 }
 
 #[tokio::test]
@@ -69,7 +66,7 @@ async fn skopeo_pulls_from_an_anonymous_upstream() {
 
 #[tokio::test]
 async fn skopeo_pulls_from_an_htpasswd_upstream() {
-    cold_then_warm(Auth::Basic, SKOPEO, tools::skopeo).await;
+    cold_then_warm(Auth::Basic(PASSWORD), SKOPEO, tools::skopeo).await;
 }
 
 #[tokio::test]
@@ -79,7 +76,7 @@ async fn skopeo_pulls_from_a_token_upstream() {
 
 #[tokio::test]
 async fn three_clients_at_once_cost_the_upstream_one_transfer() {
-    if ![CONTAINERD, PODMAN, SKOPEO].iter().all(|needs| ready(needs)) {
+    if ![Containerd::NEEDS, Podman::NEEDS, SKOPEO].iter().all(|needs| ready(needs)) {
         return;
     }
     let scene = Scene::set(Auth::Bearer).await;

@@ -15,15 +15,25 @@ use crate::web::client;
 pub(crate) const NEED: Need = Need::Program("docker-registry");
 pub(crate) const USERNAME: &str = "proxy-user";
 pub(crate) const PASSWORD: &str = "correct horse";
-/// What `htpasswd -nbB -C 4` says for the two.
-const HTPASSWD: &str = "proxy-user:$2y$04$9JpbtWe3od5dvBME8hb/q.NNHiVWnYirCwrjUYNZMjXHUGDcSr0oq\n";
-
 /// How the registry knows its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Auth {
     Anonymous,
-    Basic,
+    /// By htpasswd, with this password.
+    Basic(&'static str),
+    /// By a token server that wants [`PASSWORD`].
     Bearer,
+}
+
+impl Auth {
+    /// What [`USERNAME`] logs in with.
+    pub(crate) fn password(self) -> Option<&'static str> {
+        match self {
+            Self::Anonymous => None,
+            Self::Basic(password) => Some(password),
+            Self::Bearer => Some(PASSWORD),
+        }
+    }
 }
 
 /// A running registry.
@@ -60,7 +70,7 @@ impl Registry {
         fs::create_dir_all(&folder).expect("the folder is the test's own");
         let tokens = match auth {
             Auth::Bearer => Some(TokenServer::start(&folder.join("token.pem")).await),
-            Auth::Anonymous | Auth::Basic => None,
+            Auth::Anonymous | Auth::Basic(_) => None,
         };
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(configure(&folder, auth, tokens.as_ref()));
@@ -140,8 +150,8 @@ impl Logged {
 fn configure(folder: &Path, auth: Auth, tokens: Option<&TokenServer>) -> PathBuf {
     let root = folder.display();
     let auth = match (auth, tokens) {
-        (Auth::Basic, _) => {
-            fs::write(folder.join("htpasswd"), HTPASSWD).expect("the folder is the test's own");
+        (Auth::Basic(password), _) => {
+            fs::write(folder.join("htpasswd"), htpasswd(USERNAME, password)).expect("the folder is the test's own");
             format!("auth: {{ htpasswd: {{ realm: registry, path: {root}/htpasswd }} }}\n")
         }
         (Auth::Bearer, Some(TokenServer { address, .. })) => format!(
@@ -157,6 +167,11 @@ fn configure(folder: &Path, auth: Auth, tokens: Option<&TokenServer>) -> PathBuf
     let path = folder.join("config.yml");
     fs::write(&path, text).expect("the folder is the test's own");
     path
+}
+
+/// The line of an htpasswd file.
+pub(crate) fn htpasswd(user: &str, password: &str) -> String {
+    format!("{user}:{}\n", bcrypt::hash(password, 4).expect("the cost is the lowest there is"))
 }
 
 fn listening(log: &str) -> Option<SocketAddr> {

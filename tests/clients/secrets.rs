@@ -17,7 +17,7 @@ use crate::web::{self, pull};
 
 #[tokio::test]
 async fn nothing_tells_an_htpasswd_credential() {
-    nothing_tells(Auth::Basic).await;
+    nothing_tells(Auth::Basic(PASSWORD)).await;
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
-//! containerd and `ctr` with a `hosts.toml`: any registry, named by `ns`.
+//! containerd and `ctr`: with a `hosts.toml`, any registry, named by `ns`; and with what opens one, which it keeps
+//! nowhere.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::image::Image;
-use crate::process::{Process, run, unmounting};
+use crate::process::{Need, Process, run, unmounting};
+use crate::registry;
+use crate::site::Site;
 
 pub(crate) async fn containerd(mirror: SocketAddr, folder: &Path, image: &Image) {
     let hosts = folder.join("hosts");
@@ -17,20 +20,57 @@ pub(crate) async fn containerd(mirror: SocketAddr, folder: &Path, image: &Image)
     fs::write(hosts.join("quay.io/hosts.toml"), text).expect("the folder is the test's own");
     let _daemon = daemon(folder).await;
     let name = "quay.io/acme/app:1";
-    let mut pull = ctr(folder, &["images", "pull", "--snapshotter", "native", "--hosts-dir"]);
+    let ctr = |arguments: &[&str]| ctr(Command::new("ctr"), folder, arguments);
+    let mut pull = ctr(&["images", "pull", "--snapshotter", "native", "--hosts-dir"]);
     run("ctr-pull", folder, {
         pull.arg(hosts).arg(name);
         pull
     })
     .await;
-    let listed = run("ctr-images", folder, ctr(folder, &["images", "list"])).await;
+    listed(folder, ctr, name, image).await;
+    let snapshots = run("ctr-snapshots", folder, ctr(&["snapshots", "--snapshotter", "native", "list"])).await;
+    assert!(snapshots.contains(image.native().layers[0].diff_id.as_str()), "{snapshots}");
+}
+
+/// A daemon; `ctr` does the pulling.
+pub(crate) struct Containerd {
+    site: Site,
+    folder: PathBuf,
+    _daemon: Process,
+}
+
+impl Containerd {
+    pub(crate) const NEEDS: &'static [Need] =
+        &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("containerd"), Need::Program("ctr")];
+
+    pub(crate) async fn start(site: &Site, folder: &Path) -> Self {
+        Self { site: site.clone(), folder: folder.to_owned(), _daemon: daemon(folder).await }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        ctr(self.site.command("ctr"), &self.folder, arguments)
+    }
+
+    /// Pulls with `options`, which say what opens the registry.
+    pub(crate) fn pull(&self, options: &[&str], name: &str) -> Command {
+        let mut command = self.command(&["images", "pull", "--snapshotter", "native"]);
+        command.args(options).arg(name);
+        command
+    }
+
+    /// Fails unless `image` was pulled as `name`.
+    pub(crate) async fn holds(&self, name: &str, image: &Image) {
+        listed(&self.folder, |arguments| self.command(arguments), name, image).await;
+    }
+}
+
+async fn listed(folder: &Path, ctr: impl Fn(&[&str]) -> Command, name: &str, image: &Image) {
+    let listed = run("ctr-images", folder, ctr(&["images", "list"])).await;
     assert!(listed.contains(&format!("{name} {} {}", image.index.media_type, image.index.digest)), "{listed}");
-    let content = run("ctr-content", folder, ctr(folder, &["content", "list", "--quiet"])).await;
+    let content = run("ctr-content", folder, ctr(&["content", "list", "--quiet"])).await;
     for blob in image.native().blobs() {
         assert!(content.contains(blob.digest.as_str()), "{content}");
     }
-    let snapshots = run("ctr-snapshots", folder, ctr(folder, &["snapshots", "--snapshotter", "native", "list"])).await;
-    assert!(snapshots.contains(image.native().layers[0].diff_id.as_str()), "{snapshots}");
 }
 
 async fn daemon(folder: &Path) -> Process {
@@ -46,8 +86,7 @@ async fn daemon(folder: &Path) -> Process {
     process
 }
 
-fn ctr(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new("ctr");
+fn ctr(mut command: Command, folder: &Path, arguments: &[&str]) -> Command {
     command.arg("--address").arg(folder.join("S")).args(arguments);
     command
 }

@@ -1,36 +1,92 @@
-//! dockerd with `--registry-mirror`: Docker Hub's images only, no `ns`.
+//! dockerd: with `--registry-mirror` for Docker Hub's images only, no `ns`; and with logins of its client.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::Client;
 use crate::image::Image;
-use crate::process::{Process, run, unmounting};
+use crate::process::{Need, Process, run};
+use crate::registry;
+use crate::site::Site;
 
 pub(crate) async fn docker(mirror: SocketAddr, folder: &Path, image: &Image) {
-    let socket = format!("unix://{}", folder.join("S").display());
-    let _daemon = daemon(mirror, folder, &socket).await;
+    let site = Site::make(folder).await;
+    let mut dockerd = site.command("dockerd");
+    dockerd.arg("--registry-mirror").arg(format!("http://{mirror}"));
+    let _daemon = daemon(dockerd, folder).await;
     let name = "docker.io/library/app:1";
-    run("docker-pull", folder, docker_command(&socket, &["pull", "--quiet", name])).await;
-    let format = "{{json .RepoDigests}} {{json .RootFS.Layers}}";
-    let report = run("docker-inspect", folder, docker_command(&socket, &["inspect", "--format", format, name])).await;
-    let layers = serde_json::to_string(&image.native().diff_ids()).expect("texts are JSON");
-    assert_eq!(report.trim(), format!("[\"app@{}\"] {layers}", image.index.digest));
+    run("docker-pull", folder, command(&site, folder, &["pull", "--quiet", name])).await;
+    inspected(folder, command(&site, folder, &INSPECT), name, &format!("app@{}", image.index.digest), image).await;
 }
 
-async fn daemon(mirror: SocketAddr, folder: &Path, socket: &str) -> Process {
-    let mut command = unmounting("dockerd");
+/// A daemon, and the client's own folder.
+pub(crate) struct Docker {
+    site: Site,
+    folder: PathBuf,
+    _daemon: Process,
+}
+
+impl Docker {
+    fn command(&self, arguments: &[&str]) -> Command {
+        command(&self.site, &self.folder, arguments)
+    }
+}
+
+impl Client for Docker {
+    const NEEDS: &'static [Need] =
+        &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("dockerd"), Need::Program("docker")];
+
+    async fn start(site: &Site, folder: &Path) -> Self {
+        let daemon = daemon(site.command("dockerd"), folder).await;
+        Self { site: site.clone(), folder: folder.to_owned(), _daemon: daemon }
+    }
+
+    fn login(&self, host: &str, user: &str, password: &str) -> Command {
+        self.command(&["login", "--username", user, "--password", password, host])
+    }
+
+    fn pull(&self, name: &str) -> Command {
+        self.command(&["pull", name])
+    }
+
+    async fn holds(&self, name: &str, image: &Image) {
+        let (repository, _) = name.rsplit_once(':').expect("a name with a tag");
+        let digest = format!("{repository}@{}", image.index.digest);
+        inspected(&self.folder, self.command(&INSPECT), name, &digest, image).await;
+    }
+
+    fn logins(&self) -> PathBuf {
+        self.folder.join("config.json")
+    }
+}
+
+const INSPECT: [&str; 3] = ["inspect", "--format", "{{json .RepoDigests}} {{json .RootFS.Layers}}"];
+
+async fn inspected(folder: &Path, mut inspect: Command, name: &str, digest: &str, image: &Image) {
+    inspect.arg(name);
+    let report = run("docker-inspect", folder, inspect).await;
+    let layers = serde_json::to_string(&image.native().diff_ids()).expect("texts are JSON");
+    // Other names of the image stand there, too.
+    assert!(report.contains(&format!("\"{digest}\"")) && report.trim().ends_with(&layers), "{report}");
+}
+
+fn socket(folder: &Path) -> String {
+    format!("unix://{}", folder.join("S").display())
+}
+
+async fn daemon(mut command: Command, folder: &Path) -> Process {
     command.arg("--data-root").arg(folder.join("D")).arg("--exec-root").arg(folder.join("E"));
-    command.arg("--pidfile").arg(folder.join("P")).args(["--host", socket, "--storage-driver=vfs"]);
-    command.args(["--bridge=none", "--iptables=false", "--registry-mirror"]).arg(format!("http://{mirror}"));
+    command.arg("--pidfile").arg(folder.join("P")).args(["--host", &socket(folder), "--storage-driver=vfs"]);
+    command.args(["--bridge=none", "--iptables=false"]);
     let mut process = Process::start("dockerd", folder, command);
     let answers = async |process: &Process| process.err().contains("API listen on").then_some(());
     process.until("API", answers).await;
     process
 }
 
-fn docker_command(socket: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new("docker");
-    command.args(["--host", socket]).args(arguments);
+fn command(site: &Site, folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = site.command("docker");
+    command.args(["--host", &socket(folder)]).args(arguments).env("DOCKER_CONFIG", folder);
     command
 }

@@ -1,12 +1,36 @@
 //! The real clients. Each function pulls one image through `mirror` with storage of its own that is new and empty, and
-//! fails unless what arrived is `image`. None of them holds a credential.
+//! fails unless what arrived is `image`. None of them holds a credential; a [`Client`] does.
 
 mod containerd;
 mod docker;
 mod podman;
 mod skopeo;
 
-pub(crate) use containerd::containerd;
-pub(crate) use docker::docker;
-pub(crate) use podman::podman;
-pub(crate) use skopeo::skopeo;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub(crate) use containerd::{Containerd, containerd};
+pub(crate) use docker::{Docker, docker};
+pub(crate) use podman::{Podman, podman};
+pub(crate) use skopeo::{Skopeo, skopeo};
+
+use crate::image::Image;
+use crate::process::Need;
+use crate::site::Site;
+
+/// A client that can log in, with storage of its own that is new and empty.
+pub(crate) trait Client {
+    const NEEDS: &'static [Need];
+
+    async fn start(site: &Site, folder: &Path) -> Self;
+
+    fn login(&self, host: &str, user: &str, password: &str) -> Command;
+
+    fn pull(&self, name: &str) -> Command;
+
+    /// Fails unless `image` was pulled as `name`.
+    async fn holds(&self, name: &str, image: &Image);
+
+    /// The file that holds logins, or says which helper does: `auths` and `credHelpers`.
+    fn logins(&self) -> PathBuf;
+}

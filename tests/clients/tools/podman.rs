@@ -1,12 +1,15 @@
-//! podman with a mirror in `registries.conf`: any registry, named by a path prefix.
+//! podman: with a mirror in `registries.conf`, any registry, named by a path prefix; and with logins.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::Client;
 use crate::image::Image;
-use crate::process::run;
+use crate::process::{Need, run};
+use crate::registry;
+use crate::site::Site;
 
 pub(crate) async fn podman(mirror: SocketAddr, folder: &Path, image: &Image) {
     let config = folder.join("registries.conf");
@@ -16,18 +19,66 @@ pub(crate) async fn podman(mirror: SocketAddr, folder: &Path, image: &Image) {
          [[registry.mirror]]\nlocation = \"{mirror}/quay.io\"\ninsecure = true\n"
     );
     fs::write(&config, text).expect("the folder is the test's own");
+    let command = |arguments: &[&str]| {
+        let mut command = command(Command::new("podman"), folder, arguments);
+        command.env("CONTAINERS_REGISTRIES_CONF", &config).env("HOME", folder);
+        command
+    };
     let name = "quay.io/acme/app:1";
-    run("podman-pull", folder, command(folder, &["pull", "--quiet", name])).await;
-    let format = "{{json .RepoDigests}} {{json .RootFS.Layers}}";
-    let report = run("podman-inspect", folder, command(folder, &["image", "inspect", "--format", format, name])).await;
-    assert!(report.contains(&format!("quay.io/acme/app@{}", image.index.digest)), "{report}");
+    run("podman-pull", folder, command(&["pull", "--quiet", name])).await;
+    inspected(folder, command(&INSPECT), name, image).await;
+}
+
+/// Its storage and its logins; there is no daemon.
+pub(crate) struct Podman {
+    site: Site,
+    folder: PathBuf,
+}
+
+impl Podman {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = command(self.site.command("podman"), &self.folder, arguments);
+        command.env("REGISTRY_AUTH_FILE", self.logins());
+        command
+    }
+}
+
+impl Client for Podman {
+    const NEEDS: &'static [Need] = &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("podman")];
+
+    async fn start(site: &Site, folder: &Path) -> Self {
+        Self { site: site.clone(), folder: folder.to_owned() }
+    }
+
+    fn login(&self, host: &str, user: &str, password: &str) -> Command {
+        self.command(&["login", "--username", user, "--password", password, host])
+    }
+
+    fn pull(&self, name: &str) -> Command {
+        self.command(&["pull", name])
+    }
+
+    async fn holds(&self, name: &str, image: &Image) {
+        inspected(&self.folder, self.command(&INSPECT), name, image).await;
+    }
+
+    fn logins(&self) -> PathBuf {
+        self.folder.join("auth.json")
+    }
+}
+
+const INSPECT: [&str; 4] = ["image", "inspect", "--format", "{{json .RepoDigests}} {{json .RootFS.Layers}}"];
+
+async fn inspected(folder: &Path, mut inspect: Command, name: &str, image: &Image) {
+    inspect.arg(name);
+    let report = run("podman-inspect", folder, inspect).await;
+    let (repository, _) = name.rsplit_once(':').expect("a name with a tag");
+    assert!(report.contains(&format!("{repository}@{}", image.index.digest)), "{report}");
     let layers = serde_json::to_string(&image.native().diff_ids()).expect("texts are JSON");
     assert!(report.trim().ends_with(&layers), "{report}");
 }
 
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new("podman");
-    command.env("CONTAINERS_REGISTRIES_CONF", folder.join("registries.conf")).env("HOME", folder);
+fn command(mut command: Command, folder: &Path, arguments: &[&str]) -> Command {
     command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));
     command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
     command.args(arguments);

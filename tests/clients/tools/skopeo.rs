@@ -1,14 +1,17 @@
-//! skopeo with the upstream as the first component of the name, every platform of the image.
+//! skopeo: with the upstream as the first component of the name, every platform of the image; and with logins.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use roadstead::oci::{Algorithm, Digest};
 
+use super::Client;
 use crate::image::{Content, Image};
-use crate::process::run;
+use crate::process::{Need, run};
+use crate::registry;
+use crate::site::Site;
 
 pub(crate) async fn skopeo(mirror: SocketAddr, folder: &Path, image: &Image) {
     let source = format!("docker://{mirror}/quay.io/acme/app:1");
@@ -19,14 +22,64 @@ pub(crate) async fn skopeo(mirror: SocketAddr, folder: &Path, image: &Image) {
         copy
     })
     .await;
-    let in_layout = |content: &Content| fs::read(layout.join("blobs/sha256").join(content.digest.hex()));
-    for content in image.platforms.iter().flat_map(|platform| platform.blobs()).chain([&image.index]) {
-        let bytes = in_layout(content).expect("every blob of the image was copied");
-        assert_eq!(Digest::of(Algorithm::Sha256, &bytes), content.digest);
-    }
+    let everything = image.platforms.iter().flat_map(|platform| platform.blobs()).chain([&image.index]);
+    copied(&layout, everything);
     let raw =
         run("skopeo-inspect", folder, command(folder, &["inspect", "--raw", "--tls-verify=false", &source])).await;
     assert_eq!(Digest::of(Algorithm::Sha256, raw.as_bytes()), image.index.digest);
+}
+
+/// Its copies and its logins.
+pub(crate) struct Skopeo {
+    site: Site,
+    folder: PathBuf,
+}
+
+impl Skopeo {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.site.command("skopeo");
+        command.arg("--insecure-policy").args(arguments).env("REGISTRY_AUTH_FILE", self.logins());
+        command
+    }
+
+    /// Each name has a layout of its own.
+    fn layout(&self, name: &str) -> PathBuf {
+        self.folder.join(name.replace(['/', ':'], "-"))
+    }
+}
+
+impl Client for Skopeo {
+    const NEEDS: &'static [Need] = &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("skopeo")];
+
+    async fn start(site: &Site, folder: &Path) -> Self {
+        Self { site: site.clone(), folder: folder.to_owned() }
+    }
+
+    fn login(&self, host: &str, user: &str, password: &str) -> Command {
+        self.command(&["login", "--username", user, "--password", password, host])
+    }
+
+    fn pull(&self, name: &str) -> Command {
+        let layout = format!("oci:{}:app", self.layout(name).display());
+        self.command(&["copy", "--preserve-digests", &format!("docker://{name}"), &layout])
+    }
+
+    async fn holds(&self, name: &str, image: &Image) {
+        let platform = image.native();
+        copied(&self.layout(name), platform.blobs().into_iter().chain([&platform.manifest]));
+    }
+
+    fn logins(&self) -> PathBuf {
+        self.folder.join("auth.json")
+    }
+}
+
+fn copied<'a>(layout: &Path, contents: impl Iterator<Item = &'a Content>) {
+    for content in contents {
+        let bytes = fs::read(layout.join("blobs/sha256").join(content.digest.hex()));
+        let bytes = bytes.expect("every blob of the image was copied");
+        assert_eq!(Digest::of(Algorithm::Sha256, &bytes), content.digest);
+    }
 }
 
 fn command(folder: &Path, arguments: &[&str]) -> Command {

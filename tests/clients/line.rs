@@ -1,0 +1,87 @@
+//! A line to the upstream: a TCP relay that remembers what was asked, and can be thin: then it lets each connection's
+//! answers through at a bounded rate.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+/// Runs until dropped.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) address: SocketAddr,
+    asked: Arc<Mutex<Vec<u8>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Line {
+    /// As fast as it gets.
+    pub(crate) async fn to(target: SocketAddr) -> Self {
+        Self::through(target, None).await
+    }
+
+    pub(crate) async fn thin(target: SocketAddr, bytes_per_second: u32) -> Self {
+        Self::through(target, Some(bytes_per_second)).await
+    }
+
+    async fn through(target: SocketAddr, rate: Option<u32>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let asked = Arc::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, target, rate, Arc::clone(&asked)));
+        Self { address, asked, _tasks: tasks }
+    }
+
+    /// Every byte that went to the target.
+    pub(crate) fn asked(&self) -> String {
+        String::from_utf8_lossy(&self.asked.lock().expect("no holder panics")).into_owned()
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, rate: Option<u32>, asked: Arc<Mutex<Vec<u8>>>) {
+    let mut lines = JoinSet::new();
+    while let Ok((near, _)) = listener.accept().await {
+        let asked = Arc::clone(&asked);
+        lines.spawn(async move {
+            let Ok(far) = TcpStream::connect(target).await else { return };
+            let (near, far) = (near.into_split(), far.into_split());
+            // Either side may hang up at any time.
+            let _ = tokio::join!(forward(near.0, far.1, &asked), trickle(far.0, near.1, rate));
+        });
+    }
+}
+
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, asked: &Mutex<Vec<u8>>) -> std::io::Result<()> {
+    let mut buffer = vec![0; 4 << 10];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        asked.lock().expect("no holder panics").extend_from_slice(&buffer[..count]);
+        to.write_all(&buffer[..count]).await?;
+    }
+}
+
+async fn trickle(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, rate: Option<u32>) -> std::io::Result<()> {
+    let mut buffer = vec![0; 16 << 10];
+    let mut due = Instant::now();
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..count]).await?;
+        let Some(rate) = rate else { continue };
+        let cost = Duration::from_secs(1) * u32::try_from(count).expect("at most the buffer") / rate;
+        // An idle line saves nothing up.
+        due = due.max(Instant::now()) + cost;
+        sleep_until(due).await;
+    }
+}

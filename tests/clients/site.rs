@@ -1,0 +1,59 @@
+//! A host name, a certificate and an `/etc` that hold for the programs of one test and for nobody else.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::run;
+
+/// What the certificate is for.
+pub(crate) const HOST: &str = "vendor.test";
+
+/// Takes a folder for `/etc` and becomes another program; the mount is gone with it.
+const ENTER: &str = r#"mount --bind "$0" /etc && exec "$@""#;
+
+/// A private view of the machine: [`HOST`] is this machine, its certificate is trusted, and what programs leave in
+/// `/etc` or at home vanishes with the test.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    folder: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Site {
+    pub(crate) async fn make(folder: &Path) -> Self {
+        let folder = folder.join("site");
+        fs::create_dir(&folder).expect("the folder is the test's own");
+        let mut copy = Command::new("cp");
+        copy.args(["--archive", "/etc"]).arg(&folder);
+        run("cp", &folder, copy).await;
+        let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).expect("the name is a valid one");
+        let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+        for (file, text) in [
+            (&certificate, made.cert.pem()),
+            (&key, made.signing_key.serialize_pem()),
+            (&folder.join("etc/hosts"), format!("127.0.0.1 localhost {HOST}\n")),
+        ] {
+            fs::write(file, text).expect("the folder is the test's own");
+        }
+        // Docker, podman, skopeo and containerd are written in Go, which reads it.
+        let environment = vec![("SSL_CERT_FILE".into(), certificate.clone().into())];
+        Self { folder, certificate, key, environment }
+    }
+
+    /// What programs there find under that path in `/etc`.
+    pub(crate) fn etc(&self, path: &str) -> PathBuf {
+        self.folder.join("etc").join(path)
+    }
+
+    /// Runs `program` there. Whatever it mounts vanishes with it.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(self.etc(""));
+        command.arg(program).env("HOME", &self.folder).envs(self.environment.iter().cloned());
+        command
+    }
+}

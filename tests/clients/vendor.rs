@@ -1,0 +1,195 @@
+//! A vendor: a private registry and a private account on Quay behind one proxy with TLS, two applications, users, and
+//! licences as `roadstead licence` makes them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use roadstead::clock::{Clock, Timestamp};
+use roadstead::config::{LicenceFile, read_licence};
+use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
+use tempfile::TempDir;
+
+use crate::image::Image;
+use crate::line::Line;
+use crate::process::run;
+use crate::proxy::{BINARY, Proxy, Settings};
+use crate::registry::{Auth, PASSWORD, Registry, htpasswd};
+use crate::site::{HOST, Site};
+
+/// What opens the vendor's account on Quay.
+pub(crate) const QUAY_PASSWORD: &str = "battery staple";
+pub(crate) const USER: (&str, &str) = ("support", "purple monkey dishwasher");
+pub(crate) const EMAIL: &str = "ops@customer.test";
+const ISSUER: &str = "Acme Inc.";
+
+/// Repositories as the vendor's proxy names them: of `myapp`, in the private registry and on Quay, and of `other`.
+pub(crate) const APP: &str = "registry.test/myapp/api";
+pub(crate) const EXTERNAL: &str = "proxy/myapp/quay.io/acme/api";
+pub(crate) const OTHER: &str = "registry.test/other/api";
+
+/// The vendor's side.
+pub(crate) struct Vendor {
+    pub(crate) scratch: TempDir,
+    pub(crate) site: Site,
+    /// What [`APP`] and [`OTHER`] are.
+    pub(crate) app: Image,
+    /// What [`EXTERNAL`] is.
+    pub(crate) external: Image,
+    pub(crate) registry: Registry,
+    pub(crate) quay: Registry,
+    /// The ways to both, which know what was asked.
+    pub(crate) lines: [Line; 2],
+    pub(crate) settings: Settings,
+    pub(crate) proxy: Proxy,
+}
+
+impl Vendor {
+    pub(crate) async fn open() -> Self {
+        let scratch = TempDir::new().expect("the system has a temporary folder");
+        let folder = scratch.path();
+        let site = Site::make(folder).await;
+        let (app, external) =
+            tokio::join!(Image::make(folder, 11, &[20_000, 1 << 20]), Image::make(folder, 12, &[30_000]));
+        let (here, there) = (folder.join("private"), folder.join("quay"));
+        let (private, account) = ([("myapp/api", &app), ("other/api", &app)], [("acme/api", &external)]);
+        let (registry, quay) = tokio::join!(
+            Registry::holding(&here, Auth::Basic(PASSWORD), &private),
+            Registry::holding(&there, Auth::Basic(QUAY_PASSWORD), &account),
+        );
+        let lines = [Line::to(registry.address).await, Line::to(quay.address).await];
+        let settings = Settings::empty(folder.join("roadstead"), "registry.test")
+            .with_registry("registry.test", &registry, lines[0].address)
+            .with_registry("quay.io", &quay, lines[1].address);
+        keys(&settings.folder).await;
+        let access = access(&settings.folder, &site);
+        let settings = settings.with(&access);
+        let proxy = Proxy::start(&settings).await;
+        Self { scratch, site, app, external, registry, quay, lines, settings, proxy }
+    }
+
+    /// What the proxy is called by clients: name and port.
+    pub(crate) fn host(&self) -> String {
+        format!("{HOST}:{}", self.proxy.clients.port())
+    }
+
+    /// What clients pull.
+    pub(crate) fn name(&self, repository: &str) -> String {
+        format!("{}/{repository}:1", self.host())
+    }
+
+    /// A new folder for a part of the test.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.scratch.path().join(name);
+        fs::create_dir(&folder).expect("the folder is the test's own");
+        folder
+    }
+
+    /// A licence for `myapp`, by the command.
+    pub(crate) async fn issue(&self, id: &str) -> Issued {
+        let (file, key) = (self.licence(id), self.file("licence.key"));
+        let mut command = licence(&["issue", "--issuer", ISSUER, "--customer", "A customer", "--application", "myapp"]);
+        command.args(["--id", id, "--email", EMAIL, "--expires", "90d", "--host", &self.host()]);
+        command.arg("--config").arg(self.settings.file()).arg("--key").arg(key).arg("--out").arg(&file);
+        run("licence-issue", self.scratch.path(), command).await;
+        Issued::read(file)
+    }
+
+    /// The same with an end that the command would refuse or cannot say.
+    pub(crate) fn issue_until(&self, id: &str, expires: Timestamp) -> Issued {
+        let pem = fs::read_to_string(self.file("licence.key")).expect("keygen wrote it");
+        let key = PrivateKey::from_pem(&pem).expect("keygen wrote it");
+        let issued = Timestamp::from_unix(Duration::from_hours(24));
+        let licence = Licence {
+            id: LicenceId::parse(id).expect(id),
+            issuer: ISSUER.into(),
+            customer: "A customer".into(),
+            email: None,
+            applications: vec![Slug::parse("myapp").expect("a slug")],
+            hosts: vec![self.host()],
+            issued,
+            not_before: issued,
+            expires,
+        };
+        let token = key.sign(&licence).expect("the licence is a good one");
+        let file = self.licence(id);
+        fs::write(&file, LicenceFile::write(&licence, &token)).expect("the folder is the test's own");
+        Issued::read(file)
+    }
+
+    /// What `licence pull-secret` writes.
+    pub(crate) async fn pull_secret(&self, issued: &Issued, format: &str) -> String {
+        let mut command = licence(&["pull-secret", "--format", format]);
+        command.arg(&issued.file);
+        run("licence-pull-secret", self.scratch.path(), command).await
+    }
+
+    /// A file beside the configuration.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.settings.folder.join(name)
+    }
+
+    fn licence(&self, id: &str) -> PathBuf {
+        self.scratch.path().join(format!("{id}.licence"))
+    }
+}
+
+/// A licence as a customer has it.
+pub(crate) struct Issued {
+    pub(crate) file: PathBuf,
+    pub(crate) id: String,
+    pub(crate) token: String,
+}
+
+impl Issued {
+    fn read(file: PathBuf) -> Self {
+        let LicenceFile { licence, token } = read_licence(&file).expect("it was issued just now");
+        Self { file, id: licence.id.to_string(), token: token.expose().to_owned() }
+    }
+}
+
+/// The value of an `Authorization` header.
+pub(crate) fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// A moment so many seconds from now; licences have whole seconds.
+pub(crate) fn in_seconds(seconds: i64) -> Timestamp {
+    Timestamp::from_unix(Duration::from_secs(Clock::system().now().unix().as_secs().saturating_add_signed(seconds)))
+}
+
+fn licence(arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.arg("licence").args(arguments);
+    command
+}
+
+/// Everything that the lines of [`access`] name.
+async fn keys(folder: &Path) {
+    run("licence-keygen", folder, {
+        let mut command = licence(&["keygen"]);
+        command.arg(folder.join("licence"));
+        command
+    })
+    .await;
+    for (name, text) in [("users", htpasswd(USER.0, USER.1)), ("revoked", String::new())] {
+        fs::write(folder.join(name), text).expect("the folder is the test's own");
+    }
+}
+
+fn access(folder: &Path, site: &Site) -> String {
+    let (folder, certificate, key) = (folder.display(), site.certificate.display(), site.key.display());
+    format!(
+        "hosts: [{HOST}]\n\
+         tls: {{ certificate: '{certificate}', key: '{key}' }}\n\
+         access:\n  users: '{folder}/users'\n  rules:\n    \
+         - {{ who: 'user:{}', allow: [pull], applications: [myapp] }}\n\
+         applications:\n  myapp: {{ images: ['registry.test/myapp/**', 'quay.io/acme/*'] }}\n  \
+         other: {{ images: ['registry.test/other/**'] }}\n\
+         licences: {{ issuer: {ISSUER}, public_keys: ['{folder}/licence.pub'], revoked: '{folder}/revoked' }}",
+        USER.0,
+    )
+}
