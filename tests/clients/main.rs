@@ -5,6 +5,7 @@
 mod container;
 mod crash;
 mod customer;
+mod helpers;
 mod image;
 mod kubelet;
 mod licences;

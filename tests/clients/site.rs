@@ -1,6 +1,6 @@
 //! A host name, a certificate and an `/etc` that hold for the programs of one test and for nobody else.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,6 +42,12 @@ impl Site {
         // Docker, podman, skopeo and containerd are written in Go, which reads it.
         let environment = vec![("SSL_CERT_FILE".into(), certificate.clone().into())];
         Self { folder, certificate, key, environment }
+    }
+
+    /// With a further variable.
+    pub(crate) fn with(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.into(), value.as_ref().to_owned()));
+        self
     }
 
     /// What programs there find under that path in `/etc`.
