@@ -15,6 +15,7 @@ mod process;
 mod proxy;
 mod pulls;
 mod registry;
+mod revocation;
 mod secrets;
 mod site;
 mod token;

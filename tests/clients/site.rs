@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::run;
+use crate::process::{PATIENCE, run};
 
 /// What the certificate is for.
 pub(crate) const HOST: &str = "vendor.test";
@@ -61,5 +61,14 @@ impl Site {
         command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(self.etc(""));
         command.arg(program).env("HOME", &self.folder).envs(self.environment.iter().cloned());
         command
+    }
+
+    /// A client of the tests' own there, for plain HTTP as well.
+    pub(crate) fn client(&self, port: u16) -> reqwest::Client {
+        let pem = fs::read(&self.certificate).expect("it was written");
+        let certificate = reqwest::Certificate::from_pem(&pem).expect("rcgen writes PEM");
+        let trusting = reqwest::Client::builder().no_proxy().tls_certs_only([certificate]);
+        let near = trusting.resolve(HOST, ([127, 0, 0, 1], port).into()).timeout(PATIENCE);
+        near.build().expect("one certificate can be trusted")
     }
 }

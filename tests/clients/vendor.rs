@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::{StatusCode, header};
 use roadstead::clock::{Clock, Timestamp};
 use roadstead::config::{LicenceFile, read_licence};
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
@@ -19,6 +20,7 @@ use crate::process::run;
 use crate::proxy::{BINARY, Proxy, Settings};
 use crate::registry::{Auth, PASSWORD, Registry, htpasswd};
 use crate::site::{HOST, Site};
+use crate::web::Answer;
 
 /// What opens the vendor's account on Quay.
 pub(crate) const QUAY_PASSWORD: &str = "battery staple";
@@ -120,11 +122,34 @@ impl Vendor {
         Issued::read(file)
     }
 
+    /// Revokes by the command.
+    pub(crate) async fn revoke(&self, id: &str) {
+        let mut command = licence(&["revoke", id, "--list"]);
+        command.arg(self.file("revoked"));
+        run("licence-revoke", self.scratch.path(), command).await;
+    }
+
     /// What `licence pull-secret` writes.
     pub(crate) async fn pull_secret(&self, issued: &Issued, format: &str) -> String {
         let mut command = licence(&["pull-secret", "--format", format]);
         command.arg(&issued.file);
         run("licence-pull-secret", self.scratch.path(), command).await
+    }
+
+    /// GET over TLS.
+    pub(crate) async fn get(&self, path: &str, authorization: &str) -> Answer {
+        let client = self.site.client(self.proxy.clients.port());
+        let request = client.get(format!("https://{}{path}", self.host())).header(header::AUTHORIZATION, authorization);
+        let response = request.send().await.expect("the proxy answers");
+        Answer { status: response.status(), body: response.bytes().await.expect("the answer is whole") }
+    }
+
+    /// An access token for a user and password, as a header's value.
+    pub(crate) async fn token(&self, authorization: &str) -> String {
+        let answer = self.get("/token?service=x", authorization).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        let document: serde_json::Value = serde_json::from_slice(&answer.body).expect("a token comes as JSON");
+        format!("Bearer {}", document["token"].as_str().expect("a token"))
     }
 
     /// A file beside the configuration.
@@ -148,6 +173,10 @@ impl Issued {
     fn read(file: PathBuf) -> Self {
         let LicenceFile { licence, token } = read_licence(&file).expect("it was issued just now");
         Self { file, id: licence.id.to_string(), token: token.expose().to_owned() }
+    }
+
+    pub(crate) fn basic(&self) -> String {
+        basic(&self.id, &self.token)
     }
 }
 

@@ -30,6 +30,14 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
+impl Answer {
+    /// What the first error says.
+    pub(crate) fn message(&self) -> String {
+        let document: serde_json::Value = serde_json::from_slice(&self.body).expect("errors come as JSON");
+        document["errors"][0]["message"].as_str().expect("an error has a message").to_owned()
+    }
+}
+
 /// GET, to the end of the body.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> reqwest::Result<Answer> {
     let request = client().request(Method::GET, format!("http://{address}{path}"));
