@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
+use reqwest::RequestBuilder;
 use roadstead::clock::{Clock, Timestamp};
 use roadstead::config::{LicenceFile, read_licence};
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
@@ -51,6 +52,11 @@ pub(crate) struct Vendor {
 
 impl Vendor {
     pub(crate) async fn open() -> Self {
+        Self::with("").await
+    }
+
+    /// The same, with a further line in the configuration.
+    pub(crate) async fn with(line: &str) -> Self {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let folder = scratch.path();
         let site = Site::make(folder).await;
@@ -65,7 +71,8 @@ impl Vendor {
         let lines = [Line::to(registry.address).await, Line::to(quay.address).await];
         let settings = Settings::empty(folder.join("roadstead"), "registry.test")
             .with_registry("registry.test", &registry, lines[0].address)
-            .with_registry("quay.io", &quay, lines[1].address);
+            .with_registry("quay.io", &quay, lines[1].address)
+            .with(line);
         keys(&settings.folder).await;
         let access = access(&settings.folder, &site);
         let settings = settings.with(&access);
@@ -138,9 +145,19 @@ impl Vendor {
 
     /// GET over TLS.
     pub(crate) async fn get(&self, path: &str, authorization: &str) -> Answer {
+        self.ask(Method::GET, path, |request| request.header(header::AUTHORIZATION, authorization)).await
+    }
+
+    /// POST of a form over TLS.
+    pub(crate) async fn post(&self, path: &str, form: String) -> Answer {
+        let head = (header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        self.ask(Method::POST, path, |request| request.header(head.0, head.1).body(form)).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, more: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Answer {
         let client = self.site.client(self.proxy.clients.port());
-        let request = client.get(format!("https://{}{path}", self.host())).header(header::AUTHORIZATION, authorization);
-        let response = request.send().await.expect("the proxy answers");
+        let request = client.request(method, format!("https://{}{path}", self.host()));
+        let response = more(request).send().await.expect("the proxy answers");
         Answer { status: response.status(), body: response.bytes().await.expect("the answer is whole") }
     }
 
