@@ -219,11 +219,6 @@ mod tests {
         }
         assert!(files_of(folder.path()).expect_err("too many").contains("more than 1000"));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn what_is_added_begins_a_line_of_its_own() {
