@@ -9,6 +9,7 @@ mod error;
 mod exchange;
 mod generation;
 mod listing;
+mod reads;
 mod respond;
 mod service;
 mod tls;
