@@ -102,6 +102,17 @@ impl Endpoint {
         }
     }
 
+    /// The digest that it names, or that an upload ends with.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Blob { digest, .. }
+            | Self::Referrers { digest, .. }
+            | Self::Manifest { reference: Reference::Digest(digest), .. } => Some(digest),
+            Self::Upload { query, .. } => query.digest.as_ref(),
+            Self::Ping | Self::Catalog | Self::Tags { .. } | Self::Manifest { .. } => None,
+        }
+    }
+
     /// Whether it asks what a tag means, or which there are.
     pub fn is_about_tags(&self) -> bool {
         match self {

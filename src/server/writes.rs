@@ -53,6 +53,7 @@ impl Service {
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         let method = request.method().clone();
+        notes.digest = writer.to.target.endpoint.digest().cloned();
         match (&writer.to.target.endpoint, method) {
             (Endpoint::Upload { session: None, query, .. }, Method::POST) => self.begin(&writer, query, request).await,
             (Endpoint::Upload { session: Some(session), query, .. }, method) => {
