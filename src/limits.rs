@@ -13,19 +13,19 @@ pub struct Limits {
     pub revalidate: Duration,
     /// One TCP connection or TLS handshake upstream.
     pub connect: Duration,
-    /// A client's TLS handshake.
+    /// A client's TLS handshake with the first bytes of HTTP/2, and at its end the answer to our goodbye.
     pub handshake: Duration,
     /// Silence in an upstream body before the transfer counts as broken.
     pub upstream_idle: Duration,
     /// Pause before the first retry upstream; doubles, with jitter.
     pub retry_pause: Duration,
-    /// A client that takes no byte for this long is cut off.
+    /// A client that takes no byte for this long is cut off; of several answers at once only the one that waits.
     pub send_idle: Duration,
     /// A client that sends nothing of a body for this long is cut off.
     pub receive_idle: Duration,
     /// For a registry to answer once it has every byte of an upload: it may have to move them.
     pub commit: Duration,
-    /// Waiting for a request head, which hyper also uses between requests (DESIGN §15).
+    /// Waiting for a request head, which hyper also uses between requests (DESIGN §15); HTTP/2 without any request.
     pub request_idle: Duration,
     /// Downloads into the cache at once, in all and for one upstream.
     pub fills: usize,

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
 
 use super::exchange::Exchange;
@@ -15,7 +15,8 @@ use crate::store::{self, Blob, Slice};
 /// A body and the request it answers.
 ///
 /// hyper drops a body when its last frame is queued, which is before it is sent. So the frames own the exchange as well:
-/// it ends, and is logged, when the last byte has left or the connection is gone (DESIGN §14.11).
+/// it ends, and is logged, when the last byte has left or the connection is gone (DESIGN §14.11). And it is at its end
+/// only when everything has been written, since nobody could reset an HTTP/2 stream that hyper thinks is done.
 pub(super) struct Body {
     source: Source,
     exchange: Arc<Exchange>,
@@ -59,7 +60,7 @@ impl Body {
 
     /// Ends the body short, but in the next turn: hyper drops what it has not written yet when a body fails, and the head
     /// and the bytes before the failure are the client's.
-    fn cut(&mut self, cx: &Context<'_>, error: &SourceError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn cut(&mut self, cx: &Context<'_>, error: &SourceError) -> Poll<Option<Result<Frame<Held>, Cut>>> {
         self.exchange.fail(error);
         self.source = Source::Cut;
         cx.waker().wake_by_ref();
@@ -68,48 +69,64 @@ impl Body {
 }
 
 /// A frame on its way to the socket.
-struct Held {
+pub(super) struct Held {
     piece: Piece,
-    _exchange: Arc<Exchange>,
+    written: usize,
+    exchange: Arc<Exchange>,
 }
 
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        match &self.piece {
-            Piece::Bytes(bytes) => bytes,
-            Piece::Mapped(slice) => slice.bytes(),
-        }
+impl Buf for Held {
+    fn remaining(&self) -> usize {
+        self.chunk().len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.piece.bytes()[self.written..]
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.written += count;
+        self.exchange.outbound().delivery().write(count);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.exchange.outbound().keep(&self.exchange);
     }
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Held;
     type Error = Cut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Held>, Cut>>> {
         let copies = self.exchange.outbound().copies();
         match ready!(self.source.poll_piece(cx, copies)) {
-            None => Poll::Ready(None),
+            None => {
+                self.source = Source::Empty;
+                self.exchange.outbound().delivery().poll_even(cx).map(|()| None)
+            }
             Some(Err(SourceError::Cut)) => Poll::Ready(Some(Err(Cut))),
             Some(Err(error)) => self.cut(cx, &error),
             Some(Ok(piece)) => {
                 if let Piece::Mapped(slice) = &piece {
                     self.exchange.outbound().expect(slice.clone());
                 }
-                let frame = Bytes::from_owner(Held { piece, _exchange: Arc::clone(&self.exchange) });
-                self.exchange.add_bytes(frame.len() as u64);
-                Poll::Ready(Some(Ok(Frame::data(frame))))
+                self.exchange.outbound().delivery().give(piece.bytes().len());
+                Poll::Ready(Some(Ok(Frame::data(Held { piece, written: 0, exchange: Arc::clone(&self.exchange) }))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
+        let at_its_end = match &self.source {
             Source::Empty => true,
             Source::Full(bytes) => bytes.is_empty(),
             Source::Stored { left, .. } => left.is_empty(),
             Source::Stream { .. } | Source::Cut => false,
-        }
+        };
+        at_its_end && self.exchange.outbound().delivery().is_even()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -136,7 +153,7 @@ impl Source {
             Self::Stored { blob, left, loading } => {
                 let piece = ready!(poll_stored(blob, left, loading, copies, cx));
                 if let Ok(piece) = &piece {
-                    left.start += piece.len() as u64;
+                    left.start += piece.bytes().len() as u64;
                 }
                 *loading = None;
                 Poll::Ready(Some(piece.map_err(SourceError::Store)))
@@ -188,10 +205,10 @@ fn poll_stored(
 }
 
 impl Piece {
-    fn len(&self) -> usize {
+    fn bytes(&self) -> &[u8] {
         match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Mapped(slice) => slice.bytes().len(),
+            Self::Bytes(bytes) => bytes,
+            Self::Mapped(slice) => slice.bytes(),
         }
     }
 }

@@ -1,14 +1,13 @@
 //! One request and its answer, from arrival to the last byte: its log line and its metrics are written when it ends.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::wire::Outbound;
+use super::outbound::Outbound;
 use crate::licence::Slug;
 use crate::metrics::{Counted, Metrics};
 use crate::oci::{CanonicalName, Digest, Repository, Tag};
@@ -53,8 +52,6 @@ pub(super) struct Exchange {
     notes: Notes,
     status: StatusCode,
     head: Duration,
-    /// Body bytes given to hyper.
-    queued: AtomicU64,
     /// Why the body ended short.
     cut: OnceLock<String>,
 }
@@ -76,16 +73,12 @@ impl Arrival {
     /// The answer's head is ready.
     pub(super) fn answer(self, notes: Notes, status: StatusCode) -> Arc<Exchange> {
         let head = self.started.elapsed();
-        Arc::new(Exchange { arrival: self, notes, status, head, queued: AtomicU64::new(0), cut: OnceLock::new() })
+        Arc::new(Exchange { arrival: self, notes, status, head, cut: OnceLock::new() })
     }
 }
 
 impl Exchange {
-    pub(super) fn add_bytes(&self, count: u64) {
-        self.queued.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// The connection that the answer leaves by.
+    /// The way that the answer leaves by.
     pub(super) fn outbound(&self) -> &Outbound {
         &self.arrival.outbound
     }
@@ -96,10 +89,16 @@ impl Exchange {
         let _ = self.cut.set(error.to_string());
     }
 
-    /// Body bytes that have left: not more than were queued, and not more than the connection has taken since.
+    /// Body bytes that have left: not more than hyper has written, and not more than the connection has sent since.
     fn bytes(&self) -> u64 {
         let on_the_wire = self.arrival.outbound.sent() - self.arrival.sent_before;
-        self.queued.load(Ordering::Relaxed).min(on_the_wire)
+        self.arrival.outbound.delivery().written().min(on_the_wire)
+    }
+
+    /// Why the body ended short, or what the answer was about.
+    fn error(&self) -> Option<&str> {
+        let given_up = self.arrival.outbound.delivery().is_given_up().then_some("the client takes no bytes");
+        self.cut.get().or(self.notes.error.as_ref()).map(String::as_str).or(given_up)
     }
 
     fn count(&self, route: &'static str, bytes: u64) {
@@ -138,7 +137,7 @@ impl Drop for Exchange {
             bytes,
             first_byte_ms = millis(self.head),
             total_ms = millis(self.arrival.started.elapsed()),
-            error = self.cut.get().or(self.notes.error.as_ref()),
+            error = self.error(),
         );
     }
 }

@@ -9,24 +9,30 @@ mod error;
 mod exchange;
 mod generation;
 mod listing;
+mod outbound;
 mod reads;
 mod respond;
 mod service;
+mod streams;
 mod tls;
 mod token;
 mod visit;
 mod wire;
 mod writes;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -37,9 +43,13 @@ pub use generation::Generation;
 pub use service::Service;
 pub use tls::TlsContext;
 
+use crate::limits::Limits;
 use crate::metrics::Counted;
+use body::Body;
+use outbound::{Line, Outbound};
 use service::Connection;
-use wire::{Transport, Wire};
+use streams::Streams;
+use wire::Wire;
 
 /// Bytes of a request head that are accepted, and of small frames that hyper gathers before it writes.
 const HEAD: usize = 64 * 1024;
@@ -62,6 +72,11 @@ const HEADER_LIST: u32 = 32 * 1024;
 
 /// Bytes that wait for one slow HTTP/2 stream.
 const SEND_BUFFER: usize = 128 * 1024;
+
+/// Bytes that a client may send ahead on one stream, and on all of a connection: a body that is not read leaves room for
+/// the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const WINDOW: u32 = 1024 * 1024;
 
 /// Streams that a client may open and reset before it is taken for an attacker.
 const RESETS: usize = 20;
@@ -91,25 +106,35 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future
     }
 }
 
+/// What all requests on a connection share.
+struct Client {
+    service: Arc<Service>,
+    connection: Arc<Connection>,
+    line: Line,
+}
+
 /// One connection, to its end; once `draining`, to the end of the requests under way.
 async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: CancellationToken) {
     let Accepted { stream, peer, permit } = accepted;
     let _permit = permit;
     let _counted = Counted::one(&service.metrics.http_connections);
     let context = service.tls.load_full();
+    let line = Line::new(context.is_some());
+    let wire = Wire::new(stream, line.clone(), service.limits.send_idle);
     let plain = Connection { peer: peer.ip(), secure: false, certificate: Vec::new() };
+    let client = |connection| Client { service: Arc::clone(&service), connection: Arc::new(connection), line };
     let ended = match context {
-        None => http_1(service, stream, plain, draining).await,
-        Some(context) => match handshake(&service, &context, stream).await {
+        None => http_1(client(plain), wire, draining).await,
+        Some(context) => match handshake(&service.limits, &context, wire).await {
             Err(error) => Err(error.into()),
             Ok(stream) => {
                 let (_, session) = stream.get_ref();
                 let certificate = tls::names(session.peer_certificates());
-                let connection = Connection { secure: true, certificate, ..plain };
+                let client = client(Connection { secure: true, certificate, ..plain });
                 if tls::is_http_2(session.alpn_protocol()) {
-                    http_2(service, stream, connection, draining).await
+                    http_2(client, stream, draining).await
                 } else {
-                    http_1(service, stream, connection, draining).await
+                    http_1(client, stream, draining).await
                 }
             }
         },
@@ -122,55 +147,82 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
 
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-async fn handshake(service: &Service, context: &TlsContext, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+/// The handshake, and where it agrees on HTTP/2 the first bytes after it: its client speaks at once (RFC 9113 §3.4).
+async fn handshake(limits: &Limits, context: &TlsContext, wire: Wire) -> io::Result<TlsStream<Wire>> {
     let acceptor = TlsAcceptor::from(Arc::clone(context.config()));
-    let handshake = acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(ENCRYPTED)));
-    tokio::time::timeout(service.limits.handshake, handshake)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let handshake = async {
+        let mut stream = acceptor.accept_with(wire, |session| session.set_buffer_limit(Some(ENCRYPTED))).await?;
+        if tls::is_http_2(stream.get_ref().1.alpn_protocol()) {
+            stream.fill_buf().await?;
+        }
+        Ok(stream)
+    };
+    tokio::time::timeout(limits.handshake, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn http_1<S>(service: Arc<Service>, stream: S, connection: Connection, draining: CancellationToken) -> Ended
+async fn http_1<S>(client: Client, stream: S, draining: CancellationToken) -> Ended
 where
-    S: Transport + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (wire, outbound) = Wire::new(stream, service.limits.send_idle);
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(service.limits.request_idle);
+    http.timer(TokioTimer::new()).header_read_timeout(client.service.limits.request_idle);
     http.max_buf_size(HEAD).max_headers(HEADERS);
-    let connection = Arc::new(connection);
-    let answer =
-        service_fn(move |request| Arc::clone(&service).call(Arc::clone(&connection), outbound.clone(), request));
-    to_its_end(http.serve_connection(TokioIo::new(wire), answer), draining).await
+    let answer = service_fn(move |request| client.answer(client.line.answer(), request));
+    let connection = http.serve_connection(TokioIo::new(stream), answer);
+    // hyper itself ends one that waits.
+    to_its_end(connection, draining.cancelled(), std::future::pending()).await
 }
 
-async fn http_2<S>(service: Arc<Service>, stream: S, connection: Connection, draining: CancellationToken) -> Ended
+async fn http_2<S>(client: Client, stream: S, draining: CancellationToken) -> Ended
 where
-    S: Transport + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (wire, outbound) = Wire::new(stream, service.limits.send_idle);
-    let mut http = http2::Builder::new(TokioExecutor::new());
+    let limits = &client.service.limits;
+    let (idle, last) = (limits.request_idle, limits.handshake);
+    let streams = Streams::new(limits.send_idle);
+    let mut http = http2::Builder::new(streams.clone());
     http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PONG);
     http.max_concurrent_streams(STREAMS).max_header_list_size(HEADER_LIST).max_send_buf_size(SEND_BUFFER);
+    http.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(WINDOW);
     http.max_pending_accept_reset_streams(RESETS);
-    let connection = Arc::new(connection);
-    let answer =
-        service_fn(move |request| Arc::clone(&service).call(Arc::clone(&connection), outbound.clone(), request));
-    to_its_end(http.serve_connection(TokioIo::new(wire), answer), draining).await
+    let watched = streams.clone();
+    let answer = service_fn(move |request| {
+        let outbound = client.line.answer();
+        streams.expect(&outbound);
+        client.answer(outbound, request)
+    });
+    let connection = http.serve_connection(TokioIo::new(stream), answer);
+    let enough = async {
+        tokio::select! {
+            () = draining.cancelled() => {}
+            () = watched.quiet(idle) => {}
+        }
+    };
+    to_its_end(connection, enough, watched.quiet(last)).await
 }
 
-/// Once `draining`, what is under way may end, and nothing new begins.
-async fn to_its_end<C>(connection: C, draining: CancellationToken) -> Ended
+/// After `enough`, what is under way may end, and nothing new begins; then it is over, at the latest at `last`.
+async fn to_its_end<C>(connection: C, enough: impl Future<Output = ()>, last: impl Future<Output = ()>) -> Ended
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
-        ended = &mut connection => ended?,
-        () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await?;
-        }
+        ended = &mut connection => return Ok(ended?),
+        () = enough => connection.as_mut().graceful_shutdown(),
     }
-    Ok(())
+    tokio::select! {
+        ended = connection => Ok(ended?),
+        () = last => Err("the client does not take the goodbye".into()),
+    }
+}
+
+impl Client {
+    fn answer(
+        &self,
+        outbound: Outbound,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
+        Arc::clone(&self.service).call(Arc::clone(&self.connection), outbound, request)
+    }
 }

@@ -14,12 +14,12 @@ use super::body::Body;
 use super::error::{Extra, Refusal};
 use super::exchange::{Arrival, Notes};
 use super::generation::Generation;
+use super::outbound::Outbound;
 use super::reads::Asked;
 use super::respond::{self, Answer};
 use super::tls::TlsContext;
 use super::token;
 use super::visit::Visit;
-use super::wire::Outbound;
 use super::writes;
 use crate::access::{
     Action, Caller, Credential, Door, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Principal, client_address,

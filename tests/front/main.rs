@@ -8,6 +8,7 @@ mod errors;
 mod eviction;
 mod harness;
 mod herd;
+mod http_2;
 mod kubelet;
 mod manifests;
 mod matrix;

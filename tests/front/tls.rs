@@ -1,20 +1,30 @@
 //! TLS, HTTP/2 and client certificates, through the front door (ACCESS §8).
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use roadstead::config::{Allow, CertificateName, ClientAuth, Tls, Who};
+use rustls::HandshakeKind;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::Origin;
-use crate::support::proxy::{Proxy, Setup};
+use crate::support::proxy::{Proxy, Setup, blob};
+use crate::support::{eventually, soon};
 use crate::vendor::rule;
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -35,7 +45,7 @@ impl Authority {
     }
 }
 
-fn tls(setup: &Setup, authority: &Authority, clients: Option<(&Authority, ClientAuth)>) -> Tls {
+pub(crate) fn tls(setup: &Setup, authority: &Authority, clients: Option<(&Authority, ClientAuth)>) -> Tls {
     let (certificate, key) = authority.issue("registry.test");
     Tls {
         certificate: setup.file("tls.crt", &certificate),
@@ -52,6 +62,51 @@ fn client(trusts: &Authority, identity: Option<(String, String)>, http_1: bool) 
         builder = builder.identity(reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes()).expect("PEM"));
     }
     if http_1 { builder.http1_only() } else { builder }.build().expect("a client")
+}
+
+/// What a client of its own kind connects with: versions, protocols, a certificate. Sessions are resumed.
+fn handshakes(
+    trusts: &Authority,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    protocol: &[u8],
+    identity: Option<(String, String)>,
+) -> TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusts.pem().as_bytes()).expect("PEM")).expect("an authority");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    let builder = builder.expect("versions").with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+            builder.with_client_auth_cert(vec![certificate], key).expect("a pair")
+        }
+    };
+    config.alpn_protocols = vec![protocol.to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+async fn handshake(connector: &TlsConnector, proxy: &Proxy) -> std::io::Result<TlsStream<TcpStream>> {
+    let name = "registry.test".try_into().expect("a name");
+    soon("a handshake", connector.connect(name, proxy.connect().await)).await
+}
+
+/// A connection that has agreed on HTTP/2 and has said nothing yet.
+pub(crate) async fn for_http_2(proxy: &Proxy, trusts: &Authority) -> TlsStream<TcpStream> {
+    let stream = handshake(&handshakes(trusts, &[&TLS13], b"h2", None), proxy).await.expect("a handshake");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    stream
+}
+
+/// One request, and all that comes back until the end.
+async fn exchange(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: registry.test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("the proxy reads");
+    let mut answer = Vec::new();
+    let _cut_off_or_closed = soon("the end", stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 async fn get(client: &reqwest::Client, proxy: &Proxy, path: &str) -> Result<(u16, bytes::Bytes), reqwest::Error> {
@@ -77,8 +132,9 @@ async fn whole_images_are_pulled_over_tls_cold_and_warm() {
         assert!(status == 200 && blob == image.layers[0].bytes(), "{round}");
     }
     assert_eq!(origin.blob_gets(&image.layers[0].digest), 1);
-    let plain = proxy.raw(b"GET /v2/ HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    assert!(!plain.contains("200"), "nothing is served in clear: {plain:?}");
+    proxy.settled().await;
+    let served = 2 * (3_000_000 + i64::try_from(image.manifest.bytes.len()).expect("small"));
+    assert_eq!(proxy.metric("roadstead_served_bytes_total", &[]), served);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,71 +190,109 @@ async fn a_replaced_certificate_serves_new_connections_and_a_broken_one_changes_
     assert_eq!(get(&old, &proxy, "/v2/").await.expect("the open connection goes on").0, 200);
 }
 
-/// An HTTP/2 connection to the proxy, its driver running.
-async fn http_2(proxy: &Proxy, trusts: &Authority) -> h2::client::SendRequest<bytes::Bytes> {
-    use rustls::pki_types::pem::PemObject;
-    let mut roots = rustls::RootCertStore::empty();
-    let root = rustls::pki_types::CertificateDer::from_pem_slice(trusts.pem().as_bytes()).expect("PEM");
-    roots.add(root).expect("an authority");
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let name = "registry.test".try_into().expect("a name");
-    let stream = connector.connect(name, proxy.connect().await).await.expect("a handshake");
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
-    // The window of the connection is this client's; it leaves room beside a stream whose own is full.
-    let mut builder = h2::client::Builder::new();
-    builder.initial_connection_window_size(1 << 20);
-    let (send, connection) = builder.handshake(stream).await.expect("HTTP/2");
-    tokio::spawn(async move {
-        let _ended_with_the_test = connection.await;
-    });
-    send
-}
-
-async fn open(send: &h2::client::SendRequest<bytes::Bytes>, path: &str) -> h2::RecvStream {
-    let request = http::Request::get(format!("https://registry.test{path}")).body(()).expect("a request");
-    let mut send = send.clone().ready().await.expect("room for a stream");
-    let (response, _) = send.send_request(request, true).expect("sent");
-    let response = response.await.expect("an answer");
-    assert_eq!(response.status(), 200);
-    response.into_body()
-}
-
-async fn read(mut body: h2::RecvStream, most: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while bytes.len() < most
-        && let Some(piece) = body.data().await
-    {
-        let piece = piece.expect("a piece");
-        body.flow_control().release_capacity(piece.len()).expect("capacity that was used");
-        bytes.extend_from_slice(&piece);
-    }
-    bytes
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn on_one_http_2_connection_a_reader_that_stops_holds_up_nobody() {
-    let image = Image::new(1, &[3_000_000, 2_000_000]);
-    let origin = Origin::with("library/a", "1", &image).await;
+async fn versions_are_1_2_and_1_3_and_nothing_is_said_in_clear() {
+    let origin = Origin::start().await;
     let mut setup = Setup::of(&origin);
     let authority = Authority::new();
     setup.config.tls = Some(tls(&setup, &authority, None));
     let proxy = setup.start().await;
-    let send = http_2(&proxy, &authority).await;
-    let path = |i: usize| format!("/v2/library/a/blobs/{}", image.layers[i].digest);
-    for _cold_then_warm in 0..2 {
-        let mut stopped = open(&send, &path(0)).await;
-        // Its first piece is taken and never given back, so that its window of 64 KiB fills up.
-        let first = stopped.data().await.expect("a piece").expect("bytes");
-        let whole = crate::support::soon("the other blob", read(open(&send, &path(1)).await, usize::MAX)).await;
-        assert!(whole == image.layers[1].bytes() && !first.is_empty());
+    for version in [&TLS12, &TLS13] {
+        let mut stream =
+            handshake(&handshakes(&authority, &[version], b"http/1.1", None), &proxy).await.expect("a handshake");
+        let answer = exchange(&mut stream, "/v2/").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{version:?}: {answer}");
     }
-    let stopped = crate::support::soon("the blob", read(open(&send, &path(0)).await, usize::MAX)).await;
-    assert!(stopped == image.layers[0].bytes());
+    // TLS 1.1, one cipher suite, signature algorithms: the answer is the alert protocol_version.
+    let rest = [0, 0, 2, 0xC0, 0x2B, 1, 0, 0, 10, 0, 13, 0, 6, 0, 4, 4, 3, 8, 4];
+    let body = [[3, 2].as_slice(), &[7; 32], &rest].concat();
+    let length = u8::try_from(body.len()).expect("small");
+    let hello = [[22, 3, 1, 0, length + 4, 1, 0, 0, length].as_slice(), &body].concat();
+    assert_eq!(proxy.raw(&hello).await.as_bytes(), [21, 3, 3, 0, 2, 2, 70]);
+    let plain = proxy.raw(b"GET /v2/ HTTP/1.1\r\nhost: registry.test\r\n\r\n").await;
+    assert!(!plain.contains("HTTP/"), "{plain:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_come_is_not_waited_for() {
+    let origin = Origin::start().await;
+    let mut setup = Setup::of(&origin);
+    let authority = Authority::new();
+    setup.config.tls = Some(tls(&setup, &authority, None));
+    setup.limits.handshake = Duration::from_millis(200);
+    let proxy = setup.start().await;
+    assert_eq!((proxy.raw(b"").await, proxy.raw(&[22, 3, 1]).await), (String::new(), String::new()));
+}
+
+/// A client that leaves little room on the way: the rest of an answer lies where only TLS knows of it.
+async fn open_narrow(connector: &TlsConnector, proxy: &Proxy, path: &str, connection: &str) -> TlsStream<TcpStream> {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("a size");
+    let socket = socket.connect(proxy.authority().parse().expect("an address")).await.expect("the proxy listens");
+    let name = "registry.test".try_into().expect("a name");
+    let mut stream = connector.connect(name, socket).await.expect("a handshake");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("the proxy reads");
+    let mut status = [0; 12];
+    soon("the status", stream.read_exact(&mut status)).await.expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 200");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_reading_over_tls_is_cut_off_and_what_has_not_left_is_not_counted() {
+    const LEN: i64 = 450_000;
+    let image = Image::new(1, &[LEN.unsigned_abs()]);
+    let origin = Origin::with("library/a", "1", &image).await;
+    let mut setup = Setup::of(&origin);
+    let authority = Authority::new();
+    setup.config.tls = Some(tls(&setup, &authority, None));
+    setup.send_buffer = Some(32 * 1024);
+    let mut proxy = setup.start().await;
+    let path = blob("library/a", &image.layers[0].digest);
+    let connector = handshakes(&authority, &[&TLS13], b"http/1.1", None);
+    let served = |proxy: &Proxy| proxy.metric("roadstead_served_bytes_total", &[]);
+    let mut late = open_narrow(&connector, &proxy, &path, "close").await;
+    eventually("the blob is stored", || proxy.has_stored(&image.layers[0].digest)).await;
+    soon("the rest", late.read_to_end(&mut Vec::new())).await.expect("the whole answer");
+    proxy.settled().await;
+    assert_eq!(served(&proxy), LEN, "the last byte counts, however long TLS had it");
+
+    proxy.setup().limits.send_idle = Duration::from_millis(200);
+    proxy.restart().await;
+    for connection in ["keep-alive", "close"] {
+        let _stalled = open_narrow(&connector, &proxy, &path, connection).await;
+        eventually("it is cut off", || proxy.metric("roadstead_http_connections", &[]) == 0).await;
+    }
+    proxy.settled().await;
+    assert!(served(&proxy) < LEN, "{}", served(&proxy));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_authority_for_certificates_ends_the_sessions_of_the_one_before() {
+    let origin = Origin::start().await;
+    let mut setup = Setup::of(&origin);
+    let (authority, before, after) = (Authority::new(), Authority::new(), Authority::new());
+    setup.config.tls = Some(tls(&setup, &authority, Some((&before, ClientAuth::Optional))));
+    let proxy = setup.start().await;
+    let connectors: Vec<_> = [&TLS12, &TLS13]
+        .map(|version| handshakes(&authority, &[version], b"http/1.1", Some(before.issue("node.test"))))
+        .into();
+    for connector in &connectors {
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut stream = handshake(connector, &proxy).await.expect("a handshake");
+            assert!(exchange(&mut stream, "/v2/").await.starts_with("HTTP/1.1 200"));
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+        }
+    }
+    std::fs::write(proxy.directory().join("clients.pem"), after.pem()).expect("writable");
+    proxy.reload();
+    let loaded = || proxy.metric("roadstead_reloads_total", &[("part", "tls"), ("outcome", "loaded")]);
+    eventually("the authority is read", || loaded() == 1).await;
+    for connector in &connectors {
+        // With TLS 1.3 a client is done before it hears that it is refused.
+        if let Ok(mut stream) = handshake(connector, &proxy).await {
+            assert_eq!(exchange(&mut stream, "/v2/").await, "");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use roadstead::oci::{Digest, Pattern, UpstreamName};
 use roadstead::upstream::Lookup;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     pub(crate) lookups: Arc<Mutex<Vec<String>>>,
     /// The file that the configuration is from, if it is followed.
     watched: Option<PathBuf>,
+    /// Bytes that the system keeps for a client that does not read.
+    pub(crate) send_buffer: Option<u32>,
     directory: TempDir,
 }
 
@@ -46,6 +48,7 @@ impl Setup {
             clock: Clock::manual(Duration::from_hours(500_000)),
             lookups: Arc::default(),
             watched: None,
+            send_buffer: None,
             directory,
         }
     }
@@ -180,7 +183,7 @@ impl Running {
         if let Some(file) = &setup.watched {
             app.watch(file.clone(), None);
         }
-        let clients = TcpListener::bind(setup.config.listen).await.expect("a free port");
+        let clients = listen(setup.config.listen, setup.send_buffer);
         let admin = TcpListener::bind(setup.config.admin).await.expect("a free port");
         let (shutdown, told) = oneshot::channel();
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
@@ -204,6 +207,16 @@ impl Running {
             shutdown.send(()).expect("the proxy runs until it is told to stop");
         }
     }
+}
+
+/// Accepted connections inherit the size.
+fn listen(address: SocketAddr, send_buffer: Option<u32>) -> TcpListener {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    if let Some(size) = send_buffer {
+        socket.set_send_buffer_size(size).expect("a size");
+    }
+    socket.bind(address).expect("a free port");
+    socket.listen(1024).expect("a listener")
 }
 
 impl Proxy {
