@@ -60,6 +60,12 @@ impl Refusal {
         Self::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::NameUnknown, message)
     }
 
+    /// The certificate that this connection began with.
+    pub(super) fn certificate_ended() -> Self {
+        let message = "the client certificate is not valid any more; connect with a new one";
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message).with(Extra::Close)
+    }
+
     pub(super) fn overloaded() -> Self {
         let message = "too many logins are being checked; try again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message).with(Extra::RetryAfter(5))

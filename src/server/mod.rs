@@ -121,7 +121,7 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
     let context = service.tls.load_full();
     let line = Line::new(context.is_some());
     let wire = Wire::new(stream, line.clone(), service.limits.send_idle);
-    let plain = Connection { peer: peer.ip(), secure: false, certificate: Vec::new() };
+    let plain = Connection { peer: peer.ip(), secure: false, certificate: None };
     let client = |connection| Client { service: Arc::clone(&service), connection: Arc::new(connection), line };
     let ended = match context {
         None => http_1(client(plain), wire, draining).await,
@@ -129,7 +129,7 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
             Err(error) => Err(error.into()),
             Ok(stream) => {
                 let (_, session) = stream.get_ref();
-                let certificate = tls::names(session.peer_certificates());
+                let certificate = context.certificate(session.peer_certificates());
                 let client = client(Connection { secure: true, certificate, ..plain });
                 if tls::is_http_2(session.alpn_protocol()) {
                     http_2(client, stream, draining).await

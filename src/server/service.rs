@@ -17,7 +17,7 @@ use super::generation::Generation;
 use super::outbound::Outbound;
 use super::reads::Asked;
 use super::respond::{self, Answer};
-use super::tls::TlsContext;
+use super::tls::{self, Certificate, TlsContext};
 use super::token;
 use super::visit::Visit;
 use super::writes;
@@ -25,7 +25,6 @@ use crate::access::{
     Action, Caller, Credential, Door, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Principal, client_address,
 };
 use crate::clock::Clock;
-use crate::config::CertificateName;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Endpoint, ErrorCode, Repository, Target};
@@ -39,8 +38,8 @@ pub(super) struct Connection {
     pub(super) peer: IpAddr,
     /// With TLS.
     pub(super) secure: bool,
-    /// The names in the client's certificate, which was verified.
-    pub(super) certificate: Vec<CertificateName>,
+    /// The client's, which was verified when it was shown.
+    pub(super) certificate: Option<Certificate>,
 }
 
 /// What answers requests; one for all connections.
@@ -122,7 +121,7 @@ impl Service {
         }
         let host = host(request)?;
         let door = generation.doors.find(host.as_deref(), connection.secure).ok_or_else(Refusal::misdirected)?;
-        let certificate = connection.certificate.clone();
+        let certificate = tls::names(connection.certificate.as_ref(), self.clock.now())?.to_vec();
         let caller = Caller { address, principal: Principal::Anonymous, certificate };
         let knock = Knock { generation, door, caller };
         if request.uri().path() == token::PATH {

@@ -1,6 +1,8 @@
 //! TLS for clients: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, client certificates (ACCESS §8).
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -11,6 +13,8 @@ use rustls::{RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::error::Refusal;
+use crate::clock::Timestamp;
 use crate::config::{CertificateName, ClientAuth};
 
 const HTTP_2: &[u8] = b"h2";
@@ -18,7 +22,20 @@ const HTTP_2: &[u8] = b"h2";
 /// What connections are encrypted with. Sessions of another one are not resumed, so that nobody stays who is not trusted
 /// any more.
 #[derive(Clone, Debug)]
-pub struct TlsContext(Arc<ServerConfig>);
+pub struct TlsContext {
+    config: Arc<ServerConfig>,
+    /// Clients without a certificate are not served.
+    required: bool,
+}
+
+/// A client's certificate that rustls has verified.
+#[derive(Clone, Debug)]
+pub(super) struct Certificate {
+    names: Vec<CertificateName>,
+    /// Up to the moment at which it has ended.
+    valid: Range<Timestamp>,
+    required: bool,
+}
 
 impl TlsContext {
     /// # Errors
@@ -48,11 +65,35 @@ impl TlsContext {
             .map_err(|error| format!("tls.certificate and tls.key do not belong together: {error}"))?;
         config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
-        Ok(Self(Arc::new(config)))
+        let required = client_ca.is_some() && client_auth == ClientAuth::Required;
+        Ok(Self { config: Arc::new(config), required })
     }
 
     pub(super) fn config(&self) -> &Arc<ServerConfig> {
-        &self.0
+        &self.config
+    }
+
+    /// The certificate that a client has shown, now or in the session that it resumes.
+    pub(super) fn certificate(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<Certificate> {
+        let (_, certificate) = X509Certificate::from_der(chain?.first()?).ok()?;
+        let validity = certificate.validity();
+        let at = |seconds: i64| Timestamp::from_unix(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+        // The last second is still within (RFC 5280 §4.1.2.5).
+        let valid = at(validity.not_before.timestamp())..at(validity.not_after.timestamp().saturating_add(1));
+        Some(Certificate { names: names_in(&certificate), valid, required: self.required })
+    }
+}
+
+/// The names in what a connection has shown, while it is valid. Whoever resumes a session, or keeps a connection, shows it
+/// to nobody again.
+///
+/// # Errors
+/// If it is not valid, and nobody is served without one.
+pub(super) fn names(shown: Option<&Certificate>, now: Timestamp) -> Result<&[CertificateName], Refusal> {
+    match shown {
+        Some(certificate) if certificate.valid.contains(&now) => Ok(&certificate.names),
+        Some(certificate) if certificate.required => Err(Refusal::certificate_ended()),
+        Some(_) | None => Ok(&[]),
     }
 }
 
@@ -78,10 +119,8 @@ pub(super) fn is_http_2(alpn: Option<&[u8]>) -> bool {
     alpn == Some(HTTP_2)
 }
 
-/// The names in a certificate that rustls has verified; none that could break a log line.
-pub(super) fn names(chain: Option<&[CertificateDer<'_>]>) -> Vec<CertificateName> {
-    let Some(leaf) = chain.and_then(<[_]>::first) else { return Vec::new() };
-    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Vec::new() };
+/// The names in a certificate; none that could break a log line.
+fn names_in(certificate: &X509Certificate<'_>) -> Vec<CertificateName> {
     let alternatives = certificate.subject_alternative_name().ok().flatten();
     let alternatives = alternatives.iter().flat_map(|names| &names.value.general_names);
     let mut names: Vec<CertificateName> = alternatives

@@ -33,8 +33,14 @@ impl Authority {
 
     /// Certificate and key, PEM.
     fn issue(&self, name: &str) -> (String, String) {
+        self.issue_until(name, 4000)
+    }
+
+    /// Until the end of a year.
+    fn issue_until(&self, name: &str, year: i32) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+        parameters.not_after = rcgen::date_time_ymd(year, 12, 31);
         parameters.subject_alt_names.push(SanType::DnsName(name.try_into().expect("a name")));
         parameters.distinguished_name.push(DnType::CommonName, name);
         (parameters.signed_by(&key, &self.0).expect("a certificate").pem(), key.serialize_pem())
@@ -266,6 +272,39 @@ async fn who_stops_reading_over_tls_is_cut_off_and_what_has_not_left_is_not_coun
     }
     proxy.settled().await;
     assert!(served(&proxy) < LEN, "{}", served(&proxy));
+}
+
+/// A session outlives its certificate in a ticket, and an open connection does too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_has_ended_is_none_also_where_nobody_shows_it_again() {
+    for (auth, ended) in [(ClientAuth::Optional, "HTTP/1.1 404"), (ClientAuth::Required, "HTTP/1.1 403")] {
+        let origin = Origin::with("library/a", "1", &Image::new(1, &[10])).await;
+        let mut setup = Setup::of(&origin);
+        let (authority, clients) = (Authority::new(), Authority::new());
+        setup.config.tls = Some(tls(&setup, &authority, Some((&clients, auth))));
+        let node = Who::Certificate(CertificateName::Dns("node.test".to_owned()));
+        setup.config.access.rules = vec![rule(node, Allow { pull: true, ..Allow::default() }, &["**"])];
+        let proxy = setup.start().await;
+        let path = "/v2/library/a/manifests/1";
+        let mut connections = Vec::new();
+        for version in [&TLS12, &TLS13] {
+            let identity = Some(clients.issue_until("node.test", 2090));
+            let connector = handshakes(&authority, &[version], b"http/1.1", identity);
+            let open = handshake(&connector, &proxy).await.expect("a handshake");
+            let answer = exchange(&mut handshake(&connector, &proxy).await.expect("a handshake"), path).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            connections.push((connector, open));
+        }
+        proxy.clock().advance(Duration::from_hours(24 * 366 * 65));
+        for (connector, mut open) in connections {
+            let mut resumed = handshake(&connector, &proxy).await.expect("a handshake");
+            assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+            for stream in [&mut open, &mut resumed] {
+                let answer = exchange(stream, path).await;
+                assert!(answer.starts_with(ended), "{auth:?}: {answer}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
