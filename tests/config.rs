@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use roadstead::clock::Timestamp;
 use roadstead::config::{
-    self, CertificateName, ClientAuth, Config, LicenceFile, LogFormat, MinFree, UnknownCredentials, Upstream, Who,
+    self, CertificateName, ClientAuth, Config, Credential, LicenceFile, LogFormat, Login, MinFree, UnknownCredentials,
+    Upstream, Who,
 };
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 
@@ -30,6 +31,11 @@ fn problem(text: &str) -> String {
 fn only(config: &Config) -> &Upstream {
     assert_eq!(config.upstreams.len(), 1);
     &config.upstreams[0]
+}
+
+fn fixed(credential: &Credential) -> (&str, &str) {
+    let Login::Fixed { username, password } = &credential.login;
+    (username, password.expose())
 }
 
 #[test]
@@ -61,7 +67,7 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     let config = valid(&text);
     assert_eq!(config.upstreams.len(), 3);
     assert_eq!(config.upstreams[0].credentials.len(), 5);
-    let licence = &config.upstreams[0].credentials.iter().find(|credential| credential.username == "acme-prod");
+    let licence = &config.upstreams[0].credentials.iter().find(|credential| fixed(credential).0 == "acme-prod");
     assert_eq!(licence.map(|credential| credential.images.as_str()), Some("myapp/**"));
     assert_eq!(config.access.rules.len(), 2);
     assert_eq!((config.applications.len(), config.tls.is_some(), config.licences.is_some()), (1, true, true));
@@ -197,11 +203,7 @@ fn passwords_come_from_files_the_environment_and_docker() {
          \x20     - {{ images: 'a/longer/**', username: env, password_env: SET }}\n\
          \x20     - {{ images: 'a/b', username: inline, password: from-text }}\n"
     ));
-    let found: Vec<_> = only(&config)
-        .credentials
-        .iter()
-        .map(|c| (c.images.as_str(), c.username.as_str(), c.password.expose()))
-        .collect();
+    let found: Vec<_> = only(&config).credentials.iter().map(|c| (c.images.as_str(), fixed(c).0, fixed(c).1)).collect();
     assert_eq!(
         found,
         [

@@ -9,7 +9,7 @@ use super::keys;
 use super::licence_file;
 use super::place::{Fields, Place};
 use super::upstreams::Surroundings;
-use super::{Credential, Secret, Upstream};
+use super::{Credential, Login, Secret, Upstream};
 use crate::oci::Pattern;
 
 const SOURCES: [&str; 5] = ["password", "password_file", "password_env", "docker_config", "licence_file"];
@@ -50,7 +50,7 @@ fn credential(fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_
     }
     let username = username(fields);
     let password = place.noted(password(source, place, around));
-    Some(Credential { images: images?, username: username?, password: password? })
+    Some(Credential { images: images?, login: Login::Fixed { username: username?, password: password? } })
 }
 
 fn username(fields: &Fields<'_>) -> Option<String> {
@@ -80,7 +80,8 @@ fn from_licence(fields: &Fields<'_>, place: &Place<'_>, images: Option<Pattern>)
         username.problem("the user comes from licence_file; leave username out");
     }
     let file = place.noted(place.text().and_then(|path| licence_file::read_licence(Path::new(path))))?;
-    Some(Credential { images: images?, username: file.licence.id.to_string(), password: file.token })
+    let login = Login::Fixed { username: file.licence.id.to_string(), password: file.token };
+    Some(Credential { images: images?, login })
 }
 
 fn from_docker_config(
@@ -93,10 +94,10 @@ fn from_docker_config(
         username.problem("the user comes from docker_config; leave username out");
     }
     let login = place.noted(place.text().and_then(|path| login(path, upstream)))?;
-    Some(Credential { images: images?, username: login.username, password: login.password })
+    Some(Credential { images: images?, login })
 }
 
-fn login(path: &str, upstream: &Upstream) -> Result<docker_config::Login, String> {
+fn login(path: &str, upstream: &Upstream) -> Result<Login, String> {
     let json = files::read_text(Path::new(path)).map_err(|error| files::cannot_read(path, &error))?;
     let location = upstream.url.as_str();
     let mut servers = vec![upstream.name.as_str(), location];

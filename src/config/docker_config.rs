@@ -7,14 +7,7 @@ use std::collections::BTreeMap;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Deserialize;
 
-use super::Secret;
-
-/// A user and a password.
-#[derive(Debug, PartialEq)]
-pub(super) struct Login {
-    pub(super) username: String,
-    pub(super) password: Secret,
-}
+use super::{Login, Secret};
 
 #[derive(Deserialize)]
 struct Document {
@@ -69,7 +62,7 @@ impl Entry {
                     .to_owned());
             }
         };
-        Ok(Login { username, password: Secret::new(password) })
+        Ok(Login::Fixed { username, password: Secret::new(password) })
     }
 }
 
@@ -88,8 +81,8 @@ mod tests {
     const HUB: &[&str] = &["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"];
 
     fn found(json: &str, servers: &[&str]) -> (String, String) {
-        let login = login(json, servers).expect(json);
-        (login.username, login.password.expose().to_owned())
+        let Login::Fixed { username, password } = login(json, servers).expect(json);
+        (username, password.expose().to_owned())
     }
 
     #[test]

@@ -174,8 +174,14 @@ pub struct Upstream {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Credential {
     pub images: Pattern,
-    pub username: String,
-    pub password: Secret,
+    pub login: Login,
+}
+
+/// Where the user and the password of a credential come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Login {
+    /// Known from the start on.
+    Fixed { username: String, password: Secret },
 }
 
 /// TLS for clients. The files are read apart from the configuration, since each is replaced by itself (ACCESS §8).

@@ -9,6 +9,7 @@ use super::auth::{Auth, Presented};
 use super::body::Incoming;
 use super::challenge::{Challenge, challenges};
 use super::error::{ErrorKind, Failure, Operation, Symptom};
+use super::login::Speaker;
 use super::throttle::Throttle;
 use super::wire::{Outbound, Wire, refused};
 use crate::oci::Repository;
@@ -34,23 +35,24 @@ pub(super) struct Arrival {
     pub(super) abroad: bool,
 }
 
-/// The parts of an upstream that an attempt needs.
+/// The parts of an upstream that an attempt needs, and who makes it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange<'a> {
     pub(super) wire: &'a Wire,
     pub(super) auth: &'a Auth,
     pub(super) throttle: &'a Throttle,
+    pub(super) speaker: &'a Speaker,
 }
 
 impl Exchange<'_> {
     /// Asks, and answers one objection of the registry; a second one is final (UP-6).
     pub(super) async fn attempt(&self, ask: &Ask<'_>) -> Result<Arrival, Failure> {
-        let presented = self.auth.present(ask.repository).await?;
+        let presented = self.auth.present(self.speaker, ask.repository).await?;
         let objection = match self.follow(ask, &presented).await?.judged(ask, &presented).await {
             Ok(arrival) => return self.settle(ask, arrival),
             Err(objection) => objection,
         };
-        let better = self.auth.reconsider(ask.repository, &objection.challenges, &presented).await?;
+        let better = self.auth.reconsider(self.speaker, ask.repository, &objection.challenges, &presented).await?;
         let Some(better) = better else { return Err(objection.failure(&presented)) };
         match self.follow(ask, &better).await?.judged(ask, &better).await {
             Ok(arrival) => self.settle(ask, arrival),
@@ -106,7 +108,7 @@ impl Exchange<'_> {
         let reason = format!("{answered} {}", status.as_u16());
         Err(match status.as_u16() {
             404 => Failure::new(ErrorKind::NotFound, symptom, reason),
-            429 => self.throttle.close(self.auth.holder(ask.repository), ask.operation, arrival.incoming.headers()),
+            429 => self.throttle.close(self.speaker.holder, ask.operation, arrival.incoming.headers()),
             code @ 500.. => Failure::new(ErrorKind::ServerError(code), symptom, reason),
             _ => Failure::new(ErrorKind::Protocol, symptom, reason),
         })

@@ -15,6 +15,7 @@ mod dial;
 mod error;
 mod exchange;
 mod gate;
+mod login;
 mod registry;
 mod retry;
 mod throttle;

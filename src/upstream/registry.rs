@@ -14,6 +14,7 @@ use super::auth::Auth;
 use super::breaker::{Permit, Reachability};
 use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
 use super::exchange::{Arrival, Ask, Exchange};
+use super::login::Logins;
 use super::throttle::Throttle;
 use super::token::{Source, Tokens};
 use super::wire::Wire;
@@ -34,6 +35,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// manifests and pages the body as well; when it runs out the answer is [`ErrorKind::Timeout`].
 pub struct Upstream {
     wire: Arc<Wire>,
+    logins: Logins,
     auth: Auth,
     reachability: Reachability,
     throttle: Arc<Throttle>,
@@ -52,7 +54,8 @@ impl Upstream {
             Source { wire: wire.clone(), throttle: throttle.clone(), clock: clock.clone(), deadline: limits.head };
         let gauge = wire.metrics().upstream_breaker_open.with_label_values(&[config.name.as_str()]);
         Self {
-            auth: Auth::new(wire.clone(), &config.credentials, Tokens::new(source)),
+            logins: Logins::new(&config.credentials),
+            auth: Auth::new(wire.clone(), Tokens::new(source)),
             reachability: Reachability::new(clock, gauge),
             wire,
             throttle,
@@ -183,7 +186,7 @@ impl Upstream {
     }
 
     fn admit(&self, ask: &Ask<'_>) -> Result<Permit<'_>, Failure> {
-        self.throttle.check(self.auth.holder(ask.repository), ask.operation)?;
+        self.throttle.check(self.logins.holder(ask.repository), ask.operation)?;
         let closed =
             || Failure::new(ErrorKind::Unreachable, Symptom::Local, "it has been unreachable and is left alone");
         self.reachability.admit().ok_or_else(closed)
@@ -199,7 +202,8 @@ impl Upstream {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let exchange = Exchange { wire: &self.wire, auth: &self.auth, throttle: &self.throttle };
+        let speaker = &self.logins.speaker(ask.repository);
+        let exchange = Exchange { wire: &self.wire, auth: &self.auth, throttle: &self.throttle, speaker };
         loop {
             *attempts += 1;
             let failure = match exchange.attempt(ask).await {

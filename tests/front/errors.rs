@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use roadstead::config::{Credential, Secret};
+use roadstead::config::{self, Credential, Secret};
 use roadstead::oci::{Algorithm, Digest, Pattern};
 
 use crate::support::image::Image;
@@ -122,8 +122,7 @@ async fn with_credential(origin: &Origin, password: &str) -> Proxy {
     let mut setup = Setup::new();
     setup.upstream("docker.io", origin).credentials = vec![Credential {
         images: Pattern::parse("**").expect("a glob"),
-        username: "robot".into(),
-        password: Secret::new(password.into()),
+        login: config::Login::Fixed { username: "robot".into(), password: Secret::new(password.into()) },
     }];
     setup.start().await
 }
