@@ -34,7 +34,7 @@ fn only(config: &Config) -> &Upstream {
 }
 
 fn fixed(credential: &Credential) -> (&str, &str) {
-    let Login::Fixed { username, password } = &credential.login;
+    let Login::Fixed { username, password } = &credential.login else { panic!("{credential:?}") };
     (username, password.expose())
 }
 

@@ -81,7 +81,7 @@ mod tests {
     const HUB: &[&str] = &["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"];
 
     fn found(json: &str, servers: &[&str]) -> (String, String) {
-        let Login::Fixed { username, password } = login(json, servers).expect(json);
+        let Login::Fixed { username, password } = login(json, servers).expect(json) else { panic!("{json}") };
         (username, password.expose().to_owned())
     }
 

@@ -182,6 +182,13 @@ pub struct Credential {
 pub enum Login {
     /// Known from the start on.
     Fixed { username: String, password: Secret },
+    /// Asked of a docker credential helper, whenever it is needed.
+    Helper {
+        /// Absolute.
+        program: PathBuf,
+        /// What the helper is asked for: a host with an optional port, or Docker Hub's key.
+        server: String,
+    },
 }
 
 /// TLS for clients. The files are read apart from the configuration, since each is replaced by itself (ACCESS §8).

@@ -138,6 +138,9 @@ fn from_upstream(kind: &ErrorKind) -> Refusal {
         ErrorKind::CredentialRejected => {
             (StatusCode::BAD_GATEWAY, "the upstream registry rejects the credential that this proxy has for it")
         }
+        ErrorKind::NoLogin => {
+            (StatusCode::BAD_GATEWAY, "this proxy gets no login for the upstream registry from its credential helper")
+        }
         ErrorKind::Unreachable => (StatusCode::BAD_GATEWAY, "the upstream registry cannot be reached"),
         ErrorKind::ServerError(_) => (StatusCode::BAD_GATEWAY, "the upstream registry has a failure"),
         ErrorKind::Protocol => (StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong"),

@@ -14,7 +14,7 @@ use super::auth::Auth;
 use super::breaker::{Permit, Reachability};
 use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
 use super::exchange::{Arrival, Ask, Exchange};
-use super::login::Logins;
+use super::login::{Logins, Speaker};
 use super::throttle::Throttle;
 use super::token::{Source, Tokens};
 use super::wire::Wire;
@@ -54,7 +54,7 @@ impl Upstream {
             Source { wire: wire.clone(), throttle: throttle.clone(), clock: clock.clone(), deadline: limits.head };
         let gauge = wire.metrics().upstream_breaker_open.with_label_values(&[config.name.as_str()]);
         Self {
-            logins: Logins::new(&config.credentials),
+            logins: Logins::new(config, &clock, limits),
             auth: Auth::new(wire.clone(), Tokens::new(source)),
             reachability: Reachability::new(clock, gauge),
             wire,
@@ -170,39 +170,60 @@ impl Upstream {
         self.run(ask, patience, |arrival| page(arrival, ask.url.clone(), limit)).await
     }
 
-    /// Runs an operation between the two gates, within `patience`, and tells the gates how it went.
+    /// Runs an operation within `patience`.
     async fn run<T, F>(&self, ask: &Ask<'_>, patience: Duration, finish: impl Fn(Arrival) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        let until = Instant::now() + patience;
         let mut attempts = 0;
-        let outcome = match self.admit(ask) {
-            Ok(permit) => {
-                report(permit, tokio::time::timeout(patience, self.persist(ask, &mut attempts, finish)).await)
-            }
-            Err(failure) => Err(failure),
-        };
+        let outcome = self.converse(ask, until, &mut attempts, finish).await;
         outcome.map_err(|failure| failure.during(self.name(), ask.operation, attempts))
     }
 
-    fn admit(&self, ask: &Ask<'_>) -> Result<Permit<'_>, Failure> {
-        self.throttle.check(self.logins.holder(ask.repository), ask.operation)?;
-        let closed =
-            || Failure::new(ErrorKind::Unreachable, Symptom::Local, "it has been unreachable and is left alone");
-        self.reachability.admit().ok_or_else(closed)
-    }
-
-    /// Attempts until it works or `retry` says that it will not.
-    async fn persist<T, F>(
+    /// Asks between the two gates and tells them how it went; once more if the login is rejected and there is another.
+    ///
+    /// Waiting for a login is no fault of the upstream, so it happens before the reachability gate's permit.
+    async fn converse<T, F>(
         &self,
         ask: &Ask<'_>,
+        until: Instant,
         attempts: &mut u32,
         finish: impl Fn(Arrival) -> F,
     ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let speaker = &self.logins.speaker(ask.repository);
+        self.throttle.check(self.logins.holder(ask.repository), ask.operation)?;
+        if self.reachability.is_shut() {
+            return Err(left_alone());
+        }
+        let mut speaker = in_time(until, self.logins.speaker(ask.repository)).await?;
+        let mut is_last = false;
+        loop {
+            let permit = self.reachability.admit().ok_or_else(left_alone)?;
+            let outcome = tokio::time::timeout_at(until, self.persist(ask, &speaker, attempts, &finish)).await;
+            let outcome = report(permit, outcome);
+            let is_rejected = outcome.as_ref().is_err_and(|failure| failure.kind == ErrorKind::CredentialRejected);
+            if is_last || !is_rejected {
+                return outcome;
+            }
+            let Some(other) = in_time(until, self.logins.instead_of(&speaker)).await? else { return outcome };
+            (speaker, is_last) = (other, true);
+        }
+    }
+
+    /// Attempts until it works or `retry` says that it will not.
+    async fn persist<T, F>(
+        &self,
+        ask: &Ask<'_>,
+        speaker: &Speaker,
+        attempts: &mut u32,
+        finish: impl Fn(Arrival) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let exchange = Exchange { wire: &self.wire, auth: &self.auth, throttle: &self.throttle, speaker };
         loop {
             *attempts += 1;
@@ -271,6 +292,16 @@ fn report<T, E>(permit: Permit<'_>, outcome: Result<Result<T, Failure>, E>) -> R
             Err(Failure::new(ErrorKind::Timeout, Symptom::Silence, "no answer in time"))
         }
     }
+}
+
+fn left_alone() -> Failure {
+    Failure::new(ErrorKind::Unreachable, Symptom::Local, "it has been unreachable and is left alone")
+}
+
+/// Waits for a login until the caller's patience ends.
+async fn in_time<T>(until: Instant, login: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = |_| Failure::new(ErrorKind::Timeout, Symptom::Local, "no login in time from the credential helper");
+    tokio::time::timeout_at(until, login).await.map_err(late).flatten()
 }
 
 fn left(until: Instant) -> Duration {

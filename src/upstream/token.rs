@@ -159,6 +159,7 @@ fn is_passing(failure: &Failure) -> bool {
         ErrorKind::NotFound
         | ErrorKind::Denied
         | ErrorKind::CredentialRejected
+        | ErrorKind::NoLogin
         | ErrorKind::Protocol
         | ErrorKind::Refused => false,
     }
@@ -173,6 +174,7 @@ fn outcome(slot: &Slot) -> &'static str {
         Err(ErrorKind::RateLimited { .. }) => "rate_limited",
         Err(
             ErrorKind::NotFound
+            | ErrorKind::NoLogin
             | ErrorKind::Unreachable
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)

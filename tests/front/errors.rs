@@ -1,5 +1,7 @@
 //! Every refusal: status, code and document, as clients steer by them (PROTOCOL §3.10, DESIGN §15).
 
+use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use http::Method;
@@ -144,6 +146,30 @@ async fn a_rejected_credential_is_our_fault_and_not_the_clients() {
         }
         assert_eq!(answer.header("www-authenticate"), None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_credential_helper_fails_only_what_is_cached_is_served() {
+    let image = Image::new(1, &[1000]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    origin.require(Auth::Basic(Login { username: "robot", password: "right" }));
+    let mut setup = Setup::new();
+    let answer = setup.file("answer", r#"{"Username":"robot","Secret":"right"}"#);
+    let text = setup.file("helper", &format!("#!/bin/sh\ncat '{}'\n", answer.display()));
+    let program = text.with_file_name("docker-credential-test");
+    // By another process: a file that this one has open for writing cannot be run while another test forks.
+    assert!(Command::new("install").args([&text, &program]).status().expect("install runs").success());
+    let images = Pattern::parse("**").expect("a glob");
+    let login = config::Login::Helper { program, server: "https://index.docker.io/v1/".into() };
+    setup.upstream("docker.io", &origin).credentials = vec![Credential { images, login }];
+    let proxy = setup.start().await;
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
+    fs::remove_file(answer).expect("removable");
+    proxy.clock().advance(Duration::from_hours(1));
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
+    let answer = proxy.get(&manifest("a/b", "v2")).await;
+    assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()));
+    assert!(answer.text().contains("credential helper"), "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -253,6 +254,12 @@ impl Setup {
             images: Pattern::parse(images).expect("a pattern"),
             login: Login::Fixed { username: username.into(), password: Secret::new(password.into()) },
         });
+        self
+    }
+
+    pub(crate) fn helper(mut self, images: &str, program: PathBuf) -> Self {
+        let login = Login::Helper { program, server: "acme.test".into() };
+        self.config.credentials.push(Credential { images: Pattern::parse(images).expect("a pattern"), login });
         self
     }
 
