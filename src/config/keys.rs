@@ -24,7 +24,7 @@ pub(super) const UPSTREAM: &[&str] =
     &["url", "aliases", "hosts", "token_hosts", "blob_hosts", "ca", "tls_verify", "page_limit", "credentials"];
 
 pub(super) const CREDENTIAL: &[&str] =
-    &["images", "username", "password", "password_file", "password_env", "docker_config", "licence_file"];
+    &["images", "username", "password", "password_file", "password_env", "docker_config", "helper", "licence_file"];
 
 pub(super) const TLS: &[&str] = &["certificate", "key", "client_ca", "client_auth"];
 
