@@ -66,8 +66,11 @@ impl Fill {
     }
 
     async fn transfer(&self) -> Result<(), Error> {
-        let _turn = self.turn().await?;
         let upstream = self.inner.upstream(&self.name)?;
+        // First the login: a credential helper that hangs shall take nobody's turn.
+        let known = upstream.know_login(&self.name.repository, self.inner.limits.flight_head).await;
+        known.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?;
+        let _turn = self.turn().await?;
         let response = self.ask(upstream, None).await?;
         let size = self.size_of(&response)?;
         self.inner.membership.prove(&self.name, &self.digest, None).await;

@@ -125,6 +125,13 @@ impl Upstream {
         Ok(size)
     }
 
+    /// Waits until it is known who speaks for the repository, for which a credential helper may have to run: for those
+    /// who would keep others waiting while they ask.
+    pub async fn know_login(&self, repository: &Repository, patience: Duration) -> Result<(), Error> {
+        let known = self.speaker(repository, Instant::now() + patience).await;
+        known.map(drop).map_err(|failure| failure.during(self.name(), Operation::BlobGet, 0))
+    }
+
     /// Starts fetching a blob or a part of it. An answer with the whole where a part was asked for is left to the
     /// caller.
     pub async fn get_blob(
@@ -195,10 +202,7 @@ impl Upstream {
         F: Future<Output = Result<T, Failure>>,
     {
         self.throttle.check(self.logins.holder(ask.repository), ask.operation)?;
-        if self.reachability.is_shut() {
-            return Err(left_alone());
-        }
-        let mut speaker = in_time(until, self.logins.speaker(ask.repository)).await?;
+        let mut speaker = self.speaker(ask.repository, until).await?;
         let mut is_last = false;
         loop {
             let permit = self.reachability.admit().ok_or_else(left_alone)?;
@@ -211,6 +215,13 @@ impl Upstream {
             let Some(other) = in_time(until, self.logins.instead_of(&speaker)).await? else { return outcome };
             (speaker, is_last) = (other, true);
         }
+    }
+
+    async fn speaker(&self, repository: &Repository, until: Instant) -> Result<Speaker, Failure> {
+        if self.reachability.is_shut() {
+            return Err(left_alone());
+        }
+        in_time(until, self.logins.speaker(repository)).await
     }
 
     /// Attempts until it works or `retry` says that it will not.

@@ -1,7 +1,6 @@
 //! Every refusal: status, code and document, as clients steer by them (PROTOCOL §3.10, DESIGN §15).
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use http::Method;
@@ -155,13 +154,8 @@ async fn while_a_credential_helper_fails_only_what_is_cached_is_served() {
     origin.require(Auth::Basic(Login { username: "robot", password: "right" }));
     let mut setup = Setup::new();
     let answer = setup.file("answer", r#"{"Username":"robot","Secret":"right"}"#);
-    let text = setup.file("helper", &format!("#!/bin/sh\ncat '{}'\n", answer.display()));
-    let program = text.with_file_name("docker-credential-test");
-    // By another process: a file that this one has open for writing cannot be run while another test forks.
-    assert!(Command::new("install").args([&text, &program]).status().expect("install runs").success());
-    let images = Pattern::parse("**").expect("a glob");
-    let login = config::Login::Helper { program, server: "https://index.docker.io/v1/".into() };
-    setup.upstream("docker.io", &origin).credentials = vec![Credential { images, login }];
+    let credential = setup.helper("**", "cat answer");
+    setup.upstream("docker.io", &origin).credentials = vec![credential];
     let proxy = setup.start().await;
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
     fs::remove_file(answer).expect("removable");
