@@ -163,7 +163,10 @@ fn login(status: ExitStatus, stdout: &[u8]) -> Result<Option<Login>, String> {
 /// One line out of stderr for the log, unless a secret may stand in it.
 fn complaint(stderr: &[u8], stdout: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    if text.contains("\"Secret\"") || printed(stdout).is_some_and(|(_, secret)| text.contains(secret.expose())) {
+    let output = String::from_utf8_lossy(stdout.trim_ascii());
+    let repeats = |secret: &str| !secret.is_empty() && text.contains(secret);
+    let is_told = repeats(&output) || printed(stdout).is_some_and(|(_, secret)| repeats(secret.expose()));
+    if is_told || text.contains("\"Secret\"") {
         return "(withheld: a secret may stand in it)".to_owned();
     }
     let line = text.trim().replace(char::is_control, " ");
@@ -211,6 +214,7 @@ mod tests {
         assert_eq!(shown("no region\nset \x1b[31mAWS_REGION\n", ""), "no region set  [31mAWS_REGION");
         assert_eq!(shown(&"é".repeat(1000), "").chars().count(), LONGEST_COMPLAINT);
         for (stderr, stdout) in [
+            ("hush: no such password", "hush\n"),
             ("+ echo hush", r#"{"Username":"u","Secret":"hush"}"#),
             (r#"cannot print {"Username":"u","Secret":"hush"}"#, ""),
         ] {

@@ -64,7 +64,7 @@ pub(super) struct Speaker {
 }
 
 impl Hash for Speaker {
-    /// By the holder alone, which is enough to tell speakers apart, so that no secret is hashed.
+    /// By the holder alone, which equal speakers share, so that no secret is hashed.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.holder.hash(state);
     }
