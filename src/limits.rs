@@ -15,6 +15,10 @@ pub struct Limits {
     pub connect: Duration,
     /// A client's TLS handshake with the first bytes of HTTP/2, and at its end the answer to our goodbye.
     pub handshake: Duration,
+    /// One run of a credential helper.
+    pub helper: Duration,
+    /// How long the login of a credential helper is used before the helper is asked again.
+    pub login_life: Duration,
     /// Silence in an upstream body before the transfer counts as broken.
     pub upstream_idle: Duration,
     /// Pause before the first retry upstream; doubles, with jitter.
@@ -60,6 +64,8 @@ impl Default for Limits {
             revalidate: Duration::from_secs(3),
             connect: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
+            helper: Duration::from_secs(10),
+            login_life: Duration::from_mins(5),
             upstream_idle: Duration::from_secs(30),
             retry_pause: Duration::from_millis(100),
             send_idle: Duration::from_mins(1),

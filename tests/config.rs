@@ -1,12 +1,14 @@
 //! What a configuration file may say, and what people are told when it says something else.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use roadstead::clock::Timestamp;
 use roadstead::config::{
-    self, CertificateName, ClientAuth, Config, LicenceFile, LogFormat, MinFree, UnknownCredentials, Upstream, Who,
+    self, CertificateName, ClientAuth, Config, Credential, LicenceFile, LogFormat, Login, MinFree, UnknownCredentials,
+    Upstream, Who,
 };
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 
@@ -32,6 +34,11 @@ fn only(config: &Config) -> &Upstream {
     &config.upstreams[0]
 }
 
+fn fixed(credential: &Credential) -> (&str, &str) {
+    let Login::Fixed { username, password } = &credential.login else { panic!("{credential:?}") };
+    (username, password.expose())
+}
+
 #[test]
 fn the_example_says_what_holds_without_a_file() {
     assert_eq!(valid(EXAMPLE), config::builtin());
@@ -55,14 +62,17 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
         .replace("/run/secrets/hub", &place("hub"))
         .replace("/etc/roadstead/docker-config.json", &place("docker.json"))
         .replace("/etc/roadstead/acme.licence", &place("acme.licence"))
+        .replace("helper: ecr-login", "helper: /bin/true")
         .replace("/etc/roadstead/acme-ca.pem", &place("ca.pem"))
         .replace("HUB_PASSWORD", "SET")
         .replace("allow_inline_secrets: false", "allow_inline_secrets: true");
     let config = valid(&text);
     assert_eq!(config.upstreams.len(), 3);
-    assert_eq!(config.upstreams[0].credentials.len(), 5);
-    let licence = &config.upstreams[0].credentials.iter().find(|credential| credential.username == "acme-prod");
-    assert_eq!(licence.map(|credential| credential.images.as_str()), Some("myapp/**"));
+    assert_eq!(config.upstreams[0].credentials.len(), 6);
+    let credential = |images| config.upstreams[0].credentials.iter().find(|c| c.images.as_str() == images);
+    assert_eq!(credential("myapp/**").map(fixed).map(|login| login.0), Some("acme-prod"));
+    let helper = Login::Helper { program: "/bin/true".into(), server: "https://index.docker.io/v1/".to_owned() };
+    assert_eq!(credential("cloud/**").map(|credential| &credential.login), Some(&helper));
     assert_eq!(config.access.rules.len(), 2);
     assert_eq!((config.applications.len(), config.tls.is_some(), config.licences.is_some()), (1, true, true));
     // A key that the example lacks is one that the list of known keys names and the example does not.
@@ -197,11 +207,7 @@ fn passwords_come_from_files_the_environment_and_docker() {
          \x20     - {{ images: 'a/longer/**', username: env, password_env: SET }}\n\
          \x20     - {{ images: 'a/b', username: inline, password: from-text }}\n"
     ));
-    let found: Vec<_> = only(&config)
-        .credentials
-        .iter()
-        .map(|c| (c.images.as_str(), c.username.as_str(), c.password.expose()))
-        .collect();
+    let found: Vec<_> = only(&config).credentials.iter().map(|c| (c.images.as_str(), fixed(c).0, fixed(c).1)).collect();
     assert_eq!(
         found,
         [
@@ -211,6 +217,54 @@ fn passwords_come_from_files_the_environment_and_docker() {
             ("**", "hub", "from-docker"),
         ]
     );
+}
+
+/// The credential of the only upstream in `text`, with this `PATH`.
+fn login(text: &str, path: &Path) -> Result<Login, String> {
+    let path = path.display().to_string();
+    let config = config::parse(text, Path::new("config.yaml"), &|name| (name == "PATH").then(|| path.clone()));
+    config.map(|config| only(&config).credentials[0].login.clone()).map_err(|problems| problems.to_string())
+}
+
+#[test]
+fn a_helper_is_found_on_the_path_or_by_its_own_and_asked_for_the_host() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("docker-credential-acme");
+    // A program that nobody runs: a start finds helpers, and leaves them alone.
+    fs::write(&program, "").expect("writable");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("ours");
+    let text = |upstream: &str, keys: &str| format!("upstreams: {{ {upstream}: {{ credentials: [{{ {keys} }}] }} }}");
+    let asked_for = |server: &str| Ok(Login::Helper { program: program.clone(), server: server.to_owned() });
+    let absolute = format!("helper: {}", program.display());
+    for (upstream, server) in
+        [("quay.io", "quay.io"), ("\"localhost:5005\"", "localhost:5005"), ("docker.io", "https://index.docker.io/v1/")]
+    {
+        for keys in ["helper: acme", &absolute] {
+            assert_eq!(login(&text(upstream, keys), directory.path()), asked_for(server), "{keys}");
+        }
+    }
+    let elsewhere = "upstreams: { acme.test: { url: 'https://acme.internal:5000', credentials: [{ helper: acme }] } }";
+    assert_eq!(login(elsewhere, directory.path()), asked_for("acme.internal:5000"));
+
+    let docker = directory.path().join("config.json");
+    let keys = format!("docker_config: {}", docker.display());
+    for (json, upstream, server) in [
+        (r#"{"credHelpers": {"quay.io": "acme"}, "credsStore": "none"}"#, "quay.io", "quay.io"),
+        (r#"{"auths": {"quay.io": {}}, "credsStore": "acme"}"#, "quay.io", "quay.io"),
+        (r#"{"credHelpers": {"docker.io": "acme"}}"#, "docker.io", "https://index.docker.io/v1/"),
+        (r#"{"credsStore": "acme"}"#, "docker.io", "https://index.docker.io/v1/"),
+    ] {
+        fs::write(&docker, json).expect("writable");
+        assert_eq!(login(&text(upstream, &keys), directory.path()), asked_for(server), "{json}");
+    }
+    fs::write(&docker, r#"{"credsStore": "other"}"#).expect("writable");
+    let message = login(&text("quay.io", &keys), directory.path()).expect_err("there is no such program");
+    let expected = format!(
+        "config.yaml:1: upstreams.quay.io.credentials[0].docker_config: {} names a helper: there is no program \
+         docker-credential-other on the PATH; install it, or write its absolute path",
+        docker.display()
+    );
+    assert_eq!(message, expected);
 }
 
 #[test]

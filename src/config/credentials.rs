@@ -1,18 +1,25 @@
-//! `credentials` of one upstream: where each user and password comes from.
+//! `credentials` of one upstream: where each user and password comes from. Helpers are found here, and not run.
 
 use std::cmp::Reverse;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::docker_config;
+use url::Position;
+
+use super::docker_config::{self, Kept};
 use super::files;
 use super::keys;
 use super::licence_file;
 use super::place::{Fields, Place};
 use super::upstreams::Surroundings;
-use super::{Credential, Secret, Upstream};
+use super::{Credential, Login, Secret, Upstream};
 use crate::oci::Pattern;
 
-const SOURCES: [&str; 5] = ["password", "password_file", "password_env", "docker_config", "licence_file"];
+const SOURCES: [&str; 6] = ["password", "password_file", "password_env", "docker_config", "helper", "licence_file"];
+
+/// What stands before the name of a helper in the name of its program.
+const PREFIX: &str = "docker-credential-";
+/// The one key under which docker itself keeps Docker Hub's login.
+const HUB: &str = "https://index.docker.io/v1/";
 
 /// The credentials of `upstream`, the longest pattern first.
 pub(super) fn read(upstream_fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_>) -> Vec<Credential> {
@@ -42,15 +49,31 @@ fn credential(fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_
         place.problem(format!("{source} is given already; keep one of {source} and {second}"));
         return None;
     }
-    if source == "docker_config" {
-        return from_docker_config(fields, place, images, upstream);
+    let login = if source.starts_with("password") {
+        let username = username(fields);
+        let password = place.noted(password(source, place, around));
+        username.zip(password).map(|(username, password)| Login::Fixed { username, password })
+    } else {
+        if let Some(username) = fields.get("username") {
+            username.problem(format!("the user comes from {source}; leave username out"));
+        }
+        place.noted(whole_login(source, place, upstream, around))
+    };
+    Some(Credential { images: images?, login: login? })
+}
+
+/// A login from a source that brings the user as well.
+fn whole_login(
+    source: &str,
+    place: &Place<'_>,
+    upstream: &Upstream,
+    around: &Surroundings<'_>,
+) -> Result<Login, String> {
+    match source {
+        "docker_config" => from_docker_config(place.file()?, upstream, around),
+        "helper" => helper(place.text()?, if upstream.library { HUB } else { authority(upstream) }, around),
+        _ => from_licence(place.file()?),
     }
-    if source == "licence_file" {
-        return from_licence(fields, place, images);
-    }
-    let username = username(fields);
-    let password = place.noted(password(source, place, around));
-    Some(Credential { images: images?, username: username?, password: password? })
 }
 
 fn username(fields: &Fields<'_>) -> Option<String> {
@@ -77,34 +100,48 @@ fn password(source: &str, place: &Place<'_>, around: &Surroundings<'_>) -> Resul
 }
 
 /// A customer's proxy presents the licence to the vendor's (ACCESS §4.9).
-fn from_licence(fields: &Fields<'_>, place: &Place<'_>, images: Option<Pattern>) -> Option<Credential> {
-    if let Some(username) = fields.get("username") {
-        username.problem("the user comes from licence_file; leave username out");
-    }
-    let file = place.noted(place.file().and_then(licence_file::read_licence))?;
-    Some(Credential { images: images?, username: file.licence.id.to_string(), password: file.token })
+fn from_licence(path: &Path) -> Result<Login, String> {
+    let file = licence_file::read_licence(path)?;
+    Ok(Login::Fixed { username: file.licence.id.to_string(), password: file.token })
 }
 
-fn from_docker_config(
-    fields: &Fields<'_>,
-    place: &Place<'_>,
-    images: Option<Pattern>,
-    upstream: &Upstream,
-) -> Option<Credential> {
-    if let Some(username) = fields.get("username") {
-        username.problem("the user comes from docker_config; leave username out");
-    }
-    let login = place.noted(place.file().and_then(|path| login(path, upstream)))?;
-    Some(Credential { images: images?, username: login.username, password: login.password })
-}
-
-fn login(path: &Path, upstream: &Upstream) -> Result<docker_config::Login, String> {
+fn from_docker_config(path: &Path, upstream: &Upstream, around: &Surroundings<'_>) -> Result<Login, String> {
     let json = files::text_of(path)?;
-    let location = upstream.url.as_str();
-    let mut servers = vec![upstream.name.as_str(), location];
+    let mut servers = vec![upstream.name.as_str(), authority(upstream)];
     if upstream.library {
-        // The one key under which docker itself keeps Docker Hub's login.
-        servers.insert(0, "https://index.docker.io/v1/");
+        servers.insert(0, HUB);
     }
-    docker_config::login(&json, &servers).map_err(|message| format!("{} {message}", path.display()))
+    servers.dedup();
+    let kept = docker_config::login(&json, &servers).map_err(|message| format!("{} {message}", path.display()))?;
+    match kept {
+        Kept::Here { username, password } => Ok(Login::Fixed { username, password }),
+        Kept::Helper { name, server } => {
+            // Docker keeps Docker Hub's login under no other key.
+            let server = if upstream.library { HUB } else { &server };
+            helper(&name, server, around).map_err(|message| format!("{} names a helper: {message}", path.display()))
+        }
+    }
+}
+
+/// Host and port of an upstream, without the port that goes without saying.
+fn authority(upstream: &Upstream) -> &str {
+    &upstream.url[Position::BeforeHost..Position::AfterPort]
+}
+
+/// A helper by its name, which is found on the `PATH`, or by the path of its program.
+fn helper(name: &str, server: &str, around: &Surroundings<'_>) -> Result<Login, String> {
+    let path = Path::new(name);
+    if path.is_absolute() {
+        files::check_program(path)?;
+        return Ok(Login::Helper { program: path.to_owned(), server: server.to_owned() });
+    }
+    if name.contains('/') || name.starts_with(PREFIX) {
+        return Err(format!("{name:?} is no helper; write what follows {PREFIX}, as ecr-login, or an absolute path"));
+    }
+    let (program, folders) = (format!("{PREFIX}{name}"), (around.environment)("PATH").unwrap_or_default());
+    let mut candidates =
+        std::env::split_paths(&folders).filter(|folder| folder.is_absolute()).map(|f| f.join(&program));
+    let found: Option<PathBuf> = candidates.find(|path| files::check_program(path).is_ok());
+    let missing = || format!("there is no program {program} on the PATH; install it, or write its absolute path");
+    Ok(Login::Helper { program: found.ok_or_else(missing)?, server: server.to_owned() })
 }

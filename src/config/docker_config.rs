@@ -1,6 +1,7 @@
 //! A login out of docker's `config.json` (PROTOCOL §2.6). Pure.
 //!
-//! Scope: `auths` with `auth` or `username` and `password`. Credential helpers are not run.
+//! A helper under `credHelpers` comes first, then a user and a password under `auths`, then the helper of `credsStore`,
+//! under which docker leaves an empty entry in `auths`.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +10,29 @@ use serde::Deserialize;
 
 use super::Secret;
 
-/// A user and a password.
+/// Where the file says that the login is.
 #[derive(Debug, PartialEq)]
-pub(super) struct Login {
-    pub(super) username: String,
-    pub(super) password: Secret,
+pub(super) enum Kept {
+    Here {
+        username: String,
+        password: Secret,
+    },
+    /// By a helper of this name, which keeps it for this one of the servers.
+    Helper {
+        name: String,
+        server: String,
+    },
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Document {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
+    #[serde(default)]
+    cred_helpers: BTreeMap<String, String>,
+    #[serde(default)]
+    creds_store: String,
 }
 
 #[derive(Deserialize)]
@@ -31,20 +44,35 @@ struct Entry {
     registrytoken: Option<String>,
 }
 
-/// The login for the first of `servers` that the file knows: by the exact key, else by the host in a key.
+/// The login for the first of `servers` that the file knows: by the exact key, else by the host in a key. If it knows
+/// none, the store of all logins is asked for the last.
 ///
 /// # Errors
-/// A sentence without anything from the file but its keys.
-pub(super) fn login(json: &str, servers: &[&str]) -> Result<Login, String> {
+/// A sentence without anything from the file but its keys and the names of helpers.
+pub(super) fn login(json: &str, servers: &[&str]) -> Result<Kept, String> {
     let document: Document = serde_json::from_str(json)
         .map_err(|error| format!("is not docker's config.json (line {}, column {})", error.line(), error.column()))?;
-    let exact = servers.iter().find_map(|server| document.auths.get(*server));
-    let by_host = || {
-        let find = |server: &&str| document.auths.iter().find(|(key, _)| host(key) == host(server));
-        servers.iter().find_map(find).map(|(_, entry)| entry)
+    let helper = |name: &str, server: &str| Kept::Helper { name: name.to_owned(), server: server.to_owned() };
+    if let Some((server, name)) = find(&document.cred_helpers, servers) {
+        return Ok(helper(name, server));
+    }
+    let store = Some(document.creds_store.as_str()).filter(|name| !name.is_empty());
+    match (find(&document.auths, servers), store) {
+        (Some((server, entry)), Some(store)) if !entry.has_password() => Ok(helper(store, server)),
+        (Some((_, entry)), _) => entry.login(),
+        (None, Some(store)) => Ok(helper(store, servers.last().copied().unwrap_or_default())),
+        (None, None) => Err(format!("has neither a login nor a helper for {}", servers.join(" or "))),
+    }
+}
+
+/// The first of `servers` that is a key, and its value.
+fn find<'a, V>(map: &'a BTreeMap<String, V>, servers: &[&'a str]) -> Option<(&'a str, &'a V)> {
+    let exact = servers.iter().find_map(|server| Some((*server, map.get(*server)?)));
+    let by_host = |server: &&'a str| {
+        let (_, value) = map.iter().find(|(key, _)| host(key) == host(server))?;
+        Some((*server, value))
     };
-    let entry = exact.or_else(by_host).ok_or_else(|| format!("has no auths entry for {}", servers.join(" or ")))?;
-    entry.login()
+    exact.or_else(|| servers.iter().find_map(by_host))
 }
 
 /// The host and port of a key, which may be a URL.
@@ -54,7 +82,12 @@ fn host(key: &str) -> &str {
 }
 
 impl Entry {
-    fn login(&self) -> Result<Login, String> {
+    fn has_password(&self) -> bool {
+        let is_token = self.identitytoken.is_some() || self.registrytoken.is_some();
+        !is_token && (self.auth.as_ref().is_some_and(|auth| !auth.is_empty()) || self.password.is_some())
+    }
+
+    fn login(&self) -> Result<Kept, String> {
         if self.identitytoken.is_some() || self.registrytoken.is_some() {
             return Err("holds a token for this registry; only a user and a password can be used".to_owned());
         }
@@ -64,12 +97,12 @@ impl Entry {
                 decode(auth).ok_or("has an auth for this registry that is not base64 of user:password")?
             }
             (_, _, None) => {
-                return Err("has an entry for this registry without auth; a credential helper keeps it, which is not \
-                            run: use username with password_file"
+                return Err("has an entry for this registry without auth, and no credsStore that keeps it: log in \
+                            again, or use username with password_file"
                     .to_owned());
             }
         };
-        Ok(Login { username, password: Secret::new(password) })
+        Ok(Kept::Here { username, password: Secret::new(password) })
     }
 }
 
@@ -88,8 +121,8 @@ mod tests {
     const HUB: &[&str] = &["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"];
 
     fn found(json: &str, servers: &[&str]) -> (String, String) {
-        let login = login(json, servers).expect(json);
-        (login.username, login.password.expose().to_owned())
+        let Kept::Here { username, password } = login(json, servers).expect(json) else { panic!("{json}") };
+        (username, password.expose().to_owned())
     }
 
     #[test]
@@ -104,6 +137,28 @@ mod tests {
         for key in ["https://index.docker.io/v1/", "https://registry-1.docker.io", "docker.io/", "index.docker.io"] {
             let json = format!(r#"{{"auths": {{"{key}": {{"username": "u", "password": "p"}}}}}}"#);
             assert_eq!(found(&json, HUB), ("u".to_owned(), "p".to_owned()), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_helper_of_the_host_beats_a_password_which_beats_the_store() {
+        const HELPERS: &str = r#""credHelpers": {"acme.test": "ecr-login", "other.test": "gcr"}"#;
+        const STORE: &str = r#""credsStore": "pass""#;
+        let kept = |parts: &[&str]| login(&format!("{{{}}}", parts.join(",")), &["acme.test", "acme.internal:5000"]);
+        let helper = |name: &str, server: &str| Ok(Kept::Helper { name: name.to_owned(), server: server.to_owned() });
+        let password = r#""auths": {"acme.test": {"auth": "dTpw"}}"#;
+        assert_eq!(kept(&[HELPERS, password, STORE]), helper("ecr-login", "acme.test"));
+        assert_eq!(kept(&[r#""credHelpers": {"acme.internal:5000": "a"}"#]), helper("a", "acme.internal:5000"));
+        let here = Kept::Here { username: "u".to_owned(), password: Secret::new("p".to_owned()) };
+        assert_eq!(kept(&[password, STORE]), Ok(here));
+        for (auths, server) in [
+            (r#""auths": {"acme.test": {}}"#, "acme.test"),
+            (r#""auths": {"https://acme.test": {"auth": ""}}"#, "acme.test"),
+            (r#""auths": {"acme.test": {"auth": "dTpw", "identitytoken": "hunter2"}}"#, "acme.test"),
+            (r#""auths": {"other.test": {"auth": "dTpw"}}"#, "acme.internal:5000"),
+            (r#""auths": {}"#, "acme.internal:5000"),
+        ] {
+            assert_eq!(kept(&[auths, STORE]), helper("pass", server), "{auths}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
@@ -190,6 +190,20 @@ pub(super) fn authority(path: &Path) -> Result<Vec<u8>, String> {
         store.add(certificate).map_err(|error| format!("{path} holds a certificate that is none: {error}"))?;
     }
     if store.is_empty() { Err(format!("{path} holds no certificate in PEM form")) } else { Ok(pem) }
+}
+
+/// Whether there is a file that somebody may run.
+///
+/// # Errors
+/// A sentence that names it.
+pub(super) fn check_program(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let metadata = fs::metadata(path).map_err(|error| format!("cannot find the program {shown}: {error}"))?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
+        Ok(())
+    } else {
+        Err(format!("{shown} is no program: it has to be a file with leave to run it (chmod +x)"))
+    }
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> String {

@@ -35,7 +35,7 @@ pub(super) const UPSTREAM: &[&str] = &[
 ];
 
 pub(super) const CREDENTIAL: &[&str] =
-    &["images", "username", "password", "password_file", "password_env", "docker_config", "licence_file"];
+    &["images", "username", "password", "password_file", "password_env", "docker_config", "helper", "licence_file"];
 
 pub(super) const TLS: &[&str] = &["certificate", "key", "client_ca", "client_auth"];
 

@@ -189,8 +189,21 @@ pub enum Writes {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Credential {
     pub images: Pattern,
-    pub username: String,
-    pub password: Secret,
+    pub login: Login,
+}
+
+/// Where the user and the password of a credential come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Login {
+    /// Known from the start on.
+    Fixed { username: String, password: Secret },
+    /// Asked of a docker credential helper, whenever it is needed.
+    Helper {
+        /// Absolute.
+        program: PathBuf,
+        /// What the helper is asked for: a host with an optional port, or Docker Hub's key.
+        server: String,
+    },
 }
 
 /// TLS for clients. The files are read apart from the configuration, since each is replaced by itself (ACCESS §8).

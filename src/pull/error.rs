@@ -110,6 +110,7 @@ impl Error {
             ErrorKind::Denied => Self::Refused(Arc::new(error)),
             ErrorKind::RateLimited { retry_after } => Self::RateLimited { retry_after: *retry_after },
             ErrorKind::CredentialRejected
+            | ErrorKind::NoLogin
             | ErrorKind::Unreachable
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)
@@ -120,10 +121,14 @@ impl Error {
     }
 }
 
-/// Network failures and 5xx; what upstream said wrongly is an answer (DESIGN §14.2).
+/// Network failures and 5xx, and what kept us from asking; what upstream said wrongly is an answer (DESIGN §14.2).
 fn did_not_answer(kind: &ErrorKind) -> bool {
     match kind {
-        ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::ServerError(_) | ErrorKind::RateLimited { .. } => true,
+        ErrorKind::NoLogin
+        | ErrorKind::Unreachable
+        | ErrorKind::Timeout
+        | ErrorKind::ServerError(_)
+        | ErrorKind::RateLimited { .. } => true,
         ErrorKind::NotFound
         | ErrorKind::Denied
         | ErrorKind::CredentialRejected

@@ -66,6 +66,10 @@ impl Fill {
     }
 
     async fn transfer(&self) -> Result<(), Error> {
+        // First the login: a credential helper that hangs shall take nobody's turn.
+        let upstream = self.inner.upstream(&self.name)?;
+        let known = upstream.know_login(&self.name.repository, self.inner.limits.flight_head).await;
+        known.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?;
         let _turn = self.turn().await?;
         let response = self.ask(None).await?;
         let size = self.size_of(&response)?;

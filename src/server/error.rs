@@ -188,6 +188,7 @@ fn from_registry(kind: &ErrorKind) -> Refusal {
         ErrorKind::RateLimited { retry_after } => pull::Error::RateLimited { retry_after: *retry_after }.into(),
         ErrorKind::NotFound
         | ErrorKind::CredentialRejected
+        | ErrorKind::NoLogin
         | ErrorKind::Unreachable
         | ErrorKind::Timeout
         | ErrorKind::ServerError(_)
@@ -226,6 +227,9 @@ fn from_upstream(kind: &ErrorKind) -> Refusal {
         // Never a denial: it would send people looking at their own credentials (UP-9).
         ErrorKind::CredentialRejected => {
             (StatusCode::BAD_GATEWAY, "the upstream registry rejects the credential that this proxy has for it")
+        }
+        ErrorKind::NoLogin => {
+            (StatusCode::BAD_GATEWAY, "this proxy gets no login for the upstream registry from its credential helper")
         }
         ErrorKind::Unreachable => (StatusCode::BAD_GATEWAY, "the upstream registry cannot be reached"),
         ErrorKind::ServerError(_) => (StatusCode::BAD_GATEWAY, "the upstream registry has a failure"),

@@ -3,47 +3,17 @@
 //! The scheme is learned from the first 401 and kept until another contradicts it. A challenge tells where tokens come
 //! from; what a token is for is never taken from it, since some registries send placeholders (UP-1, UP-2).
 
-use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use url::Url;
 
 use super::challenge::Challenge;
 use super::error::Failure;
 use super::gate::Refusal;
+use super::login::Speaker;
 use super::token::{Key, Tokens};
 use super::wire::{Wire, refused};
-use crate::config::Credential;
-use crate::oci::Repository;
-
-/// Which of an upstream's credentials speaks, if any: for the keys of caches and gates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Holder(pub(super) Option<usize>);
-
-/// A credential on its way to the wire.
-#[derive(Clone, Debug)]
-pub(super) struct Login(Arc<Credential>);
-
-impl Login {
-    pub(super) fn username(&self) -> &str {
-        &self.0.username
-    }
-
-    pub(super) fn password(&self) -> &str {
-        self.0.password.expose()
-    }
-
-    /// The value of an `Authorization` header, marked sensitive.
-    pub(super) fn basic(&self) -> HeaderValue {
-        let encoded = STANDARD.encode(format!("{}:{}", self.username(), self.password()));
-        let mut value = HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is visible ASCII");
-        value.set_sensitive(true);
-        value
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Scheme {
@@ -71,25 +41,18 @@ impl Presented {
     }
 }
 
-/// The credentials, scheme and tokens of one upstream.
+/// The scheme and tokens of one upstream.
+#[derive(Debug)]
 pub(super) struct Auth {
     wire: Arc<Wire>,
-    /// Longest pattern first, as the configuration has them.
-    credentials: Vec<Arc<Credential>>,
     /// What the last challenge asked for.
     scheme: Mutex<Option<Scheme>>,
     tokens: Tokens,
 }
 
 impl Auth {
-    pub(super) fn new(wire: Arc<Wire>, credentials: &[Credential], tokens: Tokens) -> Self {
-        let credentials = credentials.iter().cloned().map(Arc::new).collect();
-        Self { wire, credentials, scheme: Mutex::new(None), tokens }
-    }
-
-    /// Which credential is for a repository.
-    pub(super) fn holder(&self, repository: &Repository) -> Holder {
-        Holder(self.credentials.iter().position(|credential| credential.images.matches(repository.as_str())))
+    pub(super) fn new(wire: Arc<Wire>, tokens: Tokens) -> Self {
+        Self { wire, scheme: Mutex::new(None), tokens }
     }
 
     /// Whether it is known by now how this upstream wants to be asked.
@@ -98,25 +61,23 @@ impl Auth {
     }
 
     /// What to present at first, for a token that allows `scope`.
-    pub(super) async fn present(&self, repository: &Repository, scope: &str) -> Result<Presented, Failure> {
+    pub(super) async fn present(&self, speaker: &Speaker, scope: &str) -> Result<Presented, Failure> {
         let scheme = self.scheme.lock().expect("nothing panics while it holds the scheme").clone();
-        match (scheme, self.login(self.holder(repository))) {
+        match (scheme, &speaker.login) {
             (None, _) | (Some(Scheme::Basic), None) => Ok(Presented::Nothing),
             (Some(Scheme::Basic), Some(login)) => Ok(Presented::Basic(login.basic())),
-            (Some(Scheme::Bearer { realm, service }), _) => {
-                self.token((repository, scope), (realm, service), None).await
-            }
+            (Some(Scheme::Bearer { realm, service }), _) => self.token(key(speaker, scope, realm, service), None).await,
         }
     }
 
     /// What to present after `rejected` was, with these challenges; `None` if there is nothing better (UP-6).
     pub(super) async fn reconsider(
         &self,
-        (repository, scope): (&Repository, &str),
+        (speaker, scope): (&Speaker, &str),
         challenges: &[Challenge],
         rejected: &Presented,
     ) -> Result<Option<Presented>, Failure> {
-        let login = self.login(self.holder(repository));
+        let login = speaker.login.as_ref();
         let (scheme, is_new) = self.learn(challenges, login.is_some())?;
         match (scheme, rejected) {
             (Some(Scheme::Basic), Presented::Nothing | Presented::Kept(_) | Presented::Fresh(_)) => {
@@ -125,20 +86,13 @@ impl Auth {
             (None, _) | (Some(Scheme::Basic), Presented::Basic(_)) => Ok(None),
             (Some(Scheme::Bearer { .. }), Presented::Fresh(_)) if !is_new => Ok(None),
             (Some(Scheme::Bearer { realm, service }), rejected) => {
-                self.token((repository, scope), (realm, service), rejected.header()).await.map(Some)
+                self.token(key(speaker, scope, realm, service), rejected.header()).await.map(Some)
             }
         }
     }
 
-    async fn token(
-        &self,
-        (repository, scope): (&Repository, &str),
-        (realm, service): (Url, Option<String>),
-        rejected: Option<&HeaderValue>,
-    ) -> Result<Presented, Failure> {
-        let holder = self.holder(repository);
-        let key = Key { holder, realm, service, scope: scope.to_owned() };
-        let (token, is_fresh) = self.tokens.obtain(key, self.login(holder), rejected).await?;
+    async fn token(&self, key: Key, rejected: Option<&HeaderValue>) -> Result<Presented, Failure> {
+        let (token, is_fresh) = self.tokens.obtain(key, rejected).await?;
         Ok(if is_fresh { Presented::Fresh(token.header) } else { Presented::Kept(token.header) })
     }
 
@@ -172,21 +126,15 @@ impl Auth {
         }
         refusal.map_or(Ok(None), Err)
     }
+}
 
-    fn login(&self, holder: Holder) -> Option<Login> {
-        holder.0.and_then(|index| self.credentials.get(index)).cloned().map(Login)
-    }
+fn key(speaker: &Speaker, scope: &str, realm: Url, service: Option<String>) -> Key {
+    Key { speaker: speaker.clone(), realm, service, scope: scope.to_owned() }
 }
 
 fn refused_realm(realm: &str, refusal: Refusal) -> Failure {
     match Url::parse(realm) {
         Ok(url) => refused(&url, refusal),
         Err(_) => Failure::protocol("the token realm is not a URL"),
-    }
-}
-
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Auth").field("credentials", &self.credentials.len()).finish_non_exhaustive()
     }
 }

@@ -41,6 +41,15 @@ impl Breaker {
         }
     }
 
+    /// Whether nothing may be dialled now.
+    fn is_shut(&self, now: Timestamp) -> bool {
+        match *self {
+            Self::Closed { .. } => false,
+            Self::Open { until, .. } => now < until,
+            Self::Probing { .. } => true,
+        }
+    }
+
     /// The upstream answered; whatever it said, it is there.
     fn reached(&mut self) {
         *self = Self::Closed { failures: 0 };
@@ -92,6 +101,11 @@ impl Reachability {
     pub(super) fn admit(&self) -> Option<Permit<'_>> {
         let pass = self.breaker().admit(self.clock.now())?;
         Some(Permit { gate: self, pass })
+    }
+
+    /// Whether there would be no permit; unlike asking for one, this takes no probe.
+    pub(super) fn is_shut(&self) -> bool {
+        self.breaker().is_shut(self.clock.now())
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Denied,
     /// The configured credential itself was rejected or has expired (UP-9).
     CredentialRejected,
+    /// The credential helper that has the login failed, so the upstream was not asked.
+    NoLogin,
     /// The upstream asked for a pause, of which this is left.
     RateLimited { retry_after: Duration },
     /// No connection, or it broke; or the reachability gate is open and nothing was dialled.

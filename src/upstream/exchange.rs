@@ -10,6 +10,7 @@ use super::auth::{Auth, Presented};
 use super::body::Incoming;
 use super::challenge::{Challenge, challenges};
 use super::error::{ErrorKind, Failure, Operation, Symptom};
+use super::login::Speaker;
 use super::throttle::Throttle;
 use super::wire::{Outbound, Payload, Wire, refused};
 use crate::oci::{ErrorCode, Repository};
@@ -42,24 +43,25 @@ pub(super) struct Arrival {
     text: Option<Bytes>,
 }
 
-/// The parts of an upstream that an attempt needs.
+/// The parts of an upstream that an attempt needs, and who makes it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange<'a> {
     pub(super) wire: &'a Wire,
     pub(super) auth: &'a Auth,
     pub(super) throttle: &'a Throttle,
+    pub(super) speaker: &'a Speaker,
 }
 
 impl Exchange<'_> {
     /// Asks, and answers one objection of the registry; a second one is final (UP-6).
     pub(super) async fn attempt(&self, ask: &Ask<'_>) -> Result<Arrival, Failure> {
-        let presented = self.auth.present(ask.repository, &ask.scope).await?;
+        let presented = self.auth.present(self.speaker, &ask.scope).await?;
         let objection = match self.follow(ask, &presented).await?.judged(ask, &presented).await {
             Ok(arrival) => return self.settle(ask, arrival).await,
             Err(objection) => objection,
         };
-        let rights = (ask.repository, ask.scope.as_str());
-        let better = self.auth.reconsider(rights, &objection.challenges, &presented).await?;
+        let wanted = (self.speaker, ask.scope.as_str());
+        let better = self.auth.reconsider(wanted, &objection.challenges, &presented).await?;
         let Some(better) = better else { return Err(objection.failure(&presented)) };
         match self.follow(ask, &better).await?.judged(ask, &better).await {
             Ok(arrival) => self.settle(ask, arrival).await,
@@ -69,14 +71,14 @@ impl Exchange<'_> {
 
     /// Sends what cannot be sent a second time. An objection is final, but what it teaches is kept for the next request.
     pub(super) async fn send_once(&self, ask: &Ask<'_>, body: reqwest::Body) -> Result<Arrival, Failure> {
-        let presented = self.auth.present(ask.repository, &ask.scope).await?;
+        let presented = self.auth.present(self.speaker, &ask.scope).await?;
         let outbound = Outbound { payload: Payload::Stream(body), ..ask.outbound(&ask.url, presented.header()) };
         let incoming = self.wire.send(ask.operation, outbound).await?;
         match Arrival::at_home(incoming).judged(ask, &presented).await {
             Ok(arrival) => self.settle(ask, arrival).await,
             Err(objection) => {
-                let rights = (ask.repository, ask.scope.as_str());
-                self.auth.reconsider(rights, &objection.challenges, &presented).await?;
+                let wanted = (self.speaker, ask.scope.as_str());
+                self.auth.reconsider(wanted, &objection.challenges, &presented).await?;
                 Err(objection.failure(&presented))
             }
         }
@@ -130,7 +132,7 @@ impl Exchange<'_> {
         let answered = if arrival.abroad { "the redirect's target answered" } else { "the upstream answered" };
         let reason = format!("{answered} {}", status.as_u16());
         Err(match status.as_u16() {
-            429 => self.throttle.close(self.auth.holder(ask.repository), ask.operation, arrival.incoming.headers()),
+            429 => self.throttle.close(self.speaker.holder, ask.operation, arrival.incoming.headers()),
             code @ 400..500 if write => {
                 let code = ErrorKind::Rejected { status: code, code: ErrorCode::of_document(arrival.text().await) };
                 Failure::new(code, symptom, reason)

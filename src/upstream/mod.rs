@@ -1,7 +1,7 @@
-//! Upstream registries: the only code that dials out.
+//! Upstream registries: the only code that dials out, and the only code that runs other programs.
 //!
-//! An operation passes the two gates of its upstream (`breaker`: is it reachable; `throttle`: did it ask for a pause),
-//! then `exchange` sends it: with what `auth` presents, along redirects, again where `retry` allows. Every URL, the
+//! An operation passes the two gates of its upstream (`breaker`: is it reachable; `throttle`: did it ask for a pause).
+//! `login` says who speaks, for which a `helper` may have to run. Then `exchange` sends it: with what `auth` presents, along redirects, again where `retry` allows. Every URL, the
 //! first as well as redirects and token realms, goes through `gate`, which decides whether and by which of two clients
 //! it is dialled; `wire` owns the clients (`dial`) and the counters. `answer` reads what came back. What one client of ours sent
 //! never reaches an upstream: requests are built here from names, digests and ranges alone.
@@ -11,11 +11,14 @@ mod auth;
 mod body;
 mod breaker;
 mod challenge;
+mod conversation;
 mod dial;
 mod error;
 mod exchange;
 mod feed;
 mod gate;
+mod helper;
+mod login;
 mod registry;
 mod retry;
 mod throttle;

@@ -1,7 +1,7 @@
 //! The operations of one upstream: what is asked for each, how long, how often, and what its answer must look like.
 
 use std::fmt;
-use std::future::{Future, ready};
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,13 +12,14 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::auth::Auth;
-use super::breaker::{Permit, Reachability};
-use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
-use super::exchange::{Arrival, Ask, Exchange};
+use super::breaker::Reachability;
+use super::error::{Error, Failure, Operation};
+use super::exchange::{Arrival, Ask};
+use super::login::Logins;
 use super::throttle::Throttle;
 use super::token::{Source, Tokens};
 use super::wire::Wire;
-use super::{BlobBody, BlobResponse, FetchedManifest, ManifestHead, Page, Part, answer, retry};
+use super::{BlobBody, BlobResponse, FetchedManifest, ManifestHead, Page, Part, answer};
 use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
@@ -34,18 +35,19 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Every operation takes `patience`, which bounds tokens, redirects and retries until the response headers, and for
 /// manifests and pages the body as well; when it runs out the answer is [`ErrorKind::Timeout`].
 pub struct Upstream {
-    wire: Arc<Wire>,
-    auth: Auth,
-    reachability: Reachability,
-    throttle: Arc<Throttle>,
+    pub(super) wire: Arc<Wire>,
+    pub(super) logins: Logins,
+    pub(super) auth: Auth,
+    pub(super) reachability: Reachability,
+    pub(super) throttle: Arc<Throttle>,
     /// HEAD was refused where GET was not; asking again would cost a token each time (PROTOCOL §2.3, ECR Public).
     refuses_blob_head: AtomicBool,
     page_limit: Option<u32>,
     caches_pushes: bool,
-    retry_pause: Duration,
+    pub(super) retry_pause: Duration,
     manifest_limit: usize,
     page_bytes: usize,
-    patience: Duration,
+    pub(super) patience: Duration,
 }
 
 impl Upstream {
@@ -55,7 +57,8 @@ impl Upstream {
             Source { wire: wire.clone(), throttle: throttle.clone(), clock: clock.clone(), deadline: limits.head };
         let gauge = wire.metrics().upstream_breaker_open.with_label_values(&[config.name.as_str()]);
         Self {
-            auth: Auth::new(wire.clone(), &config.credentials, Tokens::new(source)),
+            logins: Logins::new(config, &clock, limits),
+            auth: Auth::new(wire.clone(), Tokens::new(source)),
             reachability: Reachability::new(clock, gauge),
             wire,
             throttle,
@@ -173,59 +176,6 @@ impl Upstream {
         self.run(ask, patience, |arrival| page(arrival, ask.url.clone(), limit)).await
     }
 
-    /// Runs an operation between the two gates, within `patience`, and tells the gates how it went.
-    pub(super) async fn run<T, F>(
-        &self,
-        ask: &Ask<'_>,
-        patience: Duration,
-        finish: impl Fn(Arrival) -> F,
-    ) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, Failure>>,
-    {
-        let mut attempts = 0;
-        let outcome = match self.admit(ask) {
-            Ok(permit) => {
-                report(permit, tokio::time::timeout(patience, self.persist(ask, &mut attempts, finish)).await)
-            }
-            Err(failure) => Err(failure),
-        };
-        outcome.map_err(|failure| failure.during(self.name(), ask.operation, attempts))
-    }
-
-    pub(super) fn admit(&self, ask: &Ask<'_>) -> Result<Permit<'_>, Failure> {
-        self.throttle.check(self.auth.holder(ask.repository), ask.operation)?;
-        let closed =
-            || Failure::new(ErrorKind::Unreachable, Symptom::Local, "it has been unreachable and is left alone");
-        self.reachability.admit().ok_or_else(closed)
-    }
-
-    /// Attempts until it works or `retry` says that it will not.
-    async fn persist<T, F>(
-        &self,
-        ask: &Ask<'_>,
-        attempts: &mut u32,
-        finish: impl Fn(Arrival) -> F,
-    ) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<T, Failure>>,
-    {
-        loop {
-            *attempts += 1;
-            let failure = match self.exchange().attempt(ask).await {
-                Ok(arrival) => match finish(arrival).await {
-                    Ok(done) => return Ok(done),
-                    Err(failure) => failure,
-                },
-                Err(failure) => failure,
-            };
-            let Some(pause) = retry::pause(failure.symptom, *attempts, self.retry_pause, chance()) else {
-                return Err(failure);
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
     fn manifest<'a>(&self, operation: Operation, repository: &'a Repository, reference: &Reference) -> Ask<'a> {
         self.get(operation, repository, &manifest_path(repository, reference), ACCEPT)
     }
@@ -235,7 +185,13 @@ impl Upstream {
     }
 
     /// `path` may have a query behind it.
-    fn get<'a>(&self, operation: Operation, repository: &'a Repository, path: &str, accept: &'static str) -> Ask<'a> {
+    pub(super) fn get<'a>(
+        &self,
+        operation: Operation,
+        repository: &'a Repository,
+        path: &str,
+        accept: &'static str,
+    ) -> Ask<'a> {
         let (url, scope) = (self.url(path), format!("repository:{repository}:pull"));
         let headers = HeaderMap::new();
         Ask { operation, method: Method::GET, url, repository, scope, accept, headers, content: None }
@@ -253,19 +209,6 @@ impl Upstream {
     /// Whether what is pushed to it is kept.
     pub fn caches_pushes(&self) -> bool {
         self.caches_pushes
-    }
-
-    pub(super) fn knows_scheme(&self) -> bool {
-        self.auth.knows_scheme()
-    }
-
-    /// How long what is not the client's question may take.
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
-    }
-
-    pub(super) fn exchange(&self) -> Exchange<'_> {
-        Exchange { wire: &self.wire, auth: &self.auth, throttle: &self.throttle }
     }
 }
 
@@ -286,33 +229,8 @@ impl From<FetchedManifest> for ManifestHead {
     }
 }
 
-/// Tells the reachability gate what an operation showed.
-pub(super) fn report<T, E>(permit: Permit<'_>, outcome: Result<Result<T, Failure>, E>) -> Result<T, Failure> {
-    match outcome {
-        Ok(Ok(done)) => {
-            permit.reached();
-            Ok(done)
-        }
-        Ok(Err(failure)) => {
-            permit.failed(failure.symptom);
-            Err(failure)
-        }
-        Err(_) => {
-            permit.timed_out();
-            Err(Failure::new(ErrorKind::Timeout, Symptom::Silence, "no answer in time"))
-        }
-    }
-}
-
 fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
-}
-
-/// Between 0 and 1; without a source of randomness, 0.
-fn chance() -> f64 {
-    let mut bytes = [0; 2];
-    let filled = aws_lc_rs::rand::fill(&mut bytes);
-    filled.map_or(0.0, |()| f64::from(u16::from_le_bytes(bytes)) / 65536.0)
 }
 
 fn part_header(part: Part) -> HeaderMap {

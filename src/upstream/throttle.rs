@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
-use super::auth::Holder;
 use super::error::{ErrorKind, Failure, Operation, Symptom};
+use super::login::Holder;
 use crate::clock::{Clock, Timestamp};
 
 const DEFAULT_PAUSE: Duration = Duration::from_secs(10);

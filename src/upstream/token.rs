@@ -12,9 +12,9 @@ use http::{Method, StatusCode};
 use moka::future::Cache;
 use url::{Url, form_urlencoded};
 
-use super::auth::{Holder, Login};
 use super::body::Incoming;
 use super::error::{ErrorKind, Failure, Operation, Symptom};
+use super::login::{Login, Speaker};
 use super::throttle::Throttle;
 use super::wire::{Outbound, Payload, Wire};
 use crate::clock::{Clock, Timestamp};
@@ -30,7 +30,7 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// What a token is for, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    pub(super) holder: Holder,
+    pub(super) speaker: Speaker,
     pub(super) realm: Url,
     pub(super) service: Option<String>,
     /// One, or several with a space in between.
@@ -61,32 +61,27 @@ impl Tokens {
     }
 
     /// A token other than `rejected`, and whether it was issued just now.
-    pub(super) async fn obtain(
-        &self,
-        key: Key,
-        login: Option<Login>,
-        rejected: Option<&HeaderValue>,
-    ) -> Result<(Token, bool), Failure> {
+    pub(super) async fn obtain(&self, key: Key, rejected: Option<&HeaderValue>) -> Result<(Token, bool), Failure> {
         let now = self.source.clock.now();
         let cached = self.cache.get(&key).await.and_then(Result::ok);
         let usable = cached.filter(|token| now < token.expires && Some(&token.header) != rejected);
         if let Some(token) = usable.as_ref().filter(|token| now < token.renew) {
             return Ok((token.clone(), false));
         }
-        let renewal = tokio::spawn(self.clone().renew(key, login, usable, rejected.cloned()));
+        let renewal = tokio::spawn(self.clone().renew(key, usable, rejected.cloned()));
         let slot =
             renewal.await.unwrap_or_else(|error| Err(Failure::protocol("the token request ended").because(error)));
         slot.map(|token| (token, true))
     }
 
     /// Renews the token unless somebody else has since; all who wait share the outcome.
-    async fn renew(self, key: Key, login: Option<Login>, old: Option<Token>, rejected: Option<HeaderValue>) -> Slot {
+    async fn renew(self, key: Key, old: Option<Token>, rejected: Option<HeaderValue>) -> Slot {
         let now = self.source.clock.now();
         let replaced = |slot: &Slot| match slot {
             Ok(token) => token.renew <= now || Some(&token.header) == rejected.as_ref(),
             Err(_) => true,
         };
-        let fetched = self.source.fetch_or_keep(&key, login, old);
+        let fetched = self.source.fetch_or_keep(&key, old);
         self.cache.entry_by_ref(&key).or_insert_with_if(fetched, replaced).await.into_value()
     }
 }
@@ -102,10 +97,9 @@ pub(super) struct Source {
 }
 
 impl Source {
-    async fn fetch_or_keep(&self, key: &Key, login: Option<Login>, old: Option<Token>) -> Slot {
+    async fn fetch_or_keep(&self, key: &Key, old: Option<Token>) -> Slot {
         let late = || Err(Failure::new(ErrorKind::Timeout, Symptom::Silence, "no token in time"));
-        let fetched =
-            tokio::time::timeout(self.deadline, self.fetch(key, login.as_ref())).await.unwrap_or_else(|_| late());
+        let fetched = tokio::time::timeout(self.deadline, self.fetch(key)).await.unwrap_or_else(|_| late());
         let outcome = outcome(&fetched);
         self.wire.metrics().token_refreshes.with_label_values(&[self.wire.name.as_str(), outcome]).inc();
         match (fetched, old) {
@@ -117,21 +111,22 @@ impl Source {
     }
 
     /// GET first; POST where that is refused and there is a credential (UP-3).
-    async fn fetch(&self, key: &Key, login: Option<&Login>) -> Slot {
-        self.throttle.check(key.holder, Operation::Token)?;
-        let got = self.wire.send(Operation::Token, get(key, login)).await?;
+    async fn fetch(&self, key: &Key) -> Slot {
+        let Speaker { holder, login } = &key.speaker;
+        self.throttle.check(*holder, Operation::Token)?;
+        let got = self.wire.send(Operation::Token, get(key)).await?;
         let refused = matches!(got.status().as_u16(), 400 | 404 | 405);
-        let answer = match login.filter(|_| refused) {
+        let answer = match login.as_ref().filter(|_| refused) {
             Some(login) => {
                 got.discard().await;
                 self.wire.send(Operation::Token, post(key, login)).await?
             }
             None => got,
         };
-        self.read(key, login.is_some(), answer).await
+        self.read(&key.speaker, answer).await
     }
 
-    async fn read(&self, key: &Key, with_login: bool, mut answer: Incoming) -> Slot {
+    async fn read(&self, speaker: &Speaker, mut answer: Incoming) -> Slot {
         let status = answer.status();
         let failure = |kind, reason| Err(Failure::new(kind, Symptom::Answered, reason));
         match status.as_u16() {
@@ -139,10 +134,12 @@ impl Source {
                 let body = answer.whole(LARGEST_ANSWER).await?;
                 parse(&body, self.clock.now()).ok_or_else(|| Failure::protocol("the token endpoint sent no token"))
             }
-            401 if with_login => failure(ErrorKind::CredentialRejected, "the token endpoint rejects the credential"),
+            401 if speaker.login.is_some() => {
+                failure(ErrorKind::CredentialRejected, "the token endpoint rejects the credential")
+            }
             // With a good credential too, some say it of a repository that is private or missing (GHCR, GAR; UP-9).
             401 | 403 => failure(ErrorKind::Denied, "the token endpoint gives no token for this repository"),
-            429 => Err(self.throttle.close(key.holder, Operation::Token, answer.headers())),
+            429 => Err(self.throttle.close(speaker.holder, Operation::Token, answer.headers())),
             300..=399 => failure(ErrorKind::Refused, "the token endpoint redirects, which is not followed"),
             500.. => Err(server_error(status)),
             _ => Err(Failure::protocol(format!("the token endpoint answered {}", status.as_u16()))),
@@ -164,6 +161,7 @@ fn is_passing(failure: &Failure) -> bool {
         | ErrorKind::Denied
         | ErrorKind::CredentialRejected
         | ErrorKind::Rejected { .. }
+        | ErrorKind::NoLogin
         | ErrorKind::Protocol
         | ErrorKind::Refused => false,
     }
@@ -178,6 +176,7 @@ fn outcome(slot: &Slot) -> &'static str {
         Err(ErrorKind::RateLimited { .. }) => "rate_limited",
         Err(
             ErrorKind::NotFound
+            | ErrorKind::NoLogin
             | ErrorKind::Unreachable
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)
@@ -188,12 +187,12 @@ fn outcome(slot: &Slot) -> &'static str {
     }
 }
 
-fn get(key: &Key, login: Option<&Login>) -> Outbound {
+fn get(key: &Key) -> Outbound {
     let mut url = key.realm.clone();
     let service = key.service.iter().map(|service| ("service", service.as_str()));
     let scopes = key.scope.split(' ').map(|scope| ("scope", scope));
     url.query_pairs_mut().extend_pairs(service).extend_pairs(scopes);
-    let headers = login.map(|login| (AUTHORIZATION, login.basic())).into_iter().collect();
+    let headers = key.speaker.login.iter().map(|login| (AUTHORIZATION, login.basic())).collect();
     Outbound { method: Method::GET, url, headers, payload: Payload::Nothing }
 }
 

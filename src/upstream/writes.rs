@@ -15,7 +15,7 @@ use url::Url;
 use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
 use super::exchange::{Arrival, Ask};
 use super::feed::UploadBody;
-use super::registry::{Upstream, report};
+use super::registry::Upstream;
 use crate::oci::{Algorithm, ChunkRange, Digest, MediaType, Reference, Repository, Tag, manifest_path, uploads_path};
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -204,20 +204,8 @@ impl Upstream {
         let range = chunk.range.map(|range| format!("{}-{}", range.first, range.last));
         let range = range.and_then(|range| header(CONTENT_RANGE, &range));
         let ask = Ask { headers: octets.into_iter().chain(range).collect(), ..ask };
-        let failed = |failure: Failure| failure.during(self.name(), ask.operation, 1);
-        // The body could not be sent again after a challenge, so what is wanted is found out first.
-        if !self.knows_scheme() {
-            let ping =
-                Ask { scope: ask.scope.clone(), ..self.write(ask.operation, Method::GET, ask.repository, "/v2/") };
-            let refused = |error: &Error| matches!(error.kind(), ErrorKind::Denied | ErrorKind::Rejected { .. });
-            self.run(&ping, self.patience(), |_| ready(Ok(())))
-                .await
-                .or_else(|error| if refused(&error) { Ok(()) } else { Err(error) })?;
-        }
-        let permit = self.admit(&ask).map_err(failed)?;
-        let sent = self.exchange().send_once(&ask, reqwest::Body::wrap(chunk.body)).await;
-        let answer = sent.and_then(|arrival| uploaded(&arrival, &ask.url));
-        report(permit, Ok::<_, Failure>(answer)).map_err(failed)
+        let arrival = self.run_once(&ask, reqwest::Body::wrap(chunk.body)).await?;
+        uploaded(&arrival, &ask.url).map_err(|failure| failure.during(self.name(), ask.operation, 1))
     }
 
     fn write<'a>(&self, operation: Operation, method: Method, repository: &'a Repository, path: &str) -> Ask<'a> {

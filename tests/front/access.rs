@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use roadstead::config::{Credential, Secret, UnknownCredentials};
+use roadstead::config::{self, Credential, Secret, UnknownCredentials};
 use roadstead::licence::revocation_line;
 use roadstead::oci::Pattern;
 
@@ -303,8 +303,7 @@ async fn a_customers_own_proxy_mirrors_the_vendors_with_nothing_but_the_licence(
     upstream.url = format!("http://{}", vendor.proxy.authority()).parse().expect("a URL");
     upstream.credentials = vec![Credential {
         images: Pattern::parse("**").expect("a glob"),
-        username: id.to_owned(),
-        password: Secret::new(token),
+        login: config::Login::Fixed { username: id.to_owned(), password: Secret::new(token) },
     }];
     let customer = setup.start().await;
     let image = Image::new(100, &[70_000]);

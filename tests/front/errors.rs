@@ -1,9 +1,10 @@
 //! Every refusal: status, code and document, as clients steer by them (PROTOCOL §3.10, DESIGN §15).
 
+use std::fs;
 use std::time::Duration;
 
 use http::Method;
-use roadstead::config::{Credential, Secret};
+use roadstead::config::{self, Credential, Secret};
 use roadstead::oci::{Algorithm, Digest, Pattern};
 
 use crate::support::image::Image;
@@ -122,8 +123,7 @@ async fn with_credential(origin: &Origin, password: &str) -> Proxy {
     let mut setup = Setup::new();
     setup.upstream("docker.io", origin).credentials = vec![Credential {
         images: Pattern::parse("**").expect("a glob"),
-        username: "robot".into(),
-        password: Secret::new(password.into()),
+        login: config::Login::Fixed { username: "robot".into(), password: Secret::new(password.into()) },
     }];
     setup.start().await
 }
@@ -145,6 +145,25 @@ async fn a_rejected_credential_is_our_fault_and_not_the_clients() {
         }
         assert_eq!(answer.header("www-authenticate"), None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_credential_helper_fails_only_what_is_cached_is_served() {
+    let image = Image::new(1, &[1000]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    origin.require(Auth::Basic(Login { username: "robot", password: "right" }));
+    let mut setup = Setup::new();
+    let answer = setup.file("answer", r#"{"Username":"robot","Secret":"right"}"#);
+    let credential = setup.helper("**", "cat answer");
+    setup.upstream("docker.io", &origin).credentials = vec![credential];
+    let proxy = setup.start().await;
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
+    fs::remove_file(answer).expect("removable");
+    proxy.clock().advance(Duration::from_hours(1));
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
+    let answer = proxy.get(&manifest("a/b", "v2")).await;
+    assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()));
+    assert!(answer.text().contains("credential helper"), "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

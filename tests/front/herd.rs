@@ -118,6 +118,31 @@ async fn many_clients_of_one_tag_cost_one_head_and_one_get() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_credential_helper_that_hangs_takes_nobodys_turn() {
+    let origin = Origin::start().await;
+    let (theirs, ours) = (origin.blob("slow/app", 1, 10), origin.blob("a/b", 2, 10));
+    let mut setup = Setup::new();
+    let started = setup.file("started", "");
+    let credential = setup.helper("slow/*", "echo yes > started; sleep 1000");
+    setup.upstream("docker.io", &origin).credentials = vec![credential];
+    setup.limits.fills_per_upstream = 1;
+    let proxy = setup.start().await;
+    let path = blob("slow/app", &theirs.digest);
+    let waiting = async {
+        proxy.get(&path).await;
+        panic!("the helper has answered");
+    };
+    let others = async {
+        eventually("the helper runs", || std::fs::read(&started).is_ok_and(|text| !text.is_empty())).await;
+        assert_eq!(proxy.get(&blob("a/b", &ours.digest)).await.digest(), ours.digest);
+    };
+    tokio::select! {
+        () = waiting => {}
+        () = others => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn downloads_beyond_the_limit_wait_their_turn() {
     let origin = Origin::start().await;
     let (first, second) = (origin.blob("a/b", 1, 4 * MIB), origin.blob("a/b", 2, 4 * MIB));

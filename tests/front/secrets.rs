@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use roadstead::config::{Credential, Secret};
+use roadstead::config::{self, Credential, Secret};
 use roadstead::oci::Pattern;
 
 use crate::support::client::Answer;
@@ -15,8 +15,7 @@ const PASSWORD: &str = "s3cr3t-c4nary";
 fn credential(images: &str) -> Credential {
     Credential {
         images: Pattern::parse(images).expect("a glob"),
-        username: "robot".into(),
-        password: Secret::new(PASSWORD.into()),
+        login: config::Login::Fixed { username: "robot".into(), password: Secret::new(PASSWORD.into()) },
     }
 }
 

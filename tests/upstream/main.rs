@@ -4,5 +4,6 @@ mod answers;
 mod auth;
 mod gate;
 mod gates;
+mod helpers;
 mod origin;
 mod tls;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use roadstead::clock::Clock;
-use roadstead::config::{self, Credential, Secret};
+use roadstead::config::{self, Credential, Login, Secret};
 use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{Algorithm, Digest, Pattern, Reference, Repository, UpstreamName};
@@ -252,9 +253,14 @@ impl Setup {
     pub(crate) fn credential(mut self, images: &str, username: &str, password: &str) -> Self {
         self.config.credentials.push(Credential {
             images: Pattern::parse(images).expect("a pattern"),
-            username: username.into(),
-            password: Secret::new(password.into()),
+            login: Login::Fixed { username: username.into(), password: Secret::new(password.into()) },
         });
+        self
+    }
+
+    pub(crate) fn helper(mut self, images: &str, program: PathBuf) -> Self {
+        let login = Login::Helper { program, server: "acme.test".into() };
+        self.config.credentials.push(Credential { images: Pattern::parse(images).expect("a pattern"), login });
         self
     }
 

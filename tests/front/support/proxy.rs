@@ -9,7 +9,9 @@ use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use roadstead::app::{App, Environment};
 use roadstead::clock::Clock;
-use roadstead::config::{Access, Allow, Cache, Config, Log, LogFormat, MinFree, Rule, Upstream, Who, Writes};
+use roadstead::config::{
+    Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Upstream, Who, Writes,
+};
 use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{Digest, Pattern, UpstreamName};
@@ -74,6 +76,17 @@ impl Setup {
         let path = self.directory.path().join(name);
         std::fs::write(&path, text).expect("a writable directory");
         path
+    }
+
+    /// A credential helper beside the cache: a shell script.
+    pub(crate) fn helper(&self, images: &str, script: &str) -> Credential {
+        let text = self.file("helper", &format!("#!/bin/sh\ncd '{}'\n{script}\n", self.directory.path().display()));
+        let program = text.with_file_name("docker-credential-test");
+        // By another process: a file that this one has open for writing cannot be run while another test forks.
+        let installed = std::process::Command::new("install").args([&text, &program]).status();
+        assert!(installed.expect("install runs").success());
+        let login = Login::Helper { program, server: "registry.test".to_owned() };
+        Credential { images: Pattern::parse(images).expect("a glob"), login }
     }
 
     /// With `origin` as Docker Hub, the default.
