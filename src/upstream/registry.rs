@@ -33,7 +33,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// One registry behind us; shared by everyone who pulls from it.
 ///
 /// Every operation takes `patience`, which bounds tokens, redirects and retries until the response headers, and for
-/// manifests and pages the body as well; when it runs out the answer is [`ErrorKind::Timeout`].
+/// manifests and pages the body as well; when it runs out the answer is [`Timeout`](super::ErrorKind::Timeout).
 pub struct Upstream {
     pub(super) wire: Arc<Wire>,
     pub(super) logins: Logins,
