@@ -157,10 +157,9 @@ impl RawDescriptor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Algorithm;
+    use crate::oci::{Algorithm, OCI_INDEX};
 
     const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-    const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
     fn inspect(body: &str, media_type: &str) -> Result<Manifest, ManifestError> {
         Manifest::inspect(body.as_bytes(), &MediaType::parse(media_type).expect(media_type))

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// The type of an image index, and of a page of referrers (REF-1).
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
 /// A media type without parameters, as an upstream gave it (MAN-4).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct MediaType(Arc<str>);

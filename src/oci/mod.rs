@@ -15,7 +15,7 @@ pub use digest::{Algorithm, Digest, Hasher};
 pub use endpoint::{Endpoint, Target, blob_path, manifest_path, referrers_path, tags_path};
 pub use error::{ErrorCode, ParseError, error_document};
 pub use manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
-pub use media_type::MediaType;
+pub use media_type::{MediaType, OCI_INDEX};
 pub use name::{CanonicalName, Reference, Repository, Tag, UpstreamName};
 pub use pattern::Pattern;
 pub use query::{Namespace, Ns, PageQuery, normal_host};

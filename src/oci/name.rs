@@ -108,6 +108,12 @@ impl Tag {
         Ok(Self(text.into()))
     }
 
+    /// The tag under which clients list what refers to `subject` where a registry has no referrers API: algorithm and
+    /// hex digits, cut at 32 and 64 characters (distribution-spec, "Referrers Tag Schema").
+    pub fn of_referrers(subject: &Digest) -> Self {
+        Self(format!("{:.32}-{:.64}", subject.algorithm().name(), subject.hex()).into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -181,6 +187,7 @@ impl fmt::Display for Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Algorithm;
 
     #[test]
     fn repository_names_follow_the_spec_grammar() {
@@ -216,6 +223,16 @@ mod tests {
         }
         for bad in ["", ".a", "-a", "a/b", "a:b", "a b", "é", &"t".repeat(129)] {
             assert_eq!(Tag::parse(bad).expect_err(bad).code(), ErrorCode::ManifestUnknown);
+        }
+    }
+
+    #[test]
+    fn the_tag_of_referrers_is_a_tag_whatever_the_algorithm() {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let subject = Digest::of(algorithm, b"abc");
+            let tag = Tag::of_referrers(&subject);
+            assert_eq!(tag.as_str(), format!("{}-{}", algorithm.name(), &subject.hex()[..64]));
+            assert_eq!(Tag::parse(tag.as_str()).as_ref(), Ok(&tag));
         }
     }
 

@@ -108,6 +108,12 @@ impl PageQuery {
         &self.opaque
     }
 
+    /// The values of `artifactType`, decoded; a `+` stands for itself, as in a media type (REF-2).
+    pub fn artifact_types(&self) -> Vec<Cow<'_, str>> {
+        let named = parameters(Some(&self.opaque)).filter(|(key, _)| key == "artifactType");
+        named.map(|(_, pair)| text_value(pair)).filter(|value| !value.is_empty()).collect()
+    }
+
     /// `path` with this query behind it.
     pub(super) fn append_to(&self, path: String) -> String {
         let n = self.n.map(|n| format!("n={n}"));
@@ -199,6 +205,14 @@ mod tests {
         assert_eq!(PageQuery::default().append_to("/x".into()), "/x");
         assert_eq!(PageQuery::parse(Some("last=a")).expect("valid").append_to("/x".into()), "/x?last=a");
         assert_eq!(PageQuery::parse(Some("n=0")).expect("valid").append_to("/x".into()), "/x?n=0");
+    }
+
+    #[test]
+    fn artifact_types_are_decoded_and_empty_ones_are_none() {
+        let page =
+            PageQuery::parse(Some("artifactType=a%2Fb+c&last=x&artifactType=d%2Be&artifactType=")).expect("valid");
+        assert_eq!(page.artifact_types(), ["a/b+c", "d+e"]);
+        assert!(PageQuery::parse(Some("artifacttype=a&artifactType")).expect("valid").artifact_types().is_empty());
     }
 
     #[test]

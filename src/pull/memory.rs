@@ -50,7 +50,11 @@ impl Subject {
     fn believed(&self, limits: &Limits) -> Duration {
         match self {
             Self::Referrers(_) => limits.negative_referrers,
-            Self::Manifest(Reference::Tag(tag)) if tag.as_str().starts_with("sha256-") => limits.negative_referrers,
+            Self::Manifest(Reference::Tag(tag))
+                if ["sha256-", "sha512-"].iter().any(|head| tag.as_str().starts_with(head)) =>
+            {
+                limits.negative_referrers
+            }
             Self::Manifest(_) | Self::Blob(_) | Self::Tags => limits.negative,
         }
     }

@@ -40,6 +40,7 @@ use crate::upstream::{BuildError, ManifestHead, Upstream, Upstreams};
 
 pub use blobs::{BlobAnswer, BlobHead, Content};
 pub use error::Error;
+pub use listings::Referrers;
 pub use manifests::{ManifestAnswer, ManifestContent, Want};
 pub use pushed::PushedManifest;
 

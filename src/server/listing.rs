@@ -4,12 +4,10 @@ use serde::Deserialize;
 
 use super::error::Refusal;
 use super::respond::{self, Answer};
-use crate::oci::{Digest, MediaType};
-use crate::pull;
+use crate::oci::{Digest, MediaType, OCI_INDEX};
+use crate::pull::{self, Referrers};
 use crate::route::Route;
 use crate::upstream::Page;
-
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// What is read of upstream's list; `null` counts as empty.
 #[derive(Deserialize)]
@@ -25,13 +23,14 @@ pub(super) fn tags(route: &Route, page: Page) -> Result<Answer, Refusal> {
     Ok(respond::tags(body.to_string(), next))
 }
 
-pub(super) fn referrers(route: &Route, digest: &Digest, page: Page) -> Result<Answer, Refusal> {
+pub(super) fn referrers(route: &Route, digest: &Digest, referrers: Referrers) -> Result<Answer, Refusal> {
+    let page = &referrers.page;
     if page.media_type.as_ref().map(MediaType::as_str) != Some(OCI_INDEX) {
         return Err(untrue(route, "referrers that are no image index"));
     }
     let name = route.visible_name();
-    let next = page.next.map(|query| route.visible_target(&format!("/v2/{name}/referrers/{digest}?{query}")));
-    Ok(respond::referrers(page.bytes, next, page.filters_applied))
+    let next = page.next.as_ref().map(|query| route.visible_target(&format!("/v2/{name}/referrers/{digest}?{query}")));
+    Ok(respond::referrers(referrers, next))
 }
 
 fn untrue(route: &Route, reason: &str) -> Refusal {

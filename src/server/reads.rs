@@ -99,8 +99,9 @@ impl Service {
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         notes.digest = Some(digest.clone());
-        let answer = self.pull.referrers(&asked.name, digest, page).await?;
-        listing::referrers(&asked.route, digest, answer)
+        let referrers = self.pull.referrers(&asked.name, digest, page).await?;
+        notes.outcome = referrers.fallback.map(|outcome| ("tag", outcome));
+        listing::referrers(&asked.route, digest, referrers)
     }
 }
 

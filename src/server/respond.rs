@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::Source;
 use super::error::{Extra, Refusal};
-use crate::oci::{Digest, entity_tag, error_document};
-use crate::pull::{BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome};
+use crate::oci::{Digest, OCI_INDEX, entity_tag, error_document};
+use crate::pull::{BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome, Referrers};
 use crate::upstream::{Progress, Taken};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -23,7 +23,6 @@ const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 const JSON: &str = "application/json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Content under a digest never changes; it is private, because others may not be allowed to have it.
 const FOREVER: &str = "private, max-age=31536000, immutable";
@@ -65,20 +64,17 @@ fn blob_head_lines(digest: &Digest, length: Option<u64>) -> Builder {
 }
 
 pub(super) fn manifest(answer: ManifestAnswer) -> Answer {
-    let mut builder = content(StatusCode::OK, &answer.digest)
+    let builder = content(StatusCode::OK, &answer.digest)
         .header(CONTENT_TYPE, answer.media_type.as_str())
         .header(CONTENT_LENGTH, answer.size);
-    if answer.outcome == Outcome::Stale {
-        // The only form that clients print (ERR-5).
-        builder =
-            builder.header(WARNING, r#"299 - "the upstream registry does not answer; this tag may be out of date""#);
-    }
     let source = match answer.content {
         ManifestContent::None => Source::Empty,
         ManifestContent::Memory(bytes) => Source::Full(bytes),
         ManifestContent::Stored(blob) => Source::Stored { left: 0..blob.size(), blob, loading: None },
     };
-    finish(builder, source)
+    let mut finished = finish(builder, source);
+    warn_if_stale(finished.headers_mut(), answer.outcome);
+    finished
 }
 
 /// The client has it already (MAN-7).
@@ -90,12 +86,17 @@ pub(super) fn tags(body: String, next: Option<String>) -> Answer {
     full(linked(ok(StatusCode::OK).header(CONTENT_TYPE, JSON), next), body.into())
 }
 
-pub(super) fn referrers(body: bytes::Bytes, next: Option<String>, filters_applied: Option<String>) -> Answer {
+pub(super) fn referrers(referrers: Referrers, next: Option<String>) -> Answer {
+    let Referrers { page, fallback } = referrers;
     let mut builder = linked(ok(StatusCode::OK).header(CONTENT_TYPE, OCI_INDEX), next);
-    if let Some(filters) = filters_applied {
+    if let Some(filters) = page.filters_applied {
         builder = builder.header(OCI_FILTERS_APPLIED, filters);
     }
-    full(builder, body)
+    let mut answer = full(builder, page.bytes);
+    if let Some(outcome) = fallback {
+        warn_if_stale(answer.headers_mut(), outcome);
+    }
+    answer
 }
 
 /// An upload goes on at `location` (UPL-5). `Range` is what has arrived, in the plain form that dockerd needs.
@@ -152,7 +153,13 @@ pub(super) fn token(document: String) -> Answer {
     full(builder, document.into())
 }
 
-/// A sentence that clients print.
+fn warn_if_stale(headers: &mut HeaderMap, outcome: Outcome) {
+    if outcome == Outcome::Stale {
+        warn(headers, "the upstream registry does not answer; this tag may be out of date");
+    }
+}
+
+/// A sentence for people, in the only form that clients print (ERR-5).
 pub(super) fn warn(headers: &mut HeaderMap, sentence: &str) {
     // Names in licences are free text; what cannot stand in a header is not said.
     if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{}\"", sentence.replace(['"', '\\'], "'"))) {

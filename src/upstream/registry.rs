@@ -24,11 +24,9 @@ use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
 use crate::oci::{
-    ACCEPT, Algorithm, Digest, PageQuery, Reference, Repository, UpstreamName, blob_path, manifest_path,
+    ACCEPT, Algorithm, Digest, OCI_INDEX, PageQuery, Reference, Repository, UpstreamName, blob_path, manifest_path,
     referrers_path, tags_path,
 };
-
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// One registry behind us; shared by everyone who pulls from it.
 ///
@@ -168,7 +166,7 @@ impl Upstream {
         patience: Duration,
     ) -> Result<Page, Error> {
         let path = referrers_path(repository, digest, page);
-        self.page(&self.get(Operation::Referrers, repository, &path, INDEX), patience).await
+        self.page(&self.get(Operation::Referrers, repository, &path, OCI_INDEX), patience).await
     }
 
     async fn page(&self, ask: &Ask<'_>, patience: Duration) -> Result<Page, Error> {
