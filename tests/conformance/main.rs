@@ -1,0 +1,45 @@
+//! The conformance suite of the distribution spec: against CNCF distribution directly, and through roadstead in front of
+//! it. Distribution itself does not pass everything; what it passes directly has to pass through us.
+//!
+//! Both tools are built by `go install`, once, into `conformance` of the target folder. Where they cannot be, the test
+//! says `skipped: …` and passes; with `CI` set that is a failure if there is Go 1.24, which Debian may not have.
+
+mod distribution;
+#[expect(dead_code, reason = "what only the other tests use")]
+#[path = "../clients/process.rs"]
+mod process;
+mod proxy;
+mod suite;
+mod tools;
+mod verdict;
+
+use tempfile::TempDir;
+
+use distribution::Distribution;
+use proxy::{MIRROR, Roadstead};
+use suite::{Aim, Suite};
+use tools::Tools;
+use verdict::Verdict;
+
+#[tokio::test]
+#[ignore = "takes minutes and Go 1.24; ./test runs it"]
+async fn what_passes_directly_passes_through_us() {
+    let Some(tools) = Tools::ready().await else { return };
+    let scratch = TempDir::new().expect("the system has a temporary folder");
+    let folder = scratch.path();
+    let registry = Distribution::start(folder, &tools.registry).await;
+    let fixture = registry.push("library/fixture").await;
+    let suite = Suite { program: tools.suite, folder: folder.into() };
+    let mut verdict = Verdict::default();
+
+    let pulled = suite.run("directly, pulls only", &Aim::pulls(registry.address, "library/fixture", &fixture)).await;
+    let mirror = Roadstead::start(&folder.join("mirror"), &registry, MIRROR).await;
+    let aim = Aim::pulls(mirror.address, "docker.io/library/fixture", &fixture);
+    // The second time everything comes from the cache.
+    for name in ["mirror, cold", "mirror, warm"] {
+        verdict.compare(&pulled, suite.run(name, &aim).await);
+    }
+
+    let direct = suite.run("directly", &Aim::everything(registry.address, "direct")).await;
+    verdict.pronounce(&[(&pulled, 20), (&direct, 600)]);
+}
