@@ -16,7 +16,7 @@ mod verdict;
 use tempfile::TempDir;
 
 use distribution::Distribution;
-use proxy::{MIRROR, Roadstead};
+use proxy::{MIRROR, PASSWORD, PRIVATE, Roadstead, USERNAME};
 use suite::{Aim, Suite};
 use tools::Tools;
 use verdict::Verdict;
@@ -41,5 +41,13 @@ async fn what_passes_directly_passes_through_us() {
     }
 
     let direct = suite.run("directly", &Aim::everything(registry.address, "direct")).await;
+    let private = Roadstead::start(&folder.join("private"), &registry, PRIVATE).await;
+    // By the default upstream, and with the upstream in the name.
+    for (name, repositories, keeps_tokens) in
+        [("private, tokens kept", "kept", true), ("private, a token each", "registry.test/each", false)]
+    {
+        let aim = Aim::everything(private.address, repositories).logged_in(USERNAME, PASSWORD, keeps_tokens);
+        verdict.compare(&direct, suite.run(name, &aim).await);
+    }
     verdict.pronounce(&[(&pulled, 20), (&direct, 600)]);
 }

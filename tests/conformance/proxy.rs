@@ -8,9 +8,21 @@ use std::process::Command;
 use crate::distribution::Distribution;
 use crate::process::Process;
 
+pub(crate) const USERNAME: &str = "ci";
+pub(crate) const PASSWORD: &str = "correct horse";
+/// What `htpasswd -nbB -C 4` says for the two.
+const HTPASSWD: &str = "ci:$2y$04$9JpbtWe3od5dvBME8hb/q.NNHiVWnYirCwrjUYNZMjXHUGDcSr0oq\n";
+
 /// A configuration, without what is the same for all; `REGISTRY` and `FOLDER` are filled in.
 pub(crate) const MIRROR: &str = "
 upstreams: { docker.io: { url: 'http://REGISTRY' } }
+";
+pub(crate) const PRIVATE: &str = "
+default_upstream: registry.test
+upstreams: { registry.test: { url: 'http://REGISTRY', push: true } }
+access:
+  users: FOLDER/htpasswd
+  rules: [{ who: 'user:ci', allow: [pull, list, push, delete], images: ['registry.test/**'] }]
 ";
 
 #[derive(Debug)]
@@ -22,6 +34,7 @@ pub(crate) struct Roadstead {
 impl Roadstead {
     pub(crate) async fn start(folder: &Path, registry: &Distribution, config: &str) -> Self {
         fs::create_dir_all(folder).expect("the folder is the test's own");
+        fs::write(folder.join("htpasswd"), HTPASSWD).expect("the folder is the test's own");
         let text = format!("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: FOLDER/cache }}\n{config}");
         let text = text.replace("REGISTRY", &registry.address.to_string());
         let file = folder.join("config.yaml");

@@ -72,6 +72,13 @@ impl Aim {
         settings.extend(off.map(|setting| (setting, "false".to_owned())));
         Self(settings)
     }
+
+    /// As somebody, who keeps tokens or gets one for every request.
+    pub(crate) fn logged_in(mut self, username: &str, password: &str, keeps_tokens: bool) -> Self {
+        self.0.extend([("OCI_USERNAME", username.to_owned()), ("OCI_PASSWORD", password.to_owned())]);
+        self.0.push(("OCI_CACHE_AUTH", keeps_tokens.to_string()));
+        self
+    }
 }
 
 impl Suite {
