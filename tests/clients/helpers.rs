@@ -42,7 +42,7 @@ async fn pulls_by_helper<C: Client>(configure: Configure<C>) {
     let given = folder.join("licence");
     let site = with_helper(&vendor.site, &folder).with("ROADSTEAD_LICENCE", &given);
     let client = C::start(&site, &folder).await;
-    trust_plain_http(&site, &elsewhere);
+    site.trust_plain_http(&elsewhere);
     configure(&client, &site, [&vendor.host(), &elsewhere]);
 
     for target in [licence.file.clone(), with_useless_ones(&folder, &licence.file)] {
@@ -76,12 +76,6 @@ fn with_useless_ones(folder: &Path, licence: &Path) -> PathBuf {
     symlink("/nowhere", all.join("b.licence")).expect("the folder is the test's own");
     fs::copy(licence, all.join("c.licence")).expect("the folder is the test's own");
     all
-}
-
-/// Docker trusts loopback anyway.
-fn trust_plain_http(site: &Site, host: &str) {
-    let text = format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true\n");
-    fs::write(site.etc("containers/registries.conf"), text).expect("the folder is the test's own");
 }
 
 /// The host that no licence names is asked about as well.

@@ -14,6 +14,7 @@ mod line;
 mod process;
 mod proxy;
 mod pulls;
+mod pushes;
 mod registry;
 mod revocation;
 mod secrets;

@@ -62,6 +62,11 @@ impl Settings {
         self.with_upstream(&entry)
     }
 
+    /// The registry that was named last takes pushes.
+    pub(crate) fn taking_pushes(self) -> Self {
+        Self { upstreams: format!("{}    push: true\n", self.upstreams), ..self }
+    }
+
     /// With an entry of `upstreams`, as it stands there.
     pub(crate) fn with_upstream(self, entry: &str) -> Self {
         Self { upstreams: format!("{}  {entry}", self.upstreams), ..self }

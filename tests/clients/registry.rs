@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use http::{Method, StatusCode, header};
+use roadstead::oci::Digest;
 
 use crate::image::{Content, Image};
 use crate::process::{Need, PATIENCE, Process, poll};
@@ -40,6 +41,7 @@ impl Auth {
 #[derive(Debug)]
 pub(crate) struct Registry {
     process: Process,
+    data: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) auth: Auth,
     pub(crate) tokens: Option<TokenServer>,
@@ -76,7 +78,7 @@ impl Registry {
         command.arg("serve").arg(configure(&folder, auth, tokens.as_ref()));
         let mut process = Process::start("registry", &folder, command);
         let address = process.until("address", async |process| listening(&process.err())).await;
-        Self { process, address, auth, tokens }
+        Self { process, data: folder.join("data"), address, auth, tokens }
     }
 
     async fn push(&self, repository: &str, image: &Image) {
@@ -112,6 +114,13 @@ impl Registry {
         assert_eq!(response.headers()["docker-content-digest"], content.digest.as_str(), "{url}");
     }
 
+    /// The digest that the tag has on its disk.
+    pub(crate) fn tagged(&self, repository: &str, tag: &str) -> Digest {
+        let file = format!("docker/registry/v2/repositories/{repository}/_manifests/tags/{tag}/current/link");
+        let digest = fs::read_to_string(self.data.join(file)).expect("there is such a tag");
+        Digest::parse(&digest).expect("the registry writes digests")
+    }
+
     /// Every request it has answered so far.
     pub(crate) async fn log(&self, mark: &str) -> Vec<Logged> {
         let fence = format!("/v2/?mark={mark}");
@@ -137,6 +146,11 @@ impl Logged {
 
     pub(crate) fn fetches(&self, content: &Content) -> bool {
         self.carries_content() && self.path.contains(content.digest.as_str())
+    }
+
+    /// True for the end of a blob that was sent.
+    pub(crate) fn completes_upload(&self) -> bool {
+        self.method == "PUT" && self.path.contains("/blobs/uploads/")
     }
 
     /// True for a GET of any blob or manifest that carried it.

@@ -55,6 +55,12 @@ impl Site {
         self.folder.join("etc").join(path)
     }
 
+    /// For podman and its kin; docker trusts loopback anyway.
+    pub(crate) fn trust_plain_http(&self, host: &str) {
+        let text = format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true\n");
+        fs::write(self.etc("containers/registries.conf"), text).expect("the folder is the test's own");
+    }
+
     /// Runs `program` there. Whatever it mounts vanishes with it.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("unshare");

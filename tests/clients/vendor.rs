@@ -26,6 +26,8 @@ use crate::web::Answer;
 /// What opens the vendor's account on Quay.
 pub(crate) const QUAY_PASSWORD: &str = "battery staple";
 pub(crate) const USER: (&str, &str) = ("support", "purple monkey dishwasher");
+/// Who may push the images of `myapp`.
+pub(crate) const PUBLISHER: (&str, &str) = ("ci", "stream of consciousness");
 pub(crate) const EMAIL: &str = "ops@customer.test";
 const ISSUER: &str = "Acme Inc.";
 
@@ -71,6 +73,7 @@ impl Vendor {
         let lines = [Line::to(registry.address).await, Line::to(quay.address).await];
         let settings = Settings::empty(folder.join("roadstead"), "registry.test")
             .with_registry("registry.test", &registry, lines[0].address)
+            .taking_pushes()
             .with_registry("quay.io", &quay, lines[1].address)
             .with(line);
         keys(&settings.folder).await;
@@ -221,7 +224,8 @@ async fn keys(folder: &Path) {
         command
     })
     .await;
-    for (name, text) in [("users", htpasswd(USER.0, USER.1)), ("revoked", String::new())] {
+    let users = [USER, PUBLISHER].map(|(user, password)| htpasswd(user, password)).concat();
+    for (name, text) in [("users", users), ("revoked", String::new())] {
         fs::write(folder.join(name), text).expect("the folder is the test's own");
     }
 }
@@ -233,9 +237,10 @@ fn access(folder: &Path, site: &Site) -> String {
          tls: {{ certificate: '{certificate}', key: '{key}' }}\n\
          access:\n  users: '{folder}/users'\n  rules:\n    \
          - {{ who: 'user:{}', allow: [pull], applications: [myapp] }}\n\
-         applications:\n  myapp: {{ images: ['registry.test/myapp/**', 'quay.io/acme/*'] }}\n  \
+         applications:\n  myapp: {{ images: ['registry.test/myapp/**', 'quay.io/acme/*'], \
+         publishers: ['user:{}'] }}\n  \
          other: {{ images: ['registry.test/other/**'] }}\n\
          licences: {{ issuer: {ISSUER}, public_keys: ['{folder}/licence.pub'], revoked: '{folder}/revoked' }}",
-        USER.0,
+        USER.0, PUBLISHER.0,
     )
 }

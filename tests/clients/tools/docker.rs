@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Client;
+use super::{Client, Pusher};
 use crate::image::Image;
 use crate::process::{Need, Process, run};
 use crate::registry;
@@ -58,6 +58,22 @@ impl Client for Docker {
 
     fn logins(&self) -> PathBuf {
         self.folder.join("config.json")
+    }
+}
+
+impl Pusher for Docker {
+    fn load(&self, archive: &Path, _: &str) -> Command {
+        let mut command = self.command(&["load", "--input"]);
+        command.arg(archive);
+        command
+    }
+
+    fn tag(&self, name: &str, other: &str) -> Command {
+        self.command(&["tag", name, other])
+    }
+
+    fn push(&self, name: &str) -> Command {
+        self.command(&["push", name])
     }
 }
 

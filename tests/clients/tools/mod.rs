@@ -1,6 +1,7 @@
 //! The real clients. Each function pulls one image through `mirror` with storage of its own that is new and empty, and
 //! fails unless what arrived is `image`. None of them holds a credential; a [`Client`] does.
 
+mod buildah;
 mod containerd;
 mod docker;
 mod podman;
@@ -9,6 +10,7 @@ mod skopeo;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub(crate) use buildah::Buildah;
 pub(crate) use containerd::{Containerd, containerd};
 pub(crate) use docker::{Docker, docker};
 pub(crate) use podman::{Podman, podman};
@@ -33,4 +35,14 @@ pub(crate) trait Client {
 
     /// The file that holds logins, or says which helper does: `auths` and `credHelpers`.
     fn logins(&self) -> PathBuf;
+}
+
+/// A client that can push as well.
+pub(crate) trait Pusher: Client {
+    /// Takes the image of a docker-archive, as `name`, which stands in there.
+    fn load(&self, archive: &Path, name: &str) -> Command;
+
+    fn tag(&self, name: &str, other: &str) -> Command;
+
+    fn push(&self, name: &str) -> Command;
 }

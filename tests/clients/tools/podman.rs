@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Client;
+use super::{Client, Pusher};
 use crate::image::Image;
 use crate::process::{Need, run};
 use crate::registry;
@@ -67,6 +67,22 @@ impl Client for Podman {
     }
 }
 
+impl Pusher for Podman {
+    fn load(&self, archive: &Path, _: &str) -> Command {
+        let mut command = self.command(&["load", "--input"]);
+        command.arg(archive);
+        command
+    }
+
+    fn tag(&self, name: &str, other: &str) -> Command {
+        self.command(&["tag", name, other])
+    }
+
+    fn push(&self, name: &str) -> Command {
+        self.command(&["push", name])
+    }
+}
+
 const INSPECT: [&str; 4] = ["image", "inspect", "--format", "{{json .RepoDigests}} {{json .RootFS.Layers}}"];
 
 async fn inspected(folder: &Path, mut inspect: Command, name: &str, image: &Image) {
@@ -79,8 +95,14 @@ async fn inspected(folder: &Path, mut inspect: Command, name: &str, image: &Imag
 }
 
 fn command(mut command: Command, folder: &Path, arguments: &[&str]) -> Command {
+    command = storage(command, folder);
+    command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]).args(arguments);
+    command
+}
+
+/// With storage in `folder`.
+pub(super) fn storage(mut command: Command, folder: &Path) -> Command {
     command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));
-    command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
-    command.args(arguments);
+    command.args(["--storage-driver", "vfs"]);
     command
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use roadstead::oci::{Algorithm, Digest};
 
-use super::Client;
+use super::{Client, Pusher};
 use crate::image::{Content, Image};
 use crate::process::{Need, run};
 use crate::registry;
@@ -46,6 +46,14 @@ impl Skopeo {
     fn layout(&self, name: &str) -> PathBuf {
         self.folder.join(name.replace(['/', ':'], "-"))
     }
+
+    fn copy(&self, from: &str, to: &str) -> Command {
+        self.command(&["copy", from, to])
+    }
+
+    fn stored(&self, name: &str) -> String {
+        format!("oci:{}:app", self.layout(name).display())
+    }
 }
 
 impl Client for Skopeo {
@@ -60,8 +68,7 @@ impl Client for Skopeo {
     }
 
     fn pull(&self, name: &str) -> Command {
-        let layout = format!("oci:{}:app", self.layout(name).display());
-        self.command(&["copy", "--preserve-digests", &format!("docker://{name}"), &layout])
+        self.command(&["copy", "--preserve-digests", &format!("docker://{name}"), &self.stored(name)])
     }
 
     async fn holds(&self, name: &str, image: &Image) {
@@ -71,6 +78,20 @@ impl Client for Skopeo {
 
     fn logins(&self) -> PathBuf {
         self.folder.join("auth.json")
+    }
+}
+
+impl Pusher for Skopeo {
+    fn load(&self, archive: &Path, name: &str) -> Command {
+        self.copy(&format!("docker-archive:{}", archive.display()), &self.stored(name))
+    }
+
+    fn tag(&self, name: &str, other: &str) -> Command {
+        self.copy(&self.stored(name), &self.stored(other))
+    }
+
+    fn push(&self, name: &str) -> Command {
+        self.copy(&self.stored(name), &format!("docker://{name}"))
     }
 }
 
