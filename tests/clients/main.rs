@@ -22,4 +22,5 @@ mod site;
 mod token;
 mod tools;
 mod vendor;
+mod walk;
 mod web;

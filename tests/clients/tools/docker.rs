@@ -31,6 +31,13 @@ impl Docker {
     fn command(&self, arguments: &[&str]) -> Command {
         command(&self.site, &self.folder, arguments)
     }
+
+    /// A line of shell in which docker means this one.
+    pub(crate) fn shell(&self, line: &str) -> Command {
+        let mut command = self.site.command("sh");
+        command.args(["-c", line]).env("DOCKER_HOST", socket(&self.folder)).env("DOCKER_CONFIG", &self.folder);
+        command
+    }
 }
 
 impl Client for Docker {
