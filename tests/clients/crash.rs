@@ -27,7 +27,7 @@ async fn killed_during_pulls_it_starts_clean_and_pulls_again() {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let images = images(scratch.path()).await;
+    let images = images(scratch.path(), ROUNDS).await;
     let registry = registry(scratch.path(), &images).await;
     let line = Line::thin(registry.address, RATE).await;
     let settings = Settings::at(scratch.path(), &registry, line.address);
@@ -48,9 +48,9 @@ async fn killed_during_pulls_it_starts_clean_and_pulls_again() {
     assert!(interrupted >= images.len() / 2, "only {interrupted} of the kills fell into a pull");
 }
 
-async fn images(folder: &Path) -> Vec<Image> {
+pub(crate) async fn images(folder: &Path, count: u64) -> Vec<Image> {
     let mut images = Vec::new();
-    for seed in 0..ROUNDS {
+    for seed in 0..count {
         images.push(Image::make(folder, seed, &[300_000, 1 << 20, 3 << 20]).await);
     }
     images
@@ -76,7 +76,7 @@ async fn kill_during(proxy: &mut Proxy, round: usize, image: &Image, moment: Dur
     outcome.expect("no complete answer had wrong bytes").is_err()
 }
 
-async fn restart(settings: &Settings) -> Proxy {
+pub(crate) async fn restart(settings: &Settings) -> Proxy {
     let begun = Instant::now();
     let proxy = Proxy::start(settings).await;
     let taken = begun.elapsed();
@@ -84,7 +84,7 @@ async fn restart(settings: &Settings) -> Proxy {
     proxy
 }
 
-fn every_blob_is_whole(cache: &Path) {
+pub(crate) fn every_blob_is_whole(cache: &Path) {
     for path in files(&cache.join("blobs")) {
         let bytes = fs::read(&path).expect("nobody else is there");
         let name = path.file_name().and_then(|name| name.to_str()).expect("a digest");

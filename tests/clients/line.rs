@@ -1,5 +1,5 @@
 //! A line to the upstream: a TCP relay that remembers what was asked, and can be thin: then it lets each connection's
-//! answers through at a bounded rate.
+//! answers, or what it sends, through at a bounded rate.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -22,19 +22,25 @@ pub(crate) struct Line {
 impl Line {
     /// As fast as it gets.
     pub(crate) async fn to(target: SocketAddr) -> Self {
-        Self::through(target, None).await
+        Self::through(target, [None; 2]).await
     }
 
     pub(crate) async fn thin(target: SocketAddr, bytes_per_second: u32) -> Self {
-        Self::through(target, Some(bytes_per_second)).await
+        Self::through(target, [None, Some(bytes_per_second)]).await
     }
 
-    async fn through(target: SocketAddr, rate: Option<u32>) -> Self {
+    /// Thin the other way.
+    pub(crate) async fn thin_towards(target: SocketAddr, bytes_per_second: u32) -> Self {
+        Self::through(target, [Some(bytes_per_second), None]).await
+    }
+
+    /// Rates to the target and from it.
+    async fn through(target: SocketAddr, rates: [Option<u32>; 2]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let address = listener.local_addr().expect("a bound listener has an address");
         let asked = Arc::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, rate, Arc::clone(&asked)));
+        tasks.spawn(accept(listener, target, rates, Arc::clone(&asked)));
         Self { address, asked, _tasks: tasks }
     }
 
@@ -44,7 +50,7 @@ impl Line {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, rate: Option<u32>, asked: Arc<Mutex<Vec<u8>>>) {
+async fn accept(listener: TcpListener, target: SocketAddr, rates: [Option<u32>; 2], asked: Arc<Mutex<Vec<u8>>>) {
     let mut lines = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
         let asked = Arc::clone(&asked);
@@ -52,30 +58,28 @@ async fn accept(listener: TcpListener, target: SocketAddr, rate: Option<u32>, as
             let Ok(far) = TcpStream::connect(target).await else { return };
             let (near, far) = (near.into_split(), far.into_split());
             // Either side may hang up at any time.
-            let _ = tokio::join!(forward(near.0, far.1, &asked), trickle(far.0, near.1, rate));
+            let _ =
+                tokio::join!(forward(near.0, far.1, rates[0], Some(&asked)), forward(far.0, near.1, rates[1], None));
         });
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, asked: &Mutex<Vec<u8>>) -> std::io::Result<()> {
-    let mut buffer = vec![0; 4 << 10];
-    loop {
-        let count = from.read(&mut buffer).await?;
-        if count == 0 {
-            return to.shutdown().await;
-        }
-        asked.lock().expect("no holder panics").extend_from_slice(&buffer[..count]);
-        to.write_all(&buffer[..count]).await?;
-    }
-}
-
-async fn trickle(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, rate: Option<u32>) -> std::io::Result<()> {
+/// Carries one direction at `rate`, and writes down what passes.
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    rate: Option<u32>,
+    passed: Option<&Mutex<Vec<u8>>>,
+) -> std::io::Result<()> {
     let mut buffer = vec![0; 16 << 10];
     let mut due = Instant::now();
     loop {
         let count = from.read(&mut buffer).await?;
         if count == 0 {
             return to.shutdown().await;
+        }
+        if let Some(passed) = passed {
+            passed.lock().expect("no holder panics").extend_from_slice(&buffer[..count]);
         }
         to.write_all(&buffer[..count]).await?;
         let Some(rate) = rate else { continue };

@@ -4,6 +4,7 @@
 
 mod container;
 mod crash;
+mod crash_pushes;
 mod customer;
 mod helpers;
 mod image;
@@ -24,3 +25,4 @@ mod tools;
 mod vendor;
 mod walk;
 mod web;
+mod writer;
