@@ -136,11 +136,11 @@ impl Content {
         Self { media_type, digest: Digest::of(Algorithm::Sha256, &bytes), bytes }
     }
 
-    fn json(media_type: &'static str, value: &serde_json::Value) -> Self {
+    pub(crate) fn json(media_type: &'static str, value: &serde_json::Value) -> Self {
         Self::new(media_type, value.to_string().into_bytes())
     }
 
-    fn descriptor(&self) -> serde_json::Value {
+    pub(crate) fn descriptor(&self) -> serde_json::Value {
         json!({ "mediaType": self.media_type, "digest": self.digest.as_str(), "size": self.bytes.len() })
     }
 }

@@ -19,6 +19,7 @@ mod pushes;
 mod registry;
 mod revocation;
 mod secrets;
+mod signatures;
 mod site;
 mod token;
 mod tools;
