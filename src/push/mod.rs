@@ -131,11 +131,8 @@ impl PushThrough {
                 let id = inner.sessions.begin(algorithm);
                 Ok(Upload::open(id, progress))
             }
-            (Uploaded::Done, Some((digest, _))) => {
-                inner.pull.pushed_blob(name, digest).await;
-                Ok(Upload::Done(digest.clone()))
-            }
-            (Uploaded::Done, None) => Err(Error::Untrue("the end of an upload that has only begun")),
+            (Uploaded::Done(told), Some((digest, _))) => Ok(inner.done(name, digest.clone(), told, None).await),
+            (Uploaded::Done(_), None) => Err(Error::Untrue("the end of an upload that has only begun")),
         }
     }
 
@@ -187,12 +184,8 @@ impl PushThrough {
                 inner.sessions.put_back(&id, passed, progress.range.as_deref());
                 Ok(Upload::open(id, progress))
             }
-            (Uploaded::Done, Some(digest)) => {
-                inner.keep(passed, &digest).await;
-                inner.pull.pushed_blob(name, &digest).await;
-                Ok(Upload::Done(digest))
-            }
-            (Uploaded::Done, None) => Err(Error::Untrue("the end of an upload that goes on")),
+            (Uploaded::Done(told), Some(digest)) => Ok(inner.done(name, digest, told, passed).await),
+            (Uploaded::Done(_), None) => Err(Error::Untrue("the end of an upload that goes on")),
         }
     }
 
@@ -205,7 +198,7 @@ impl PushThrough {
         let status = upstream.upload_status(&name.repository, &ticket.address, self.0.limits.head).await?;
         match status {
             Uploaded::Open(progress) => Ok(Upload::open(ticket.id, progress)),
-            Uploaded::Done => Err(Error::Untrue("the end of an upload that was only asked about")),
+            Uploaded::Done(_) => Err(Error::Untrue("the end of an upload that was only asked about")),
         }
     }
 
@@ -284,6 +277,14 @@ impl Inner {
                 self.store.stage_unnamed(algorithm, whole).await.ok()
             }
         }
+    }
+
+    /// The registry has the blob: keeps and proves it, under the digest that the registry has it by.
+    async fn done(&self, name: &CanonicalName, asked: Digest, told: Option<Digest>, passed: Option<Staged>) -> Upload {
+        let digest = told.unwrap_or(asked);
+        self.keep(passed, &digest).await;
+        self.pull.pushed_blob(name, &digest).await;
+        Upload::Done(digest)
     }
 
     /// Publishes what has passed, if it is what the registry has taken.

@@ -12,6 +12,7 @@ use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVal
 use http::{Method, StatusCode};
 use url::Url;
 
+use super::answer::digest;
 use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
 use super::exchange::{Arrival, Ask};
 use super::feed::UploadBody;
@@ -20,7 +21,6 @@ use crate::oci::{Algorithm, ChunkRange, Digest, MediaType, Reference, Repository
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
-const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
@@ -87,8 +87,9 @@ pub struct NewManifest {
 pub enum Uploaded {
     /// It goes on.
     Open(Progress),
-    /// The blob is there: it was mounted, or is complete.
-    Done,
+    /// A blob is there: it was mounted, or is complete. Under this digest, if the upstream says; some hash anew by an
+    /// algorithm of their own.
+    Done(Option<Digest>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,7 +227,7 @@ fn header(name: HeaderName, text: &str) -> Option<(HeaderName, HeaderValue)> {
 fn uploaded(arrival: &Arrival, asked: &Url) -> Result<Uploaded, Failure> {
     let (status, headers) = (arrival.incoming.status(), arrival.incoming.headers());
     match status {
-        StatusCode::CREATED => Ok(Uploaded::Done),
+        StatusCode::CREATED => Ok(Uploaded::Done(digest(headers))),
         StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(Uploaded::Open(Progress {
             address: address(headers, asked)?,
             range: text(headers, &RANGE),
@@ -253,9 +254,9 @@ fn taken(arrival: &Arrival) -> Result<Taken, Failure> {
     if status != StatusCode::CREATED && status != StatusCode::ACCEPTED && status != StatusCode::OK {
         return Err(unexpected(status));
     }
-    let digest = |name| text(headers, name).and_then(|text| Digest::parse(&text).ok());
+    let subject = text(headers, &OCI_SUBJECT).and_then(|text| Digest::parse(&text).ok());
     let tags = headers.get_all(OCI_TAG).iter().filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
-    Ok(Taken { digest: digest(&DOCKER_CONTENT_DIGEST), subject: digest(&OCI_SUBJECT), tags })
+    Ok(Taken { digest: digest(headers), subject, tags })
 }
 
 fn unexpected(status: StatusCode) -> Failure {
