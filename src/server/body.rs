@@ -190,6 +190,9 @@ fn poll_stored(
     let load = match loading {
         Some(load) => load,
         None if copies => {
+            if let Some(bytes) = blob.read_resident(left) {
+                return Poll::Ready(Ok(Piece::Bytes(bytes)));
+            }
             let read = blob.read(left);
             loading.insert(Box::pin(async { read.await.map(Piece::Bytes) }))
         }

@@ -96,17 +96,27 @@ impl Blob {
 }
 
 impl Blob {
-    /// The next piece of `span`, copied: for connections that encrypt what they send, since user code must not read the
-    /// mapping (DESIGN §14.11). At most 256 KiB.
+    /// The next piece of `span`, copied, if it is in memory already: for connections that encrypt what they send, since
+    /// user code must not read the mapping (DESIGN §14.11). At most 256 KiB.
+    ///
+    /// `None` means that [`Blob::read`] has to fetch it from the disk first.
+    pub fn read_resident(&self, span: &Range<u64>) -> Option<Bytes> {
+        self.0.reader().read_resident(span.start, piece(span))
+    }
+
+    /// The same, read by the I/O pool.
     ///
     /// # Errors
     /// If the disk fails or the file is shorter than it was; the blob is then discarded.
     pub fn read(&self, span: &Range<u64>) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
         let this = self.clone();
-        let len = usize::try_from(span.end - span.start).unwrap_or(PIECE).min(PIECE);
-        let read = Reader::new(Arc::clone(&self.0.file), Arc::clone(&self.0.shared)).read_at(span.start, len);
+        let read = self.0.reader().read_at(span.start, piece(span));
         async move { read.await.inspect_err(|_| this.0.shared.discard(&this.0.digest, "unreadable")) }
     }
+}
+
+fn piece(span: &Range<u64>) -> usize {
+    usize::try_from(span.end - span.start).unwrap_or(PIECE).min(PIECE)
 }
 
 /// A piece of a stored blob that is in the page cache; keeps its mapping alive.
@@ -151,6 +161,10 @@ impl OpenBlob {
         let end = usize::try_from(span.end.min(self.size)).ok()?;
         let boundary = (start / SLICE + 1).checked_mul(SLICE)?;
         Some(start..end.min(boundary)).filter(|slice| slice.start < slice.end)
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.file), Arc::clone(&self.shared))
     }
 
     fn mapped(&self) -> io::Result<&Mapping> {

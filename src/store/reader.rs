@@ -1,10 +1,12 @@
 //! Reading a file that is still being written or checked.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::{Error, Shared, lock};
 
@@ -40,6 +42,20 @@ impl Reader {
             read.map_err(Error::file("read from", &shared.layout.staging()))?;
             Ok(Bytes::from_owner(piece))
         })
+    }
+}
+
+impl Reader {
+    /// Those of the `len` bytes at `offset` that are in memory, from the first one on, but not more than [`PIECE`]. Never
+    /// waits for the disk.
+    ///
+    /// `None` means that [`Reader::read_at`] has to be asked.
+    pub(super) fn read_resident(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let mut piece = self.shared.buffers.take(len);
+        let target = IoSliceMut::new(&mut piece.memory[..piece.len]);
+        let read = preadv2(&self.file, &mut [target], offset, ReadWriteFlags::NOWAIT);
+        piece.len = read.ok().filter(|read| *read > 0)?;
+        Some(Bytes::from_owner(piece))
     }
 }
 
