@@ -1,6 +1,7 @@
 //! The users of an htpasswd file. Pure, but for the cost of a hash.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use argon2::{Argon2, PasswordVerifier};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -77,6 +78,12 @@ impl Users {
     /// The hash that takes longest; none if there is nobody.
     pub(super) fn decoy(&self) -> Option<&StoredHash> {
         self.decoy.as_ref()
+    }
+
+    /// Some six times what the slowest hash takes: long enough for any user's to be checked, after a few that came before.
+    pub(super) fn ample(&self) -> Duration {
+        let work = self.decoy.as_ref().map_or(0, |decoy| decoy.kind.work());
+        Duration::from_micros(work * 5)
     }
 
     fn add(&mut self, name: &str, hash: StoredHash) {
@@ -255,6 +262,14 @@ mod tests {
         let usual = argon2id.replace("m=64,t=1", "m=19456,t=2");
         assert_eq!(decoy(&[&usual, BCRYPT]), Some(Kind::Argon2id { kib: 19456, passes: 2 }));
         assert!(Users::default().decoy().is_none());
+    }
+
+    #[test]
+    fn the_time_for_a_wrong_login_is_that_of_the_slowest_hash_several_times() {
+        let slowest = BCRYPT.replace("$04$", "$12$");
+        let users = Users::parse(&format!("a:{BCRYPT}\nb:{slowest}")).expect("users");
+        assert_eq!(users.ample(), Duration::from_micros((80 << 12) * 5));
+        assert_eq!(Users::default().ample(), Duration::ZERO);
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Who has failed to log in lately: a user from one address is locked out after a few failures, and the address itself is
-//! a suspect whose attempts wait behind everybody else's. Bounded; the oldest are forgotten.
+//! Who has failed to log in lately. A user from one address is locked out after a few failures; the address itself is a
+//! suspect, and the name is one that somebody guesses at, and both wait behind everybody else. Bounded; the oldest are
+//! forgotten.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ const WINDOW: Duration = Duration::from_mins(1);
 /// How long an address is a suspect that was turned away for want of room: long enough to tell one that keeps coming,
 /// short enough for one that was unlucky.
 const CROWDED_OUT: Duration = Duration::from_secs(10);
-/// Addresses and users whose failures are counted.
+/// Addresses, names, and pairs of them that are remembered.
 const COUNTED: u64 = 65_536;
 
 /// What counts as one address: an IPv4 address, or the /64 that one customer of an IPv6 network has.
@@ -33,10 +35,18 @@ impl From<IpAddr> for Source {
 #[derive(Debug)]
 pub(super) struct Failures {
     clock: Clock,
-    counts: Cache<(Source, Box<str>), Count>,
+    /// Under a secret of the process: names come from strangers, and may be long.
+    names: RandomState,
+    counts: Cache<(Source, Name), Count>,
     /// Until when an address is one.
     suspects: Cache<Source, Timestamp>,
+    /// Until when a name is taken for one that somebody guesses at.
+    guessed: Cache<Name, Timestamp>,
+    /// Who has logged in from where.
+    familiar: Cache<(Source, Name), ()>,
 }
+
+type Name = u64;
 
 #[derive(Clone, Copy, Debug)]
 struct Count {
@@ -48,27 +58,47 @@ impl Failures {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             clock,
+            names: RandomState::new(),
             counts: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
             suspects: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
+            guessed: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
+            familiar: Cache::new(COUNTED),
         }
     }
 
     /// How long until another failure may be risked; none: at once.
     pub(super) fn locked_out(&self, source: Source, user: &str) -> Option<Duration> {
-        let count = self.counts.get(&(source, user.into()))?;
+        let count = self.counts.get(&(source, self.name(user)))?;
         let passed = self.clock.now().since(count.since);
         (count.failures >= FAILURES && passed < WINDOW).then(|| WINDOW.saturating_sub(passed))
+    }
+
+    /// Whether this user has logged in from there before, and not failed since.
+    pub(super) fn is_familiar(&self, source: Source, user: &str) -> bool {
+        let pair = (source, self.name(user));
+        let failed = |count: Count| self.clock.now().since(count.since) < WINDOW;
+        self.familiar.contains_key(&pair) && !self.counts.get(&pair).is_some_and(failed)
+    }
+
+    pub(super) fn is_guessed(&self, user: &str) -> bool {
+        self.guessed.get(&self.name(user)).is_some_and(|until| self.clock.now() < until)
     }
 
     pub(super) fn is_suspect(&self, source: Source) -> bool {
         self.suspects.get(&source).is_some_and(|until| self.clock.now() < until)
     }
 
+    /// A right password.
+    pub(super) fn remember(&self, source: Source, user: &str) {
+        self.familiar.insert((source, self.name(user)), ());
+    }
+
     /// A wrong password.
     pub(super) fn count(&self, source: Source, user: &str) {
-        let now = self.clock.now();
+        let (now, name) = (self.clock.now(), self.name(user));
         self.suspect_until(source, now.plus(WINDOW));
-        self.counts.entry((source, user.into())).and_upsert_with(|entry| match entry {
+        self.guessed.insert(name, now.plus(WINDOW));
+        self.counts.entry((source, name)).and_upsert_with(|entry| match entry {
             Some(entry) if now.since(entry.value().since) < WINDOW => {
                 Count { failures: entry.value().failures.saturating_add(1), ..*entry.value() }
             }
@@ -79,6 +109,10 @@ impl Failures {
     /// An attempt that there was no room for.
     pub(super) fn crowded_out(&self, source: Source) {
         self.suspect_until(source, self.clock.now().plus(CROWDED_OUT));
+    }
+
+    fn name(&self, user: &str) -> Name {
+        self.names.hash_one(user)
     }
 
     fn suspect_until(&self, source: Source, until: Timestamp) {
@@ -123,6 +157,29 @@ mod tests {
         assert_eq!(failures.locked_out(here, "ci"), None);
         failures.count(here, "ci");
         assert_eq!(failures.locked_out(here, "ci"), None, "a new minute");
+    }
+
+    #[test]
+    fn a_name_is_guessed_at_for_a_minute_and_bad_luck_is_no_guess() {
+        let ((failures, clock), here) = (failures(), source("192.0.2.1"));
+        failures.crowded_out(here);
+        assert!(!failures.is_guessed("ci"));
+        failures.count(here, "ci");
+        assert!(failures.is_guessed("ci") && !failures.is_guessed("eve"));
+        clock.advance(WINDOW);
+        assert!(!failures.is_guessed("ci"));
+    }
+
+    #[test]
+    fn a_failure_makes_a_familiar_pair_strange_for_a_minute() {
+        let ((failures, clock), here) = (failures(), source("192.0.2.1"));
+        failures.remember(here, "ci");
+        assert!(failures.is_familiar(here, "ci"));
+        assert!(!failures.is_familiar(here, "eve") && !failures.is_familiar(source("192.0.2.2"), "ci"));
+        failures.count(here, "ci");
+        assert!(!failures.is_familiar(here, "ci"));
+        clock.advance(WINDOW);
+        assert!(failures.is_familiar(here, "ci"));
     }
 
     #[test]

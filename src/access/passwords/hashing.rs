@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::failures::{Failures, Source};
 use super::lanes::{Lane, Lanes, Turn};
-use super::{Key, Verdict};
+use super::{CROWDED, Key, Verdict};
 use crate::access::users::StoredHash;
 use crate::config::Secret;
 
@@ -69,7 +69,7 @@ impl Hashing {
         Ok(Self { shared })
     }
 
-    /// Joins an equal attempt, or queues this one; none if there is no room.
+    /// Joins an equal attempt, or queues this one; none if the thread has ended.
     pub(super) fn join(&self, key: Key, source: Source, attempt: Attempt) -> Option<oneshot::Receiver<Verdict>> {
         self.shared.join(key, source, attempt)
     }
@@ -111,6 +111,8 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    /// A calm attempt by a name that is nobody's is not hashed: names cost a stranger nothing, and would crowd out those
+    /// who are somebody. That it is wrong is answered as late as to anybody ([`Passwords::verify`](super::Passwords)).
     fn join(&self, key: Key, source: Source, attempt: Attempt) -> Option<oneshot::Receiver<Verdict>> {
         let (answer, verdict) = oneshot::channel();
         let waiting = Waiting { source, answer };
@@ -119,13 +121,43 @@ impl Shared {
             job.waiting.push(waiting);
             return Some(verdict);
         }
-        let lane = if work.has(source) || self.failures.is_suspect(source) { Lane::Suspect } else { Lane::Calm };
-        if work.closed || !work.lanes.enter(lane, key) {
+        let lane = self.lane(&work, source, &attempt.user);
+        if work.closed {
             return None;
         }
+        if lane == Lane::Calm && !attempt.known {
+            work.lanes.spared(Instant::now());
+            drop(work);
+            self.failures.count(source, &attempt.user);
+            waiting.tell(Verdict::Wrong);
+            return Some(verdict);
+        }
+        let crowded_out = work.lanes.enter(lane, key).and_then(|oldest| work.jobs.remove(&oldest));
         work.jobs.insert(key, Job { attempt, waiting: vec![waiting] });
+        drop(work);
         self.changed.notify_all();
+        for one in crowded_out.into_iter().flat_map(|job| job.waiting) {
+            self.failures.crowded_out(one.source);
+            one.tell(Verdict::Later { retry_after: CROWDED });
+        }
         Some(verdict)
+    }
+
+    /// One attempt of an address and one at a name are calm at a time, and those of whom is known there, whatever others do
+    /// at that address and at that name.
+    fn lane(&self, work: &Work, source: Source, user: &str) -> Lane {
+        let is_from_here = |job: &Job| job.waiting.iter().any(|one| one.source == source);
+        let is_by_name = |job: &Job| *job.attempt.user == *user;
+        let waits = |is: &dyn Fn(&Job) -> bool| work.jobs.values().any(is);
+        if self.failures.is_familiar(source, user) && !waits(&|job| is_from_here(job) && is_by_name(job)) {
+            Lane::Calm
+        } else if self.failures.is_suspect(source) || waits(&is_from_here) {
+            Lane::Suspect
+        } else if self.failures.is_guessed(user) || waits(&is_by_name) {
+            Lane::Guessed
+        } else {
+            Lane::Calm
+        }
     }
 
     /// The thread.
@@ -185,16 +217,11 @@ impl Shared {
         for one in waiting {
             if wrong {
                 self.failures.count(one.source, &attempt.user);
+            } else {
+                self.failures.remember(one.source, &attempt.user);
             }
             one.tell(verdict.clone());
         }
-    }
-}
-
-impl Work {
-    /// Whether the address has an attempt waiting: only one of an address is calm.
-    fn has(&self, source: Source) -> bool {
-        self.jobs.values().flat_map(|job| &job.waiting).any(|one| one.source == source)
     }
 }
 
@@ -290,8 +317,9 @@ mod tests {
         for verdict in burst {
             verdicts.push(verdict.await.expect("an answer"));
         }
-        assert!(verdicts[..5].iter().all(|verdict| *verdict == Verdict::Wrong));
-        assert!(verdicts[5..].iter().all(|verdict| matches!(verdict, Verdict::Later { .. })), "{verdicts:?}");
+        let (wrong, later): (Vec<_>, Vec<_>) = verdicts.iter().partition(|verdict| **verdict == Verdict::Wrong);
+        assert_eq!(wrong.len(), 5);
+        assert!(later.iter().all(|verdict| matches!(verdict, Verdict::Later { .. })), "{verdicts:?}");
     }
 
     #[test]
@@ -307,6 +335,74 @@ mod tests {
         let (four, five) = (join(4, 1), join(5, 2));
         assert_eq!([shared.next(), shared.next()], [Some([5; 32]), Some([4; 32])]);
         drop((four, five));
+    }
+
+    #[tokio::test]
+    async fn first_guesses_at_names_that_are_nobodys_take_no_turn() {
+        let (shared, attempt) = idle();
+        for number in 0..100 {
+            let nobody = Attempt { user: format!("nobody{number}").into(), known: false, ..attempt.clone() };
+            let verdict = shared.join([number; 32], source(number), nobody).expect("room");
+            assert_eq!(verdict.await, Ok(Verdict::Wrong));
+        }
+        assert!(shared.failures.is_suspect(source(1)) && shared.failures.is_guessed("nobody1"));
+        let right = shared.join([200; 32], source(200), attempt.clone()).expect("room");
+        assert_eq!(shared.next(), Some([200; 32]));
+        drop(right);
+        shared.lock().jobs.clear();
+        let again = Attempt { user: "nobody1".into(), known: false, ..attempt };
+        let queued = shared.join([1; 32], source(201), again).expect("room");
+        assert_eq!(shared.next(), Some([1; 32]), "the second guess is hashed as anybody's");
+        drop(queued);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_attempt_gives_way_and_is_told() {
+        let (shared, attempt) = idle();
+        let named = |n: u8| Attempt { user: format!("user{n}").into(), ..attempt.clone() };
+        let mut all: Vec<_> = (0..9).map(|n| shared.join([n; 32], source(n), named(n)).expect("room")).collect();
+        assert_eq!(all.remove(0).await, Ok(Verdict::Later { retry_after: CROWDED }));
+        assert!(shared.failures.is_suspect(source(0)) && !shared.failures.is_suspect(source(1)));
+        assert_eq!(shared.lock().jobs.len(), 8);
+        assert_eq!(shared.next(), Some([8; 32]));
+    }
+
+    #[test]
+    fn a_login_by_a_name_that_nobody_guesses_at_goes_before_all_guesses() {
+        let (shared, attempt) = idle();
+        shared.failures.count(source(100), "eve");
+        let eve = Attempt { user: "eve".into(), ..attempt.clone() };
+        let join = |key, from| shared.join([key; 32], source(from), eve.clone()).expect("room");
+        let new: Vec<_> = (0..9).map(|n| join(n, n)).collect();
+        let old: Vec<_> = (0..9).map(|n| join(n + 50, 100)).collect();
+        assert_eq!(shared.lock().jobs.len(), 16, "both lanes are full");
+        let login = shared.join([200; 32], source(200), attempt).expect("room");
+        assert_eq!(shared.next(), Some([200; 32]));
+        assert_eq!(
+            shared.lock().lanes.turn(Instant::now()),
+            Turn::Hash([8; 32]),
+            "a new address goes before an old one"
+        );
+        drop((new, old, login));
+    }
+
+    #[tokio::test]
+    async fn who_has_logged_in_from_there_before_is_calm_until_failing() {
+        let (shared, attempt) = idle();
+        let first = shared.join([1; 32], source(1), attempt.clone()).expect("room");
+        let right = attempt.verdict(true);
+        assert!(work(&shared, &right));
+        assert_eq!(first.await, Ok(right));
+        shared.failures.count(source(2), "ci");
+        shared.failures.count(source(1), "eve");
+        let lane = |from| shared.lane(&shared.lock(), source(from), "ci");
+        assert_eq!((lane(1), lane(2), lane(3)), (Lane::Calm, Lane::Suspect, Lane::Guessed));
+        let waiting = shared.join([2; 32], source(1), attempt).expect("room");
+        assert_eq!(lane(1), Lane::Suspect, "one at a time");
+        drop(waiting);
+        shared.lock().jobs.clear();
+        shared.failures.count(source(1), "ci");
+        assert_eq!(lane(1), Lane::Suspect);
     }
 
     #[test]

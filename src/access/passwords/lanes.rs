@@ -1,8 +1,9 @@
 //! Which attempt is hashed next, and when. Pure.
 //!
-//! Attempts from calm addresses go first. What failures took is a debt that is paid by resting; suspects wait until all of
-//! it is paid, the calm only for what goes beyond an allowance. So failures cost a quarter of a core in the long run,
-//! however many there are, and somebody new rarely waits for the rest that others have earned.
+//! First come the calm: an address that has not failed lately, and a name that nobody has guessed at. Then such addresses
+//! with a name that somebody has guessed at, then the rest. What failures took is a debt that is paid by resting; the first
+//! two wait only for what goes beyond an allowance, suspects until all of it is paid. So failures cost a quarter of a core
+//! in the long run, however many there are, and whoever is new rarely waits for the rest that others have earned.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,19 +18,28 @@ const LENGTH: usize = 8;
 const REST: u32 = 3;
 /// Rest that may be owed while the calm are still served: a second of failures.
 const ALLOWANCE: Duration = Duration::from_secs(3);
+/// The same for attempts at a name that is guessed at; less, so that their failures hold no calm one up.
+const ALLOWANCE_OF_GUESSED: Duration = Duration::from_millis(1500);
 
+/// In the order in which they are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Calm,
+    /// At a name that somebody has failed to log in by.
+    Guessed,
+    /// From an address that has failed.
     Suspect,
 }
 
 #[derive(Debug)]
 pub(super) struct Lanes {
     calm: VecDeque<Key>,
+    guessed: VecDeque<Key>,
     suspect: VecDeque<Key>,
     /// When all failures will have been rested for.
     rested: Instant,
+    /// What the last failure took.
+    taken: Duration,
 }
 
 /// What the thread does next.
@@ -44,38 +54,48 @@ pub(super) enum Turn {
 
 impl Lanes {
     pub(super) fn new(now: Instant) -> Self {
-        Self { calm: VecDeque::new(), suspect: VecDeque::new(), rested: now }
+        let [calm, guessed, suspect] = [const { VecDeque::new() }; 3];
+        Self { calm, guessed, suspect, rested: now, taken: Duration::ZERO }
     }
 
-    /// Whether there was room.
-    pub(super) fn enter(&mut self, lane: Lane, key: Key) -> bool {
+    /// The newest of a lane is the next, and the oldest has to give way if there is no room: those who came in a flood
+    /// would take their time and be told to come back in the end, and whoever comes after it need not wait for them. Gives
+    /// the one that gave way.
+    pub(super) fn enter(&mut self, lane: Lane, key: Key) -> Option<Key> {
         let lane = match lane {
             Lane::Calm => &mut self.calm,
+            Lane::Guessed => &mut self.guessed,
             Lane::Suspect => &mut self.suspect,
         };
-        let room = lane.len() < LENGTH;
-        if room {
-            lane.push_back(key);
-        }
-        room
+        lane.push_back(key);
+        if lane.len() > LENGTH { lane.pop_front() } else { None }
     }
 
     pub(super) fn turn(&mut self, now: Instant) -> Turn {
         let debt = self.rested.saturating_duration_since(now);
-        let (lane, wait) = if self.calm.is_empty() {
-            (&mut self.suspect, debt)
-        } else {
+        let (lane, wait) = if !self.calm.is_empty() {
             (&mut self.calm, debt.saturating_sub(ALLOWANCE))
+        } else if !self.guessed.is_empty() {
+            (&mut self.guessed, debt.saturating_sub(ALLOWANCE_OF_GUESSED))
+        } else {
+            (&mut self.suspect, debt)
         };
         if !wait.is_zero() && !lane.is_empty() {
             return Turn::Rest(wait);
         }
-        lane.pop_front().map_or(Turn::Idle, Turn::Hash)
+        lane.pop_back().map_or(Turn::Idle, Turn::Hash)
     }
 
     /// A hash that was for nothing has `taken` so long, and ended `now`. Its own time was no rest.
     pub(super) fn failed(&mut self, now: Instant, taken: Duration) {
         self.rested = now.max(self.rested + taken) + taken * REST;
+        self.taken = taken;
+    }
+
+    /// An attempt that was not worth a hash. Others wait as if it had been hashed, so that nobody learns from their
+    /// waiting that it was not; but many such add up to no more than one.
+    pub(super) fn spared(&mut self, now: Instant) {
+        self.rested = self.rested.max(now + self.taken * (1 + REST));
     }
 }
 
@@ -96,42 +116,62 @@ mod tests {
     }
 
     #[test]
-    fn suspects_wait_behind_the_calm_and_neither_lane_grows() {
+    fn the_calm_go_first_and_suspects_last_and_the_newest_before_the_oldest() {
         let (mut lanes, now) = lanes();
+        let all = [(Lane::Suspect, 0), (Lane::Guessed, 20), (Lane::Calm, 10)];
         for number in 0..8 {
-            assert!(lanes.enter(Lane::Suspect, key(number)));
-            assert!(lanes.enter(Lane::Calm, key(number + 10)));
+            assert!(all.iter().all(|(lane, first)| lanes.enter(*lane, key(first + number)).is_none()));
         }
-        assert!(!lanes.enter(Lane::Suspect, key(8)) && !lanes.enter(Lane::Calm, key(18)));
-        for number in (10..18).chain(0..8) {
+        for (lane, first) in all {
+            assert_eq!(lanes.enter(lane, key(first + 8)), Some(key(first)), "the oldest gives way");
+        }
+        for number in (11..19).rev().chain((21..29).rev()).chain((1..9).rev()) {
             assert_eq!(lanes.turn(now), Turn::Hash(key(number)));
         }
         assert_eq!(lanes.turn(now), Turn::Idle);
     }
 
     #[test]
-    fn suspects_wait_until_failures_are_rested_for_and_the_calm_do_not() {
-        let (mut lanes, start) = lanes();
-        let now = start + HASH;
-        lanes.failed(now, HASH);
-        assert!(lanes.enter(Lane::Suspect, key(1)));
-        assert_eq!(lanes.turn(now), Turn::Rest(HASH * 3));
-        assert!(lanes.enter(Lane::Calm, key(2)));
-        assert_eq!(lanes.turn(now), Turn::Hash(key(2)));
-        assert_eq!(lanes.turn(now + HASH), Turn::Rest(HASH * 2));
-        assert_eq!(lanes.turn(now + HASH * 3), Turn::Hash(key(1)));
+    fn suspects_wait_until_failures_are_rested_for_and_others_do_not() {
+        for other in [Lane::Calm, Lane::Guessed] {
+            let (mut lanes, start) = lanes();
+            let now = start + HASH;
+            lanes.failed(now, HASH);
+            assert!(lanes.enter(Lane::Suspect, key(1)).is_none());
+            assert_eq!(lanes.turn(now), Turn::Rest(HASH * 3));
+            assert!(lanes.enter(other, key(2)).is_none());
+            assert_eq!(lanes.turn(now), Turn::Hash(key(2)));
+            assert_eq!(lanes.turn(now + HASH), Turn::Rest(HASH * 2));
+            assert_eq!(lanes.turn(now + HASH * 3), Turn::Hash(key(1)));
+        }
     }
 
     #[test]
-    fn even_the_calm_wait_for_what_is_owed_beyond_the_allowance() {
+    fn what_is_not_hashed_is_rested_for_like_one_failure_however_often() {
         let (mut lanes, start) = lanes();
-        let excess = Duration::from_millis(300);
-        let taken = (ALLOWANCE + excess) / REST;
-        let now = start + taken;
-        lanes.failed(now, taken);
-        assert!(lanes.enter(Lane::Calm, key(1)));
-        assert_eq!(lanes.turn(now), Turn::Rest(excess));
-        assert_eq!(lanes.turn(now + excess), Turn::Hash(key(1)));
+        lanes.failed(start + HASH, HASH);
+        let later = start + HASH * 10;
+        assert!(lanes.enter(Lane::Suspect, key(1)).is_none());
+        for _ in 0..100 {
+            lanes.spared(later);
+        }
+        assert_eq!(lanes.turn(later), Turn::Rest(HASH * 4), "as long as the hash and its rest");
+        assert!(lanes.enter(Lane::Calm, key(2)).is_none());
+        assert_eq!(lanes.turn(later), Turn::Hash(key(2)));
+    }
+
+    #[test]
+    fn even_the_calm_wait_for_what_is_owed_beyond_an_allowance_and_the_guessed_have_less_of_it() {
+        for (lane, allowance) in [(Lane::Calm, ALLOWANCE), (Lane::Guessed, ALLOWANCE_OF_GUESSED)] {
+            let (mut lanes, start) = lanes();
+            let excess = Duration::from_millis(300);
+            let taken = (allowance + excess) / REST;
+            let now = start + taken;
+            lanes.failed(now, taken);
+            assert!(lanes.enter(lane, key(1)).is_none());
+            assert_eq!(lanes.turn(now), Turn::Rest(excess));
+            assert_eq!(lanes.turn(now + excess), Turn::Hash(key(1)));
+        }
     }
 
     /// Half a minute of twenty wrong logins a second, each in the lane that `lane` has for its number; the share of it that
@@ -162,6 +202,7 @@ mod tests {
         for (from, share) in [
             ("one address", half_a_minute(|_| Lane::Suspect)),
             ("many, each once", half_a_minute(|_| Lane::Calm)),
+            ("many, at one name", half_a_minute(|_| Lane::Guessed)),
             ("a hundred", half_a_minute(|came| if came < 100 { Lane::Calm } else { Lane::Suspect })),
         ] {
             assert!((0.2..=0.3).contains(&share), "{from}: {share}");
