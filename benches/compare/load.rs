@@ -2,10 +2,12 @@
 //! time it gets.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{anyhow, ensure};
+use rustls::ClientConfig;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -26,6 +28,8 @@ pub(crate) struct Load {
     pub(crate) each: u32,
     /// Threads that the connections share, each with a runtime of its own.
     pub(crate) threads: usize,
+    /// How connections are encrypted, if they are.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 /// What one round cost.
@@ -75,7 +79,7 @@ impl Load {
     async fn one(self, address: SocketAddr) -> anyhow::Result<u32> {
         let end = Instant::now() + LONGEST;
         let buffer = usize::try_from(self.size)?.min(256 << 10);
-        let mut client = Client::connect(address, buffer).await?;
+        let mut client = Client::connect_with(address, buffer, self.tls.as_ref()).await?;
         let request = request(&self.path);
         let mut requests = 0;
         while requests < self.each && Instant::now() < end {

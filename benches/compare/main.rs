@@ -19,11 +19,14 @@ mod report;
 #[expect(dead_code, reason = "memory is for the other figures")]
 #[path = "../support/server.rs"]
 mod server;
+#[path = "../support/tls.rs"]
+mod tls;
 
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use roadstead::oci::{Algorithm, Hasher};
+use rustls::ClientConfig;
 use tokio::runtime::Runtime;
 
 use client::{Client, request};
@@ -32,6 +35,7 @@ use load::{Load, Sample};
 use origin::{Origin, TAG, blob_path, manifest_path};
 use report::{Measure, Report, Unit};
 use server::Server;
+use tls::Authority;
 
 const BLOB: u64 = 256 << 20;
 
@@ -52,19 +56,31 @@ fn main() -> anyhow::Result<()> {
         origin.add_blob(layer);
     }
     origin.add_manifest(&manifest);
-    let servers = runtime.block_on(peers::start(folder.path(), origin.address, &layers[0], &manifest))?;
-    let measures = measures(&layers[0], &manifest);
-    for server in &servers {
-        runtime.block_on(warm(server, &layers[0], &manifest)).with_context(|| server.name)?;
+    let content = (&*layers[0], &*manifest);
+    let plain = runtime.block_on(peers::start(folder.path(), origin.address, &layers[0], &manifest))?;
+    let authority = Authority::new()?;
+    let (below, pair) = (folder.path().join("tls"), authority.pair(folder.path())?);
+    std::fs::create_dir(&below)?;
+    let secure = runtime.block_on(peers::start_secure(&below, origin.address, content, &pair))?;
+    let client = authority.client()?;
+    for (servers, tls) in [(&plain, None), (&secure, Some(&client))] {
+        for server in servers {
+            runtime.block_on(warm(server, &layers[0], &manifest, tls)).with_context(|| server.name)?;
+        }
     }
     let mut report = Report::default();
     for round in 0..rounds {
-        for measure in measures.iter().filter(|measure| wanted.is_none_or(|word| measure.name.contains(word))) {
+        for measure in measures(&layers[0], &manifest, &client) {
+            if wanted.is_some_and(|word| !measure.name.contains(word)) {
+                continue;
+            }
+            let servers = if measure.load.tls.is_some() { &secure } else { &plain };
             // Another server goes first each time.
             for turn in 0..servers.len() {
                 let server = &servers[(round + turn) % servers.len()];
-                let sample = sample(server, measure).with_context(|| format!("{} of {}", measure.name, server.name))?;
-                report.add(measure, server.name, sample);
+                let sample =
+                    sample(server, &measure).with_context(|| format!("{} of {}", measure.name, server.name))?;
+                report.add(&measure, server.name, sample);
             }
         }
         println!("round {} of {rounds} done", round + 1);
@@ -73,17 +89,20 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measures(blob: &Content, manifest: &Content) -> [Measure; 3] {
-    let blobs = Load { path: blob_path(blob), size: blob.size, connections: 8, each: 2, threads: 2 };
+fn measures(blob: &Content, manifest: &Content, client: &Arc<ClientConfig>) -> [Measure; 4] {
+    let blobs = Load { path: blob_path(blob), size: blob.size, connections: 8, each: 2, threads: 2, tls: None };
+    let over_tls = Load { connections: 4, tls: Some(Arc::clone(client)), ..blobs.clone() };
     let by = |reference: &str| Load {
         path: manifest_path(reference),
         size: manifest.size,
         connections: 32,
         each: 1250,
         threads: 1,
+        tls: None,
     };
     [
         Measure { name: "warm blob, 256 MiB, 8 connections", unit: Unit::Bytes, load: blobs },
+        Measure { name: "warm blob over TLS, 256 MiB, 4 connections", unit: Unit::Bytes, load: over_tls },
         Measure {
             name: "manifest by digest, 32 connections",
             unit: Unit::Requests,
@@ -101,8 +120,13 @@ fn sample(server: &Server, measure: &Measure) -> anyhow::Result<Sample> {
 }
 
 /// Brings the content in, and checks once that the bytes are right.
-async fn warm(server: &Server, blob: &Arc<Content>, manifest: &Arc<Content>) -> anyhow::Result<()> {
-    let mut client = Client::connect(server.address, 256 << 10).await?;
+async fn warm(
+    server: &Server,
+    blob: &Arc<Content>,
+    manifest: &Arc<Content>,
+    tls: Option<&Arc<ClientConfig>>,
+) -> anyhow::Result<()> {
+    let mut client = Client::connect_with(server.address, 256 << 10, tls).await?;
     for (path, content) in [
         (manifest_path(TAG), manifest),
         (manifest_path(manifest.digest.as_str()), manifest),

@@ -1,7 +1,7 @@
 //! What cold and unlucky requests cost: many clients on one cold blob, first bytes, whole cold blobs, dropped pages,
-//! wrong logins.
+//! wrong logins, reloads; and what waiting for a refusal tells.
 //!
-//! `cargo bench --bench figures -- [herd | first-byte | cold | pages | logins]…`, all of them without an argument. Each
+//! `cargo bench --bench figures -- [herd | first-byte | cold | pages | logins | reload | oracle]…`, all of them without an argument. Each
 //! prints what was measured and what is required. Wrong content or a needless download ends the run with a failure; a
 //! figure that depends on the machine is only printed.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
@@ -14,13 +14,17 @@ mod cold;
 mod content;
 mod herd;
 mod logins;
+mod oracle;
 #[path = "../support/origin.rs"]
 mod origin;
 mod pages;
+mod reload;
 #[expect(dead_code, reason = "names are for the comparison")]
 #[path = "../support/server.rs"]
 mod server;
 mod stats;
+#[path = "../support/tls.rs"]
+mod tls;
 
 use anyhow::bail;
 use tokio::runtime::Runtime;
@@ -30,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     // cargo adds --bench of its own.
     let mut names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if names.is_empty() {
-        names = ["herd", "first-byte", "cold", "pages", "logins"].map(String::from).to_vec();
+        names = ["herd", "first-byte", "cold", "pages", "logins", "reload", "oracle"].map(String::from).to_vec();
     }
     for name in names {
         match name.as_str() {
@@ -38,6 +42,8 @@ fn main() -> anyhow::Result<()> {
             "first-byte" => runtime.block_on(cold::first_byte())?,
             "cold" => runtime.block_on(cold::whole())?,
             "logins" => runtime.block_on(logins::run())?,
+            "oracle" => runtime.block_on(oracle::run())?,
+            "reload" => runtime.block_on(reload::run())?,
             "pages" => runtime.block_on(pages::run())?,
             other => bail!("there is no figure {other}"),
         }

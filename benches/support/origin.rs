@@ -52,6 +52,11 @@ impl Origin {
         self.shared.contents().insert(blob_path(blob), Arc::clone(blob));
     }
 
+    /// Under any path.
+    pub(crate) fn add(&self, path: String, content: &Arc<Content>) {
+        self.shared.contents().insert(path, Arc::clone(content));
+    }
+
     /// Under its digest and under [`TAG`].
     pub(crate) fn add_manifest(&self, manifest: &Arc<Content>) {
         let mut contents = self.shared.contents();

@@ -11,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use crate::client::{Client, request};
+
 /// The kernel's unit of CPU time in `/proc`: 1/100 s on every architecture that this runs on.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -22,6 +24,8 @@ const START: Duration = Duration::from_secs(15);
 pub(crate) struct Server {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
+    /// Where roadstead has its metrics.
+    admin: Option<SocketAddr>,
     child: Child,
 }
 
@@ -50,7 +54,7 @@ impl Server {
         let log = File::create(&output)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("{name} does not start"))?;
-        let mut server = Self { name, address, child };
+        let mut server = Self { name, address, admin: None, child };
         let deadline = Instant::now() + START;
         while TcpStream::connect(address).await.is_err() {
             let ended = server.child.try_wait()?;
@@ -91,6 +95,14 @@ impl Server {
         let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         let number = line.and_then(|line| line.split_ascii_whitespace().next());
         Ok(number.with_context(|| format!("{key} in {file}"))?.parse()?)
+    }
+
+    /// One series of its metrics; zero as long as there is none.
+    pub(crate) async fn metric(&self, series: &str) -> anyhow::Result<u64> {
+        let mut client = Client::connect(self.admin.context("no metrics here")?, 64 << 10).await?;
+        let (_, text) = client.whole(&request("/metrics")).await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        Ok(line.map_or(Ok(0), |value| value.trim().parse())?)
     }
 
     /// The process and its children.
@@ -165,5 +177,7 @@ pub(crate) async fn roadstead_with(folder: &Path, origin: SocketAddr, more: &str
     fs::write(&config, text)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
     command.arg("serve").arg("--config").arg(config).env_remove("RUST_LOG");
-    Server::start("roadstead", folder, command, listen).await
+    let mut server = Server::start("roadstead", folder, command, listen).await?;
+    server.admin = Some(admin);
+    Ok(server)
 }
