@@ -18,6 +18,7 @@ mod ping;
 mod ranges;
 mod referrers;
 mod reload;
+mod reload_under_load;
 mod restart;
 mod resume;
 mod review_edges;

@@ -32,7 +32,7 @@ impl Authority {
     }
 
     /// Certificate and key, PEM.
-    fn issue(&self, name: &str) -> (String, String) {
+    pub(crate) fn issue(&self, name: &str) -> (String, String) {
         self.issue_until(name, 4000)
     }
 
@@ -46,7 +46,7 @@ impl Authority {
         (parameters.signed_by(&key, &self.0).expect("a certificate").pem(), key.serialize_pem())
     }
 
-    fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 }
@@ -61,7 +61,7 @@ pub(crate) fn tls(setup: &Setup, authority: &Authority, clients: Option<(&Author
     }
 }
 
-fn client(trusts: &Authority, identity: Option<(String, String)>, http_1: bool) -> reqwest::Client {
+pub(crate) fn client(trusts: &Authority, identity: Option<(String, String)>, http_1: bool) -> reqwest::Client {
     let root = reqwest::Certificate::from_pem(trusts.pem().as_bytes()).expect("PEM");
     let mut builder = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
     if let Some((certificate, key)) = identity {
