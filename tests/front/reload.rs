@@ -168,3 +168,4 @@ async fn tokens_of_a_replaced_key_are_good_until_they_end() {
     assert_eq!((status(&old).await, status(&new).await), (200, 200));
     proxy.clock().advance(Duration::from_mins(17));
     assert_eq!(status(&old).await, 401);
+}

@@ -81,3 +81,4 @@ fn replace(proxy: &Proxy, authority: &Authority, part: &str, users: Option<&Stri
         }
         (_, None) => write("tls.crt", &format!("broken {number}")),
     }
+}
