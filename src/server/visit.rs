@@ -152,8 +152,9 @@ fn door_refusal(door: &Door, with_token: bool, rejection: Rejection) -> Refusal 
         Rejection::InvalidToken { reason } => unauthorized("the token is not good any more", Some(reason)),
         Rejection::Ended { message } => unauthorized(&message, Some(message.clone())),
         Rejection::Later { retry_after } => {
-            let message = "too many failed logins; wait and try again";
+            // Failures of this login, or of others who keep us busy: whoever waits need not know which.
             let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+            let message = format!("too many logins for now; try again in {seconds} s");
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
                 .with(Extra::RetryAfter(seconds))
         }
