@@ -15,6 +15,7 @@ mod matrix;
 mod membership;
 mod metrics;
 mod ping;
+mod push;
 mod ranges;
 mod referrers;
 mod reload;

@@ -294,6 +294,23 @@ impl Proxy {
     }
 
     pub(crate) async fn open_with(&self, method: Method, path: &str, headers: &[(&'static str, &str)]) -> Reading {
+        let response = soon(path, self.build(method, path, headers).send()).await;
+        Reading::new(response.unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")))
+    }
+
+    /// Sends a body; the answer may come before its end.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let response = soon(path, self.build(method, path, headers).body(body).send()).await;
+        Reading::new(response.unwrap_or_else(|error| panic!("no answer to {path}: {error:?}"))).finish().await
+    }
+
+    fn build(&self, method: Method, path: &str, headers: &[(&'static str, &str)]) -> reqwest::RequestBuilder {
         let headers: HeaderMap = headers
             .iter()
             .map(|(name, value)| {
@@ -301,9 +318,7 @@ impl Proxy {
             })
             .collect();
         let running = self.running();
-        let request = running.http.request(method, format!("http://{}{path}", running.clients)).headers(headers);
-        let response = soon(path, request.send()).await;
-        Reading::new(response.unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")))
+        running.http.request(method, format!("http://{}{path}", running.clients)).headers(headers)
     }
 
     /// Names that were looked up so far; none of them exists.

@@ -41,6 +41,10 @@ impl On {
         Self { method: Some("HEAD"), ..self }
     }
 
+    pub(crate) fn method(self, method: &'static str) -> Self {
+        Self { method: Some(method), ..self }
+    }
+
     /// Only requests with a `Range`.
     pub(crate) fn ranged(self) -> Self {
         Self { ranged: Some(true), ..self }
@@ -105,6 +109,14 @@ pub(crate) enum Fault {
     Rate(u64),
     /// Closes the connection without a word.
     Hangup,
+    /// Answers before it reads the body, which it then has no use for.
+    Unread,
+    /// Takes no more than so many bytes of the body until the gate is opened.
+    TakeUpTo(u64, Gate),
+    /// Takes at most so many bytes of the body a second.
+    TakeRate(u64),
+    /// Closes the connection before it has more than so many bytes of the body.
+    DieAt(u64),
 }
 
 /// A point at which an origin waits until the test opens it.

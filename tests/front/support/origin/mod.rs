@@ -2,18 +2,21 @@
 //!
 //! It writes HTTP/1.1 by hand, so that it can also say what no server library would.
 
+mod body;
 mod fault;
 mod registry;
 mod reply;
 mod request;
 mod token;
+mod uploads;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use body::{Pace, Received};
 use bytes::Bytes;
-use roadstead::oci::Digest;
+use roadstead::oci::{Algorithm, Digest};
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
@@ -26,6 +29,7 @@ use super::image::{Image, Manifest};
 pub(crate) use fault::{Fault, Gate, On};
 pub(crate) use request::{Kind, Request};
 pub(crate) use token::{Auth, Bearer, Login};
+pub(crate) use uploads::Manners;
 
 /// A registry on a port of its own. Dropping it ends its connections.
 #[derive(Debug)]
@@ -144,6 +148,11 @@ impl Origin {
         state.registry.absolute_links = absolute_links;
     }
 
+    /// How it takes writes from now on.
+    pub(crate) fn behave(&self, manners: Manners) {
+        self.state().registry.uploads.manners = manners;
+    }
+
     pub(crate) fn require(&self, auth: Auth) {
         self.state().guard.set(auth);
     }
@@ -239,57 +248,50 @@ impl Shared {
         self.state.lock().expect("nothing panics while holding the state")
     }
 
-    /// The answer to a request, with every fault that fits; `None`: hang up.
-    fn answer(&self, request: &Request) -> Option<reply::Reply> {
+    /// Remembers a request whose head has come; its place in the log, the faults that fit, and what its body goes on from.
+    fn arrived(&self, request: &Request) -> (usize, Vec<Fault>, Received) {
         let state = &mut *self.state();
         state.log.push(request.clone());
-        let faults = state.faults.taken_by(request);
+        (state.log.len() - 1, state.faults.taken_by(request), state.registry.received_before(request))
+    }
+
+    /// The answer to a request that has come in whole, with its faults.
+    fn answer(&self, place: usize, request: &Request, received: Received, faults: Vec<Fault>) -> reply::Reply {
+        let state = &mut *self.state();
+        state.log[place] = request.clone();
         let whole = faults.iter().any(|fault| matches!(fault, Fault::IgnoreRange));
         let authority = self.address.to_string();
         let mut reply = None;
         for fault in &faults {
-            match fault {
-                Fault::Hangup => return None,
-                Fault::Status(status) => reply = Some(reply::Reply::error(*status, code_of(*status))),
-                Fault::Instead(status, media_type, body) => {
-                    reply = Some(reply::Reply::typed(*status, media_type, body.clone()));
-                }
-                Fault::Redirect(to) => {
-                    let nth = state.log.iter().filter(|r| r.method == request.method && r.path == request.path).count();
-                    let to = to.replace("{digest}", &request.reference).replace("{repository}", &request.repository);
-                    let to = to.replace("{nth}", &nth.to_string());
-                    reply = Some(reply::Reply::error(307, "MOVED").with("Location", to));
-                }
-                Fault::Header(..)
-                | Fault::CutAfter(_)
-                | Fault::HoldAt(..)
-                | Fault::HoldHead(_)
-                | Fault::Flip(_)
-                | Fault::LengthOff(_)
-                | Fault::Extra(_)
-                | Fault::Chunked
-                | Fault::UntilClose
-                | Fault::IgnoreRange
-                | Fault::Partial
-                | Fault::ShiftRange(_)
-                | Fault::Rate(_) => {}
+            if let Fault::Status(status) = fault {
+                reply = Some(reply::Reply::error(*status, code_of(*status)));
+            } else if let Fault::Instead(status, media_type, body) = fault {
+                reply = Some(reply::Reply::typed(*status, media_type, body.clone()));
+            } else if let Fault::Redirect(to) = fault {
+                let nth = state.log.iter().filter(|r| r.method == request.method && r.path == request.path).count();
+                let to = to.replace("{digest}", &request.reference).replace("{repository}", &request.repository);
+                let to = to.replace("{nth}", &nth.to_string());
+                reply = Some(reply::Reply::error(307, "MOVED").with("Location", to));
             }
         }
-        let reply = reply.unwrap_or_else(|| state.right_answer(request, &authority, whole));
-        Some(faults.into_iter().fold(reply, reply::Reply::spoil))
+        let reply = reply.unwrap_or_else(|| state.right_answer(request, received, &authority, whole));
+        faults.into_iter().fold(reply, reply::Reply::spoil)
     }
 }
 
 impl State {
-    fn right_answer(&mut self, request: &Request, authority: &str, whole: bool) -> reply::Reply {
-        match request.kind {
-            Kind::Token => self.guard.token(request),
-            Kind::Storage => self.registry.answer(request, authority, whole),
-            Kind::Ping | Kind::Manifest | Kind::Blob | Kind::Tags | Kind::Referrers | Kind::Artifact | Kind::Other => {
-                let refused = self.guard.refuse(request, authority);
-                refused.unwrap_or_else(|| self.registry.answer(request, authority, whole))
-            }
+    fn right_answer(&mut self, request: &Request, received: Received, authority: &str, whole: bool) -> reply::Reply {
+        if request.kind == Kind::Token {
+            return self.guard.token(request);
         }
+        let refused = self.guard.refuse(request, authority).filter(|_| request.kind != Kind::Storage);
+        refused.unwrap_or_else(|| {
+            if request.is_write() {
+                self.registry.write(request, received)
+            } else {
+                self.registry.answer(request, authority, whole)
+            }
+        })
     }
 }
 
@@ -334,10 +336,27 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
-    while let Some(request) = Request::read(&mut read).await? {
-        let Some(reply) = shared.answer(&request) else { break };
+    while let Some(mut request) = Request::read(&mut read).await? {
+        let (place, faults, mut received) = shared.arrived(&request);
+        let has = |wanted: fn(&Fault) -> bool| faults.iter().any(wanted);
+        if has(|fault| matches!(fault, Fault::Hangup)) {
+            break;
+        }
+        let unread = has(|fault| matches!(fault, Fault::Unread));
+        if !unread {
+            request.received = request.framing().read(&mut read, &Pace::of(&faults), &mut received).await?;
+            if request.kind != Kind::Upload {
+                request.body = received.bytes().unwrap_or_default();
+            }
+        }
+        let reply = shared.answer(place, &request, received, faults);
+        let framing = request.framing();
         if !reply.write(&mut write, request.method == "HEAD").await? {
             break;
+        }
+        if unread {
+            // A reset would take the answer away from whoever is still sending.
+            framing.read(&mut read, &Pace::default(), &mut Received::new(Algorithm::Sha256)).await?;
         }
     }
     Ok(())

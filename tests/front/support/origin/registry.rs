@@ -9,14 +9,15 @@ use serde_json::json;
 
 use super::reply::Reply;
 use super::request::{Kind, Request};
+use super::uploads::Uploads;
 use crate::support::content::{Blob, Content};
 use crate::support::image::{Manifest, OCI_INDEX};
 
 #[derive(Debug, Default)]
-struct Repository {
-    manifests: HashMap<String, Manifest>,
-    tags: BTreeMap<String, String>,
-    blobs: BTreeSet<String>,
+pub(super) struct Repository {
+    pub(super) manifests: HashMap<String, Manifest>,
+    pub(super) tags: BTreeMap<String, String>,
+    pub(super) blobs: BTreeSet<String>,
 }
 
 /// Repositories and blobs.
@@ -29,14 +30,22 @@ pub(super) struct Registry {
     /// The largest page of tags.
     pub(super) page: usize,
     pub(super) absolute_links: bool,
+    pub(super) uploads: Uploads,
 }
 
 impl Registry {
     pub(super) fn new() -> Self {
-        Self { repositories: HashMap::new(), blobs: HashMap::new(), referrers: None, page: 1000, absolute_links: false }
+        Self {
+            repositories: HashMap::new(),
+            blobs: HashMap::new(),
+            referrers: None,
+            page: 1000,
+            absolute_links: false,
+            uploads: Uploads::default(),
+        }
     }
 
-    fn repository(&mut self, name: &str) -> &mut Repository {
+    pub(super) fn repository(&mut self, name: &str) -> &mut Repository {
         self.repositories.entry(name.into()).or_default()
     }
 
@@ -71,9 +80,6 @@ impl Registry {
 
     /// The right answer; `whole`: as if ranges were not known here.
     pub(super) fn answer(&self, request: &Request, authority: &str, whole: bool) -> Reply {
-        if !matches!(request.method.as_str(), "GET" | "HEAD") {
-            return Reply::error(405, "UNSUPPORTED");
-        }
         let reply = match request.kind {
             Kind::Ping => Reply::typed(200, "application/json", "{}"),
             Kind::Manifest => self.manifest(request),
@@ -82,7 +88,7 @@ impl Registry {
             Kind::Storage => self.stored(request, whole),
             Kind::Tags => self.tags(request, authority),
             Kind::Referrers => self.referrers(request),
-            Kind::Token | Kind::Other => Reply::typed(404, "text/plain", "404 page not found\n"),
+            Kind::Upload | Kind::Token | Kind::Other => Reply::typed(404, "text/plain", "404 page not found\n"),
         };
         reply.with("Docker-Distribution-API-Version", "registry/2.0")
     }

@@ -51,6 +51,14 @@ impl Reply {
         Self::new(status, Content::given(body)).with("Content-Type", media_type)
     }
 
+    pub(super) fn empty(status: u16) -> Self {
+        Self::new(status, Content::given(""))
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     /// distribution's error document for a status.
     pub(super) fn error(status: u16, code: &str) -> Self {
         let document = json!({ "errors": [{ "code": code, "message": "the origin says so", "detail": null }] });
@@ -59,6 +67,12 @@ impl Reply {
 
     pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.set(name, Some(value.into()));
+        self
+    }
+
+    /// One more header of this name.
+    pub(super) fn and(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
         self
     }
 
@@ -99,7 +113,11 @@ impl Reply {
             | Fault::Instead(..)
             | Fault::IgnoreRange
             | Fault::Redirect(_)
-            | Fault::Hangup => {}
+            | Fault::Hangup
+            | Fault::Unread
+            | Fault::TakeUpTo(..)
+            | Fault::TakeRate(_)
+            | Fault::DieAt(_) => {}
         }
         self
     }

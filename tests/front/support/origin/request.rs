@@ -3,7 +3,9 @@
 use std::io;
 
 use bytes::Bytes;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt};
+
+use super::body::Framing;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -12,6 +14,8 @@ pub(crate) enum Kind {
     Blob,
     Tags,
     Referrers,
+    /// Anything below `blobs/uploads`; the reference is the upload, if there is one yet.
+    Upload,
     Token,
     /// `/storage/<digest>`: like a CDN, which answers 400 to a request with `Authorization` (RED-2).
     Storage,
@@ -26,7 +30,10 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) query: String,
     headers: Vec<(String, String)>,
+    /// The whole body if it is small; nothing of an upload.
     pub(crate) body: Bytes,
+    /// Bytes of the body.
+    pub(crate) received: u64,
     pub(crate) kind: Kind,
     pub(crate) repository: String,
     /// Tag, digest, or nothing.
@@ -34,7 +41,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Reads one request; `None` at the end of the connection.
+    /// Reads the head of one request; `None` at the end of the connection.
     pub(super) async fn read(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Self>> {
         let mut line = String::new();
         if from.read_line(&mut line).await? == 0 {
@@ -45,16 +52,14 @@ impl Request {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let headers = read_headers(from).await?;
-        let length = headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, v)| v.parse().ok());
-        let mut body = vec![0; length.unwrap_or(0)];
-        from.read_exact(&mut body).await?;
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let (kind, repository, reference) = classify(path);
         Ok(Some(Self {
             method,
             query: query.into(),
             headers,
-            body: body.into(),
+            body: Bytes::new(),
+            received: 0,
             kind,
             repository: repository.into(),
             reference: reference.into(),
@@ -67,9 +72,25 @@ impl Request {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    pub(super) fn framing(&self) -> Framing {
+        let length = self.header("content-length").and_then(|length| length.parse().ok());
+        Framing::new(length, self.header("transfer-encoding") == Some("chunked"))
+    }
+
     /// A query parameter, decoded.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
-        url::form_urlencoded::parse(self.query.as_bytes()).find(|(key, _)| key == name).map(|(_, v)| v.into_owned())
+        self.parameters(name).into_iter().next()
+    }
+
+    /// Every value of a query parameter, decoded.
+    pub(crate) fn parameters(&self, name: &str) -> Vec<String> {
+        let pairs = url::form_urlencoded::parse(self.query.as_bytes()).filter(|(key, _)| key == name);
+        pairs.map(|(_, value)| value.into_owned()).collect()
+    }
+
+    /// Whether it changes something, or is about an upload.
+    pub(crate) fn is_write(&self) -> bool {
+        self.kind == Kind::Upload || matches!(self.method.as_str(), "PUT" | "DELETE" | "PATCH")
     }
 
     pub(crate) fn is_get(&self, kind: Kind) -> bool {
@@ -107,6 +128,9 @@ fn classify(path: &str) -> (Kind, &str, &str) {
     let Some((rest, reference)) = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once('/')) else {
         return (Kind::Other, "", "");
     };
+    if let Some(repository) = rest.strip_suffix("/blobs/uploads") {
+        return (Kind::Upload, repository, reference);
+    }
     match rest.rsplit_once('/') {
         Some((repository, "manifests")) => (Kind::Manifest, repository, reference),
         Some((repository, "blobs")) => (Kind::Blob, repository, reference),

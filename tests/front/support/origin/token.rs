@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::reply::Reply;
-use super::request::Request;
+use super::request::{Kind, Request};
 
 /// How an origin authenticates.
 #[derive(Clone, Debug, Default)]
@@ -56,29 +56,37 @@ impl Guard {
 
     /// What a request without a right gets; `None` if it has it.
     pub(super) fn refuse(&self, request: &Request, authority: &str) -> Option<Reply> {
-        let scope = format!("repository:{}:pull", request.repository);
         let given = request.header("authorization").unwrap_or_default();
         let challenge = match &self.auth {
             Auth::Open => return None,
             Auth::Basic(login) if given == login.header() => return None,
             Auth::Basic(_) => "Basic realm=\"Registry Realm\"".to_owned(),
             Auth::Bearer(bearer) => {
-                let token = given.strip_prefix("Bearer ").unwrap_or_default().to_owned();
-                if self.has(&token, request, &scope) {
+                let token = given.strip_prefix("Bearer ").unwrap_or_default();
+                let wanted = wanted(request);
+                if self.has(token, &wanted) {
                     return None;
                 }
                 let realm = bearer.realm.clone().unwrap_or_else(|| format!("http://{authority}/token"));
+                let wanted = wanted.iter().map(|(name, actions)| format!("repository:{name}:{actions}"));
+                let scope = wanted.collect::<Vec<_>>().join(" ");
                 format!("Bearer realm=\"{realm}\",service=\"scripted\",scope=\"{scope}\"")
             }
         };
         Some(Reply::error(401, "UNAUTHORIZED").with("WWW-Authenticate", challenge))
     }
 
-    fn has(&self, token: &str, request: &Request, scope: &str) -> bool {
-        if request.repository.is_empty() {
-            return self.tokens.iter().any(|(known, _)| known == token);
-        }
-        self.tokens.contains(&(token.to_owned(), scope.to_owned()))
+    /// Whether the token is for all of that; the ping wants any token.
+    fn has(&self, token: &str, wanted: &[(String, &str)]) -> bool {
+        let granted: Vec<&str> = self.tokens.iter().filter(|(known, _)| known == token).map(|(_, s)| &**s).collect();
+        let allows = |name: &str, action: &str| {
+            granted.iter().flat_map(|scope| scope.split(' ')).any(|scope| {
+                let rest = scope.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':'));
+                rest.is_some_and(|(of, actions)| of == name && actions.split(',').any(|given| given == action))
+            })
+        };
+        !granted.is_empty()
+            && wanted.iter().all(|(name, actions)| actions.split(',').all(|action| allows(name, action)))
     }
 
     /// The token endpoint.
@@ -93,14 +101,29 @@ impl Guard {
         self.issued += 1;
         let token = format!("token-{}", self.issued);
         let form = String::from_utf8_lossy(&request.body).into_owned();
-        let scope = request.parameter("scope").or_else(|| field(&form, "scope")).unwrap_or_default();
-        self.tokens.insert((token.clone(), scope));
+        let mut scopes = request.parameters("scope");
+        scopes.extend(field(&form, "scope"));
+        self.tokens.insert((token.clone(), scopes.join(" ")));
         let mut document = json!({ "token": token });
         if let Some(seconds) = bearer.expires_in {
             document["expires_in"] = seconds.into();
         }
         Reply::typed(200, "application/json", document.to_string())
     }
+}
+
+/// The repositories that a request is about, and the actions that distribution wants a token for.
+fn wanted(request: &Request) -> Vec<(String, &'static str)> {
+    if request.repository.is_empty() {
+        return Vec::new();
+    }
+    let actions = match request.method.as_str() {
+        "POST" | "PATCH" | "PUT" => "pull,push",
+        "DELETE" => "delete",
+        _ => "pull",
+    };
+    let from = request.parameter("from").filter(|_| request.kind == Kind::Upload);
+    from.map(|from| (from, "pull")).into_iter().chain([(request.repository.clone(), actions)]).collect()
 }
 
 impl Login {
