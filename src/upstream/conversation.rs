@@ -2,6 +2,7 @@
 //! that helps.
 
 use std::future::{Future, ready};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -41,19 +42,23 @@ impl Upstream {
     /// Sends what cannot be sent a second time, once it is known how this upstream wants to be asked. The caller sets the
     /// deadline of the sending itself.
     pub(super) async fn run_once(&self, ask: &Ask<'_>, body: reqwest::Body) -> Result<Arrival, Error> {
-        if !self.auth.knows_scheme() {
-            self.learn_scheme(ask).await?;
-        }
+        self.meet(ask).await?;
         let sent = self.send_once(ask, body).await;
         sent.map_err(|failure| failure.during(self.name(), ask.operation, 1))
     }
 
-    /// Asks for nothing, so as to be challenged. A refusal teaches as much as an answer.
-    async fn learn_scheme(&self, ask: &Ask<'_>) -> Result<(), Error> {
+    /// Finds out how the registry wants to be asked, as far as it says: a body could not be sent again after a challenge.
+    async fn meet(&self, ask: &Ask<'_>) -> Result<(), Error> {
+        if self.met.load(Ordering::Relaxed) || self.auth.knows_scheme() {
+            return Ok(());
+        }
         let ping = Ask { scope: ask.scope.clone(), ..self.get(ask.operation, ask.repository, "/v2/", "*/*") };
         match self.run(&ping, self.patience, |_| ready(Ok(()))).await {
             Err(error) if !matches!(error.kind(), ErrorKind::Denied | ErrorKind::Rejected { .. }) => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => {
+                self.met.store(true, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 

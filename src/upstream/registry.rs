@@ -42,6 +42,8 @@ pub struct Upstream {
     refuses_blob_head: AtomicBool,
     page_limit: Option<u32>,
     caches_pushes: bool,
+    /// It has been asked how it wants to be asked; one that is open never says.
+    pub(super) met: AtomicBool,
     pub(super) retry_pause: Duration,
     manifest_limit: usize,
     page_bytes: usize,
@@ -63,6 +65,7 @@ impl Upstream {
             refuses_blob_head: AtomicBool::new(false),
             page_limit: config.page_limit,
             caches_pushes: config.writes == config::Writes::Kept,
+            met: AtomicBool::new(false),
             retry_pause: limits.retry_pause,
             manifest_limit: limits.manifest,
             page_bytes: limits.page,

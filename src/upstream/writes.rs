@@ -8,8 +8,9 @@ use std::future::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE};
 use http::{Method, StatusCode};
+use http_body::Body as _;
 use url::Url;
 
 use super::answer::digest;
@@ -23,6 +24,9 @@ const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uu
 const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// Some registries answer 411 to a POST or PUT that says nothing of its length, and hyper says nothing of an empty one.
+const NOTHING: (HeaderName, HeaderValue) = (CONTENT_LENGTH, HeaderValue::from_static("0"));
 
 /// Bytes of an upload's address; distribution's take about 500.
 const LONGEST_ADDRESS: usize = 4 * 1024;
@@ -127,7 +131,7 @@ impl Upstream {
             (None, None) => (path, scope),
         };
         let ask = self.write(Operation::UploadBegin, Method::POST, repository, &path);
-        let ask = Ask { scope, content: Some(Bytes::new()), ..ask };
+        let ask = Ask { scope, headers: HeaderMap::from_iter([NOTHING]), content: Some(Bytes::new()), ..ask };
         self.run(&ask, patience, |arrival| ready(uploaded(&arrival, &ask.url))).await
     }
 
@@ -150,6 +154,8 @@ impl Upstream {
         patience: Duration,
     ) -> Result<(), Error> {
         let ask = self.write(Operation::UploadCancel, Method::DELETE, repository, address.as_str());
+        // distribution takes the right from the method.
+        let ask = Ask { scope: format!("repository:{repository}:pull,push,delete"), ..ask };
         self.run(&ask, patience, |_| ready(Ok(()))).await
     }
 
@@ -204,7 +210,9 @@ impl Upstream {
         let octets = header(CONTENT_TYPE, "application/octet-stream");
         let range = chunk.range.map(|range| format!("{}-{}", range.first, range.last));
         let range = range.and_then(|range| header(CONTENT_RANGE, &range));
-        let ask = Ask { headers: octets.into_iter().chain(range).collect(), ..ask };
+        let empty = (chunk.body.size_hint().exact() == Some(0)).then_some(NOTHING);
+        let headers = octets.into_iter().chain(range).chain(empty).collect();
+        let ask = Ask { headers, ..ask };
         let arrival = self.run_once(&ask, reqwest::Body::wrap(chunk.body)).await?;
         uploaded(&arrival, &ask.url).map_err(|failure| failure.during(self.name(), ask.operation, 1))
     }

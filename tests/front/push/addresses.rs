@@ -144,7 +144,6 @@ async fn an_address_outlives_one_change_of_the_key_and_not_two() {
 
 /// Also where it takes two scopes in one token (UPL-7), and where bytes cannot be sent a second time after a challenge.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn every_step_works_with_a_registry_that_gives_out_tokens() {
     let origin = Origin::start().await;
     let login = Login { username: "robot", password: "hunter2" };
