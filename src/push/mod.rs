@@ -17,7 +17,7 @@ use http_body::Body;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{
-    Algorithm, CanonicalName, ChunkRange, Digest, Reference, Tag, UpstreamName, blob_path, manifest_path,
+    Algorithm, CanonicalName, ChunkRange, Digest, Reference, Repository, Tag, UpstreamName, blob_path, manifest_path,
 };
 use crate::pull::{PullThrough, PushedManifest};
 use crate::store::{BlobStore, Class, Staged};
@@ -124,12 +124,11 @@ impl PushThrough {
     pub async fn begin(&self, name: &CanonicalName, beginning: &Beginning) -> Result<Upload, Error> {
         let inner = &self.0;
         let upstream = inner.upstream(&name.upstream)?;
-        let uploaded = upstream.begin_upload(&name.repository, beginning, inner.limits.flight_head).await?;
+        let uploaded = inner.begin_upload(&upstream, &name.repository, beginning).await?;
         match (uploaded, &beginning.mount) {
             (Uploaded::Open(progress), _) => {
                 let algorithm = beginning.algorithm.unwrap_or(Algorithm::Sha256);
-                let id = inner.sessions.begin(algorithm);
-                Ok(Upload::open(id, progress))
+                Ok(Upload::open(inner.session(&upstream, algorithm), progress))
             }
             (Uploaded::Done(told), Some((digest, _))) => Ok(inner.done(name, digest.clone(), told, None).await),
             (Uploaded::Done(_), None) => Err(Error::Untrue("the end of an upload that has only begun")),
@@ -145,8 +144,9 @@ impl PushThrough {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error,
     {
+        let upstream = self.0.upstream(&name.upstream)?;
         let algorithm = sent.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let id = self.0.sessions.begin(algorithm);
+        let id = self.0.session(&upstream, algorithm);
         self.carry(name, id, None, sent).await
     }
 
@@ -180,8 +180,11 @@ impl PushThrough {
         let request = relay::Request { upstream: &upstream, repository: &name.repository, address };
         let (uploaded, passed) = relay::carry(request, sent, passed, inner).await?;
         match (uploaded, digest) {
-            (Uploaded::Open(progress), _) => {
-                inner.sessions.put_back(&id, passed, progress.range.as_deref());
+            (Uploaded::Open(progress), digest) => {
+                if let Some(staged) = passed {
+                    let again = digest.as_ref().map(Digest::algorithm);
+                    inner.sessions.put_back(&id, staged, progress.range.as_deref(), again);
+                }
                 Ok(Upload::open(id, progress))
             }
             (Uploaded::Done(told), Some(digest)) => Ok(inner.done(name, digest, told, passed).await),
@@ -263,6 +266,28 @@ impl Inner {
         self.upstreams.get(name).ok_or(Error::Gone)
     }
 
+    /// A name for a new upload, which takes no place where nothing is kept.
+    fn session(&self, upstream: &Upstream, algorithm: Algorithm) -> SessionId {
+        self.sessions.begin(Some(algorithm).filter(|_| upstream.caches_pushes()))
+    }
+
+    /// A mount that the registry does not do is an upload like any other (UPL-7).
+    async fn begin_upload(
+        &self,
+        upstream: &Upstream,
+        repository: &Repository,
+        beginning: &Beginning,
+    ) -> Result<Uploaded, upstream::Error> {
+        let begun = upstream.begin_upload(repository, beginning, self.limits.flight_head).await;
+        match begun {
+            Err(error) if beginning.mount.is_some() && error.is_refusal() => {
+                let plain = Beginning { mount: None, ..beginning.clone() };
+                upstream.begin_upload(repository, &plain, self.limits.flight_head).await
+            }
+            begun => begun,
+        }
+    }
+
     /// What has passed of the upload so far, if it is kept and these bytes follow it; a place for them if they are the
     /// first.
     async fn passed<B>(&self, upstream: &Upstream, id: &SessionId, sent: &Sent<B>) -> Option<Staged> {
@@ -273,6 +298,7 @@ impl Inner {
             Passed::Some(staged) if sent.range.is_none_or(|range| range.first == staged.written()) => Some(staged),
             Passed::Some(_) => None,
             Passed::Nothing(algorithm) => {
+                let algorithm = sent.digest.as_ref().map_or(algorithm, Digest::algorithm);
                 let whole = sent.length.filter(|_| sent.digest.is_some());
                 self.store.stage_unnamed(algorithm, whole).await.ok()
             }
@@ -324,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_ticket_is_read_as_it_was_written() {
-        let id = Sessions::new().begin(Algorithm::Sha256);
+        let id = Sessions::new().begin(None);
         let ticket = Ticket { id, address: UploadAddress::new("/v2/a/blobs/uploads/1?x=a b".to_owned()) };
         assert_eq!(Ticket::parse(&ticket.to_text()), Some(ticket));
         for bad in ["", "x", "x /v2/", "0123"] {

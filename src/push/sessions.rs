@@ -58,13 +58,13 @@ impl Sessions {
         Self { entries: Mutex::default() }
     }
 
-    /// A name for a new upload; it is kept if there is a place.
-    pub(super) fn begin(&self, algorithm: Algorithm) -> SessionId {
+    /// A name for a new upload; what passes of it is kept if there is a place, and an algorithm to hash it with.
+    pub(super) fn begin(&self, algorithm: Option<Algorithm>) -> SessionId {
         let mut bytes = [0; 16];
         // Without randomness every upload has the same name, and none is taken up again.
         let named = aws_lc_rs::rand::fill(&mut bytes).is_ok();
         let id = SessionId(u128::from_be_bytes(bytes));
-        if named {
+        if let Some(algorithm) = algorithm.filter(|_| named) {
             self.insert(id.clone(), Passed::Nothing(algorithm));
         }
         id
@@ -75,12 +75,15 @@ impl Sessions {
         self.lock().remove(id).map(|entry| entry.passed)
     }
 
-    /// Keeps it for the next request, if the registry has as much of it as has passed here.
-    pub(super) fn put_back(&self, id: &SessionId, passed: Option<Staged>, range: Option<&str>) {
-        let Some(staged) = passed else { return };
-        let last = range.and_then(|range| range.rsplit_once('-')).and_then(|(_, last)| last.parse().ok());
-        if last.is_none_or(|last: u64| last + 1 == staged.written()) {
-            self.insert(id.clone(), Passed::Some(staged));
+    /// Keeps it for the next request, if the registry has as much of it as has passed here. A registry that does not take
+    /// a blob with the request that begins its upload has nothing; then it passes `again`, to be hashed like this.
+    pub(super) fn put_back(&self, id: &SessionId, staged: Staged, range: Option<&str>, again: Option<Algorithm>) {
+        let last = range.and_then(|range| range.rsplit_once('-')).and_then(|(_, last)| last.parse::<u64>().ok());
+        let all = last.map_or(again.is_none(), |last| last.checked_add(1) == Some(staged.written()));
+        match again {
+            _ if all => self.insert(id.clone(), Passed::Some(staged)),
+            Some(algorithm) => self.insert(id.clone(), Passed::Nothing(algorithm)),
+            None => {}
         }
     }
 
@@ -112,9 +115,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_rests_too_long_is_let_go_of_and_places_are_bounded() {
         let sessions = Sessions::new();
-        let first = sessions.begin(Algorithm::Sha256);
+        let first = sessions.begin(Some(Algorithm::Sha256));
         for _ in 0..2 * MOST {
-            sessions.begin(Algorithm::Sha256);
+            sessions.begin(Some(Algorithm::Sha256));
         }
         assert_eq!(sessions.lock().len(), MOST);
         sessions.sweep();
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        let id = Sessions::new().begin(Algorithm::Sha256);
+        let id = Sessions::new().begin(None);
         assert_eq!(SessionId::parse(&id.to_string()), Some(id));
         for bad in ["", "0", "+123456789012345678901234567890123", "g1234567890123456789012345678901"] {
             assert_eq!(SessionId::parse(bad), None, "{bad}");

@@ -54,7 +54,7 @@ impl Upstream {
         }
         let ping = Ask { scope: ask.scope.clone(), ..self.get(ask.operation, ask.repository, "/v2/", "*/*") };
         match self.run(&ping, self.patience, |_| ready(Ok(()))).await {
-            Err(error) if !matches!(error.kind(), ErrorKind::Denied | ErrorKind::Rejected { .. }) => Err(error),
+            Err(error) if !error.is_refusal() => Err(error),
             Ok(()) | Err(_) => {
                 self.met.store(true, Ordering::Relaxed);
                 Ok(())

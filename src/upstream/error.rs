@@ -113,6 +113,11 @@ impl Error {
     pub fn operation(&self) -> Operation {
         self.operation
     }
+
+    /// Whether the upstream understood what was asked, and will not do it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.failure.kind, ErrorKind::Denied | ErrorKind::Rejected { .. })
+    }
 }
 
 impl fmt::Display for Error {

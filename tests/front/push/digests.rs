@@ -84,7 +84,6 @@ async fn what_the_registry_does_not_like_about_a_manifest_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn sha512_is_carried_through() {
     let origin = Origin::start().await;
     let proxy = kept(&origin).await;

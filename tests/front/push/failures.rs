@@ -259,7 +259,6 @@ async fn nothing_staged_but(proxy: &Proxy, files: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn a_monolithic_upload_that_the_registry_does_not_know_goes_on_as_another() {
     let origin = Origin::start().await;
     let proxy = kept(&origin).await;

@@ -203,7 +203,6 @@ async fn more_uploads_than_are_kept_track_of_go_on_without_the_cache() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn uploads_that_are_only_passed_take_no_place_from_others() {
     let (plain, origin) = (Origin::start().await, Origin::start().await);
     let mut setup = open_to_all(&origin, Writes::Kept);

@@ -207,7 +207,6 @@ async fn any_other_mount_is_an_upload_like_one_without() {
 
 /// The registry's own account may not be able to read there: that ends nothing.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn a_mount_that_the_registry_refuses_is_an_upload() {
     use crate::support::origin::{Fault, On};
     let vendor = vendor().await;
