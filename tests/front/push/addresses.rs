@@ -176,8 +176,10 @@ fn with_login(origin: &Origin) -> Setup {
     let mut setup = open_to_all(origin, Writes::Kept);
     setup.config.upstreams[0].credentials = vec![roadstead::config::Credential {
         images: roadstead::oci::Pattern::parse("**").expect("a glob"),
-        username: "robot".to_owned(),
-        password: roadstead::config::Secret::new("hunter2".to_owned()),
+        login: roadstead::config::Login::Fixed {
+            username: "robot".to_owned(),
+            password: roadstead::config::Secret::new("hunter2".to_owned()),
+        },
     }];
     setup
 }
