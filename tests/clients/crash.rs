@@ -17,6 +17,7 @@ use crate::registry::{Auth, NEED, Registry};
 use crate::web::pull;
 
 const ROUNDS: u64 = 20;
+pub(crate) const SIZES: &[usize] = &[300_000, 1 << 20, 3 << 20];
 /// A pull of one of the images takes about 400 ms at this rate.
 const RATE: u32 = 8 << 20;
 const LATEST: u64 = 380;
@@ -27,7 +28,7 @@ async fn killed_during_pulls_it_starts_clean_and_pulls_again() {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let images = images(scratch.path(), ROUNDS).await;
+    let images = images(scratch.path(), ROUNDS, SIZES).await;
     let registry = registry(scratch.path(), &images).await;
     let line = Line::thin(registry.address, RATE).await;
     let settings = Settings::at(scratch.path(), &registry, line.address);
@@ -48,10 +49,10 @@ async fn killed_during_pulls_it_starts_clean_and_pulls_again() {
     assert!(interrupted >= images.len() / 2, "only {interrupted} of the kills fell into a pull");
 }
 
-pub(crate) async fn images(folder: &Path, count: u64) -> Vec<Image> {
+pub(crate) async fn images(folder: &Path, count: u64, sizes: &[usize]) -> Vec<Image> {
     let mut images = Vec::new();
     for seed in 0..count {
-        images.push(Image::make(folder, seed, &[300_000, 1 << 20, 3 << 20]).await);
+        images.push(Image::make(folder, seed, sizes).await);
     }
     images
 }

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::crash::{every_blob_is_whole, files, images, restart};
+use crate::crash::{SIZES, every_blob_is_whole, files, images, restart};
 use crate::image::{Image, Random};
 use crate::line::Line;
 use crate::process::{PATIENCE, ready};
@@ -30,13 +30,10 @@ async fn killed_during_pushes_it_starts_clean_and_takes_them_again() {
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let kills = std::env::var(VARIABLE).map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
-    let images = images(scratch.path(), kills).await;
+    let images = images(scratch.path(), kills, SIZES).await;
     let registry = Registry::holding(scratch.path(), Auth::Anonymous, &[]).await;
     let line = Line::thin_towards(registry.address, RATE).await;
-    let settings = Settings::empty(scratch.path().join("roadstead"), "registry.test")
-        .with_registry("registry.test", &registry, line.address)
-        .taking_pushes()
-        .with("access: { rules: [{ who: anonymous, allow: [pull, push], images: ['**'] }] }");
+    let settings = Settings::taking_pushes(scratch.path(), &registry, line.address);
     let staging = settings.cache().join("staging");
     let mut random = Random::new(10);
     let (mut during_uploads, mut during_pushes) = (0, 0);

@@ -5,6 +5,7 @@
 mod container;
 mod crash;
 mod crash_pushes;
+mod crowd;
 mod customer;
 mod helpers;
 mod image;

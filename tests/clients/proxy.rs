@@ -62,8 +62,16 @@ impl Settings {
         self.with_upstream(&entry)
     }
 
+    /// One folder, and the registry as one that anybody may push to.
+    pub(crate) fn taking_pushes(folder: &Path, registry: &Registry, address: SocketAddr) -> Self {
+        Self::empty(folder.join("roadstead"), "registry.test")
+            .with_registry("registry.test", registry, address)
+            .with_pushes()
+            .with("access: { rules: [{ who: anonymous, allow: [pull, push], images: ['**'] }] }")
+    }
+
     /// The registry that was named last takes pushes.
-    pub(crate) fn taking_pushes(self) -> Self {
+    pub(crate) fn with_pushes(self) -> Self {
         Self { upstreams: format!("{}    push: true\n", self.upstreams), ..self }
     }
 

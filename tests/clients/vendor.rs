@@ -73,7 +73,7 @@ impl Vendor {
         let lines = [Line::to(registry.address).await, Line::to(quay.address).await];
         let settings = Settings::empty(folder.join("roadstead"), "registry.test")
             .with_registry("registry.test", &registry, lines[0].address)
-            .taking_pushes()
+            .with_pushes()
             .with_registry("quay.io", &quay, lines[1].address)
             .with(line);
         keys(&settings.folder).await;
