@@ -63,7 +63,7 @@ async fn all(server: &Server, blob: &Content) -> anyhow::Result<Vec<Digest>> {
 }
 
 /// Keeps the largest `RssAnon` it sees.
-async fn watch(server: Arc<Server>, peak: Arc<AtomicU64>) {
+pub(crate) async fn watch(server: Arc<Server>, peak: Arc<AtomicU64>) {
     let mut ticks = interval(Duration::from_millis(20));
     while let Ok(now) = server.figure("status", "RssAnon") {
         peak.fetch_max(now, Ordering::Relaxed);

@@ -1,9 +1,9 @@
 //! What cold and unlucky requests cost: many clients on one cold blob, first bytes, whole cold blobs, dropped pages,
-//! wrong logins, reloads; and what waiting for a refusal tells.
+//! wrong logins, reloads, pushes; and what waiting for a refusal tells.
 //!
-//! `cargo bench --bench figures -- [herd | first-byte | cold | pages | logins | reload | oracle]…`, all of them without an argument. Each
-//! prints what was measured and what is required. Wrong content or a needless download ends the run with a failure; a
-//! figure that depends on the machine is only printed.
+//! `cargo bench --bench figures -- [herd | first-byte | cold | pages | logins | reload | oracle | push | crowd]…`, all of
+//! them without an argument. Each prints what was measured and what is required. Wrong content or a needless download
+//! ends the run with a failure; a figure that depends on the machine is only printed.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
 #[path = "../support/client.rs"]
@@ -18,11 +18,13 @@ mod oracle;
 #[path = "../support/origin.rs"]
 mod origin;
 mod pages;
+mod push;
 mod reload;
 #[expect(dead_code, reason = "names are for the comparison")]
 #[path = "../support/server.rs"]
 mod server;
 mod stats;
+mod taker;
 #[path = "../support/tls.rs"]
 mod tls;
 
@@ -34,7 +36,9 @@ fn main() -> anyhow::Result<()> {
     // cargo adds --bench of its own.
     let mut names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if names.is_empty() {
-        names = ["herd", "first-byte", "cold", "pages", "logins", "reload", "oracle"].map(String::from).to_vec();
+        names = ["herd", "first-byte", "cold", "pages", "logins", "reload", "oracle", "push", "crowd"]
+            .map(String::from)
+            .to_vec();
     }
     for name in names {
         match name.as_str() {
@@ -45,6 +49,8 @@ fn main() -> anyhow::Result<()> {
             "oracle" => runtime.block_on(oracle::run())?,
             "reload" => runtime.block_on(reload::run())?,
             "pages" => runtime.block_on(pages::run())?,
+            "push" => runtime.block_on(push::large())?,
+            "crowd" => runtime.block_on(push::crowd())?,
             other => bail!("there is no figure {other}"),
         }
     }

@@ -125,7 +125,7 @@ pub(crate) async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<()>
 }
 
 /// The blob's file in the cache; it gets its name a while after its readers have it.
-async fn stored(folder: &Path, blob: &Content) -> anyhow::Result<PathBuf> {
+pub(crate) async fn stored(folder: &Path, blob: &Content) -> anyhow::Result<PathBuf> {
     let hex = blob.digest.hex();
     let path = folder.join("cache/blobs/sha256").join(&hex[..2]).join(hex);
     let published = async {
