@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use roadstead::licence::calendar;
 
 use crate::process::{fail, ready, run};
-use crate::tools::{Client, Containerd, Docker, Podman, Skopeo};
+use crate::tools::{Buildah, Client, Containerd, Docker, Podman, Skopeo};
 use crate::vendor::{APP, EMAIL, EXTERNAL, Issued, OTHER, USER, Vendor, in_seconds};
 
 #[tokio::test]
@@ -22,6 +22,11 @@ async fn podman_logs_in_by_licence_and_pulls_what_it_is_for() {
 #[tokio::test]
 async fn skopeo_logs_in_by_licence_and_pulls_what_it_is_for() {
     logs_in_and_pulls::<Skopeo>().await;
+}
+
+#[tokio::test]
+async fn buildah_logs_in_by_licence_and_pulls_what_it_is_for() {
+    logs_in_and_pulls::<Buildah>().await;
 }
 
 async fn logs_in_and_pulls<C: Client>() {
