@@ -1,5 +1,6 @@
 //! An image and its signatures, as cosign and its kind push and find them: a manifest with the image as its `subject`,
-//! and, because the registry has no referrers API, an index under the tag that stands in for it.
+//! and, because the registry has no referrers API, an index under the tag that stands in for it. Those who verify need
+//! not know: the proxy has the API.
 
 use http::StatusCode;
 use roadstead::oci::Digest;
@@ -83,14 +84,10 @@ fn index_of(signatures: &[Content]) -> Content {
     Content::json(INDEX, &json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries.collect::<Vec<_>>() }))
 }
 
-/// What a client that verifies finds: by the API, and where that is a 404, by the tag.
+/// What a client that verifies finds by the API.
 async fn found(vendor: &Vendor, subject: &Content, authorization: &str) -> Vec<Digest> {
     let api = format!("/v2/{REPOSITORY}/referrers/{}?artifactType={SIGNATURE}", subject.digest);
-    let mut answer = vendor.get(&api, authorization).await;
-    if answer.status == StatusCode::NOT_FOUND {
-        let tag = format!("/v2/{REPOSITORY}/manifests/{}", fallback_tag(subject));
-        answer = vendor.get(&tag, authorization).await;
-    }
+    let answer = vendor.get(&api, authorization).await;
     if answer.status == StatusCode::NOT_FOUND {
         return Vec::new();
     }
