@@ -71,7 +71,7 @@ impl Client {
     /// # Errors
     /// If the status is not 200, the length is not announced, or the body is shorter.
     pub(crate) async fn get(&mut self, request: &[u8], mut see: impl FnMut(&[u8])) -> anyhow::Result<Reply> {
-        self.stream.write_all(request).await?;
+        self.send(request).await?;
         let (head, mut filled) = self.read_head().await?;
         let length = content_length(good(&self.buffer[..head])?)?;
         let mut left = length;
@@ -92,7 +92,7 @@ impl Client {
 
     /// Asks for something small, and gives head and body, whatever the status.
     pub(crate) async fn whole(&mut self, request: &[u8]) -> anyhow::Result<(String, String)> {
-        self.stream.write_all(request).await?;
+        self.send(request).await?;
         let (head, mut filled) = self.read_head().await?;
         let text = std::str::from_utf8(&self.buffer[..head])?.to_owned();
         let end = head + usize::try_from(content_length(&text)?)?;
@@ -101,6 +101,12 @@ impl Client {
             filled += self.read(filled).await?;
         }
         Ok((text, std::str::from_utf8(&self.buffer[head..end])?.to_owned()))
+    }
+
+    /// TLS may have taken the request and not written it yet, if this task has had its share of turns.
+    async fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        self.stream.write_all(request).await?;
+        Ok(self.stream.flush().await?)
     }
 
     /// The length of the head, and of what has been read.
