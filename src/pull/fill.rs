@@ -71,9 +71,10 @@ impl Fill {
         let known = upstream.know_login(&self.name.repository, self.inner.limits.flight_head).await;
         known.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?;
         let _turn = self.turn().await?;
+        let asked = self.inner.clock.now();
         let response = self.ask(None).await?;
         let size = self.size_of(&response)?;
-        self.inner.membership.prove(&self.name, &self.digest, None).await;
+        self.inner.membership.prove_as_of(asked, &self.name, &self.digest, None).await;
         let Some(staged) = self.stage(size).await else {
             self.guard.give_away(response);
             return Ok(());

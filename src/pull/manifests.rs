@@ -172,7 +172,8 @@ impl PullThrough {
     async fn head_tag(&self, asked: AskedTag<'_>, patience: Duration) -> Result<ManifestHead, Error> {
         let (inner, seen) = (Arc::clone(&self.0), asked.seen);
         let (name, tag) = (asked.name.clone(), asked.tag.clone());
-        let head = self.0.tag_heads.run((name.clone(), tag.clone()), || async move {
+        let era = self.0.absences.era(&Subject::Tags, &name);
+        let head = self.0.tag_heads.run((name.clone(), tag.clone(), era), || async move {
             // Others may have asked, and got their answer, since this was decided.
             let known = inner.provisional.get(&name, &tag).filter(|known| Some(known.known.checked) != seen);
             if let Some(Provisional { known, media_type, size }) = known {
@@ -185,9 +186,10 @@ impl PullThrough {
 
     /// One GET for all who ask.
     async fn fetch(&self, name: &CanonicalName, reference: &Reference) -> Result<ManifestAnswer, Error> {
-        let (inner, key) = (Arc::clone(&self.0), (name.clone(), reference.clone()));
+        let era = self.0.absences.era(&Subject::Tags, name);
+        let (inner, key) = (Arc::clone(&self.0), (name.clone(), reference.clone(), era));
         let fetched = self.0.manifest_gets.run(key.clone(), || async move {
-            let (name, reference) = key;
+            let (name, reference, _) = key;
             if let Some(answer) = inner.known_manifest(&name, &reference).await {
                 return Ok(answer); // brought by a run that has just ended
             }
@@ -203,7 +205,7 @@ impl PullThrough {
                     return Err(error);
                 }
             };
-            let answer = inner.keep(&name, &reference, fetched).await?;
+            let answer = inner.keep(&name, &reference, (fetched, asked)).await?;
             if let Reference::Tag(tag) = &reference {
                 inner.put_tag(&name, tag, TagRecord { digest: answer.digest.clone(), checked: asked }).await;
             }
@@ -222,8 +224,8 @@ impl Inner {
         if let Some(digest) = &head.digest {
             let known = Known { digest: digest.clone(), checked: asked };
             let (media_type, size) = (head.media_type.clone(), head.size);
-            self.membership.prove(name, digest, head.media_type.clone()).await;
-            if !self.absences.outdated(&Subject::Manifest(reference), name, asked) {
+            self.membership.prove_as_of(asked, name, digest, head.media_type.clone()).await;
+            if !self.absences.outdated(&Subject::Tags, name, asked) {
                 self.provisional.put(name, tag, Provisional { known, media_type, size });
             }
         }
@@ -254,12 +256,12 @@ impl Inner {
         }
     }
 
-    /// Verifies what was fetched, stores it, and records what it proves.
+    /// Verifies what was fetched, and when it was asked for, stores it, and records what it proves.
     async fn keep(
         &self,
         name: &CanonicalName,
         reference: &Reference,
-        fetched: FetchedManifest,
+        (fetched, asked): (FetchedManifest, Timestamp),
     ) -> Result<ManifestAnswer, Error> {
         let FetchedManifest { digest: told, media_type, bytes } = fetched;
         let digest = true_digest(reference, told.as_ref(), &bytes)
@@ -268,7 +270,7 @@ impl Inner {
             .map_err(|error| Error::untrue(&name.upstream, format!("something that is no manifest: {error}")))?;
         self.note_sizes(name, &manifest);
         self.store_manifest(&digest, bytes.clone()).await;
-        self.membership.prove(name, &digest, Some(media_type.clone())).await;
+        self.membership.prove_as_of(asked, name, &digest, Some(media_type.clone())).await;
         self.make_durable(name, &digest).await;
         let size = bytes.len() as u64;
         Ok(ManifestAnswer { digest, media_type, size, content: ManifestContent::Memory(bytes), outcome: Outcome::Miss })
@@ -307,8 +309,7 @@ impl Inner {
     }
 
     async fn put_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) {
-        let subject = Subject::Manifest(Reference::Tag(tag.clone()));
-        if self.absences.outdated(&subject, name, record.checked) {
+        if self.absences.outdated(&Subject::Tags, name, record.checked) {
             return;
         }
         self.record_tag(name, tag, record).await;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::memory::{Absences, Subject};
+use super::memory::{Absences, Era, Subject};
 use super::single_flight::SingleFlight;
 use super::tasks::Tasks;
 use super::{Ages, Error, freshness};
@@ -21,7 +21,7 @@ use crate::upstream::{ManifestHead, Upstream, Upstreams};
 /// Confirmations closer together than this are not worth a write.
 const WRITE_EVERY: Duration = Duration::from_secs(30);
 
-type Key = (CanonicalName, Digest);
+type Key = (CanonicalName, Digest, Era);
 
 /// Clones share everything.
 #[derive(Clone, Debug)]
@@ -75,7 +75,22 @@ impl Membership {
         Ok(self.note(records.member(name, digest).await).flatten())
     }
 
-    /// Upstream has answered 2xx for `digest` under `name`.
+    /// Upstream has answered 2xx for `digest` under `name` to a question of this time; one from before a change proves
+    /// nothing any more.
+    pub(super) async fn prove_as_of(
+        &self,
+        asked: Timestamp,
+        name: &CanonicalName,
+        digest: &Digest,
+        media_type: Option<MediaType>,
+    ) {
+        let subjects = [Subject::Blob(digest.clone()), Subject::Manifest(Reference::Digest(digest.clone()))];
+        if !subjects.iter().any(|subject| self.0.absences.outdated(subject, name, asked)) {
+            self.prove(name, digest, media_type).await;
+        }
+    }
+
+    /// Upstream has `digest` under `name` at this moment.
     pub(super) async fn prove(&self, name: &CanonicalName, digest: &Digest, media_type: Option<MediaType>) {
         let records = self.0.store.records();
         let member = Member { media_type };
@@ -124,12 +139,14 @@ impl Membership {
     }
 
     async fn ask_blob(&self, name: &CanonicalName, digest: &Digest, patience: Duration) -> Result<Option<u64>, Error> {
-        let (this, key) = (self.clone(), (name.clone(), digest.clone()));
+        let era = self.0.absences.era(&Subject::Blob(digest.clone()), name);
+        let (this, key) = (self.clone(), (name.clone(), digest.clone(), era));
         let head = self.0.blob_proofs.run(key.clone(), || async move {
-            let (name, digest) = key;
+            let (name, digest, _) = key;
+            let asked = this.0.clock.now();
             let head = this.upstream(&name)?.head_blob(&name.repository, &digest, patience).await;
             let size = this.settle(&name, Subject::Blob(digest.clone()), head, Error::BlobUnknown).await?;
-            this.prove(&name, &digest, None).await;
+            this.prove_as_of(asked, &name, &digest, None).await;
             Ok(size)
         });
         head.await.unwrap_or(Err(Error::Abandoned))
@@ -141,13 +158,15 @@ impl Membership {
         digest: &Digest,
         patience: Duration,
     ) -> Result<ManifestHead, Error> {
-        let (this, key) = (self.clone(), (name.clone(), digest.clone()));
+        let reference = Reference::Digest(digest.clone());
+        let era = self.0.absences.era(&Subject::Manifest(reference.clone()), name);
+        let (this, key) = (self.clone(), (name.clone(), digest.clone(), era));
         let head = self.0.manifest_proofs.run(key.clone(), || async move {
-            let (name, digest) = key;
-            let reference = Reference::Digest(digest.clone());
+            let (name, digest, _) = key;
+            let asked = this.0.clock.now();
             let head = this.upstream(&name)?.head_manifest(&name.repository, &reference, patience).await;
             let head = this.settle(&name, Subject::Manifest(reference), head, Error::ManifestUnknown).await?;
-            this.prove(&name, &digest, head.media_type.clone()).await;
+            this.prove_as_of(asked, &name, &digest, head.media_type.clone()).await;
             Ok(head)
         });
         head.await.unwrap_or(Err(Error::Abandoned))

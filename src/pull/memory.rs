@@ -25,10 +25,15 @@ pub(super) struct Absences {
     clock: Clock,
 }
 
+/// The time between two changes, as a part of what questions are known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Era(Option<Timestamp>);
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
     Manifest(Reference),
     Blob(Digest),
+    /// Changed with every manifest and tag of the repository: which tags a manifest had is not always known.
     Tags,
     Referrers(Digest),
 }
@@ -84,6 +89,11 @@ impl Absences {
         let key = (subject, name.clone());
         self.changed.insert(key.clone(), self.clock.now());
         self.until.invalidate(&key);
+    }
+
+    /// When it was last written through us, if that is not long ago: whoever asks from then on joins no older question.
+    pub(super) fn era(&self, subject: &Subject, name: &CanonicalName) -> Era {
+        Era(self.changed.get(&(subject.clone(), name.clone())))
     }
 
     /// Whether an answer that was asked for at `asked` may be older than a change.

@@ -46,7 +46,7 @@ pub use pushed::PushedManifest;
 
 use flight::Flights;
 use membership::Membership;
-use memory::{Absences, ProvisionalTags, Sizes, Subject};
+use memory::{Absences, Era, ProvisionalTags, Sizes, Subject};
 use single_flight::SingleFlight;
 use tasks::Tasks;
 use turns::Turns;
@@ -126,8 +126,8 @@ struct Inner {
     turns: Turns,
     /// Blobs that the disk has no room for at the moment.
     unstorable: Cache<Digest, ()>,
-    tag_heads: SingleFlight<(CanonicalName, Tag), Result<ManifestHead, Error>>,
-    manifest_gets: SingleFlight<(CanonicalName, Reference), Result<ManifestAnswer, Error>>,
+    tag_heads: SingleFlight<(CanonicalName, Tag, Era), Result<ManifestHead, Error>>,
+    manifest_gets: SingleFlight<(CanonicalName, Reference, Era), Result<ManifestAnswer, Error>>,
     tasks: Tasks,
 }
 

@@ -100,7 +100,6 @@ impl Late {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn an_answer_from_before_a_push_that_comes_after_it_changes_nothing() {
     for writes in [Writes::Kept, Writes::Passed] {
         let (first, second) = (Image::new(1, &[1_000]), Image::new(2, &[1_000]));
@@ -116,7 +115,6 @@ async fn an_answer_from_before_a_push_that_comes_after_it_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn an_answer_from_before_a_delete_that_comes_after_it_changes_nothing() {
     for writes in [Writes::Kept, Writes::Passed] {
         let image = Image::new(1, &[1_000]);
@@ -135,7 +133,6 @@ async fn an_answer_from_before_a_delete_that_comes_after_it_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn a_blob_that_is_deleted_meanwhile_is_not_proven_by_an_older_answer() {
     let origin = Origin::start().await;
     let proxy = kept(&origin).await;
