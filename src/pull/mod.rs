@@ -21,6 +21,7 @@ mod tail;
 mod tasks;
 mod turns;
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,6 +166,11 @@ impl PullThrough {
         self.0.ages.store(Arc::new(cache.clone()));
         self.0.store.resize(cache);
         Ok(())
+    }
+
+    /// Runs what must not end with whoever asked for it; None if the process ends first.
+    pub async fn see_through<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.0.tasks.spawn(work).await.ok().flatten()
     }
 
     /// Ends the downloads under way, which leave nothing.

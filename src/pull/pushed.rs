@@ -15,6 +15,8 @@ pub struct PushedManifest {
     pub digest: Digest,
     /// Every tag that it has now.
     pub tags: Vec<Tag>,
+    /// Tags that it may have or not: the registry did not say.
+    pub perhaps: Vec<Tag>,
     pub media_type: MediaType,
     pub bytes: Bytes,
 }
@@ -37,7 +39,7 @@ impl PullThrough {
 
     /// The registry has taken the manifest; if `keep`, it is served from here at once.
     pub async fn pushed_manifest(&self, name: &CanonicalName, pushed: PushedManifest, keep: bool) {
-        let PushedManifest { digest, tags, media_type, bytes } = pushed;
+        let PushedManifest { digest, tags, perhaps, media_type, bytes } = pushed;
         let inner = &self.0;
         inner.changed(name, Reference::Digest(digest.clone()));
         let manifest = Manifest::inspect(&bytes, &media_type).ok();
@@ -50,6 +52,9 @@ impl PullThrough {
             inner.note_sizes(name, &manifest);
             inner.store_manifest(&digest, bytes).await;
             inner.membership.prove(name, &digest, Some(media_type)).await;
+        }
+        for tag in perhaps {
+            inner.forget_tag(name, &tag).await;
         }
         let checked = inner.clock.now();
         for tag in tags {

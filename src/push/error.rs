@@ -12,6 +12,9 @@ pub enum Error {
     /// The upstream is no longer configured.
     #[error("the upstream is not configured any more")]
     Gone,
+    /// The process ends.
+    #[error("the proxy is being stopped")]
+    Abandoned,
     /// The registry answered something that makes no sense here.
     #[error("the registry answered with {0}")]
     Untrue(&'static str),

@@ -90,10 +90,10 @@ pub struct Sent<B> {
 }
 
 /// What is deleted from a repository.
-#[derive(Clone, Copy, Debug)]
-pub enum Deletion<'a> {
-    Manifest(&'a Reference),
-    Blob(&'a Digest),
+#[derive(Clone, Debug)]
+pub enum Deletion {
+    Manifest(Reference),
+    Blob(Digest),
 }
 
 impl PushThrough {
@@ -215,49 +215,29 @@ impl PushThrough {
         Ok(upstream.cancel_upload(&name.repository, &ticket.address, self.0.limits.head).await?)
     }
 
-    /// Puts a manifest (end-7).
+    /// Puts a manifest (end-7). It is seen through even if the client leaves: the registry may have it by then.
     ///
     /// # Errors
     /// [`Error::WrongDigest`] if it goes by a digest that is not its own; else what the registry says.
     pub async fn manifest(
         &self,
         name: &CanonicalName,
-        manifest: &NewManifest,
+        manifest: NewManifest,
     ) -> Result<(Digest, upstream::Taken), Error> {
-        let inner = &self.0;
-        let digest = digest_of(manifest)?;
-        let upstream = inner.upstream(&name.upstream)?;
-        let taken = upstream.put_manifest(&name.repository, manifest, inner.limits.flight_head).await?;
-        let told = taken.digest.clone().unwrap_or_else(|| digest.clone());
-        if told.algorithm() == digest.algorithm() && told != digest {
-            return Err(Error::Untrue("another digest than the manifest has"));
-        }
-        let NewManifest { reference, tags, media_type, bytes } = manifest.clone();
-        let own: Option<Tag> = if let Reference::Tag(tag) = reference { Some(tag) } else { None };
-        let tags = own.into_iter().chain(tags).collect();
-        let pushed = PushedManifest { digest: digest.clone(), tags, media_type, bytes };
-        inner.pull.pushed_manifest(name, pushed, upstream.caches_pushes()).await;
-        Ok((told, taken))
+        let digest = digest_of(&manifest)?;
+        let (inner, name) = (Arc::clone(&self.0), name.clone());
+        let put = async move { inner.put_manifest(&name, digest, manifest).await };
+        self.0.pull.see_through(put).await.unwrap_or(Err(Error::Abandoned))
     }
 
-    /// Deletes (end-9, end-10).
+    /// Deletes (end-9, end-10), and sees it through.
     ///
     /// # Errors
     /// What the registry says; see [`Error`].
-    pub async fn delete(&self, name: &CanonicalName, what: Deletion<'_>) -> Result<(), Error> {
-        let inner = &self.0;
-        let path = match what {
-            Deletion::Manifest(reference) => manifest_path(&name.repository, reference),
-            Deletion::Blob(digest) => blob_path(&name.repository, digest),
-        };
-        let upstream = inner.upstream(&name.upstream)?;
-        upstream.delete(&name.repository, &path, inner.limits.flight_head).await?;
-        match what {
-            Deletion::Manifest(Reference::Digest(digest)) => inner.pull.deleted_manifest(name, digest).await,
-            Deletion::Manifest(Reference::Tag(tag)) => inner.pull.deleted_tag(name, tag).await,
-            Deletion::Blob(digest) => inner.pull.deleted_blob(name, digest).await,
-        }
-        Ok(())
+    pub async fn delete(&self, name: &CanonicalName, what: Deletion) -> Result<(), Error> {
+        let (inner, name) = (Arc::clone(&self.0), name.clone());
+        let delete = async move { inner.delete(&name, what).await };
+        self.0.pull.see_through(delete).await.unwrap_or(Err(Error::Abandoned))
     }
 }
 
@@ -311,6 +291,46 @@ impl Inner {
         self.keep(passed, &digest).await;
         self.pull.pushed_blob(name, &digest).await;
         Upload::Done(digest)
+    }
+
+    async fn put_manifest(
+        &self,
+        name: &CanonicalName,
+        digest: Digest,
+        manifest: NewManifest,
+    ) -> Result<(Digest, upstream::Taken), Error> {
+        let upstream = self.upstream(&name.upstream)?;
+        let taken = upstream.put_manifest(&name.repository, &manifest, self.limits.flight_head).await?;
+        let told = taken.digest.clone().unwrap_or_else(|| digest.clone());
+        let untrue = told.algorithm() == digest.algorithm() && told != digest;
+        let NewManifest { reference, tags, media_type, bytes } = manifest;
+        let own: Option<Tag> = if let Reference::Tag(tag) = reference { Some(tag) } else { None };
+        // A registry that does not know the parameter takes the manifest and sets no tag.
+        let (set, perhaps): (Vec<_>, _) =
+            tags.into_iter().partition(|tag| taken.tags.iter().any(|set| set == tag.as_str()));
+        let tags = own.into_iter().chain(set).collect();
+        let pushed = PushedManifest { digest, tags, perhaps, media_type, bytes };
+        // Whatever it is that it has taken, what was known of the tag is void.
+        self.pull.pushed_manifest(name, pushed, upstream.caches_pushes() && !untrue).await;
+        if untrue { Err(Error::Untrue("another digest than the manifest has")) } else { Ok((told, taken)) }
+    }
+
+    async fn delete(&self, name: &CanonicalName, what: Deletion) -> Result<(), Error> {
+        let path = match &what {
+            Deletion::Manifest(reference) => manifest_path(&name.repository, reference),
+            Deletion::Blob(digest) => blob_path(&name.repository, digest),
+        };
+        let upstream = self.upstream(&name.upstream)?;
+        let deleted = upstream.delete(&name.repository, &path, self.limits.flight_head).await;
+        // What is not there is gone as well: somebody was quicker, or an answer to this was lost.
+        if deleted.as_ref().map_or_else(upstream::Error::is_absence, |()| true) {
+            match &what {
+                Deletion::Manifest(Reference::Digest(digest)) => self.pull.deleted_manifest(name, digest).await,
+                Deletion::Manifest(Reference::Tag(tag)) => self.pull.deleted_tag(name, tag).await,
+                Deletion::Blob(digest) => self.pull.deleted_blob(name, digest).await,
+            }
+        }
+        Ok(deleted?)
     }
 
     /// Publishes what has passed, if it is what the registry has taken.

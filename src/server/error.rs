@@ -149,6 +149,7 @@ impl From<push::Error> for Refusal {
         let refusal = match &error {
             Error::Upstream(cause) => from_registry(cause.kind()),
             Error::Gone => Self::unknown_name(),
+            Error::Abandoned => unavailable(StatusCode::SERVICE_UNAVAILABLE, "the proxy is being stopped; try again"),
             Error::Untrue(_) => unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong"),
             Error::WrongDigest => {
                 let message = "the manifest does not have the digest that it is put under";

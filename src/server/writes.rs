@@ -63,11 +63,11 @@ impl Service {
                 self.put_manifest(&writer, reference, request, notes).await
             }
             (Endpoint::Manifest { reference, .. }, Method::DELETE) => {
-                self.push.delete(&writer.name, Deletion::Manifest(reference)).await?;
+                self.push.delete(&writer.name, Deletion::Manifest(reference.clone())).await?;
                 Ok(respond::done(StatusCode::ACCEPTED))
             }
             (Endpoint::Blob { digest, .. }, Method::DELETE) => {
-                self.push.delete(&writer.name, Deletion::Blob(digest)).await?;
+                self.push.delete(&writer.name, Deletion::Blob(digest.clone())).await?;
                 Ok(respond::done(StatusCode::ACCEPTED))
             }
             (endpoint, _) => Err(no_such_write(endpoint)),
@@ -159,7 +159,7 @@ impl Service {
         let media_type = header(request.headers(), CONTENT_TYPE).and_then(MediaType::parse).ok_or_else(no_type)?;
         let bytes = self.whole_manifest(request).await?;
         let manifest = NewManifest { reference: reference.clone(), tags, media_type, bytes };
-        let (digest, taken) = self.push.manifest(&writer.name, &manifest).await?;
+        let (digest, taken) = self.push.manifest(&writer.name, manifest).await?;
         notes.digest = Some(digest.clone());
         let name = writer.route.visible_name();
         let location = writer.route.visible_target(&format!("/v2/{name}/manifests/{digest}"));

@@ -114,6 +114,11 @@ impl Error {
         self.operation
     }
 
+    /// Whether the upstream says that it does not have what is written about.
+    pub fn is_absence(&self) -> bool {
+        matches!(self.failure.kind, ErrorKind::NotFound | ErrorKind::Rejected { status: 404, .. })
+    }
+
     /// Whether the upstream understood what was asked, and will not do it.
     pub fn is_refusal(&self) -> bool {
         matches!(self.failure.kind, ErrorKind::Denied | ErrorKind::Rejected { .. })
