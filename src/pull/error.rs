@@ -115,6 +115,7 @@ impl Error {
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)
             | ErrorKind::Rejected { .. }
+            | ErrorKind::Outdated
             | ErrorKind::Protocol
             | ErrorKind::Refused => Self::Upstream(Arc::new(error)),
         }
@@ -133,6 +134,7 @@ fn did_not_answer(kind: &ErrorKind) -> bool {
         | ErrorKind::Denied
         | ErrorKind::CredentialRejected
         | ErrorKind::Rejected { .. }
+        | ErrorKind::Outdated
         | ErrorKind::Protocol
         | ErrorKind::Refused => false,
     }

@@ -186,6 +186,11 @@ fn from_registry(kind: &ErrorKind) -> Refusal {
             let message = "the upstream registry does not let this proxy write there";
             Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
         }
+        // Clients push the layer again, where a denial would end the push.
+        ErrorKind::Outdated => {
+            let message = "this proxy had to log in to the upstream registry anew; send it again";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message).with(Extra::RetryAfter(1))
+        }
         ErrorKind::RateLimited { retry_after } => pull::Error::RateLimited { retry_after: *retry_after }.into(),
         ErrorKind::NotFound
         | ErrorKind::CredentialRejected
@@ -238,9 +243,11 @@ fn from_upstream(kind: &ErrorKind) -> Refusal {
         ErrorKind::Refused => {
             (StatusCode::BAD_GATEWAY, "the upstream registry points to an address that is not allowed")
         }
-        ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::RateLimited { .. } | ErrorKind::Rejected { .. } => {
-            (StatusCode::BAD_GATEWAY, "the upstream registry refused")
-        }
+        ErrorKind::NotFound
+        | ErrorKind::Denied
+        | ErrorKind::Outdated
+        | ErrorKind::RateLimited { .. }
+        | ErrorKind::Rejected { .. } => (StatusCode::BAD_GATEWAY, "the upstream registry refused"),
     };
     Refusal::new(status, ErrorCode::Unavailable, message)
 }

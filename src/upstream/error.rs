@@ -18,6 +18,8 @@ pub enum ErrorKind {
     CredentialRejected,
     /// The credential helper that has the login failed, so the upstream was not asked.
     NoLogin,
+    /// What was presented for something that is sent once was not taken; now there is something better to present.
+    Outdated,
     /// The upstream asked for a pause, of which this is left.
     RateLimited { retry_after: Duration },
     /// No connection, or it broke; or the reachability gate is open and nothing was dialled.

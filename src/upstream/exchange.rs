@@ -69,7 +69,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Sends what cannot be sent a second time. An objection is final, but what it teaches is kept for the next request.
+    /// Sends what cannot be sent a second time. An objection is final, but what it teaches is kept for the next request,
+    /// and makes it no denial.
     pub(super) async fn send_once(&self, ask: &Ask<'_>, body: reqwest::Body) -> Result<Arrival, Failure> {
         let presented = self.auth.present(self.speaker, &ask.scope).await?;
         let outbound = Outbound { payload: Payload::Stream(body), ..ask.outbound(&ask.url, presented.header()) };
@@ -78,8 +79,8 @@ impl Exchange<'_> {
             Ok(arrival) => self.settle(ask, arrival).await,
             Err(objection) => {
                 let wanted = (self.speaker, ask.scope.as_str());
-                self.auth.reconsider(wanted, &objection.challenges, &presented).await?;
-                Err(objection.failure(&presented))
+                let better = self.auth.reconsider(wanted, &objection.challenges, &presented).await?;
+                Err(better.map_or_else(|| objection.failure(&presented), |_| objection.outdated()))
             }
         }
     }
@@ -202,6 +203,16 @@ impl Arrival {
 }
 
 impl Objection {
+    /// There is something better to present by now.
+    fn outdated(&self) -> Failure {
+        let symptom = Symptom::Status(self.status);
+        Failure::new(
+            ErrorKind::Outdated,
+            symptom,
+            "the upstream does not take this token any more; the next has another",
+        )
+    }
+
     /// What it means once nothing better can be presented (UP-7, UP-9).
     fn failure(&self, presented: &Presented) -> Failure {
         let status = self.status;

@@ -162,6 +162,7 @@ fn is_passing(failure: &Failure) -> bool {
         | ErrorKind::CredentialRejected
         | ErrorKind::Rejected { .. }
         | ErrorKind::NoLogin
+        | ErrorKind::Outdated
         | ErrorKind::Protocol
         | ErrorKind::Refused => false,
     }
@@ -181,6 +182,7 @@ fn outcome(slot: &Slot) -> &'static str {
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)
             | ErrorKind::Rejected { .. }
+            | ErrorKind::Outdated
             | ErrorKind::Protocol
             | ErrorKind::Refused,
         ) => "failed",

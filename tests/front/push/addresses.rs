@@ -186,7 +186,6 @@ fn with_login(origin: &Origin) -> Setup {
 
 /// The registry has forgotten the token, which nobody knew: that is no denial, and the next try has a better one.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet"]
 async fn a_token_that_ends_early_costs_one_step_and_is_not_taken_for_a_denial() {
     let origin = Origin::start().await;
     let login = Login { username: "robot", password: "hunter2" };
