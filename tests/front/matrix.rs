@@ -1,18 +1,21 @@
 //! Every identity, repository, operation and state of the cache against an oracle that was written from the table of
 //! rights alone (RELIABILITY A-1). The oracle knows nothing of rules, routes or policies.
 
+use bytes::Bytes;
 use http::Method;
-use roadstead::config::{Allow, Who};
+use roadstead::config::{Allow, Who, Writes};
 
-use crate::support::image::Image;
-use crate::support::origin::Origin;
+use crate::support::image::{Image, OCI_MANIFEST};
+use crate::support::origin::{Origin, Request};
 use crate::vendor::{Vendor, basic, rule};
 
-/// Who asks, and what they have: repositories that they may pull, repositories that they may list.
+/// Who asks, and what they have: repositories that they may pull, list, push to and delete from.
 struct Identity {
     name: &'static str,
     pulls: &'static [&'static str],
     lists: &'static [&'static str],
+    pushes: &'static [&'static str],
+    deletes: &'static [&'static str],
     known: bool,
 }
 
@@ -24,30 +27,73 @@ const EXTERNAL: &str = "proxy/myapp/quay.io/acme/api";
 const ABSENT: &str = "registry.test/missing/image";
 const REPOSITORIES: [&str; 6] = [OURS, THEIRS, PUBLIC, HIDDEN, EXTERNAL, ABSENT];
 
-const IDENTITIES: [Identity; 8] = [
-    Identity { name: "anonymous", pulls: &[PUBLIC], lists: &[PUBLIC], known: false },
+const IDENTITIES: [Identity; 10] = [
+    Identity { name: "anonymous", pulls: &[PUBLIC], lists: &[PUBLIC], pushes: &[], deletes: &[], known: false },
     Identity {
         name: "licence for myapp",
         pulls: &[PUBLIC, OURS, EXTERNAL],
         lists: &[PUBLIC, OURS, EXTERNAL],
+        pushes: &[],
+        deletes: &[],
         known: true,
     },
-    Identity { name: "licence for other", pulls: &[PUBLIC, THEIRS], lists: &[PUBLIC, THEIRS], known: true },
-    Identity { name: "licence for an unknown application", pulls: &[PUBLIC], lists: &[PUBLIC], known: true },
+    Identity {
+        name: "licence for other",
+        pulls: &[PUBLIC, THEIRS],
+        lists: &[PUBLIC, THEIRS],
+        pushes: &[],
+        deletes: &[],
+        known: true,
+    },
+    Identity {
+        name: "licence for an unknown application",
+        pulls: &[PUBLIC],
+        lists: &[PUBLIC],
+        pushes: &[],
+        deletes: &[],
+        known: true,
+    },
     Identity {
         name: "publisher of myapp",
         pulls: &[PUBLIC, OURS, EXTERNAL],
         lists: &[PUBLIC, OURS, EXTERNAL],
+        pushes: &[OURS, EXTERNAL],
+        deletes: &[],
         known: true,
     },
     Identity {
         name: "operator",
         pulls: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
         lists: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
+        pushes: &[],
+        deletes: &[],
         known: true,
     },
-    Identity { name: "list only", pulls: &[PUBLIC], lists: &[PUBLIC, HIDDEN], known: true },
-    Identity { name: "push only", pulls: &[PUBLIC], lists: &[PUBLIC], known: true },
+    Identity { name: "list only", pulls: &[PUBLIC], lists: &[PUBLIC, HIDDEN], pushes: &[], deletes: &[], known: true },
+    Identity {
+        name: "push only",
+        pulls: &[PUBLIC],
+        lists: &[PUBLIC],
+        pushes: &[HIDDEN, OURS],
+        deletes: &[],
+        known: true,
+    },
+    Identity {
+        name: "delete only",
+        pulls: &[PUBLIC],
+        lists: &[PUBLIC],
+        pushes: &[],
+        deletes: &[HIDDEN, OURS],
+        known: true,
+    },
+    Identity {
+        name: "owner",
+        pulls: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
+        lists: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
+        pushes: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
+        deletes: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
+        known: true,
+    },
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,8 +105,9 @@ enum State {
 }
 
 /// Method, path behind the repository (`T` a tag, `M` its manifest, `L` its layer, `F` a layer of another application that
-/// a manifest here lists, `S` the digest of another application's manifest that one here has as its subject).
-const OPERATIONS: [(&str, &str); 18] = [
+/// a manifest here lists, `S` the digest of another application's manifest that one here has as its subject, `N` the
+/// repository itself).
+const READS: [(&str, &str); 12] = [
     ("GET", "manifests/T"),
     ("HEAD", "manifests/T"),
     ("GET", "manifests/M"),
@@ -73,31 +120,62 @@ const OPERATIONS: [(&str, &str); 18] = [
     ("GET", "manifests/S"),
     ("GET", "tags/list"),
     ("GET", "referrers/M"),
+];
+
+const WRITES: [(&str, &str); 11] = [
     ("POST", "blobs/uploads/"),
     ("POST", "blobs/uploads/?mount=F&from=registry.test/other/worker"),
+    ("POST", "blobs/uploads/?mount=L&from=N"),
+    ("GET", "blobs/uploads/x"),
     ("PATCH", "blobs/uploads/x"),
+    ("PUT", "blobs/uploads/x?digest=L"),
+    ("DELETE", "blobs/uploads/x"),
     ("PUT", "manifests/T"),
+    ("DELETE", "manifests/T"),
     ("DELETE", "manifests/M"),
     ("DELETE", "blobs/L"),
 ];
 
-/// What the table of rights says; `has` is whether the repository itself holds what is asked for.
-fn oracle(identity: &Identity, repository: &str, method: &str, path: &str) -> u16 {
-    let pulls = identity.pulls.contains(&repository);
-    let write = !matches!(method, "GET" | "HEAD" | "RANGE");
-    let allowed = if path.starts_with("tags") { identity.lists.contains(&repository) } else { pulls };
+/// What the table of rights says of a read.
+fn read_oracle(identity: &Identity, repository: &str, method: &str, path: &str) -> u16 {
+    // Whoever pushes looks what is there.
+    let looks = method == "HEAD" && identity.pushes.contains(&repository) && repository != EXTERNAL;
+    let rights = if path.starts_with("tags") { identity.lists } else { identity.pulls };
     let foreign = path.contains("blobs/F") || path.contains("manifests/S");
-    match (allowed, write) {
-        (true, true) => 405,
+    match rights.contains(&repository) || looks {
         // The registry of this test has the same referrers in every repository.
-        (true, false) if path.starts_with("referrers") => 200,
-        (true, false) if repository == ABSENT => 404,
-        (true, false) if foreign && repository != THEIRS => 404,
-        (true, false) if method == "RANGE" => 206,
-        (true, false) => 200,
-        (false, false) if identity.known => 404,
-        (false, true) if identity.known => 403,
-        (false, _) => 401,
+        true if path.starts_with("referrers") => 200,
+        true if repository == ABSENT => 404,
+        true if foreign && repository != THEIRS => 404,
+        true if method == "RANGE" => 206,
+        true => 200,
+        false if identity.known => 404,
+        false => 401,
+    }
+}
+
+/// What it says of a write, to a registry that takes writes or to a mirror.
+fn write_oracle(identity: &Identity, repository: &str, (method, path): (&str, &str), writable: bool) -> u16 {
+    let deletes = method == "DELETE" && !path.contains("uploads");
+    let may = if deletes { identity.deletes } else { identity.pushes }.contains(&repository);
+    let pulls = identity.pulls.contains(&repository);
+    if (!writable || repository == EXTERNAL) && (may || pulls) {
+        return 405;
+    }
+    if !may {
+        return if identity.known { 403 } else { 401 };
+    }
+    match (method, path) {
+        // It has none of the blobs that it would need.
+        _ if repository == ABSENT && (deletes || method == "PUT") => 404,
+        ("DELETE", _) if deletes => 202,
+        // No address that we gave.
+        (_, path) if path.contains("uploads/x") => 404,
+        ("PUT", _) => 201,
+        // Mounted from where one may pull, within one application.
+        (_, path) if path.contains("mount=L") && pulls && repository != ABSENT => 201,
+        (_, path) if path.contains("mount=F") && repository == THEIRS => 201,
+        _ => 202,
     }
 }
 
@@ -127,6 +205,8 @@ fn authorization(vendor: &Vendor, identity: &Identity) -> String {
         "operator" => basic("ops@acme.test", "ops-secret"),
         "list only" => vendor.customer("lister", &["gone"]),
         "push only" => vendor.customer("pusher", &["gone"]),
+        "delete only" => vendor.customer("deleter", &["gone"]),
+        "owner" => vendor.customer("owner", &["gone"]),
         other => panic!("nobody is {other}"),
     }
 }
@@ -143,13 +223,23 @@ async fn send(vendor: &Vendor, authorization: &str, method: &str, path: &str) ->
     vendor.proxy.request(method, path, &headers).await.status
 }
 
-async fn vendor() -> (Vendor, Vec<Image>) {
+async fn vendor(writable: bool) -> (Vendor, Vec<Image>) {
     let id = |text| Who::Licence(roadstead::licence::LicenceId::parse(text).expect(text));
     let vendor = Vendor::start_with(|setup| {
         let list = Allow { list: true, ..Allow::default() };
-        let push = Allow { push: true, delete: true, ..Allow::default() };
-        setup.config.access.rules.push(rule(id("lister"), list, &[HIDDEN]));
-        setup.config.access.rules.push(rule(id("pusher"), push, &["docker.io/**"]));
+        let push = Allow { push: true, ..Allow::default() };
+        let delete = Allow { delete: true, ..Allow::default() };
+        let all = Allow { pull: true, list: true, push: true, delete: true };
+        let rules = [
+            ("lister", list, &[HIDDEN][..]),
+            ("pusher", push, &[HIDDEN, OURS]),
+            ("deleter", delete, &[HIDDEN, OURS]),
+            ("owner", all, &["registry.test/**"]),
+        ];
+        setup.config.access.rules.extend(rules.map(|(who, allow, images)| rule(id(who), allow, images)));
+        if writable {
+            setup.config.upstreams[0].writes = Writes::Kept;
+        }
     })
     .await;
     let images =
@@ -187,8 +277,35 @@ async fn prepare(vendor: &Vendor, images: &[Image], state: State) {
     }
 }
 
-async fn check(state: State) -> usize {
-    let (vendor, images) = vendor().await;
+/// Everything is at the registry, whatever has been deleted.
+fn restore(vendor: &Vendor, images: &[Image]) {
+    let repositories = ["myapp/worker", "other/worker", "public/base", "hidden/secret"];
+    repositories.iter().zip(images).for_each(|(repository, image)| vendor.registry.push(repository, "1.0", image));
+}
+
+/// The path of an operation on a repository that has, or would have, this image.
+fn path_of(repository: &str, operation: &str, own: &Image, theirs: &Image) -> String {
+    let tag = if repository == EXTERNAL { "/2.0" } else { "/1.0" };
+    let path = operation
+        .replace("/T", tag)
+        .replace("/M", &format!("/{}", own.manifest.digest))
+        .replace("/S", &format!("/{}", theirs.manifest.digest))
+        .replace("/F", &format!("/{}", theirs.layers[0].digest))
+        .replace("/L", &format!("/{}", own.layers[0].digest))
+        .replace("=F", &format!("={}", theirs.layers[0].digest))
+        .replace("=L", &format!("={}", own.layers[0].digest))
+        .replace("=N", &format!("={repository}"));
+    format!("/v2/{repository}/{path}")
+}
+
+async fn write(vendor: &Vendor, authorization: &str, (method, path): (&str, &str), own: &Image) -> u16 {
+    let body = if method == "PUT" { own.manifest.bytes.clone() } else { Bytes::new() };
+    let headers = [("authorization", authorization), ("content-type", OCI_MANIFEST)];
+    vendor.proxy.send(method.parse().expect("a method"), path, &headers, body).await.status
+}
+
+async fn check(state: State, writable: bool) -> usize {
+    let (vendor, images) = vendor(writable).await;
     prepare(&vendor, &images, state).await;
     let theirs = &images[1];
     let rival = vendor.customer("rival", &["other"]);
@@ -199,33 +316,41 @@ async fn check(state: State) -> usize {
         Some(_) => Some(vendor.proxy.open_with(Method::GET, &path, &[("authorization", rival.as_str())]).await),
         None => None,
     };
+    let own = |i: usize| &images[[0, 1, 2, 3, 4, 1][i]];
+    let identities: Vec<_> = IDENTITIES.iter().map(|identity| (identity, authorization(&vendor, identity))).collect();
     let mut cells = 0;
-    for identity in &IDENTITIES {
-        let authorization = authorization(&vendor, identity);
+    for (identity, authorization) in &identities {
         for (i, repository) in REPOSITORIES.into_iter().enumerate() {
-            let own = &images[[0, 1, 2, 3, 4, 1][i]];
-            let tag = if repository == EXTERNAL { "2.0" } else { "1.0" };
-            for (method, operation) in OPERATIONS {
+            for (method, operation) in READS {
                 let waits = held.is_some() && identity.pulls.contains(&THEIRS) && repository == THEIRS;
-                if waits && method != "HEAD" && operation.starts_with("blobs/") && !operation.contains("uploads") {
+                if waits && method != "HEAD" && operation.starts_with("blobs/") {
                     // Whoever may have it waits for the rest, which is another test's matter.
                     continue;
                 }
-                let path = operation
-                    .replace("/T", &format!("/{tag}"))
-                    .replace("/M", &format!("/{}", own.manifest.digest))
-                    .replace("/L", &format!("/{}", own.layers[0].digest))
-                    .replace("/S", &format!("/{}", theirs.manifest.digest))
-                    .replace("blobs/F", &format!("blobs/{}", theirs.layers[0].digest))
-                    .replace("mount=F", &format!("mount={}", theirs.layers[0].digest));
-                let expected = oracle(identity, repository, method, operation);
-                let status = send(&vendor, &authorization, method, &format!("/v2/{repository}/{path}")).await;
+                let expected = read_oracle(identity, repository, method, operation);
+                let path = path_of(repository, operation, own(i), theirs);
+                let status = send(&vendor, authorization, method, &path).await;
                 let cell = format!("{state:?}: {} {method} {repository}/{operation}", identity.name);
                 assert_eq!(status, expected, "{cell}");
                 cells += 1;
             }
         }
     }
+    for (identity, authorization) in &identities {
+        for (i, repository) in REPOSITORIES.into_iter().enumerate() {
+            for (method, operation) in WRITES {
+                let expected = write_oracle(identity, repository, (method, operation), writable);
+                let path = path_of(repository, operation, own(i), theirs);
+                let status = write(&vendor, authorization, (method, &path), own(i)).await;
+                let cell =
+                    format!("{state:?}, writable {writable}: {} {method} {repository}/{operation}", identity.name);
+                assert_eq!(status, expected, "{cell}");
+                restore(&vendor, &images);
+                cells += 1;
+            }
+        }
+    }
+    assert_eq!(vendor.quay.count(Request::is_write), 0, "a mirror is never written to");
     if let Some(held) = held {
         held.open();
     }
@@ -235,9 +360,11 @@ async fn check(state: State) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_cell_of_the_matrix_is_what_the_table_of_rights_says() {
     let mut cells = 0;
-    for state in [State::Cold, State::WarmByThem, State::WarmByAll, State::InFlight] {
-        cells += check(state).await;
+    for writable in [false, true] {
+        for state in [State::Cold, State::WarmByThem, State::WarmByAll, State::InFlight] {
+            cells += check(state, writable).await;
+        }
     }
     println!("{cells} cells, 0 mismatches");
-    assert!(cells > 3_000, "{cells}");
+    assert!(cells > 10_000, "{cells}");
 }
