@@ -14,6 +14,7 @@ mod manifests;
 mod matrix;
 mod membership;
 mod metrics;
+mod paths;
 mod ping;
 mod push;
 mod ranges;
