@@ -86,6 +86,32 @@ async fn what_the_registry_answers_a_write_with_is_told_as_it_is() {
     }
 }
 
+/// Who writes goes to the registry itself, or nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_write_follows_a_redirect() {
+    let (origin, elsewhere) = (Origin::start().await, Origin::start().await);
+    let proxy = kept(&origin).await;
+    let at = anyone(&proxy).begin("a/b").await;
+    let image = Image::new(1, &[]);
+    for to in [origin.url(), elsewhere.url()] {
+        origin.repair();
+        origin.fault(On::any(), Fault::Redirect(format!("{to}v2/c/d/blobs/uploads/")));
+        let answers = [
+            anyone(&proxy).post(&uploads("a/b")).await,
+            anyone(&proxy).patch(&at, "bytes").await,
+            anyone(&proxy).put(&at, &image.config.digest, Bytes::new()).await,
+            anyone(&proxy).delete(&at).await,
+            proxy.get(&at).await,
+            anyone(&proxy).manifest("a/b", "v1", &image.manifest).await,
+            anyone(&proxy).delete(&manifest("a/b", "v1")).await,
+        ];
+        for answer in answers {
+            assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()));
+        }
+    }
+    assert_eq!((elsewhere.connections(), origin.count(|request| request.repository == "c/d")), (0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_gone_or_refuses_connections_is_said_to_be() {
     let origin = Origin::start().await;
