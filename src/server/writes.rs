@@ -171,6 +171,7 @@ impl Service {
         if request.body().size_hint().lower() > limit as u64 {
             return Err(too_large(limit));
         }
+        asks_for_it(request);
         let whole = Limited::new(request.body_mut(), limit).collect();
         let read = tokio::time::timeout(self.limits.receive_idle, whole).await.map_err(|_| late())?;
         read.map(http_body_util::Collected::to_bytes).map_err(|error| {
@@ -196,10 +197,16 @@ impl Writer<'_> {
 /// The bytes of a request, with what its headers say of them.
 fn sent(request: &mut Request<Incoming>, digest: Option<Digest>) -> Result<Sent<&mut Incoming>, Refusal> {
     let range = chunk_range(request.headers())?;
+    asks_for_it(request);
     // Nothing at all is a length, too.
     let length = header(request.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok());
     let length = length.or_else(|| request.body().is_end_stream().then_some(0));
     Ok(Sent { body: request.body_mut(), length, range, digest })
+}
+
+/// From here on the body is read, and its sender waits no more: whatever is refused now, the rest is on its way.
+fn asks_for_it(request: &mut Request<Incoming>) {
+    request.headers_mut().remove(EXPECT);
 }
 
 fn chunk_range(headers: &HeaderMap) -> Result<Option<ChunkRange>, Refusal> {

@@ -134,6 +134,30 @@ async fn a_refused_body_does_not_cost_the_answer() {
     assert_eq!(origin.connections(), 0);
 }
 
+/// It has been asked for the body by then, so that it is on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_was_asked_for_and_is_refused_does_not_cost_the_answer_either() {
+    let origin = Origin::start().await;
+    let proxy = kept(&origin).await;
+    let at = anyone(&proxy).begin("a/b").await;
+    for fault in [Fault::Instead(413, "text/plain", Bytes::new()), Fault::Unread] {
+        origin.fault(On::kind(Kind::Upload).method("PATCH"), fault);
+    }
+    let body = vec![7; 512 * 1024];
+    let (mut stream, first) = expecting(&proxy, "PATCH", &at, body.len()).await;
+    let mut answer = first.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").expect("it is asked for").to_owned();
+    for piece in body.chunks(64 * 1024) {
+        stream.write_all(piece).await.expect("it reads all of it");
+        tokio::task::yield_now().await;
+    }
+    if answer.is_empty() {
+        let mut read = vec![0; 4096];
+        let length = soon("an answer", stream.read(&mut read)).await.expect("an answer");
+        answer = String::from_utf8_lossy(&read[..length]).into_owned();
+    }
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
 /// A manifest of exactly so many bytes.
 fn sized(bytes: usize) -> Manifest {
     let document = |padding: &str| {
