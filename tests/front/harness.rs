@@ -8,7 +8,7 @@ use roadstead::oci::{Algorithm, Digest};
 use crate::support::client::{Answer, Reading};
 use crate::support::content::Blob;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
-use crate::support::origin::{Auth, Bearer, Fault, Gate, Kind, Login, On, Origin};
+use crate::support::origin::{Auth, Bearer, Fault, Gate, Kind, Login, Manners, On, Origin};
 use crate::support::proxy::{blob, manifest};
 use crate::support::{eventually, soon};
 
@@ -196,6 +196,39 @@ async fn tags_come_in_pages() {
     assert_eq!(page.header("link"), Some(next.as_str()));
     let last = get(&origin, "/v2/a/tags/list?last=v3").await;
     assert_eq!((last.json()["tags"].clone(), last.header("link")), (serde_json::json!(["v4"]), None));
+}
+
+/// Sends a body to an origin directly.
+async fn send(origin: &Origin, method: Method, path: &str, body: &'static str) -> Answer {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let request = client.request(method, origin.url().join(path).expect("a path")).body(body);
+    Reading::new(soon(path, request.send()).await.expect("the origin answers")).finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_takes_an_upload_and_minds_its_address() {
+    let origin = Origin::start().await;
+    origin.behave(Manners { location: "https://elsewhere.test".into(), ..Manners::default() });
+    let location = |answer: &Answer| {
+        let location = answer.header("location").expect("a Location");
+        location.strip_prefix("https://elsewhere.test").expect("elsewhere").to_owned()
+    };
+    let digest = Digest::of(Algorithm::Sha256, b"abcd");
+    let begun = location(&send(&origin, Method::POST, "/v2/a/blobs/uploads/", "").await);
+    for altered in
+        [begun.replace("%2f", "%2F"), begun.replace("==", "%3D="), begun.split_once('?').expect("a query").0.into()]
+    {
+        assert_eq!(send(&origin, Method::PATCH, &altered, "ab").await.status, 404, "{altered}");
+    }
+    let sent = send(&origin, Method::PATCH, &begun, "ab").await;
+    assert_eq!((sent.status, sent.header("range")), (202, Some("0-1")));
+    assert_eq!(send(&origin, Method::PATCH, &begun, "cd").await.status, 404, "it has another address by now");
+    let end = |of: &Digest| format!("{}&digest={of}", location(&sent));
+    let wrong = Digest::of(Algorithm::Sha256, b"x");
+    assert_eq!(send(&origin, Method::PUT, &end(&wrong), "cd").await.status, 400);
+    assert_eq!(send(&origin, Method::PUT, &end(&digest), "cd").await.status, 201);
+    assert_eq!(get(&origin, &blob("a", &digest)).await.text(), "abcd");
+    assert_eq!(origin.requests().last().map(|request| request.received), Some(0));
 }
 
 #[test]

@@ -135,7 +135,7 @@ async fn a_registry_that_does_not_answer_is_waited_for_so_long_and_no_longer() {
         let proxy = small(&origin, |limits| {
             limits.commit = Duration::from_millis(300);
             limits.upstream_idle = Duration::from_millis(300);
-            limits.flight_head = Duration::from_millis(300);
+            limits.flight_head = Duration::from_secs(2);
         })
         .await;
         let at = anyone(&proxy).begin("a/b").await;

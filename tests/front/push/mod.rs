@@ -6,6 +6,7 @@ mod digests;
 mod failures;
 mod images;
 mod pressure;
+mod races;
 mod rights;
 
 use std::convert::Infallible;

@@ -106,6 +106,14 @@ async fn a_body_is_asked_for_only_once_it_is_allowed() {
     assert_eq!(origin.requests().len(), asked, "nobody was asked");
 }
 
+/// Piece by piece, so that a connection that is closed before the end is met while writing.
+async fn write_slowly(stream: &mut TcpStream, body: &[u8]) {
+    for piece in body.chunks(16 * 1024) {
+        stream.write_all(piece).await.expect("it reads all of it");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// A client that writes first and reads then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_body_does_not_cost_the_answer() {
@@ -122,7 +130,7 @@ async fn a_refused_body_does_not_cost_the_answer() {
         if chunked {
             stream.write_all(format!("{:x}\r\n", body.len()).as_bytes()).await.expect("it reads");
         }
-        stream.write_all(&body).await.expect("it reads all of it");
+        write_slowly(&mut stream, &body).await;
         if chunked {
             stream.write_all(b"\r\n0\r\n\r\n").await.expect("it reads all of it");
         }
@@ -146,10 +154,7 @@ async fn a_body_that_was_asked_for_and_is_refused_does_not_cost_the_answer_eithe
     let body = vec![7; 512 * 1024];
     let (mut stream, first) = expecting(&proxy, "PATCH", &at, body.len()).await;
     let mut answer = first.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").expect("it is asked for").to_owned();
-    for piece in body.chunks(64 * 1024) {
-        stream.write_all(piece).await.expect("it reads all of it");
-        tokio::task::yield_now().await;
-    }
+    write_slowly(&mut stream, &body).await;
     if answer.is_empty() {
         let mut read = vec![0; 4096];
         let length = soon("an answer", stream.read(&mut read)).await.expect("an answer");
