@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::memory::Subject;
 use super::{Error, Inner, PullThrough};
+use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
 use crate::store::{self, TagRecord};
 
@@ -79,6 +80,17 @@ impl PullThrough {
     /// The registry has deleted the tag.
     pub async fn deleted_tag(&self, name: &CanonicalName, tag: &Tag) {
         self.0.forget_tag(name, tag).await;
+    }
+
+    /// Nobody knows what became of a write to the tag: what is known of it is old at once, and may only stand in for a
+    /// registry that does not answer (DESIGN §14.2).
+    pub async fn doubted_tag(&self, name: &CanonicalName, tag: &Tag) {
+        let inner = &self.0;
+        inner.provisional.drop_tag(name, tag);
+        let Ok(Some(record)) = inner.store.records().tag(name, tag).await else { return };
+        let old = inner.clock.now().unix().saturating_sub(inner.ages.load().tag_ttl);
+        let checked = record.checked.min(Timestamp::from_unix(old));
+        inner.record_tag(name, tag, TagRecord { checked, ..record }).await;
     }
 
     /// The registry has deleted the blob from this repository; others may have it still.

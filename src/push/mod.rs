@@ -300,7 +300,13 @@ impl Inner {
         manifest: NewManifest,
     ) -> Result<(Digest, upstream::Taken), Error> {
         let upstream = self.upstream(&name.upstream)?;
-        let taken = upstream.put_manifest(&name.repository, &manifest, self.limits.flight_head).await?;
+        let taken = upstream.put_manifest(&name.repository, &manifest, self.limits.flight_head).await;
+        if let (Err(error), Reference::Tag(tag)) = (&taken, &manifest.reference)
+            && error.leaves_doubt()
+        {
+            self.pull.doubted_tag(name, tag).await;
+        }
+        let taken = taken?;
         let told = taken.digest.clone().unwrap_or_else(|| digest.clone());
         let untrue = told.algorithm() == digest.algorithm() && told != digest;
         let NewManifest { reference, tags, media_type, bytes } = manifest;

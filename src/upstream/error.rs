@@ -121,6 +121,11 @@ impl Error {
         matches!(self.failure.kind, ErrorKind::NotFound | ErrorKind::Rejected { status: 404, .. })
     }
 
+    /// Whether the upstream may have done what it was asked, although it did not say so.
+    pub fn leaves_doubt(&self) -> bool {
+        matches!(self.failure.kind, ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::ServerError(_))
+    }
+
     /// Whether the upstream understood what was asked, and will not do it.
     pub fn is_refusal(&self) -> bool {
         matches!(self.failure.kind, ErrorKind::Denied | ErrorKind::Rejected { .. })

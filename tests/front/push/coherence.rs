@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{anyone, kept, open_to_all};
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
-use crate::support::origin::{Fault, Kind, Manners, On, Origin};
+use crate::support::origin::{Fault, Gate, Kind, Manners, On, Origin};
 use crate::support::proxy::{Proxy, blob, manifest};
 
 fn tags_list() -> String {
@@ -152,6 +152,25 @@ async fn further_tags_are_there_if_the_registry_says_so() {
         assert_eq!(got[1].body, expected[1].manifest.bytes, "{tags}");
         assert_eq!(got[0].status, if tags { 200 } else { 404 }, "{tags}");
     }
+}
+
+/// It may have been done; what was known before may stand in for a registry that does not answer, and for no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_whose_push_ended_nobody_knows_how_is_asked_about() {
+    let origin = Origin::start().await;
+    let mut setup = open_to_all(&origin, Writes::Kept);
+    setup.limits.flight_head = Duration::from_secs(2);
+    let proxy = setup.start().await;
+    let (first, second) = (Image::new(1, &[]), Image::new(2, &[]));
+    anyone(&proxy).image("a/b", "v1", &first).await;
+    assert_eq!(anyone(&proxy).blob("a/b", &second.config).await.status, 201);
+    origin.fault(On::kind(Kind::Manifest).method("PUT"), Fault::HoldHead(Gate::new()));
+    assert_eq!(anyone(&proxy).manifest("a/b", "v1", &second.manifest).await.status, 504);
+    origin.fault(On::kind(Kind::Manifest), Fault::Status(503));
+    let stale = proxy.get(&manifest("a/b", "v1")).await;
+    assert_eq!((stale.body, stale.headers.contains_key("warning")), (first.manifest.bytes, true));
+    origin.repair();
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, second.manifest.bytes);
 }
 
 /// It has taken something, whatever it says about it.
