@@ -25,8 +25,9 @@ use crate::push::{Deletion, NewManifest, Sent, Ticket, Upload};
 use crate::route::Route;
 use crate::upstream::Beginning;
 
-/// How much of a body that nobody wants is read, so that its sender gets to see the answer (UPL-11).
-const DRAINED: usize = 1 << 20;
+/// How much of a body that nobody wants is read, so that its sender gets to see the answer (UPL-11): also that of a
+/// manifest which is somewhat too large.
+const DRAINED: usize = 8 << 20;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Somebody who may write to an image.
@@ -41,7 +42,16 @@ pub(super) async fn drain(request: &mut Request<Incoming>) {
     let writes = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     if writes && !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
         // Whether it ends in time does not matter: the connection is closed if it does not.
-        let _ = tokio::time::timeout(DRAIN, Limited::new(request.body_mut(), DRAINED).collect()).await;
+        let _ = tokio::time::timeout(DRAIN, discard(request.body_mut())).await;
+    }
+}
+
+async fn discard(body: &mut Incoming) {
+    let mut left = DRAINED;
+    while left > 0
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
     }
 }
 
