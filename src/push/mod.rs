@@ -130,7 +130,7 @@ impl PushThrough {
                 let algorithm = beginning.algorithm.unwrap_or(Algorithm::Sha256);
                 Ok(Upload::open(inner.session(&upstream, algorithm), progress))
             }
-            (Uploaded::Done(told), Some((digest, _))) => Ok(inner.done(name, digest.clone(), told, None).await),
+            (Uploaded::Done(told), Some((digest, _))) => inner.done(name, digest.clone(), told, None).await,
             (Uploaded::Done(_), None) => Err(Error::Untrue("the end of an upload that has only begun")),
         }
     }
@@ -187,7 +187,7 @@ impl PushThrough {
                 }
                 Ok(Upload::open(id, progress))
             }
-            (Uploaded::Done(told), Some(digest)) => Ok(inner.done(name, digest, told, passed).await),
+            (Uploaded::Done(told), Some(digest)) => inner.done(name, digest, told, passed).await,
             (Uploaded::Done(_), None) => Err(Error::Untrue("the end of an upload that goes on")),
         }
     }
@@ -285,12 +285,22 @@ impl Inner {
         }
     }
 
-    /// The registry has the blob: keeps and proves it, under the digest that the registry has it by.
-    async fn done(&self, name: &CanonicalName, asked: Digest, told: Option<Digest>, passed: Option<Staged>) -> Upload {
+    /// The registry has the blob: keeps and proves it, under the digest that the registry has it by. That may be of another
+    /// algorithm than was asked for, but not another one of the same.
+    async fn done(
+        &self,
+        name: &CanonicalName,
+        asked: Digest,
+        told: Option<Digest>,
+        passed: Option<Staged>,
+    ) -> Result<Upload, Error> {
+        if told.as_ref().is_some_and(|told| told.algorithm() == asked.algorithm() && *told != asked) {
+            return Err(Error::Untrue("another digest than the blob has"));
+        }
         let digest = told.unwrap_or(asked);
         self.keep(passed, &digest).await;
         self.pull.pushed_blob(name, &digest).await;
-        Upload::Done(digest)
+        Ok(Upload::Done(digest))
     }
 
     async fn put_manifest(

@@ -131,8 +131,7 @@ impl Service {
         let target = Target::parse(request.uri().path(), request.uri().query())?;
         notes.route = Some(target.endpoint.route_label());
         let credential = Credential::of(request.headers());
-        let visit = self.visit(knock, &credential).await?;
-        notes.identity = Some(visit.caller.principal.to_string());
+        let visit = self.visit(knock, &credential, notes).await?;
         let Some(repository) = target.endpoint.repository() else {
             return without_name(&generation.routes, &target, &visit, read);
         };
@@ -175,12 +174,14 @@ impl Service {
     }
 
     /// Finds out who asks.
-    async fn visit(&self, knock: Knock<'_>, credential: &Credential) -> Result<Visit, Refusal> {
+    async fn visit(&self, knock: Knock<'_>, credential: &Credential, notes: &mut Notes) -> Result<Visit, Refusal> {
+        notes.identity = Some("unknown".to_owned());
         let Knock { generation, door, caller } = knock;
         let begun = Visit::begin(&self.gatekeeper, generation, door, caller, credential);
         let begun = tokio::time::timeout(self.limits.head, begun).await.unwrap_or_else(|_| Err(Refusal::overloaded()));
         let visit = begun.inspect_err(|refusal| self.count_attempt(credential, refused_label(refusal.status)))?;
         self.count_attempt(credential, visit.outcome());
+        notes.identity = Some(visit.caller.principal.to_string());
         Ok(visit)
     }
 
@@ -195,8 +196,7 @@ impl Service {
         let posted = *request.method() == Method::POST;
         let form = token::form(request, self.limits.head).await?;
         let credential = form.credential.unwrap_or_else(|| Credential::of(request.headers()));
-        let visit = self.visit(knock, &credential).await?;
-        notes.identity = Some(visit.caller.principal.to_string());
+        let visit = self.visit(knock, &credential, notes).await?;
         let nobody = visit.authenticated.is_none() && visit.caller.is_anonymous();
         if nobody && !generation.policy.has_use_for_anonymous(&visit.caller) {
             return Err(visit.challenge(None));

@@ -9,7 +9,7 @@ use crate::support::client::Answer;
 use crate::support::content::{Blob, Content};
 use crate::support::eventually;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
-use crate::support::origin::{Kind, Origin};
+use crate::support::origin::{Fault, Kind, On, Origin};
 use crate::support::proxy::{blob, manifest};
 
 fn message(answer: &Answer) -> String {
@@ -146,4 +146,21 @@ async fn a_chunk_that_does_not_say_where_it_belongs_reaches_nobody() {
         assert_eq!(refused.refusal(), (400, "BLOB_UPLOAD_INVALID".into()), "{range}");
     }
     assert_eq!(writes(&origin), before);
+}
+
+/// A registry may keep a blob by an algorithm of its own; that it has another blob is no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_registry_says_it_has_is_proven_and_nothing_else() {
+    let origin = Origin::start().await;
+    let proxy = kept(&origin).await;
+    let (layer, other) = (Blob::seeded(1, 1000), Blob::seeded(2, 1000));
+    let told = |digest: &Digest| Fault::Header("Docker-Content-Digest", Some(digest.to_string()));
+    origin.fault(On::path("uploads").method("PUT").once(), told(&other.digest));
+    let answer = anyone(&proxy).blob("a/b", &layer).await;
+    assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()));
+    assert!(!proxy.has_stored(&layer.digest) && !proxy.has_stored(&other.digest));
+    let anew = Digest::of(Algorithm::Sha512, &layer.bytes());
+    origin.fault(On::path("uploads").method("PUT").once(), told(&anew));
+    let answer = anyone(&proxy).blob("a/b", &layer).await;
+    assert_eq!((answer.status, answer.header("docker-content-digest")), (201, Some(anew.as_str())));
 }
