@@ -21,6 +21,10 @@ const ALLOWANCE: Duration = Duration::from_secs(3);
 /// The same for attempts at a name that is guessed at; less, so that their failures hold no calm one up.
 const ALLOWANCE_OF_GUESSED: Duration = Duration::from_millis(1500);
 
+/// Rest that may be owed before the first pause for suspects. Short hashes are so done in a row: each time the thread wakes,
+/// a request has to wait for its core.
+const BURST: Duration = Duration::from_millis(500);
+
 /// In the order in which they are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -40,6 +44,8 @@ pub(super) struct Lanes {
     rested: Instant,
     /// What the last failure took.
     taken: Duration,
+    /// Suspects wait until everything is rested for.
+    pausing: bool,
 }
 
 /// What the thread does next.
@@ -55,7 +61,7 @@ pub(super) enum Turn {
 impl Lanes {
     pub(super) fn new(now: Instant) -> Self {
         let [calm, guessed, suspect] = [const { VecDeque::new() }; 3];
-        Self { calm, guessed, suspect, rested: now, taken: Duration::ZERO }
+        Self { calm, guessed, suspect, rested: now, taken: Duration::ZERO, pausing: false }
     }
 
     /// The newest of a lane is the next, and the oldest has to give way if there is no room: those who came in a flood
@@ -73,12 +79,13 @@ impl Lanes {
 
     pub(super) fn turn(&mut self, now: Instant) -> Turn {
         let debt = self.rested.saturating_duration_since(now);
+        self.pausing = debt > if self.pausing { Duration::ZERO } else { BURST };
         let (lane, wait) = if !self.calm.is_empty() {
             (&mut self.calm, debt.saturating_sub(ALLOWANCE))
         } else if !self.guessed.is_empty() {
             (&mut self.guessed, debt.saturating_sub(ALLOWANCE_OF_GUESSED))
         } else {
-            (&mut self.suspect, debt)
+            (&mut self.suspect, if self.pausing { debt } else { Duration::ZERO })
         };
         if !wait.is_zero() && !lane.is_empty() {
             return Turn::Rest(wait);
@@ -144,6 +151,31 @@ mod tests {
             assert_eq!(lanes.turn(now + HASH), Turn::Rest(HASH * 2));
             assert_eq!(lanes.turn(now + HASH * 3), Turn::Hash(key(1)));
         }
+    }
+
+    #[test]
+    fn short_hashes_of_suspects_are_done_in_a_row_and_then_rested_for_as_a_whole() {
+        let (mut lanes, mut now) = lanes();
+        let short = Duration::from_millis(20);
+        let mut done = 0;
+        loop {
+            assert!(lanes.enter(Lane::Suspect, key(done)).is_none());
+            match lanes.turn(now) {
+                Turn::Hash(_) => {
+                    done += 1;
+                    now += short;
+                    lanes.failed(now, short);
+                }
+                Turn::Rest(rest) => {
+                    assert_eq!(rest, short * REST * u32::from(done), "all of it");
+                    assert_eq!(lanes.turn(now + rest / 2), Turn::Rest(rest / 2), "to the end");
+                    assert!(matches!(lanes.turn(now + rest), Turn::Hash(_)));
+                    break;
+                }
+                Turn::Idle => unreachable!("one has just entered"),
+            }
+        }
+        assert!(done > 5, "{done}");
     }
 
     #[test]
