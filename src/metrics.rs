@@ -13,30 +13,60 @@ pub use prometheus::{IntCounter as Counter, IntGauge as Gauge};
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    pub http_requests: IntCounterVec,
-    pub http_request_duration: HistogramVec,
-    pub http_requests_in_flight: IntGauge,
-    pub http_connections: IntGauge,
-    pub access_log_dropped: IntCounter,
-    pub auth_attempts: IntCounterVec,
+    pub http: HttpMetrics,
+    pub cache: CacheMetrics,
+    pub upstream: UpstreamMetrics,
+    pub fills: FillMetrics,
+    pub store: StoreMetrics,
     pub reloads: IntCounterVec,
-    pub cache_requests: IntCounterVec,
+    pub access_log_dropped: IntCounter,
+}
+
+/// Requests of clients, and who makes them.
+#[derive(Debug)]
+pub struct HttpMetrics {
+    pub requests: IntCounterVec,
+    pub request_duration: HistogramVec,
+    pub in_flight: IntGauge,
+    pub connections: IntGauge,
+    pub auth_attempts: IntCounterVec,
+}
+
+/// What the cache did for requests.
+#[derive(Debug)]
+pub struct CacheMetrics {
+    pub requests: IntCounterVec,
     pub served_bytes: IntCounterVec,
     pub pushed_bytes: IntCounterVec,
-    pub upstream_requests: IntCounterVec,
-    pub upstream_request_duration: HistogramVec,
-    pub upstream_received_bytes: IntCounterVec,
-    pub upstream_rate_limit_remaining: IntGaugeVec,
-    pub upstream_breaker_open: IntGaugeVec,
+}
+
+/// What was asked of upstream registries.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    pub requests: IntCounterVec,
+    pub request_duration: HistogramVec,
+    pub received_bytes: IntCounterVec,
+    pub rate_limit_remaining: IntGaugeVec,
+    pub breaker_open: IntGaugeVec,
     pub token_refreshes: IntCounterVec,
-    pub fills_in_flight: IntGauge,
-    pub fill_resumes: IntCounterVec,
-    pub fill_failures: IntCounterVec,
-    pub store_bytes: IntGauge,
-    pub store_blobs: IntGauge,
-    pub store_limit_bytes: IntGauge,
-    pub store_corrupt: IntCounter,
-    pub store_errors: IntCounterVec,
+}
+
+/// Downloads into the cache.
+#[derive(Debug)]
+pub struct FillMetrics {
+    pub in_flight: IntGauge,
+    pub resumes: IntCounterVec,
+    pub failures: IntCounterVec,
+}
+
+/// The disk.
+#[derive(Debug)]
+pub struct StoreMetrics {
+    pub bytes: IntGauge,
+    pub blobs: IntGauge,
+    pub limit_bytes: IntGauge,
+    pub corrupt: IntCounter,
+    pub errors: IntCounterVec,
     pub evictions: IntCounterVec,
 }
 
@@ -47,55 +77,13 @@ impl Metrics {
         let build = r.gauges("build_info", "Version of this build; always 1.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Self {
-            http_requests: r.counters("http_requests_total", "Requests answered.", &["route", "method", "code"]),
-            http_request_duration: r.histogram("http_request_duration_seconds", "Arrival to last byte.", &["route"]),
-            http_requests_in_flight: r.gauge("http_requests_in_flight", "Requests whose body is not finished."),
-            http_connections: r.gauge("http_connections", "Open client connections."),
-            access_log_dropped: r.counter("access_log_dropped_total", "Log lines dropped because the reader stalled."),
+            http: HttpMetrics::new(&r),
+            cache: CacheMetrics::new(&r),
+            upstream: UpstreamMetrics::new(&r),
+            fills: FillMetrics::new(&r),
+            store: StoreMetrics::new(&r),
             reloads: r.counters("reloads_total", "Files that changed and were read again.", &["part", "outcome"]),
-            auth_attempts: r.counters("auth_attempts_total", "Credentials presented.", &["scheme", "outcome"]),
-            cache_requests: r.counters(
-                "cache_requests_total",
-                "Manifest, tag and blob requests by what the cache did.",
-                &["upstream", "kind", "outcome"],
-            ),
-            served_bytes: r.counters("served_bytes_total", "Body bytes sent to clients.", &["upstream", "source"]),
-            pushed_bytes: r.counters("pushed_bytes_total", "Bytes of blobs that clients sent.", &["upstream"]),
-            upstream_requests: r.counters(
-                "upstream_requests_total",
-                "Requests sent upstream; code is a status or error.",
-                &["upstream", "operation", "code"],
-            ),
-            upstream_request_duration: r.histogram(
-                "upstream_request_duration_seconds",
-                "Request sent to response headers.",
-                &["upstream", "operation"],
-            ),
-            upstream_received_bytes: r.counters(
-                "upstream_received_bytes_total",
-                "Body bytes received from upstream.",
-                &["upstream"],
-            ),
-            upstream_rate_limit_remaining: r.gauges(
-                "upstream_rate_limit_remaining",
-                "What the upstream's ratelimit-remaining header said last.",
-                &["upstream"],
-            ),
-            upstream_breaker_open: r.gauges(
-                "upstream_breaker_open",
-                "1 while the upstream is taken to be unreachable.",
-                &["upstream"],
-            ),
-            token_refreshes: r.counters("token_refreshes_total", "Upstream token requests.", &["upstream", "outcome"]),
-            fills_in_flight: r.gauge("fills_in_flight", "Downloads into the cache in progress."),
-            fill_resumes: r.counters("fill_resumes_total", "Broken downloads continued with Range.", &["upstream"]),
-            fill_failures: r.counters("fill_failures_total", "Downloads that stored nothing.", &["upstream", "reason"]),
-            store_bytes: r.gauge("store_bytes", "Bytes of verified content on disk."),
-            store_blobs: r.gauge("store_blobs", "Blobs and manifests on disk."),
-            store_limit_bytes: r.gauge("store_limit_bytes", "cache.max_size."),
-            store_corrupt: r.counter("store_corrupt_total", "Stored files that failed their digest and were removed."),
-            store_errors: r.counters("store_errors_total", "Disk and database errors.", &["operation"]),
-            evictions: r.counters("evictions_total", "Blobs removed to make room.", &["reason"]),
+            access_log_dropped: r.counter("access_log_dropped_total", "Log lines dropped because the reader stalled."),
             registry: r.0,
         }
     }
@@ -134,6 +122,88 @@ impl Drop for Counted {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl HttpMetrics {
+    fn new(r: &Registers) -> Self {
+        Self {
+            requests: r.counters("http_requests_total", "Requests answered.", &["route", "method", "code"]),
+            request_duration: r.histogram("http_request_duration_seconds", "Arrival to last byte.", &["route"]),
+            in_flight: r.gauge("http_requests_in_flight", "Requests whose body is not finished."),
+            connections: r.gauge("http_connections", "Open client connections."),
+            auth_attempts: r.counters("auth_attempts_total", "Credentials presented.", &["scheme", "outcome"]),
+        }
+    }
+}
+
+impl CacheMetrics {
+    fn new(r: &Registers) -> Self {
+        Self {
+            requests: r.counters(
+                "cache_requests_total",
+                "Manifest, tag and blob requests by what the cache did.",
+                &["upstream", "kind", "outcome"],
+            ),
+            served_bytes: r.counters("served_bytes_total", "Body bytes sent to clients.", &["upstream", "source"]),
+            pushed_bytes: r.counters("pushed_bytes_total", "Bytes of blobs that clients sent.", &["upstream"]),
+        }
+    }
+}
+
+impl UpstreamMetrics {
+    fn new(r: &Registers) -> Self {
+        Self {
+            requests: r.counters(
+                "upstream_requests_total",
+                "Requests sent upstream; code is a status or error.",
+                &["upstream", "operation", "code"],
+            ),
+            request_duration: r.histogram(
+                "upstream_request_duration_seconds",
+                "Request sent to response headers.",
+                &["upstream", "operation"],
+            ),
+            received_bytes: r.counters(
+                "upstream_received_bytes_total",
+                "Body bytes received from upstream.",
+                &["upstream"],
+            ),
+            rate_limit_remaining: r.gauges(
+                "upstream_rate_limit_remaining",
+                "What the upstream's ratelimit-remaining header said last.",
+                &["upstream"],
+            ),
+            breaker_open: r.gauges(
+                "upstream_breaker_open",
+                "1 while the upstream is taken to be unreachable.",
+                &["upstream"],
+            ),
+            token_refreshes: r.counters("token_refreshes_total", "Upstream token requests.", &["upstream", "outcome"]),
+        }
+    }
+}
+
+impl FillMetrics {
+    fn new(r: &Registers) -> Self {
+        Self {
+            in_flight: r.gauge("fills_in_flight", "Downloads into the cache in progress."),
+            resumes: r.counters("fill_resumes_total", "Broken downloads continued with Range.", &["upstream"]),
+            failures: r.counters("fill_failures_total", "Downloads that stored nothing.", &["upstream", "reason"]),
+        }
+    }
+}
+
+impl StoreMetrics {
+    fn new(r: &Registers) -> Self {
+        Self {
+            bytes: r.gauge("store_bytes", "Bytes of verified content on disk."),
+            blobs: r.gauge("store_blobs", "Blobs and manifests on disk."),
+            limit_bytes: r.gauge("store_limit_bytes", "cache.max_size."),
+            corrupt: r.counter("store_corrupt_total", "Stored files that failed their digest and were removed."),
+            errors: r.counters("store_errors_total", "Disk and database errors.", &["operation"]),
+            evictions: r.counters("evictions_total", "Blobs removed to make room.", &["reason"]),
+        }
     }
 }
 

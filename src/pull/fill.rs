@@ -43,7 +43,7 @@ enum Stop {
 impl Fill {
     /// Runs the flight to its end; every failure reaches the readers through the guard.
     pub(super) async fn run(self) {
-        let _counted = Counted::one(&self.inner.metrics.fills_in_flight);
+        let _counted = Counted::one(&self.inner.metrics.fills.in_flight);
         if let Err(error) = self.transfer().await {
             if !is_answer(&error) {
                 self.report(&error);
@@ -123,7 +123,7 @@ impl Fill {
         let staged = self.inner.store.stage(&self.digest, size).await;
         if let Err(StageError::Failed(error)) = &staged {
             tracing::error!(%error, digest = %self.digest, "cannot store a blob; passing it through");
-            self.inner.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+            self.inner.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
         staged.ok()
     }
@@ -212,7 +212,7 @@ impl Fill {
                     None => self.untrue("fewer bytes than it announced"),
                 });
             }
-            self.inner.metrics.fill_resumes.with_label_values(&[self.name.upstream.as_str()]).inc();
+            self.inner.metrics.fills.resumes.with_label_values(&[self.name.upstream.as_str()]).inc();
             tokio::time::sleep(self.inner.limits.retry_pause * failures).await;
             match self.resume(&mut staged, size).await {
                 Ok(body) => return Ok((staged, body)),
@@ -277,7 +277,7 @@ impl Fill {
         self.guard.end(Ok(()));
         if let Err(error) = verified.publish(Class::Blob, self.inner.clock.now()).await {
             tracing::error!(%error, digest = %self.digest, "cannot publish a blob");
-            self.inner.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+            self.inner.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
         Ok(())
     }
@@ -288,7 +288,7 @@ impl Fill {
 
     fn report(&self, error: &Error) {
         let labels = [self.name.upstream.as_str(), error.reason()];
-        self.inner.metrics.fill_failures.with_label_values(&labels).inc();
+        self.inner.metrics.fills.failures.with_label_values(&labels).inc();
         tracing::warn!(upstream = %self.name.upstream, repository = %self.name.repository, digest = %self.digest,
             reason = error.reason(), %error, "a download stored nothing");
     }

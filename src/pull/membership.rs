@@ -252,7 +252,7 @@ impl Membership {
         result
             .inspect_err(|error| {
                 tracing::warn!(%error, "the records failed; asking upstream instead");
-                self.0.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+                self.0.metrics.store.errors.with_label_values(&[error.operation()]).inc();
             })
             .ok()
     }

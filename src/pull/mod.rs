@@ -184,7 +184,7 @@ impl PullThrough {
             return Ok(());
         }
         let labels = [name.upstream.as_str(), subject.kind(), Outcome::Negative.as_str()];
-        self.0.metrics.cache_requests.with_label_values(&labels).inc();
+        self.0.metrics.cache.requests.with_label_values(&labels).inc();
         Err(absent)
     }
 }

@@ -116,7 +116,7 @@ impl Inner {
     fn note(&self, result: Result<(), store::Error>) {
         if let Err(error) = result {
             tracing::warn!(%error, "the records are behind what was written");
-            self.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+            self.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
     }
 }

@@ -46,7 +46,7 @@ where
     let Sent { body, length, range, digest } = sent;
     let (feed, upload) = feed(length);
     let (to_disk, from_client) = mpsc::channel(BEHIND);
-    let counter = inner.metrics.pushed_bytes.with_label_values(&[request.upstream.name().as_str()]);
+    let counter = inner.metrics.cache.pushed_bytes.with_label_values(&[request.upstream.name().as_str()]);
     let (client, registry) = (inner.limits.receive_idle, inner.limits.upstream_idle);
     let pump = Pump { feed, to_disk, counter, client, registry };
     let mut answer = std::pin::pin!(answer(&request, Chunk { range, digest, body: upload }));

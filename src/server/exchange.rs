@@ -58,7 +58,7 @@ pub(super) struct Exchange {
 
 impl Arrival {
     pub(super) fn new(peer: IpAddr, method: Method, outbound: Outbound, metrics: Arc<Metrics>) -> Self {
-        let counted = Counted::one(&metrics.http_requests_in_flight);
+        let counted = Counted::one(&metrics.http.in_flight);
         Self {
             peer,
             method,
@@ -104,12 +104,12 @@ impl Exchange {
     fn count(&self, route: &'static str, bytes: u64) {
         let metrics = &self.arrival.metrics;
         let method = method_label(&self.arrival.method);
-        metrics.http_requests.with_label_values(&[route, method, self.status.as_str()]).inc();
-        metrics.http_request_duration.with_label_values(&[route]).observe(self.arrival.started.elapsed().as_secs_f64());
+        metrics.http.requests.with_label_values(&[route, method, self.status.as_str()]).inc();
+        metrics.http.request_duration.with_label_values(&[route]).observe(self.arrival.started.elapsed().as_secs_f64());
         let Some(name) = &self.notes.name else { return };
         if let Some((kind, outcome)) = self.notes.outcome {
-            metrics.cache_requests.with_label_values(&[name.upstream.as_str(), kind, outcome.as_str()]).inc();
-            metrics.served_bytes.with_label_values(&[name.upstream.as_str(), outcome.as_str()]).inc_by(bytes);
+            metrics.cache.requests.with_label_values(&[name.upstream.as_str(), kind, outcome.as_str()]).inc();
+            metrics.cache.served_bytes.with_label_values(&[name.upstream.as_str(), outcome.as_str()]).inc_by(bytes);
         }
     }
 }

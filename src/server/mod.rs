@@ -117,7 +117,7 @@ struct Client {
 async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: CancellationToken) {
     let Accepted { stream, peer, permit } = accepted;
     let _permit = permit;
-    let _counted = Counted::one(&service.metrics.http_connections);
+    let _counted = Counted::one(&service.metrics.http.connections);
     let context = service.tls.load_full();
     let line = Line::new(context.is_some());
     let wire = Wire::new(stream, line.clone(), service.limits.send_idle);

@@ -218,7 +218,7 @@ impl Service {
 
     fn count_attempt(&self, credential: &Credential, outcome: &str) {
         if *credential != Credential::None {
-            self.metrics.auth_attempts.with_label_values(&[credential.scheme(), outcome]).inc();
+            self.metrics.http.auth_attempts.with_label_values(&[credential.scheme(), outcome]).inc();
         }
     }
 }

@@ -111,7 +111,7 @@ impl BlobStore {
         recover::sweep(&layout)?;
         let pool = Arc::new(IoPool::new().map_err(Error::file("start the I/O pool of", layout.root()))?);
         let records = Records::open(&layout.database(), Arc::clone(&pool))?;
-        metrics.store_limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
+        metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
         Ok(Self(Arc::new(Shared {
             layout,
@@ -155,7 +155,7 @@ impl BlobStore {
 
     /// Keeps to other sizes from now on, and evicts what is too much; blocks.
     pub fn resize(&self, cache: &config::Cache) {
-        self.0.metrics.store_limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
+        self.0.metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         *lock(&self.0.min_free) = cache.min_free;
         self.0.index().set_limit(cache.max_size);
         // What cannot be evicted now is met by the next who needs room.
@@ -196,7 +196,7 @@ impl BlobStore {
             if uses.is_empty() { Ok(()) } else { shared.records.put_recency(&uses) }
         });
         if let Err(error) = flushed.await {
-            self.0.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+            self.0.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
     }
 }
@@ -214,7 +214,7 @@ impl Shared {
     fn make_room(&self, size: u64) -> Result<(), StageError> {
         let disk = self.disk()?;
         let victims = self.index().reserve(size, disk).map_err(|index::NoRoom| StageError::NoRoom)?;
-        self.metrics.evictions.with_label_values(&["size"]).inc_by(victims.len() as u64);
+        self.metrics.store.evictions.with_label_values(&["size"]).inc_by(victims.len() as u64);
         self.unlink(&victims);
         Ok(())
     }
@@ -241,7 +241,7 @@ impl Shared {
             self.small.invalidate(digest);
             if let Err(error) = std::fs::remove_file(self.layout.blob(digest)) {
                 tracing::warn!(%error, %digest, "cannot remove a blob");
-                self.metrics.store_errors.with_label_values(&["remove"]).inc();
+                self.metrics.store.errors.with_label_values(&["remove"]).inc();
             }
         }
         if !digests.is_empty() {
@@ -253,7 +253,7 @@ impl Shared {
     /// Removes content that turned out to be bad; blocks.
     fn discard(&self, digest: &Digest, reason: &'static str) {
         self.index().remove(digest);
-        self.metrics.store_corrupt.inc();
+        self.metrics.store.corrupt.inc();
         tracing::error!(%digest, reason, "removed a stored blob; it will be fetched again");
         self.unlink(std::slice::from_ref(digest));
     }
@@ -262,7 +262,7 @@ impl Shared {
     fn note(&self, result: Result<(), Error>) {
         if let Err(error) = result {
             tracing::warn!(%error, "the records are behind");
-            self.metrics.store_errors.with_label_values(&[error.operation()]).inc();
+            self.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
     }
 
@@ -271,8 +271,8 @@ impl Shared {
             let index = self.index();
             (index.used(), index.len())
         };
-        self.metrics.store_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        self.metrics.store_blobs.set(i64::try_from(blobs).unwrap_or(i64::MAX));
+        self.metrics.store.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.metrics.store.blobs.set(i64::try_from(blobs).unwrap_or(i64::MAX));
     }
 }
 

@@ -118,7 +118,7 @@ impl Exchange<'_> {
     fn note_rate_limit(&self, operation: Operation, headers: &HeaderMap) {
         let counts = matches!(operation, Operation::ManifestGet | Operation::ManifestHead);
         if let Some(remaining) = answer::rate_limit_remaining(headers).filter(|_| counts) {
-            let gauge = &self.wire.metrics().upstream_rate_limit_remaining;
+            let gauge = &self.wire.metrics().upstream.rate_limit_remaining;
             gauge.with_label_values(&[self.wire.name.as_str()]).set(remaining);
         }
     }

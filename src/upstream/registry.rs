@@ -55,7 +55,7 @@ impl Upstream {
         let throttle = Arc::new(Throttle::new(clock.clone()));
         let source =
             Source { wire: wire.clone(), throttle: throttle.clone(), clock: clock.clone(), deadline: limits.head };
-        let gauge = wire.metrics().upstream_breaker_open.with_label_values(&[config.name.as_str()]);
+        let gauge = wire.metrics().upstream.breaker_open.with_label_values(&[config.name.as_str()]);
         Self {
             logins: Logins::new(config, &clock, limits),
             auth: Auth::new(wire.clone(), Tokens::new(source)),

@@ -101,7 +101,7 @@ impl Source {
         let late = || Err(Failure::new(ErrorKind::Timeout, Symptom::Silence, "no token in time"));
         let fetched = tokio::time::timeout(self.deadline, self.fetch(key)).await.unwrap_or_else(|_| late());
         let outcome = outcome(&fetched);
-        self.wire.metrics().token_refreshes.with_label_values(&[self.wire.name.as_str(), outcome]).inc();
+        self.wire.metrics().upstream.token_refreshes.with_label_values(&[self.wire.name.as_str(), outcome]).inc();
         match (fetched, old) {
             (Err(failure), Some(old)) if is_passing(&failure) => {
                 Ok(Token { renew: old.expires.min(self.clock.now().plus(RENEWAL_PAUSE)), ..old })

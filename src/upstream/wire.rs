@@ -51,7 +51,7 @@ pub(super) enum Payload {
 impl Wire {
     /// `idle` bounds the silence within a body.
     pub(super) fn new(name: UpstreamName, gate: Gate, clients: Clients, metrics: Arc<Metrics>, idle: Duration) -> Self {
-        let received = metrics.upstream_received_bytes.with_label_values(&[name.as_str()]);
+        let received = metrics.upstream.received_bytes.with_label_values(&[name.as_str()]);
         Self { name, gate, clients, metrics, received, idle }
     }
 
@@ -98,9 +98,9 @@ impl Drop for Sent<'_> {
         let Wire { name, metrics, .. } = self.wire;
         let (upstream, operation) = (name.as_str(), self.operation.as_str());
         let code = self.outcome.as_ref().map_or_else(|word| *word, StatusCode::as_str);
-        metrics.upstream_requests.with_label_values(&[upstream, operation, code]).inc();
+        metrics.upstream.requests.with_label_values(&[upstream, operation, code]).inc();
         let seconds = self.at.elapsed().as_secs_f64();
-        metrics.upstream_request_duration.with_label_values(&[upstream, operation]).observe(seconds);
+        metrics.upstream.request_duration.with_label_values(&[upstream, operation]).observe(seconds);
     }
 }
 
