@@ -44,7 +44,9 @@ fn parsing(c: &mut Criterion) {
         ("deep", format!("/v2/{}app/manifests/{digest}", "team/".repeat(20)), None),
         ("bad name", "/v2/Library/ALPINE/manifests/3.20".into(), None),
     ] {
-        let bench = |b: &mut criterion::Bencher<'_>, path: &String| b.iter(|| Target::parse(black_box(path), query));
+        let bench = |b: &mut criterion::Bencher<'_>, path: &String| {
+            b.iter(|| Target::parse(black_box(path), query));
+        };
         group.bench_with_input(BenchmarkId::from_parameter(name), &path, bench);
     }
     group.finish();
@@ -52,7 +54,9 @@ fn parsing(c: &mut Criterion) {
 
 fn ranges(c: &mut Criterion) {
     let mut group = c.benchmark_group("range");
-    for header in ["bytes=0-", "bytes=1048576-2097151", "bytes=-65536", "bytes=0-1,4-5", "lines=1-2"] {
+    for header in
+        ["bytes=0-", "bytes=1048576-2097151", "bytes=-65536", "bytes=0-1,4-5", "lines=1-2"]
+    {
         let resolve = |b: &mut criterion::Bencher<'_>, header: &str| {
             b.iter(|| RangeRequest::parse(Some(black_box(header))).resolve(black_box(256 * MIB)));
         };
@@ -88,7 +92,8 @@ fn follower(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a warm body costs before the kernel copies it: the residency check and the frame, for every slice.
+/// What a warm body costs before the kernel copies it: the residency check and the frame, for every
+/// slice.
 fn warm_body(c: &mut Criterion) {
     let bed = Bed::new();
     let content = Content::blob(0, 64 * MIB);
@@ -131,12 +136,20 @@ impl Bed {
             folder.path().display(),
             origin.address
         );
-        let config = config::parse(&text, Path::new("bench"), &|_| None).expect("a valid configuration");
-        let (limits, clock, metrics) = (Limits::default(), Clock::system(), Arc::new(Metrics::new()));
+        let config =
+            config::parse(&text, Path::new("bench"), &|_| None).expect("a valid configuration");
+        let (limits, clock, metrics) =
+            (Limits::default(), Clock::system(), Arc::new(Metrics::new()));
         let within = runtime.enter();
-        let store = BlobStore::new(&config.cache, &limits, clock.clone(), Arc::clone(&metrics)).expect("a store");
-        let upstreams =
-            Upstreams::new(&config.upstreams, clock.clone(), &limits, Arc::clone(&metrics), &Lookup::system());
+        let store = BlobStore::new(&config.cache, &limits, clock.clone(), Arc::clone(&metrics))
+            .expect("a store");
+        let upstreams = Upstreams::new(
+            &config.upstreams,
+            clock.clone(),
+            &limits,
+            Arc::clone(&metrics),
+            &Lookup::system(),
+        );
         let upstreams = Arc::new(upstreams.expect("an upstream"));
         let parts = Parts { store: store.clone(), upstreams, clock, limits, metrics };
         let pull = PullThrough::new(parts, &config.cache);
@@ -162,7 +175,8 @@ async fn pull(pull: &PullThrough, blob: &Content) {
         upstream: UpstreamName::parse("origin.test").expect("a name"),
         repository: Repository::parse(REPOSITORY).expect("a name"),
     };
-    let answer = pull.blob(&name, &blob.digest, RangeRequest::None).await.expect("an origin that has it");
+    let answer =
+        pull.blob(&name, &blob.digest, RangeRequest::None).await.expect("an origin that has it");
     let Pulled::Stream(mut bytes) = answer.content else { panic!("a cold blob comes as a stream") };
     let mut length = 0;
     while let Some(piece) = bytes.next().await {
@@ -172,7 +186,9 @@ async fn pull(pull: &PullThrough, blob: &Content) {
 }
 
 fn short() -> Criterion {
-    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
 }
 
 criterion_group! { name = micro; config = short(); targets = parsing, ranges, follower, warm_body }

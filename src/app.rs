@@ -62,8 +62,14 @@ impl App {
         let Environment { clock, limits, lookup } = environment;
         let metrics = Arc::new(Metrics::new());
         let store = BlobStore::new(&config.cache, &limits, clock.clone(), Arc::clone(&metrics))?;
-        let upstreams = Upstreams::new(&config.upstreams, clock.clone(), &limits, Arc::clone(&metrics), &lookup)
-            .context("cannot prepare the upstreams")?;
+        let upstreams = Upstreams::new(
+            &config.upstreams,
+            clock.clone(),
+            &limits,
+            Arc::clone(&metrics),
+            &lookup,
+        )
+        .context("cannot prepare the upstreams")?;
         let parts = Parts {
             store: store.clone(),
             upstreams: Arc::new(upstreams),
@@ -92,8 +98,21 @@ impl App {
             part.load(config, &service).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
         }
         let draining = CancellationToken::new();
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), draining.clone(), Arc::clone(&service.ledger)));
-        Ok(Self { store, pull, service, admin, draining, metrics, reloader, reload: Arc::default() })
+        let admin = Arc::new(Admin::new(
+            Arc::clone(&metrics),
+            draining.clone(),
+            Arc::clone(&service.ledger),
+        ));
+        Ok(Self {
+            store,
+            pull,
+            service,
+            admin,
+            draining,
+            metrics,
+            reloader,
+            reload: Arc::default(),
+        })
     }
 
     /// Takes the configuration anew from `file`, and tells `logging`, when it changes.
@@ -110,11 +129,17 @@ impl App {
         &self.metrics
     }
 
-    /// Serves until `shutdown` resolves, then drains: not ready any more, transfers end within the grace period,
-    /// downloads that are still under way leave nothing.
-    pub async fn run(self, clients: TcpListener, admin: TcpListener, shutdown: impl Future<Output = ()>) {
+    /// Serves until `shutdown` resolves, then drains: not ready any more, transfers end within the
+    /// grace period, downloads that are still under way leave nothing.
+    pub async fn run(
+        self,
+        clients: TcpListener,
+        admin: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) {
         let ended = CancellationToken::new();
-        let operator = tokio::spawn(Arc::clone(&self.admin).run(admin, ended.clone().cancelled_owned()));
+        let operator =
+            tokio::spawn(Arc::clone(&self.admin).run(admin, ended.clone().cancelled_owned()));
         let upkeep = tokio::spawn(upkeep(self.store.clone(), self.service.push.clone()));
         let reloads = tokio::spawn(self.reloader.run(self.reload));
         let stop = async {

@@ -52,7 +52,10 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => {
-                #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for the time")]
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "the one place that asks the system for the time"
+                )]
                 let now = SystemTime::now();
                 Timestamp(now.duration_since(UNIX_EPOCH).unwrap_or_default())
             }

@@ -1,7 +1,8 @@
 //! roadstead: a pull-through caching proxy for container registries.
 //!
-//! A client asks for a manifest or a blob. It is served from disk if its repository is known to hold it; else it is
-//! fetched from its registry once, into a file that everybody who asks reads while it grows.
+//! A client asks for a manifest or a blob. It is served from disk if its repository is known to
+//! hold it; else it is fetched from its registry once, into a file that everybody who asks reads
+//! while it grows.
 //!
 //! The modules, each using only what stands above it (`tests/architecture.rs` sees to that):
 //!
@@ -24,15 +25,16 @@
 //! | [`app`] | the composition root: a configuration becomes a running proxy |
 //! | [`cli`] | `serve` and `check`, and their exit codes |
 //!
-//! One blob, top to bottom: `server::service` reads the request into an [`oci::Endpoint`], `server::visit` finds out who
-//! asks, [`route::Routes::resolve`] what is meant, and [`access::Policy::decide`] whether they may;
-//! [`pull::PullThrough::blob`] proves the repository's right to the digest and opens it with [`store::BlobStore::open`],
-//! or joins or starts the flight that brings it with [`upstream::Upstream::get_blob`]. What the flight writes goes through
-//! [`store::Staged`] and becomes visible only as [`store::Verified`]. The answer travels up, and is logged when its last
-//! byte has left.
+//! One blob, top to bottom: `server::service` reads the request into an [`oci::Endpoint`],
+//! `server::visit` finds out who asks, [`route::Routes::resolve`] what is meant, and
+//! [`access::Policy::decide`] whether they may; [`pull::PullThrough::blob`] proves the repository's
+//! right to the digest and opens it with [`store::BlobStore::open`], or joins or starts the flight
+//! that brings it with [`upstream::Upstream::get_blob`]. What the flight writes goes through
+//! [`store::Staged`] and becomes visible only as [`store::Verified`]. The answer travels up, and is
+//! logged when its last byte has left.
 //!
-//! ARCHITECTURE.md tells the same with the words, the disk, and the invariants; `docs/rules.md` lists the rules that
-//! comments cite.
+//! ARCHITECTURE.md tells the same with the words, the disk, and the invariants; `docs/rules.md`
+//! lists the rules that comments cite.
 
 pub mod access;
 pub mod admin;

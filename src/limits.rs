@@ -1,11 +1,13 @@
-//! Every wait and every bound that is not a configuration key, in one place, so that tests can shorten them.
+//! Every wait and every bound that is not a configuration key, in one place, so that tests can
+//! shorten them.
 
 use std::time::Duration;
 
 /// Deadlines and bounds. [`Limits::default`] is what `serve` runs with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// From a request's arrival to its response headers; containerd gives up at 30 s (DESIGN §14.8, BLOB-12).
+    /// From a request's arrival to its response headers; containerd gives up at 30 s (DESIGN §14.8,
+    /// BLOB-12).
     pub head: Duration,
     /// From a flight's start to the upstream's response headers.
     pub flight_head: Duration,
@@ -13,7 +15,8 @@ pub struct Limits {
     pub revalidate: Duration,
     /// One TCP connection or TLS handshake upstream.
     pub connect: Duration,
-    /// A client's TLS handshake with the first bytes of HTTP/2, and at its end the answer to our goodbye.
+    /// A client's TLS handshake with the first bytes of HTTP/2, and at its end the answer to our
+    /// goodbye.
     pub handshake: Duration,
     /// One run of a credential helper.
     pub helper: Duration,
@@ -23,13 +26,15 @@ pub struct Limits {
     pub upstream_idle: Duration,
     /// Pause before the first retry upstream; doubles, with jitter.
     pub retry_pause: Duration,
-    /// A client that takes no byte for this long is cut off; of several answers at once only the one that waits.
+    /// A client that takes no byte for this long is cut off; of several answers at once only the
+    /// one that waits.
     pub send_idle: Duration,
     /// A client that sends nothing of a body for this long is cut off.
     pub receive_idle: Duration,
     /// For a registry to answer once it has every byte of an upload: it may have to move them.
     pub commit: Duration,
-    /// Waiting for a request head, which hyper also uses between requests (DESIGN §15); HTTP/2 without any request.
+    /// Waiting for a request head, which hyper also uses between requests (DESIGN §15); HTTP/2
+    /// without any request.
     pub request_idle: Duration,
     /// Downloads into the cache at once, in all and for one upstream.
     pub fills: usize,

@@ -1,9 +1,11 @@
 //! Every metric of the process: one struct of typed handles on a registry of its own.
 //!
-//! Labels come from route templates and configured names only, so the number of series is bounded by the configuration.
+//! Labels come from route templates and configured names only, so the number of series is bounded
+//! by the configuration.
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// One series, for those who count often.
@@ -82,8 +84,15 @@ impl Metrics {
             upstream: UpstreamMetrics::new(&r),
             fills: FillMetrics::new(&r),
             store: StoreMetrics::new(&r),
-            reloads: r.counters("reloads_total", "Files that changed and were read again.", &["part", "outcome"]),
-            access_log_dropped: r.counter("access_log_dropped_total", "Log lines dropped because the reader stalled."),
+            reloads: r.counters(
+                "reloads_total",
+                "Files that changed and were read again.",
+                &["part", "outcome"],
+            ),
+            access_log_dropped: r.counter(
+                "access_log_dropped_total",
+                "Log lines dropped because the reader stalled.",
+            ),
             registry: r.0,
         }
     }
@@ -128,11 +137,23 @@ impl Default for Metrics {
 impl HttpMetrics {
     fn new(r: &Registers) -> Self {
         Self {
-            requests: r.counters("http_requests_total", "Requests answered.", &["route", "method", "code"]),
-            request_duration: r.histogram("http_request_duration_seconds", "Arrival to last byte.", &["route"]),
+            requests: r.counters(
+                "http_requests_total",
+                "Requests answered.",
+                &["route", "method", "code"],
+            ),
+            request_duration: r.histogram(
+                "http_request_duration_seconds",
+                "Arrival to last byte.",
+                &["route"],
+            ),
             in_flight: r.gauge("http_requests_in_flight", "Requests whose body is not finished."),
             connections: r.gauge("http_connections", "Open client connections."),
-            auth_attempts: r.counters("auth_attempts_total", "Credentials presented.", &["scheme", "outcome"]),
+            auth_attempts: r.counters(
+                "auth_attempts_total",
+                "Credentials presented.",
+                &["scheme", "outcome"],
+            ),
         }
     }
 }
@@ -145,8 +166,16 @@ impl CacheMetrics {
                 "Manifest, tag and blob requests by what the cache did.",
                 &["upstream", "kind", "outcome"],
             ),
-            served_bytes: r.counters("served_bytes_total", "Body bytes sent to clients.", &["upstream", "source"]),
-            pushed_bytes: r.counters("pushed_bytes_total", "Bytes of blobs that clients sent.", &["upstream"]),
+            served_bytes: r.counters(
+                "served_bytes_total",
+                "Body bytes sent to clients.",
+                &["upstream", "source"],
+            ),
+            pushed_bytes: r.counters(
+                "pushed_bytes_total",
+                "Bytes of blobs that clients sent.",
+                &["upstream"],
+            ),
         }
     }
 }
@@ -179,7 +208,11 @@ impl UpstreamMetrics {
                 "1 while the upstream is taken to be unreachable.",
                 &["upstream"],
             ),
-            token_refreshes: r.counters("token_refreshes_total", "Upstream token requests.", &["upstream", "outcome"]),
+            token_refreshes: r.counters(
+                "token_refreshes_total",
+                "Upstream token requests.",
+                &["upstream", "outcome"],
+            ),
         }
     }
 }
@@ -188,8 +221,16 @@ impl FillMetrics {
     fn new(r: &Registers) -> Self {
         Self {
             in_flight: r.gauge("fills_in_flight", "Downloads into the cache in progress."),
-            resumes: r.counters("fill_resumes_total", "Broken downloads continued with Range.", &["upstream"]),
-            failures: r.counters("fill_failures_total", "Downloads that stored nothing.", &["upstream", "reason"]),
+            resumes: r.counters(
+                "fill_resumes_total",
+                "Broken downloads continued with Range.",
+                &["upstream"],
+            ),
+            failures: r.counters(
+                "fill_failures_total",
+                "Downloads that stored nothing.",
+                &["upstream", "reason"],
+            ),
         }
     }
 }
@@ -200,14 +241,18 @@ impl StoreMetrics {
             bytes: r.gauge("store_bytes", "Bytes of verified content on disk."),
             blobs: r.gauge("store_blobs", "Blobs and manifests on disk."),
             limit_bytes: r.gauge("store_limit_bytes", "cache.max_size."),
-            corrupt: r.counter("store_corrupt_total", "Stored files that failed their digest and were removed."),
+            corrupt: r.counter(
+                "store_corrupt_total",
+                "Stored files that failed their digest and were removed.",
+            ),
             errors: r.counters("store_errors_total", "Disk and database errors.", &["operation"]),
             evictions: r.counters("evictions_total", "Blobs removed to make room.", &["reason"]),
         }
     }
 }
 
-/// Makes metrics and registers them. Names are literals, each registered once, so registration cannot fail.
+/// Makes metrics and registers them. Names are literals, each registered once, so registration
+/// cannot fail.
 struct Registers(Registry);
 
 const VALID: &str = "metric names and labels are valid literals, each registered once";
@@ -231,7 +276,10 @@ impl Registers {
 
     fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         let buckets = vec![0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 25.0, 60.0, 300.0, 1800.0];
-        self.add(HistogramVec::new(HistogramOpts::new(full(name), help).buckets(buckets), labels).expect(VALID))
+        self.add(
+            HistogramVec::new(HistogramOpts::new(full(name), help).buckets(buckets), labels)
+                .expect(VALID),
+        )
     }
 
     fn add<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> C {

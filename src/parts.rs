@@ -1,5 +1,6 @@
-//! What requests are checked against besides the configuration: users, licence keys, revocations, and the
-//! certificate. Each is read from its own files, and by itself keeps its last good state (ACCESS §8).
+//! What requests are checked against besides the configuration: users, licence keys, revocations,
+//! and the certificate. Each is read from its own files, and by itself keeps its last good state
+//! (ACCESS §8).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +26,8 @@ pub enum Part {
 }
 
 impl Part {
-    pub const ALL: [Self; 5] = [Self::Key, Self::Users, Self::PublicKeys, Self::Revocations, Self::Tls];
+    pub const ALL: [Self; 5] =
+        [Self::Key, Self::Users, Self::PublicKeys, Self::Revocations, Self::Tls];
 
     /// A label of metrics and log lines.
     pub fn as_str(self) -> &'static str {
@@ -58,11 +60,16 @@ impl Part {
         match self {
             Self::Key => vec![config.key_file()],
             Self::Users => config.access.users.iter().cloned().collect(),
-            Self::PublicKeys => config.licences.iter().flat_map(|licences| licences.public_keys.clone()).collect(),
-            Self::Revocations => config.licences.iter().filter_map(|licences| licences.revoked.clone()).collect(),
+            Self::PublicKeys => {
+                config.licences.iter().flat_map(|licences| licences.public_keys.clone()).collect()
+            }
+            Self::Revocations => {
+                config.licences.iter().filter_map(|licences| licences.revoked.clone()).collect()
+            }
             Self::Tls => {
-                let files =
-                    |tls: &config::Tls| [Some(tls.certificate.clone()), Some(tls.key.clone()), tls.client_ca.clone()];
+                let files = |tls: &config::Tls| {
+                    [Some(tls.certificate.clone()), Some(tls.key.clone()), tls.client_ca.clone()]
+                };
                 config.tls.iter().flat_map(files).flatten().collect()
             }
         }
@@ -102,7 +109,9 @@ fn users(config: &Config) -> Result<Users, Unusable> {
 pub fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
     let (mut keys, mut problems) = (Vec::new(), Vec::new());
     for path in config.licences.iter().flat_map(|licences| &licences.public_keys) {
-        let key = |pem: String| PublicKey::from_pem(&pem).map_err(|message| format!("{} {message}", path.display()));
+        let key = |pem: String| {
+            PublicKey::from_pem(&pem).map_err(|message| format!("{} {message}", path.display()))
+        };
         match config::text_of(path).and_then(key) {
             Ok(key) => keys.push(key),
             Err(message) => problems.push(message),

@@ -1,7 +1,8 @@
-//! What changes while the proxy runs: the configuration, and each of the parts that it names, by themselves (ACCESS §8).
+//! What changes while the proxy runs: the configuration, and each of the parts that it names, by
+//! themselves (ACCESS §8).
 //!
-//! Files are looked at every few seconds and at once on SIGHUP. What cannot be used changes nothing, is told once, and
-//! does not keep anything else from being replaced.
+//! Files are looked at every few seconds and at once on SIGHUP. What cannot be used changes
+//! nothing, is told once, and does not keep anything else from being replaced.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -37,14 +38,16 @@ pub struct Reloader {
 impl Reloader {
     /// Takes `config` for what is loaded, and so the files of its parts as they are now.
     pub fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
-        let mut reloader = Self { file: None, logging: None, config, service, metrics, seen: HashMap::new() };
+        let mut reloader =
+            Self { file: None, logging: None, config, service, metrics, seen: HashMap::new() };
         for part in Part::ALL {
             reloader.is_new(part.as_str(), &part.files(&reloader.config));
         }
         reloader
     }
 
-    /// Watches the file that the configuration is from, and those that it was read from besides. `logging` follows it.
+    /// Watches the file that the configuration is from, and those that it was read from besides.
+    /// `logging` follows it.
     pub fn watch(&mut self, file: PathBuf, logging: Option<Logging>) {
         self.logging = logging;
         self.is_new(CONFIGURATION, &self.sources(&file));
@@ -81,22 +84,31 @@ impl Reloader {
         }
         for part in Part::ALL {
             if self.is_new(part.as_str(), &part.files(&self.config)) {
-                let outcome = part.load(&self.config, &self.service).map_err(|unusable| unusable.0.join("; "));
+                let outcome = part
+                    .load(&self.config, &self.service)
+                    .map_err(|unusable| unusable.0.join("; "));
                 self.tell(part.as_str(), outcome);
             }
         }
     }
 
     fn configuration(&mut self, file: &Path) -> Result<(), String> {
-        let next = config::load(file).map_err(|problems| problems.to_string().replace('\n', "; "))?;
+        let next =
+            config::load(file).map_err(|problems| problems.to_string().replace('\n', "; "))?;
         let fixed = self.config.needs_restart(&next);
         if !fixed.is_empty() {
-            return Err(format!("a change of {} takes a restart; nothing of it was taken over", fixed.join(" and ")));
+            return Err(format!(
+                "a change of {} takes a restart; nothing of it was taken over",
+                fixed.join(" and ")
+            ));
         }
         if let Some(logging) = &self.logging {
             logging.set(&next.log).map_err(|error| error.to_string())?;
         }
-        self.service.pull.reconfigure(&next.upstreams, &next.cache).map_err(|error| error.to_string())?;
+        self.service
+            .pull
+            .reconfigure(&next.upstreams, &next.cache)
+            .map_err(|error| error.to_string())?;
         self.service.generation.store(Arc::new(Generation::new(&next)));
         self.config = next;
         Ok(())
@@ -112,7 +124,9 @@ impl Reloader {
         self.metrics.reloads.with_label_values(&[part, label]).inc();
         match outcome {
             Ok(()) => tracing::info!(part, "loaded anew"),
-            Err(problems) => tracing::error!(part, %problems, "cannot be loaded anew; what was loaded before stays"),
+            Err(problems) => {
+                tracing::error!(part, %problems, "cannot be loaded anew; what was loaded before stays");
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Log lines: formatted by `tracing-subscriber`, written by a thread of their own.
 //!
-//! A line is appended to a bounded buffer; the thread swaps the buffer for an empty one and writes it. So whoever logs
-//! never waits for whoever reads our stderr. What finds the buffer full is dropped and counted.
+//! A line is appended to a bounded buffer; the thread swaps the buffer for an empty one and writes
+//! it. So whoever logs never waits for whoever reads our stderr. What finds the buffer full is
+//! dropped and counted.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
@@ -38,7 +39,8 @@ pub struct Overrides {
 /// If the level is no filter, the process logs already, or no thread can be started.
 pub fn install(log: &Log, overrides: Overrides) -> anyhow::Result<(Telemetry, Logging)> {
     let lines = Arc::new(Lines::new(BUFFER));
-    let style = Style { overrides, terminal: io::stderr().is_terminal(), lines: Arc::clone(&lines) };
+    let style =
+        Style { overrides, terminal: io::stderr().is_terminal(), lines: Arc::clone(&lines) };
     let (layer, handle) = reload::Layer::new(style.layer(log)?);
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?;
     Ok((Telemetry::start(lines, io::stderr())?, Logging { style, handle }))
@@ -117,7 +119,8 @@ impl Drop for Telemetry {
     fn drop(&mut self) {
         self.0.lock().closed = true;
         self.0.changed.notify_all();
-        let waiting = self.0.changed.wait_timeout_while(self.0.lock(), FLUSH, |state| !state.is_drained());
+        let waiting =
+            self.0.changed.wait_timeout_while(self.0.lock(), FLUSH, |state| !state.is_drained());
         drop(waiting);
     }
 }
@@ -204,8 +207,10 @@ impl Lines {
     /// Takes what waits, in exchange for the memory of `batch`; false once closed and empty.
     fn next_batch(&self, batch: &mut Vec<u8>) -> bool {
         let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
-        let state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        // The lines of a moment are written together: a wake-up for each cost the requests more than writing it.
+        let state =
+            self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        // The lines of a moment are written together: a wake-up for each cost the requests more
+        // than writing it.
         let gathering = self.changed.wait_timeout_while(state, MOMENT, |state| !state.closed);
         let (mut state, _) = gathering.unwrap_or_else(PoisonError::into_inner);
         batch.clear();
@@ -246,7 +251,8 @@ mod tests {
 
     use super::*;
 
-    /// Hands over each write, and waits until it is taken: a reader that stalls while the test takes nothing.
+    /// Hands over each write, and waits until it is taken: a reader that stalls while the test
+    /// takes nothing.
     struct Handover(SyncSender<Vec<u8>>);
 
     impl Write for Handover {
@@ -288,7 +294,9 @@ mod tests {
     }
 
     /// Begins with errors only, for people.
-    fn logging(overrides: Overrides) -> (Arc<Lines>, Logging, impl tracing::Subscriber + Send + Sync) {
+    fn logging(
+        overrides: Overrides,
+    ) -> (Arc<Lines>, Logging, impl tracing::Subscriber + Send + Sync) {
         let lines = Arc::new(Lines::new(BUFFER));
         let style = Style { overrides, terminal: false, lines: Arc::clone(&lines) };
         let first = Log { format: LogFormat::Human, level: "error".to_owned() };
@@ -308,7 +316,12 @@ mod tests {
             tracing::info!("still");
         });
         let text = taken(&lines);
-        assert!(!text.contains("before") && text.contains(r#""message":"after""#) && text.contains("still"), "{text}");
+        assert!(
+            !text.contains("before")
+                && text.contains(r#""message":"after""#)
+                && text.contains("still"),
+            "{text}"
+        );
         let fixed = Overrides { format: Some(LogFormat::Human), filter: Some("warn".to_owned()) };
         let (lines, fixed, subscriber) = logging(fixed);
         tracing::subscriber::with_default(subscriber, || {
@@ -331,7 +344,9 @@ mod tests {
         // At most one full buffer is being written and one is waiting.
         assert!((980..1000).contains(&lost), "{lost}");
         drop(lines);
-        let reader = thread::spawn(move || receiver.iter().map(|batch| batch.len() as u64 / 10).sum::<u64>());
+        let reader = thread::spawn(move || {
+            receiver.iter().map(|batch| batch.len() as u64 / 10).sum::<u64>()
+        });
         drop(telemetry);
         assert_eq!(reader.join().expect("read to the end") + lost, 1000);
     }
@@ -383,8 +398,15 @@ mod tests {
 
     #[test]
     fn a_human_line_has_no_escapes_without_a_terminal() {
-        let text = logged(LogFormat::Human, || tracing::warn!(reason = "timeout", "docker.io: \u{1b}[31m no answer"));
-        assert!(text.contains("WARN") && text.contains("no answer") && text.contains("reason=\"timeout\""), "{text}");
+        let text = logged(LogFormat::Human, || {
+            tracing::warn!(reason = "timeout", "docker.io: \u{1b}[31m no answer");
+        });
+        assert!(
+            text.contains("WARN")
+                && text.contains("no answer")
+                && text.contains("reason=\"timeout\""),
+            "{text}"
+        );
         assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 }

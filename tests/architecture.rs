@@ -1,5 +1,5 @@
-//! The house rules that a compiler does not know: which module may use which, which foreign crate has which owner,
-//! and that there is one TLS stack (DESIGN §3).
+//! The house rules that a compiler does not know: which module may use which, which foreign crate
+//! has which owner, and that there is one TLS stack (DESIGN §3).
 //!
 //! The checker is a function over one file's path and text, so that it can be shown to fail.
 
@@ -11,14 +11,24 @@ use std::process::Command;
 /// Modules that anyone but `oci` may take types from.
 const LEAVES: &[&str] = &["config", "licence", "metrics", "telemetry", "limits", "clock"];
 
-/// Each module, and what it may use besides itself and the leaves. A new module has to be entered here.
+/// Each module, and what it may use besides itself and the leaves. A new module has to be entered
+/// here.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (
         "cli",
-        &["app", "parts", "reload", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"],
+        &[
+            "app", "parts", "reload", "server", "admin", "access", "route", "pull", "push",
+            "store", "upstream", "oci",
+        ],
     ),
-    ("app", &["parts", "reload", "server", "admin", "access", "route", "pull", "push", "store", "upstream", "oci"]),
+    (
+        "app",
+        &[
+            "parts", "reload", "server", "admin", "access", "route", "pull", "push", "store",
+            "upstream", "oci",
+        ],
+    ),
     ("reload", &["parts", "server"]),
     ("parts", &["access", "server"]),
     ("admin", &["access", "server", "pull", "push", "store", "upstream", "oci"]),
@@ -45,7 +55,8 @@ const ALONE: &[&str] = &["oci", "limits", "clock"];
 const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["main", "cli", "app", "telemetry"]),
     ("clap", &["main", "cli"]),
-    // The upstream side only looks at hyper's error, to tell a parse failure from a broken connection.
+    // The upstream side only looks at hyper's error, to tell a parse failure from a broken
+    // connection.
     ("hyper", &["server", "admin", "upstream"]),
     ("hyper_util", &["server", "admin"]),
     ("prometheus", &["metrics", "admin"]),
@@ -74,7 +85,8 @@ fn every_arrow_points_the_right_way_and_every_crate_has_its_owner() {
     let problems: Vec<String> = files
         .iter()
         .flat_map(|file| {
-            let path = file.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
+            let path =
+                file.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
             violations(&path, &fs::read_to_string(file).expect("a readable source"))
         })
         .collect();
@@ -83,10 +95,13 @@ fn every_arrow_points_the_right_way_and_every_crate_has_its_owner() {
 
 #[test]
 fn there_is_one_tls_stack() {
-    let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("a lock file");
-    let locked: Vec<&str> = lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect();
+    let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock"))
+        .expect("a lock file");
+    let locked: Vec<&str> =
+        lock.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).collect();
     assert_eq!(tls_problems(&locked, &["ring"]), Vec::<String>::new(), "in Cargo.lock");
-    // The lock file also names ring, for features of rustls that are off; what counts is what gets built.
+    // The lock file also names ring, for features of rustls that are off; what counts is what gets
+    // built.
     let built = built_packages();
     let built: Vec<&str> = built.iter().map(String::as_str).collect();
     assert_eq!(tls_problems(&built, &[]), Vec::<String>::new(), "in cargo tree");
@@ -101,14 +116,18 @@ fn built_packages() -> Vec<String> {
         .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let packages: BTreeSet<(&str, &str)> =
-        text.lines().filter_map(|line| Some((line.split(' ').next()?, line.split(' ').nth(1)?))).collect();
+    let packages: BTreeSet<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| Some((line.split(' ').next()?, line.split(' ').nth(1)?)))
+        .collect();
     packages.into_iter().map(|(name, _)| name.to_owned()).collect()
 }
 
 fn tls_problems(packages: &[&str], tolerated: &[&str]) -> Vec<String> {
-    let others = packages.iter().filter(|name| OTHER_TLS.contains(name) && !tolerated.contains(name));
-    let mut problems: Vec<String> = others.map(|name| format!("{name} is another TLS stack")).collect();
+    let others =
+        packages.iter().filter(|name| OTHER_TLS.contains(name) && !tolerated.contains(name));
+    let mut problems: Vec<String> =
+        others.map(|name| format!("{name} is another TLS stack")).collect();
     let rustls = packages.iter().filter(|name| **name == "rustls").count();
     if rustls != 1 {
         problems.push(format!("{rustls} versions of rustls"));
@@ -129,7 +148,8 @@ fn rust_files(folder: &Path, files: &mut Vec<std::path::PathBuf>) {
 
 /// What is wrong with the file at `path` (as `src/pull/fill.rs`); owners do not bind test modules.
 fn violations(path: &str, text: &str) -> Vec<String> {
-    let inside: Vec<&str> = path.trim_start_matches("src/").trim_end_matches(".rs").split('/').collect();
+    let inside: Vec<&str> =
+        path.trim_start_matches("src/").trim_end_matches(".rs").split('/').collect();
     let module = inside[0];
     if module == "lib" {
         return Vec::new();
@@ -150,12 +170,15 @@ fn violations(path: &str, text: &str) -> Vec<String> {
     }
     let depth = inside.len() - usize::from(inside.last() == Some(&"mod"));
     let shipped = paths(&without_test_modules(&code));
-    let detours = shipped.iter().filter(|used| used.split("::").take_while(|part| *part == "super").count() >= depth);
+    let detours = shipped
+        .iter()
+        .filter(|used| used.split("::").take_while(|part| *part == "super").count() >= depth);
     let detours = detours.map(|used| format!("{path}: {used} leaves the module; write crate::"));
     let strangers = shipped.iter().filter_map(|used| {
         let within = |owned: &str| used == owned || used.starts_with(&format!("{owned}::"));
         let (owned, owners) = OWNERS.iter().find(|(owned, _)| within(owned))?;
-        (!owners.contains(&module)).then(|| format!("{path}: {owned} belongs to {}", owners.join(", ")))
+        (!owners.contains(&module))
+            .then(|| format!("{path}: {owned} belongs to {}", owners.join(", ")))
     });
     arrows.chain(detours).chain(strangers).collect()
 }
@@ -179,7 +202,9 @@ fn without_comments_and_strings(text: &str) -> String {
 
 /// Bytes of the comment, string or character that `rest` starts with, or zero.
 fn literal_len(rest: &str, before: Option<char>) -> usize {
-    let until = |end: &str, from: usize| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
+    let until = |end: &str, from: usize| {
+        rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len())
+    };
     let in_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
     let raw = rest.strip_prefix('b').unwrap_or(rest).strip_prefix('r').filter(|_| !in_word);
     let hashes = raw.map_or(0, |raw| raw.len() - raw.trim_start_matches('#').len());
@@ -192,7 +217,8 @@ fn literal_len(rest: &str, before: Option<char>) -> usize {
         until(&format!("\"{}", "#".repeat(hashes)), start)
     } else if let Some(text) = rest.strip_prefix('"') {
         1 + escaped_len(text, '"')
-    } else if rest.starts_with("'\\") || rest.chars().nth(2) == Some('\'') && rest.starts_with('\'') {
+    } else if rest.starts_with("'\\") || rest.chars().nth(2) == Some('\'') && rest.starts_with('\'')
+    {
         1 + escaped_len(&rest[1..], '\'')
     } else {
         0
@@ -220,7 +246,9 @@ fn without_test_modules(code: &str) -> String {
         match next {
             ';' if depth == 0 => return format!("{head}{}", without_test_modules(&module[at..])),
             '{' => depth += 1,
-            '}' if depth == 1 => return format!("{head}{}", without_test_modules(&module[at + 1..])),
+            '}' if depth == 1 => {
+                return format!("{head}{}", without_test_modules(&module[at + 1..]));
+            }
             '}' => depth -= 1,
             _ => {}
         }
@@ -228,8 +256,8 @@ fn without_test_modules(code: &str) -> String {
     head.to_owned()
 }
 
-/// Every path in `code`, with the groups of `use` spelled out: `a::{b, c::d}` is `a::b` and `a::c::d`.
-/// A word alone is a path only behind `use`; elsewhere it may be anybody's variable.
+/// Every path in `code`, with the groups of `use` spelled out: `a::{b, c::d}` is `a::b` and
+/// `a::c::d`. A word alone is a path only behind `use`; elsewhere it may be anybody's variable.
 fn paths(code: &str) -> Vec<String> {
     let tokens = tokens(code);
     let (mut found, mut at) = (Vec::new(), 0);
@@ -298,7 +326,10 @@ mod checker {
 
     fn assert_refused(path: &str, text: &str, reason: &str) {
         let problems = violations(path, text);
-        assert!(problems.len() == 1 && problems[0].contains(reason), "{path}: {text}\n{problems:?}");
+        assert!(
+            problems.len() == 1 && problems[0].contains(reason),
+            "{path}: {text}\n{problems:?}"
+        );
     }
 
     fn assert_fine(path: &str, text: &str) {
@@ -309,14 +340,26 @@ mod checker {
     fn arrows_that_point_the_other_way_are_found() {
         for (path, text, reason) in [
             ("src/store/blobs.rs", "use crate::upstream::Client;", "store may not use upstream"),
-            ("src/upstream/mod.rs", "use crate::{oci::Digest, store::BlobStore};", "upstream may not use store"),
+            (
+                "src/upstream/mod.rs",
+                "use crate::{oci::Digest, store::BlobStore};",
+                "upstream may not use store",
+            ),
             ("src/pull/fill.rs", "fn f() -> crate::server::Body {}", "pull may not use server"),
             ("src/route/mod.rs", "use crate::access;", "route may not use access"),
             ("src/oci/name.rs", "use crate::config::Config;", "oci may not use config"),
-            ("src/oci/name.rs", "macro_rules! m { () => { $crate::clock::Clock } }", "oci may not use clock"),
+            (
+                "src/oci/name.rs",
+                "macro_rules! m { () => { $crate::clock::Clock } }",
+                "oci may not use clock",
+            ),
             ("src/main.rs", "fn main() { roadstead::app::run() }", "main may not use app"),
             ("src/server/mod.rs", "use crate::Surprise;", "server may not use Surprise"),
-            ("src/store/mod.rs", "#[cfg(test)]\nmod tests { use crate::upstream; }", "store may not use upstream"),
+            (
+                "src/store/mod.rs",
+                "#[cfg(test)]\nmod tests { use crate::upstream; }",
+                "store may not use upstream",
+            ),
             ("src/store/mod.rs", "use super::upstream;", "write crate::"),
             ("src/store/blobs.rs", "use super::super::upstream;", "write crate::"),
             ("src/util/mod.rs", "", "not in the table"),
@@ -332,12 +375,24 @@ mod checker {
             ("src/pull/fill.rs", "use std::{fs, io};", "std::fs belongs to"),
             ("src/pull/fill.rs", "use tokio::fs::File as F;", "tokio::fs belongs to"),
             ("src/pull/fill.rs", "fn f() { ::std::fs::remove_file(p); }", "std::fs belongs to"),
-            ("src/pull/fill.rs", "use tokio::process::Command;", "tokio::process belongs to upstream"),
+            (
+                "src/pull/fill.rs",
+                "use tokio::process::Command;",
+                "tokio::process belongs to upstream",
+            ),
             ("src/pull/mod.rs", "use hyper::{body::Body};", "hyper belongs to"),
             ("src/store/mod.rs", "fn f() -> Vec<prometheus::Registry> {}", "prometheus belongs to"),
             ("src/access/mod.rs", "use serde_yaml;", "serde_yaml belongs to"),
-            ("src/pull/mod.rs", "#[cfg(test)]\nmod tests { }\nuse rusqlite::Connection;", "rusqlite belongs to"),
-            ("src/store/mod.rs", "fn f<'a>(x: &'a str) { '\"'; rustls::x('\"') }", "rustls belongs to"),
+            (
+                "src/pull/mod.rs",
+                "#[cfg(test)]\nmod tests { }\nuse rusqlite::Connection;",
+                "rusqlite belongs to",
+            ),
+            (
+                "src/store/mod.rs",
+                "fn f<'a>(x: &'a str) { '\"'; rustls::x('\"') }",
+                "rustls belongs to",
+            ),
             ("src/pull/mod.rs", "// \"\nfn f() -> anyhow::Result<()> {}", "anyhow belongs to"),
         ] {
             assert_refused(path, text, reason);
@@ -347,12 +402,24 @@ mod checker {
     #[test]
     fn what_the_rules_allow_is_not_reported() {
         for (path, text) in [
-            ("src/pull/mod.rs", "use crate::{clock::Clock, oci::{Digest, Ns}, store, upstream::Client};"),
-            ("src/store/fs.rs", "use std::fs::{self, File}; use super::index::Index; use crate::store::Room;"),
+            (
+                "src/pull/mod.rs",
+                "use crate::{clock::Clock, oci::{Digest, Ns}, store, upstream::Client};",
+            ),
+            (
+                "src/store/fs.rs",
+                "use std::fs::{self, File}; use super::index::Index; use crate::store::Room;",
+            ),
             ("src/store/mod.rs", "#[cfg(test)]\nmod tests { use super::*; use reqwest::Client; }"),
             ("src/pull/tests.rs", "use super::*; use std::fs;"),
-            ("src/pull/mod.rs", "// use crate::server;\n/* reqwest::x */ const A: &str = \"std::fs::\\\"x\";"),
-            ("src/pull/mod.rs", "const A: &str = r#\"a \" crate::server::x\"#; const B: char = '\\'';"),
+            (
+                "src/pull/mod.rs",
+                "// use crate::server;\n/* reqwest::x */ const A: &str = \"std::fs::\\\"x\";",
+            ),
+            (
+                "src/pull/mod.rs",
+                "const A: &str = r#\"a \" crate::server::x\"#; const B: char = '\\'';",
+            ),
             ("src/pull/mod.rs", "fn f() { x.hyper = reqwest; my::reqwest::y(); hyperactive::z() }"),
             ("src/main.rs", "fn main() -> ExitCode { roadstead::cli::run() }"),
             ("src/lib.rs", "pub mod store; pub use crate::app::App;"),
@@ -364,7 +431,9 @@ mod checker {
     #[test]
     fn a_second_tls_stack_is_found() {
         assert!(tls_problems(&["rustls", "rustls-pki-types", "openssl-probe"], &[]).is_empty());
-        for packages in [&["rustls", "openssl"][..], &["rustls", "rustls"], &["tokio"], &["rustls", "ring"]] {
+        for packages in
+            [&["rustls", "openssl"][..], &["rustls", "rustls"], &["tokio"], &["rustls", "ring"]]
+        {
             assert_eq!(tls_problems(packages, &[]).len(), 1, "{packages:?}");
         }
         assert!(tls_problems(&["rustls", "ring"], &["ring"]).is_empty());

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use roadstead::clock::Timestamp;
 use roadstead::config::{
-    self, CertificateName, ClientAuth, Config, Credential, LicenceFile, LogFormat, Login, MinFree, UnknownCredentials,
-    Upstream, Who,
+    self, CertificateName, ClientAuth, Config, Credential, LicenceFile, LogFormat, Login, MinFree,
+    UnknownCredentials, Upstream, Who,
 };
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 
 const EXAMPLE: &str = include_str!("../config.example.yaml");
 
 fn parse(text: &str) -> Result<Config, config::Problems> {
-    config::parse(text, Path::new("config.yaml"), &|name| (name == "SET").then(|| "from-environment".to_owned()))
+    config::parse(text, Path::new("config.yaml"), &|name| {
+        (name == "SET").then(|| "from-environment".to_owned())
+    })
 }
 
 fn valid(text: &str) -> Config {
@@ -49,13 +51,16 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     let directory = tempfile::tempdir().expect("a directory");
     let place = |name: &str| directory.path().join(name).display().to_string();
     fs::write(place("hub"), "secret\n").expect("writable");
-    fs::write(place("docker.json"), r#"{"auths": {"docker.io": {"auth": "dTpw"}}}"#).expect("writable");
+    fs::write(place("docker.json"), r#"{"auths": {"docker.io": {"auth": "dTpw"}}}"#)
+        .expect("writable");
     fs::write(place("ca.pem"), authority()).expect("writable");
     fs::write(place("acme.licence"), licence()).expect("writable");
     let text: String = EXAMPLE
         .lines()
         .map(|line| {
-            line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') || rest.starts_with("  ")).unwrap_or(line)
+            line.strip_prefix('#')
+                .filter(|rest| !rest.starts_with(' ') || rest.starts_with("  "))
+                .unwrap_or(line)
         })
         .flat_map(|line| [line, "\n"])
         .collect::<String>()
@@ -69,13 +74,21 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     let config = valid(&text);
     assert_eq!(config.upstreams.len(), 3);
     assert_eq!(config.upstreams[0].credentials.len(), 6);
-    let credential = |images| config.upstreams[0].credentials.iter().find(|c| c.images.as_str() == images);
+    let credential =
+        |images| config.upstreams[0].credentials.iter().find(|c| c.images.as_str() == images);
     assert_eq!(credential("myapp/**").map(fixed).map(|login| login.0), Some("acme-prod"));
-    let helper = Login::Helper { program: "/bin/true".into(), server: "https://index.docker.io/v1/".to_owned() };
+    let helper = Login::Helper {
+        program: "/bin/true".into(),
+        server: "https://index.docker.io/v1/".to_owned(),
+    };
     assert_eq!(credential("cloud/**").map(|credential| &credential.login), Some(&helper));
     assert_eq!(config.access.rules.len(), 2);
-    assert_eq!((config.applications.len(), config.tls.is_some(), config.licences.is_some()), (1, true, true));
-    // A key that the example lacks is one that the list of known keys names and the example does not.
+    assert_eq!(
+        (config.applications.len(), config.tls.is_some(), config.licences.is_some()),
+        (1, true, true)
+    );
+    // A key that the example lacks is one that the list of known keys names and the example does
+    // not.
     for section in [
         "",
         "tls: {",
@@ -89,11 +102,19 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
         "licences: {",
         "log: {",
     ] {
-        let closing: String =
-            section.chars().rev().filter_map(|c| "}])".get("{[(".find(c)?..)?.chars().next()).collect();
-        let message =
-            parse(&format!("{section} unknown_key_of_this_test: 1 {closing}")).expect_err(section).to_string();
-        let known = message.lines().find_map(|line| line.split_once("known here: ")).expect("the list of keys").1;
+        let closing: String = section
+            .chars()
+            .rev()
+            .filter_map(|c| "}])".get("{[(".find(c)?..)?.chars().next())
+            .collect();
+        let message = parse(&format!("{section} unknown_key_of_this_test: 1 {closing}"))
+            .expect_err(section)
+            .to_string();
+        let known = message
+            .lines()
+            .find_map(|line| line.split_once("known here: "))
+            .expect("the list of keys")
+            .1;
         for key in known.split(", ") {
             assert!(text.contains(&format!("{key}:")), "{key} is not in the example");
         }
@@ -129,8 +150,15 @@ fn without_a_file_the_well_known_registries_are_served_on_loopback() {
     let config = config::builtin();
     assert!(config.listen.ip().is_loopback() && config.admin.ip().is_loopback());
     assert_eq!(config.default_upstream.expect("a default").as_str(), "docker.io");
-    for name in ["docker.io", "quay.io", "ghcr.io", "registry.k8s.io", "gcr.io", "mcr.microsoft.com", "public.ecr.aws"]
-    {
+    for name in [
+        "docker.io",
+        "quay.io",
+        "ghcr.io",
+        "registry.k8s.io",
+        "gcr.io",
+        "mcr.microsoft.com",
+        "public.ecr.aws",
+    ] {
         assert!(config.upstreams.iter().any(|upstream| upstream.name.as_str() == name), "{name}");
     }
     let hub = &config.upstreams[0];
@@ -150,13 +178,19 @@ fn values_are_read_into_their_types() {
     );
     assert_eq!(config.listen.to_string(), "0.0.0.0:80");
     assert_eq!(config.admin.to_string(), "127.0.0.1:81");
-    assert_eq!(config.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), ["mirror.example.com"]);
+    assert_eq!(
+        config.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(),
+        ["mirror.example.com"]
+    );
     assert_eq!((config.cache.path.to_str(), config.cache.max_size), (Some("/data"), 1000));
     assert_eq!(config.cache.min_free, MinFree::Bytes(1 << 30));
     assert_eq!(config.cache.tag_ttl, Duration::ZERO);
     assert_eq!(config.cache.abandon_after, Duration::from_millis(500));
     assert_eq!(config.default_upstream, None);
-    assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "warn,roadstead=debug"));
+    assert_eq!(
+        (config.log.format, config.log.level.as_str()),
+        (LogFormat::Json, "warn,roadstead=debug")
+    );
     let rule = &config.access.rules[0];
     assert!(
         rule.allow.pull
@@ -169,7 +203,8 @@ fn values_are_read_into_their_types() {
 
 #[test]
 fn a_well_known_name_brings_what_is_not_given() {
-    let config = valid("upstreams:\n  docker.io:\n    url: http://127.0.0.1:9\n    aliases: [hub]\n");
+    let config =
+        valid("upstreams:\n  docker.io:\n    url: http://127.0.0.1:9\n    aliases: [hub]\n");
     let hub = only(&config);
     assert_eq!(hub.url.as_str(), "http://127.0.0.1:9/");
     assert_eq!((hub.aliases.as_slice(), hub.library), (["hub".to_owned()].as_slice(), true));
@@ -179,15 +214,25 @@ fn a_well_known_name_brings_what_is_not_given() {
 
 #[test]
 fn any_other_name_says_where_it_is_and_brings_nothing() {
-    let config =
-        valid("upstreams: { 'localhost:5005': { url: 'http://localhost:5005', tls_verify: false, page_limit: 7 } }");
+    let config = valid(
+        "upstreams: { 'localhost:5005': { url: 'http://localhost:5005', tls_verify: false, page_limit: 7 } }",
+    );
     let upstream = only(&config);
-    assert_eq!((upstream.name.as_str(), upstream.url.as_str()), ("localhost:5005", "http://localhost:5005/"));
+    assert_eq!(
+        (upstream.name.as_str(), upstream.url.as_str()),
+        ("localhost:5005", "http://localhost:5005/")
+    );
     assert!(
-        !upstream.tls_verify && !upstream.library && upstream.aliases.is_empty() && upstream.token_hosts.is_empty()
+        !upstream.tls_verify
+            && !upstream.library
+            && upstream.aliases.is_empty()
+            && upstream.token_hosts.is_empty()
     );
     assert_eq!((upstream.page_limit, config.default_upstream.as_ref()), (Some(7), None));
-    assert_eq!(only(&valid("upstreams: { registry.acme.test: {} }")).url.as_str(), "https://registry.acme.test/");
+    assert_eq!(
+        only(&valid("upstreams: { registry.acme.test: {} }")).url.as_str(),
+        "https://registry.acme.test/"
+    );
 }
 
 #[test]
@@ -199,7 +244,10 @@ fn passwords_come_from_files_the_environment_and_docker() {
         path.display().to_string()
     };
     let password = file("password", "from-file\r\n");
-    let docker = file("config.json", r#"{"auths": {"https://index.docker.io/v1/": {"auth": "aHViOmZyb20tZG9ja2Vy"}}}"#);
+    let docker = file(
+        "config.json",
+        r#"{"auths": {"https://index.docker.io/v1/": {"auth": "aHViOmZyb20tZG9ja2Vy"}}}"#,
+    );
     let config = valid(&format!(
         "allow_inline_secrets: true\nupstreams:\n  docker.io:\n    credentials:\n\
          \x20     - {{ docker_config: {docker} }}\n\
@@ -207,7 +255,11 @@ fn passwords_come_from_files_the_environment_and_docker() {
          \x20     - {{ images: 'a/longer/**', username: env, password_env: SET }}\n\
          \x20     - {{ images: 'a/b', username: inline, password: from-text }}\n"
     ));
-    let found: Vec<_> = only(&config).credentials.iter().map(|c| (c.images.as_str(), fixed(c).0, fixed(c).1)).collect();
+    let found: Vec<_> = only(&config)
+        .credentials
+        .iter()
+        .map(|c| (c.images.as_str(), fixed(c).0, fixed(c).1))
+        .collect();
     assert_eq!(
         found,
         [
@@ -222,8 +274,12 @@ fn passwords_come_from_files_the_environment_and_docker() {
 /// The credential of the only upstream in `text`, with this `PATH`.
 fn login(text: &str, path: &Path) -> Result<Login, String> {
     let path = path.display().to_string();
-    let config = config::parse(text, Path::new("config.yaml"), &|name| (name == "PATH").then(|| path.clone()));
-    config.map(|config| only(&config).credentials[0].login.clone()).map_err(|problems| problems.to_string())
+    let config = config::parse(text, Path::new("config.yaml"), &|name| {
+        (name == "PATH").then(|| path.clone())
+    });
+    config
+        .map(|config| only(&config).credentials[0].login.clone())
+        .map_err(|problems| problems.to_string())
 }
 
 #[test]
@@ -233,12 +289,17 @@ fn a_helper_is_found_on_the_path_or_by_its_own_and_asked_for_the_host() {
     // A program that nobody runs: a start finds helpers, and leaves them alone.
     fs::write(&program, "").expect("writable");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("ours");
-    let text = |upstream: &str, keys: &str| format!("upstreams: {{ {upstream}: {{ credentials: [{{ {keys} }}] }} }}");
-    let asked_for = |server: &str| Ok(Login::Helper { program: program.clone(), server: server.to_owned() });
+    let text = |upstream: &str, keys: &str| {
+        format!("upstreams: {{ {upstream}: {{ credentials: [{{ {keys} }}] }} }}")
+    };
+    let asked_for =
+        |server: &str| Ok(Login::Helper { program: program.clone(), server: server.to_owned() });
     let absolute = format!("helper: {}", program.display());
-    for (upstream, server) in
-        [("quay.io", "quay.io"), ("\"localhost:5005\"", "localhost:5005"), ("docker.io", "https://index.docker.io/v1/")]
-    {
+    for (upstream, server) in [
+        ("quay.io", "quay.io"),
+        ("\"localhost:5005\"", "localhost:5005"),
+        ("docker.io", "https://index.docker.io/v1/"),
+    ] {
         for keys in ["helper: acme", &absolute] {
             assert_eq!(login(&text(upstream, keys), directory.path()), asked_for(server), "{keys}");
         }
@@ -258,7 +319,8 @@ fn a_helper_is_found_on_the_path_or_by_its_own_and_asked_for_the_host() {
         assert_eq!(login(&text(upstream, &keys), directory.path()), asked_for(server), "{json}");
     }
     fs::write(&docker, r#"{"credsStore": "other"}"#).expect("writable");
-    let message = login(&text("quay.io", &keys), directory.path()).expect_err("there is no such program");
+    let message =
+        login(&text("quay.io", &keys), directory.path()).expect_err("there is no such program");
     let expected = format!(
         "config.yaml:1: upstreams.quay.io.credentials[0].docker_config: {} names a helper: there is no program \
          docker-credential-other on the PATH; install it, or write its absolute path",
@@ -329,7 +391,10 @@ fn what_a_refusal_tells_to_write_is_accepted() {
 #[test]
 fn a_file_that_is_missing_or_no_yaml_is_one_problem() {
     let missing = config::load(Path::new("/nonexistent/config.yaml")).expect_err("missing");
-    assert_eq!(missing.to_string(), "/nonexistent/config.yaml: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        missing.to_string(),
+        "/nonexistent/config.yaml: cannot be read: No such file or directory (os error 2)"
+    );
     assert!(problem("listen: [\n").starts_with("2: is not valid YAML:"));
     assert!(problem("a: &a [*a]\n").contains("is not valid YAML"));
 }
@@ -364,11 +429,18 @@ fn identities_and_applications_are_read_into_their_types() {
          applications: { myapp: { images: [\"registry.test/myapp/**\"], publishers: [\"user:ci\"] } }\n\
          licences: { issuer: Acme Inc., public_keys: [a.pub, b.pub], revoked: revoked }\n",
     );
-    let hosts: Vec<_> = config.hosts.iter().map(|host| (host.name.as_str(), host.plain_http)).collect();
-    assert_eq!(hosts, [("registry.example.com", false), ("mirror.example.com", false), ("localhost", true)]);
+    let hosts: Vec<_> =
+        config.hosts.iter().map(|host| (host.name.as_str(), host.plain_http)).collect();
+    assert_eq!(
+        hosts,
+        [("registry.example.com", false), ("mirror.example.com", false), ("localhost", true)]
+    );
     assert_eq!(config.hosts[1].unknown_credentials, UnknownCredentials::Anonymous);
     let tls = config.tls.expect("tls");
-    assert_eq!((tls.client_auth, tls.client_ca.as_deref()), (ClientAuth::Required, Some(Path::new("ca.pem"))));
+    assert_eq!(
+        (tls.client_auth, tls.client_ca.as_deref()),
+        (ClientAuth::Required, Some(Path::new("ca.pem")))
+    );
     let who: Vec<_> = config.access.rules.iter().map(|rule| rule.who.clone()).collect();
     let certificate = Who::Certificate(CertificateName::Dns("n.test".to_owned()));
     assert_eq!((&who[0], &who[2]), (&Who::User("a@b.test".to_owned()), &certificate));

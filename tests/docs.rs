@@ -1,4 +1,5 @@
-//! The documents stay true of the code where that can be read off: cited rules, metrics, presets, and paths.
+//! The documents stay true of the code where that can be read off: cited rules, metrics, presets,
+//! and paths.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +20,9 @@ fn read(path: &str) -> String {
 
 /// All Rust files below `folder`.
 fn sources(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("a readable folder").map(|entry| entry.expect("a readable entry").path());
+    let entries = fs::read_dir(folder)
+        .expect("a readable folder")
+        .map(|entry| entry.expect("a readable entry").path());
     entries
         .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
@@ -28,19 +31,24 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 
 /// `SEL-1`, `DESIGN §14.2`, and each of `DESIGN §4.4, §6`.
 fn citations(text: &str) -> BTreeSet<String> {
-    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || "(),;:`\"…".contains(c)).collect();
+    let words: Vec<&str> =
+        text.split(|c: char| c.is_whitespace() || "(),;:`\"…".contains(c)).collect();
     let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     let mut found = BTreeSet::new();
     let mut source = None;
     for word in words {
         if let Some(section) = word.strip_prefix('§') {
-            found.extend(source.map(|source| format!("{source} §{}", section.trim_end_matches('.'))));
+            found.extend(
+                source.map(|source| format!("{source} §{}", section.trim_end_matches('.'))),
+            );
             continue;
         }
         source = SOURCES.into_iter().find(|source| *source == word);
         let rule = word.trim_end_matches('.');
         let numbered = |(family, number): (&str, &str)| {
-            FAMILIES.contains(&family) && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+            FAMILIES.contains(&family)
+                && !number.is_empty()
+                && number.bytes().all(|b| b.is_ascii_digit())
         };
         if rule.split_once('-').is_some_and(numbered) {
             found.insert(rule.to_owned());
@@ -61,7 +69,11 @@ fn every_cited_rule_is_explained() {
         }
         for cited in citations(&fs::read_to_string(&path).expect("text")) {
             count += 1;
-            assert!(explained.contains(cited.as_str()), "{}: {cited} is not in docs/rules.md", path.display());
+            assert!(
+                explained.contains(cited.as_str()),
+                "{}: {cited} is not in docs/rules.md",
+                path.display()
+            );
         }
     }
     assert!(count > 100, "citations are no longer found: {count}");
@@ -76,15 +88,19 @@ fn citations_are_found_in_every_form() {
 
 /// The first string literal behind each of `calls`.
 fn literals<'a>(text: &'a str, calls: &[&str]) -> Vec<&'a str> {
-    let starts = calls.iter().flat_map(|call| text.match_indices(call).map(|(at, call)| at + call.len()));
-    starts.filter_map(|start| text[start..].trim_start().strip_prefix('"')?.split('"').next()).collect()
+    let starts =
+        calls.iter().flat_map(|call| text.match_indices(call).map(|(at, call)| at + call.len()));
+    starts
+        .filter_map(|start| text[start..].trim_start().strip_prefix('"')?.split('"').next())
+        .collect()
 }
 
 #[test]
 fn the_readme_names_every_metric_and_every_preset() {
     let readme = read("README.md");
     let metrics = read("src/metrics.rs");
-    let metrics = literals(&metrics, &["r.counter(", "r.counters(", "r.gauge(", "r.gauges(", "r.histogram("]);
+    let metrics =
+        literals(&metrics, &["r.counter(", "r.counters(", "r.gauge(", "r.gauges(", "r.histogram("]);
     let process = read("src/admin/process.rs");
     let presets = read("src/config/presets.rs");
     let presets = literals(&presets, &["plain("]);
@@ -103,7 +119,8 @@ fn paths_in_the_documents_exist() {
         let text = read(document);
         let quoted = text.split('`').skip(1).step_by(2);
         let folders = ["src/", "tests/", "docs/", "deploy/", ".ci/"];
-        for path in quoted.filter(|quoted| folders.iter().any(|folder| quoted.starts_with(folder))) {
+        for path in quoted.filter(|quoted| folders.iter().any(|folder| quoted.starts_with(folder)))
+        {
             count += 1;
             assert!(root().join(path).exists(), "{document}: there is no {path}");
         }

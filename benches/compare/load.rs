@@ -1,5 +1,5 @@
-//! A fixed number of requests over kept connections, as fast as the server answers; a slow server does what it can in the
-//! time it gets.
+//! A fixed number of requests over kept connections, as fast as the server answers; a slow server
+//! does what it can in the time it gets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
-//! roadstead beside nginx and CNCF distribution: the same content, the same clients, real processes, interleaved rounds.
+//! roadstead beside nginx and CNCF distribution: the same content, the same clients, real
+//! processes, interleaved rounds.
 //!
-//! `cargo bench --bench compare -- [ROUNDS] [MEASURE]` prints the medians and their ratios; MEASURE is a word of the
-//! measures that are wanted. Clients and servers share the machine,
-//! so the figures per second depend on both; those per CPU-second are the server's alone.
+//! `cargo bench --bench compare -- [ROUNDS] [MEASURE]` prints the medians and their ratios; MEASURE
+//! is a word of the measures that are wanted. Clients and servers share the machine, so the figures
+//! per second depend on both; those per CPU-second are the server's alone.
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
 #[expect(dead_code, reason = "the first byte is for the other figures")]
@@ -44,12 +45,14 @@ const ROUNDS: usize = 3;
 
 fn main() -> anyhow::Result<()> {
     // cargo adds --bench of its own.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(ROUNDS);
     let wanted = arguments.iter().find(|argument| argument.parse::<usize>().is_err());
     let runtime = Runtime::new()?;
     let folder = server::folder()?;
-    let layers: Vec<_> = (0..8).map(|salt| Content::blob(salt, if salt == 0 { BLOB } else { 1 << 20 })).collect();
+    let layers: Vec<_> =
+        (0..8).map(|salt| Content::blob(salt, if salt == 0 { BLOB } else { 1 << 20 })).collect();
     let manifest = Content::manifest(&layers);
     let origin = runtime.block_on(Origin::start())?;
     for layer in &layers {
@@ -57,7 +60,8 @@ fn main() -> anyhow::Result<()> {
     }
     origin.add_manifest(&manifest);
     let content = (&*layers[0], &*manifest);
-    let plain = runtime.block_on(peers::start(folder.path(), origin.address, &layers[0], &manifest))?;
+    let plain =
+        runtime.block_on(peers::start(folder.path(), origin.address, &layers[0], &manifest))?;
     let authority = Authority::new()?;
     let (below, pair) = (folder.path().join("tls"), authority.pair(folder.path())?);
     std::fs::create_dir(&below)?;
@@ -65,7 +69,9 @@ fn main() -> anyhow::Result<()> {
     let client = authority.client()?;
     for (servers, tls) in [(&plain, None), (&secure, Some(&client))] {
         for server in servers {
-            runtime.block_on(warm(server, &layers[0], &manifest, tls)).with_context(|| server.name)?;
+            runtime
+                .block_on(warm(server, &layers[0], &manifest, tls))
+                .with_context(|| server.name)?;
         }
     }
     let mut report = Report::default();
@@ -78,8 +84,8 @@ fn main() -> anyhow::Result<()> {
             // Another server goes first each time.
             for turn in 0..servers.len() {
                 let server = &servers[(round + turn) % servers.len()];
-                let sample =
-                    sample(server, &measure).with_context(|| format!("{} of {}", measure.name, server.name))?;
+                let sample = sample(server, &measure)
+                    .with_context(|| format!("{} of {}", measure.name, server.name))?;
                 report.add(&measure, server.name, sample);
             }
         }
@@ -90,7 +96,14 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measures(blob: &Content, manifest: &Content, client: &Arc<ClientConfig>) -> [Measure; 4] {
-    let blobs = Load { path: blob_path(blob), size: blob.size, connections: 8, each: 2, threads: 2, tls: None };
+    let blobs = Load {
+        path: blob_path(blob),
+        size: blob.size,
+        connections: 8,
+        each: 2,
+        threads: 2,
+        tls: None,
+    };
     let over_tls = Load { connections: 4, tls: Some(Arc::clone(client)), ..blobs.clone() };
     let by = |reference: &str| Load {
         path: manifest_path(reference),
@@ -102,7 +115,11 @@ fn measures(blob: &Content, manifest: &Content, client: &Arc<ClientConfig>) -> [
     };
     [
         Measure { name: "warm blob, 256 MiB, 8 connections", unit: Unit::Bytes, load: blobs },
-        Measure { name: "warm blob over TLS, 256 MiB, 4 connections", unit: Unit::Bytes, load: over_tls },
+        Measure {
+            name: "warm blob over TLS, 256 MiB, 4 connections",
+            unit: Unit::Bytes,
+            load: over_tls,
+        },
         Measure {
             name: "manifest by digest, 32 connections",
             unit: Unit::Requests,
@@ -134,7 +151,10 @@ async fn warm(
         (blob_path(blob), blob),
     ] {
         let mut hasher = Hasher::new(Algorithm::Sha256);
-        client.get(&request(&path), |bytes| hasher.update(bytes)).await.with_context(|| path.clone())?;
+        client
+            .get(&request(&path), |bytes| hasher.update(bytes))
+            .await
+            .with_context(|| path.clone())?;
         ensure!(hasher.finish() == content.digest, "wrong content for {path}");
     }
     Ok(())

@@ -41,10 +41,13 @@ pub(crate) async fn start_secure(
     pair: &Pair,
 ) -> anyhow::Result<Vec<Server>> {
     let Pair { certificate, key } = pair;
-    let tls = format!("tls: {{ certificate: '{}', key: '{}' }}\n", certificate.display(), key.display());
+    let tls =
+        format!("tls: {{ certificate: '{}', key: '{}' }}\n", certificate.display(), key.display());
     let mut servers = vec![roadstead_with(folder, origin, &tls).await?];
     if installed("nginx") {
-        for (name, lines) in [("nginx", ""), ("nginx-64k", "ssl_buffer_size 64k; output_buffers 2 256k;")] {
+        for (name, lines) in
+            [("nginx", ""), ("nginx-64k", "ssl_buffer_size 64k; output_buffers 2 256k;")]
+        {
             let folder = folder.join(name);
             fs::create_dir(&folder)?;
             servers.push(nginx(name, &folder, (blob, manifest), Some((pair, lines))).await?);

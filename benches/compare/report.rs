@@ -24,7 +24,10 @@ impl Measure {
     fn amount(&self, requests: u32) -> f64 {
         match self.unit {
             Unit::Requests => f64::from(requests),
-            Unit::Bytes => f64::from(requests) * u32::try_from(self.load.size).map_or(f64::INFINITY, f64::from) / 1e6,
+            Unit::Bytes => {
+                f64::from(requests) * u32::try_from(self.load.size).map_or(f64::INFINITY, f64::from)
+                    / 1e6
+            }
         }
     }
 }
@@ -45,8 +48,11 @@ pub(crate) struct Report(Vec<Row>);
 impl Report {
     pub(crate) fn add(&mut self, measure: &Measure, server: &'static str, sample: Sample) {
         let amount = measure.amount(sample.requests);
-        let (per_second, per_cpu_second) = (amount / sample.wall.as_secs_f64(), amount / sample.cpu.as_secs_f64());
-        if let Some(row) = self.0.iter_mut().find(|row| row.measure.name == measure.name && row.server == server) {
+        let (per_second, per_cpu_second) =
+            (amount / sample.wall.as_secs_f64(), amount / sample.cpu.as_secs_f64());
+        if let Some(row) =
+            self.0.iter_mut().find(|row| row.measure.name == measure.name && row.server == server)
+        {
             row.per_second.push(per_second);
             row.per_cpu_second.push(per_cpu_second);
             return;
@@ -57,7 +63,9 @@ impl Report {
 
     /// Our row of the same measure.
     fn ours(&self, row: &Row) -> Option<&Row> {
-        self.0.iter().find(|other| other.server == "roadstead" && other.measure.name == row.measure.name)
+        self.0
+            .iter()
+            .find(|other| other.server == "roadstead" && other.measure.name == row.measure.name)
     }
 }
 
@@ -65,7 +73,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows: Vec<&Row> = self.0.iter().collect();
         rows.sort_by_key(|row| (row.measure.name, row.server != "roadstead", row.server));
-        writeln!(f, "| measure | server | per second | per CPU-second | roadstead is, per second | per CPU-second |")?;
+        writeln!(
+            f,
+            "| measure | server | per second | per CPU-second | roadstead is, per second | per CPU-second |"
+        )?;
         writeln!(f, "| --- | --- | ---: | ---: | ---: | ---: |")?;
         for row in rows {
             let unit = match row.measure.unit {
@@ -73,10 +84,15 @@ impl fmt::Display for Report {
                 Unit::Requests => "requests",
             };
             let (wall, cpu) = (median(&row.per_second), median(&row.per_cpu_second));
-            write!(f, "| {} | {} | {wall:.0} {unit} | {cpu:.0} {unit} |", row.measure.name, row.server)?;
+            write!(
+                f,
+                "| {} | {} | {wall:.0} {unit} | {cpu:.0} {unit} |",
+                row.measure.name, row.server
+            )?;
             match self.ours(row).filter(|ours| ours.server != row.server) {
                 Some(ours) => {
-                    let times = (median(&ours.per_second) / wall, median(&ours.per_cpu_second) / cpu);
+                    let times =
+                        (median(&ours.per_second) / wall, median(&ours.per_cpu_second) / cpu);
                     writeln!(f, " {:.2} × | {:.2} × |", times.0, times.1)?;
                 }
                 None => writeln!(f, " | |")?,
@@ -90,5 +106,9 @@ fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    }
 }

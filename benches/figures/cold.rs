@@ -36,11 +36,16 @@ pub(crate) async fn first_byte() -> anyhow::Result<()> {
     }
     ensure!(origin.blob_gets() == FIRST_BYTES, "{} downloads", origin.blob_gets());
     println!("first byte: {FIRST_BYTES} cold blobs of 1 MiB, after the upstream's own first byte");
-    println!("  median {} (required: 5 ms), p90 {}", millis(median(&waits)), millis(quantile(&waits, 0.9)));
+    println!(
+        "  median {} (required: 5 ms), p90 {}",
+        millis(median(&waits)),
+        millis(quantile(&waits, 0.9))
+    );
     Ok(())
 }
 
-/// A whole cold blob against a direct download, from a limited origin and from one as fast as it can.
+/// A whole cold blob against a direct download, from a limited origin and from one as fast as it
+/// can.
 pub(crate) async fn whole() -> anyhow::Result<()> {
     let folder = server::folder()?;
     let origin = Origin::start().await?;
@@ -98,8 +103,13 @@ impl Rounds {
         let rounds = f64::from(u32::try_from(self.ratios.len().max(1)).unwrap_or(u32::MAX));
         let each = |cpu: Duration| cpu.as_secs_f64() / rounds;
         println!("  {what}");
-        println!("    direct {}, through {}", millis(median(&self.direct)), millis(median(&self.through)));
-        let [lowest, middle, highest] = [0.0, 0.5, 1.0].map(|share| quantile(&self.ratios, share).unwrap_or_default());
+        println!(
+            "    direct {}, through {}",
+            millis(median(&self.direct)),
+            millis(median(&self.through))
+        );
+        let [lowest, middle, highest] =
+            [0.0, 0.5, 1.0].map(|share| quantile(&self.ratios, share).unwrap_or_default());
         println!("    ratio {middle:.3} (from {lowest:.3} to {highest:.3})");
         let (user, system) = (each(self.cpu.user), each(self.cpu.system));
         println!("    CPU of roadstead for one: {user:.3} s user, {system:.3} s system");

@@ -39,7 +39,10 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     println!("  blob GETs upstream   {} (required: 1)", origin.blob_gets());
     println!("  right digests        {right} (required: {CLIENTS})");
     println!("  RssAnon above idle   {above} KiB at most (required: {MEMORY}; idle {idle})");
-    ensure!(origin.blob_gets() == 1 && right == CLIENTS, "the herd cost more than one download, or got wrong bytes");
+    ensure!(
+        origin.blob_gets() == 1 && right == CLIENTS,
+        "the herd cost more than one download, or got wrong bytes"
+    );
     ensure!(above <= MEMORY, "the herd cost too much memory");
     Ok(())
 }

@@ -76,7 +76,9 @@ impl Attack {
 
 pub(crate) async fn run() -> anyhow::Result<()> {
     let kinds = [("bcrypt 12", bcrypt::hash(PASSWORD, 12)?), ("argon2id 19 MiB, t=2", argon2id()?)];
-    println!("logins: a wrong one every {WRONG_EVERY:?}; right ones every {RIGHT_EVERY:?}, each from a new address");
+    println!(
+        "logins: a wrong one every {WRONG_EVERY:?}; right ones every {RIGHT_EVERY:?}, each from a new address"
+    );
     for (kind, hash) in kinds {
         for attack in Attack::ALL {
             println!("  {kind}, {} addresses, names: {:?}", attack.addresses, attack.names);
@@ -96,11 +98,20 @@ async fn costs(hash: &str, attack: Attack) -> anyhow::Result<()> {
     ensure!(server.threads(THREAD)?.len() == 1, "there is more than one hashing thread");
     let wrong = attacked.during?;
     let count = |status| wrong.iter().filter(|(one, _)| *one == status).count();
-    let [before, meanwhile] = [&idle.waits, &attacked.waits].map(|waits| millis(quantile(waits, 0.99)));
-    let [hashing, all, usual] = [attacked.hashing, attacked.all, idle.all].map(|share| share * 100.0);
-    println!("    wrong: {}, of which {} heard 401 and {} 429", wrong.len(), count(401), count(429));
+    let [before, meanwhile] =
+        [&idle.waits, &attacked.waits].map(|waits| millis(quantile(waits, 0.99)));
+    let [hashing, all, usual] =
+        [attacked.hashing, attacked.all, idle.all].map(|share| share * 100.0);
+    println!(
+        "    wrong: {}, of which {} heard 401 and {} 429",
+        wrong.len(),
+        count(401),
+        count(429)
+    );
     println!("    manifest p99 {meanwhile} (required: twice that of idle, {before})");
-    println!("    of one core: hashing {hashing:.1} % (required: 30), process {all:.1} % (idle {usual:.1})");
+    println!(
+        "    of one core: hashing {hashing:.1} % (required: 30), process {all:.1} % (idle {usual:.1})"
+    );
     Ok(())
 }
 
@@ -118,7 +129,8 @@ async fn right_ones(hash: &str, attack: Attack) -> anyhow::Result<()> {
         let user = format!("user{}", number % USERS);
         let began = start.elapsed();
         right.spawn(async move {
-            let (status, took) = login(address, Ipv4Addr::new(127, 1, high, low + 1), &user, PASSWORD).await?;
+            let (status, took) =
+                login(address, Ipv4Addr::new(127, 1, high, low + 1), &user, PASSWORD).await?;
             anyhow::Ok((began, status, took))
         });
     }
@@ -133,8 +145,14 @@ async fn right_ones(hash: &str, attack: Attack) -> anyhow::Result<()> {
         took.len(),
         right.len()
     );
-    for (began, status, took) in right.iter().filter(|(_, status, took)| *status != 200 || *took > REQUIRED) {
-        println!("      the one of {:.0} s: {status} after {}", began.as_secs_f64(), millis(Some(*took)));
+    for (began, status, took) in
+        right.iter().filter(|(_, status, took)| *status != 200 || *took > REQUIRED)
+    {
+        println!(
+            "      the one of {:.0} s: {status} after {}",
+            began.as_secs_f64(),
+            millis(Some(*took))
+        );
     }
     Ok(())
 }
@@ -169,7 +187,11 @@ struct Observed<T> {
     all: f64,
 }
 
-async fn observe<T>(server: &Server, manifest: &str, what: impl Future<Output = T>) -> anyhow::Result<Observed<T>> {
+async fn observe<T>(
+    server: &Server,
+    manifest: &str,
+    what: impl Future<Output = T>,
+) -> anyhow::Result<Observed<T>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asking = ask(server.address, manifest, &stop);
     let (start, all_before, hashing_before) = (Instant::now(), server.cpu()?, hashing(server)?);
@@ -188,12 +210,18 @@ fn hashing(server: &Server) -> anyhow::Result<Cpu> {
 }
 
 /// Status of each wrong login, and how long it took.
-async fn wrong_ones(server: SocketAddr, attack: Attack, during: Duration) -> anyhow::Result<Vec<(u16, Duration)>> {
-    let (mut wrong, mut pace, end) = (JoinSet::new(), interval(WRONG_EVERY), Instant::now() + during);
+async fn wrong_ones(
+    server: SocketAddr,
+    attack: Attack,
+    during: Duration,
+) -> anyhow::Result<Vec<(u16, Duration)>> {
+    let (mut wrong, mut pace, end) =
+        (JoinSet::new(), interval(WRONG_EVERY), Instant::now() + during);
     while Instant::now() < end {
         pace.tick().await;
         let number = wrong.len();
-        let source = Ipv4Addr::new(127, 0, 0, u8::try_from(number % usize::from(attack.addresses))? + 2);
+        let source =
+            Ipv4Addr::new(127, 0, 0, u8::try_from(number % usize::from(attack.addresses))? + 2);
         let (user, password) = (attack.name(number), format!("wrong{number}"));
         wrong.spawn(async move { login(server, source, &user, &password).await });
     }
@@ -201,7 +229,12 @@ async fn wrong_ones(server: SocketAddr, attack: Attack, during: Duration) -> any
 }
 
 /// Asks for a token from `source`; the status, and how long it took.
-async fn login(server: SocketAddr, source: Ipv4Addr, user: &str, password: &str) -> anyhow::Result<(u16, Duration)> {
+async fn login(
+    server: SocketAddr,
+    source: Ipv4Addr,
+    user: &str,
+    password: &str,
+) -> anyhow::Result<(u16, Duration)> {
     let basic = STANDARD.encode(format!("{user}:{password}"));
     let request = format!(
         "GET /token?service=bench HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {basic}\r\n\
@@ -227,6 +260,7 @@ async fn login(server: SocketAddr, source: Ipv4Addr, user: &str, password: &str)
 fn argon2id() -> anyhow::Result<String> {
     let wrong = |error: &dyn std::fmt::Display| anyhow::anyhow!("argon2id: {error}");
     let params = argon2::Params::new(19 * 1024, 2, 1, None).map_err(|error| wrong(&error))?;
-    let hash = Argon2::from(params).hash_password_with_salt(PASSWORD.as_bytes(), b"saltsaltsaltsalt");
+    let hash =
+        Argon2::from(params).hash_password_with_salt(PASSWORD.as_bytes(), b"saltsaltsaltsalt");
     Ok(hash.map_err(|error| wrong(&error))?.to_string())
 }

@@ -1,9 +1,10 @@
-//! What cold and unlucky requests cost: many clients on one cold blob, first bytes, whole cold blobs, dropped pages,
-//! wrong logins, reloads, pushes; and what waiting for a refusal tells.
+//! What cold and unlucky requests cost: many clients on one cold blob, first bytes, whole cold
+//! blobs, dropped pages, wrong logins, reloads, pushes; and what waiting for a refusal tells.
 //!
-//! `cargo bench --bench figures -- [herd | first-byte | cold | pages | logins | reload | oracle | push | crowd]…`, all of
-//! them without an argument. Each prints what was measured and what is required. Wrong content or a needless download
-//! ends the run with a failure; a figure that depends on the machine is only printed.
+//! `cargo bench --bench figures -- [herd | first-byte | cold | pages | logins | reload | oracle |
+//! push | crowd]…`, all of them without an argument. Each prints what was measured and what is
+//! required. Wrong content or a needless download ends the run with a failure; a figure that
+//! depends on the machine is only printed.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
 #[path = "../support/client.rs"]
@@ -34,11 +35,13 @@ use tokio::runtime::Runtime;
 fn main() -> anyhow::Result<()> {
     let runtime = Runtime::new()?;
     // cargo adds --bench of its own.
-    let mut names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let mut names: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if names.is_empty() {
-        names = ["herd", "first-byte", "cold", "pages", "logins", "reload", "oracle", "push", "crowd"]
-            .map(String::from)
-            .to_vec();
+        names =
+            ["herd", "first-byte", "cold", "pages", "logins", "reload", "oracle", "push", "crowd"]
+                .map(String::from)
+                .to_vec();
     }
     for name in names {
         match name.as_str() {

@@ -1,5 +1,5 @@
-//! Whether waiting for a refusal tells what exists (RELIABILITY A-4): a name that a customer may not pull, beside one that
-//! there is not.
+//! Whether waiting for a refusal tells what exists (RELIABILITY A-4): a name that a customer may
+//! not pull, beside one that there is not.
 
 use std::fs;
 use std::sync::Arc;
@@ -49,18 +49,34 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let server = server::roadstead_with(folder.path(), origin.address, &sections).await?;
     let ops = basic("ops", PASSWORD);
     for warm in ["mine/app", "other/app"] {
-        for path in [format!("/v2/{warm}/manifests/1.0"), format!("/v2/{warm}/blobs/{}", blob.digest)] {
+        for path in
+            [format!("/v2/{warm}/manifests/1.0"), format!("/v2/{warm}/blobs/{}", blob.digest)]
+        {
             let mut client = Client::connect(server.address, 0).await?;
             client.get(&request_as(&path, &ops), |_| ()).await.context(path)?;
         }
     }
     let customer = log_in(&server, &key).await?;
-    println!("oracle: {SAMPLES} refusals of each, in turn; difference of their medians (required: {REQUIRED:?})");
+    println!(
+        "oracle: {SAMPLES} refusals of each, in turn; difference of their medians (required: {REQUIRED:?})"
+    );
     let (real, none) = (blob.digest.to_string(), Content::blob(1, 1 << 10).digest.to_string());
     for (what, forbidden, absent) in [
-        ("another application's tag, stored", "/v2/other/app/manifests/1.0", "/v2/other/not/manifests/1.0"),
-        ("another application's tag, not stored", "/v2/other/cold/manifests/1.0", "/v2/other/none/manifests/1.0"),
-        ("a tag beside its own, not stored", "/v2/mine/cold/manifests/1.0", "/v2/mine/none/manifests/1.0"),
+        (
+            "another application's tag, stored",
+            "/v2/other/app/manifests/1.0",
+            "/v2/other/not/manifests/1.0",
+        ),
+        (
+            "another application's tag, not stored",
+            "/v2/other/cold/manifests/1.0",
+            "/v2/other/none/manifests/1.0",
+        ),
+        (
+            "a tag beside its own, not stored",
+            "/v2/mine/cold/manifests/1.0",
+            "/v2/mine/none/manifests/1.0",
+        ),
         (
             "another application's tag, by application",
             "/v2/proxy/other/origin.test/other/app/manifests/1.0",
@@ -103,7 +119,12 @@ async fn compare(server: &Server, what: &str, requests: [Vec<u8>; 2]) -> anyhow:
     ensure!(bodies[0] == bodies[1], "{what}: the answers differ: {bodies:?}");
     let [forbidden, absent] = waits.map(|waits| median(&waits).unwrap_or_default());
     let difference = forbidden.abs_diff(absent);
-    println!("  {what}: {:.1} µs ({:.1} and {:.1})", micros(difference), micros(forbidden), micros(absent));
+    println!(
+        "  {what}: {:.1} µs ({:.1} and {:.1})",
+        micros(difference),
+        micros(forbidden),
+        micros(absent)
+    );
     Ok(())
 }
 
@@ -128,7 +149,8 @@ async fn log_in(server: &Server, key: &PrivateKey) -> anyhow::Result<String> {
     };
     let token = key.sign(&licence).map_err(anyhow::Error::msg)?;
     let mut client = Client::connect(server.address, 0).await?;
-    let (head, body) = client.whole(&request_as("/token?service=127.0.0.1", &basic("acme", &token))).await?;
+    let (head, body) =
+        client.whole(&request_as("/token?service=127.0.0.1", &basic("acme", &token))).await?;
     ensure!(head.starts_with("HTTP/1.1 200 "), "no token: {head}{body}");
     let answer: serde_json::Value = serde_json::from_str(&body)?;
     Ok(format!("Bearer {}", answer["token"].as_str().context("a token")?))

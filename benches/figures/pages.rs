@@ -38,7 +38,9 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         fetch(server.address, path).await?;
     }
     let file = stored(folder.path(), &blob).await?;
-    println!("pages: {CONNECTIONS} connections ask a manifest every {PACE:?} each, {ROUNDS} rounds");
+    println!(
+        "pages: {CONNECTIONS} connections ask a manifest every {PACE:?} each, {ROUNDS} rounds"
+    );
     for case in [Case::Alone, Case::InMemory, Case::Dropped] {
         let setting = Setting { server: &server, blob: &blob, file: &file, manifest: &path };
         setting.measure(case).await?;
@@ -78,11 +80,15 @@ impl Setting<'_> {
             let start = Instant::now();
             match case {
                 Case::Alone => sleep(Duration::from_millis(300)).await,
-                Case::InMemory | Case::Dropped => fetch(self.server.address, &blob_path(self.blob)).await?,
+                Case::InMemory | Case::Dropped => {
+                    fetch(self.server.address, &blob_path(self.blob)).await?;
+                }
             }
             took.push(start.elapsed());
             stop.store(true, Ordering::Relaxed);
-            waits.extend(asking.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?.concat());
+            waits.extend(
+                asking.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?.concat(),
+            );
             from_disk += self.server.figure("io", "read_bytes")?.saturating_sub(before);
         }
         let [half, most] = [0.5, 0.99].map(|share| millis(quantile(&waits, share)));
@@ -97,7 +103,11 @@ impl Setting<'_> {
 }
 
 /// Asks on every connection until `stop`, and gives how long each answer took.
-pub(crate) fn ask(address: SocketAddr, path: &str, stop: &Arc<AtomicBool>) -> JoinSet<anyhow::Result<Vec<Duration>>> {
+pub(crate) fn ask(
+    address: SocketAddr,
+    path: &str,
+    stop: &Arc<AtomicBool>,
+) -> JoinSet<anyhow::Result<Vec<Duration>>> {
     let mut asking = JoinSet::new();
     for _ in 0..CONNECTIONS {
         let (request, stop) = (request(path), Arc::clone(stop));

@@ -1,4 +1,5 @@
-//! What the way through roadstead adds to a push, and what many pushes at once do to those who pull.
+//! What the way through roadstead adds to a push, and what many pushes at once do to those who
+//! pull.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -86,7 +87,11 @@ pub(crate) async fn large() -> anyhow::Result<()> {
         // Only what is kept gets there.
         stored(folder.path(), &blob).await?;
     }
-    ensure!(taker.blobs() == u64::from(ROUNDS) * WAYS.len() as u64, "{} blobs arrived", taker.blobs());
+    ensure!(
+        taker.blobs() == u64::from(ROUNDS) * WAYS.len() as u64,
+        "{} blobs arrived",
+        taker.blobs()
+    );
     let [directly, passed, kept] = measured;
     println!("  directly {}", millis(median(&directly.took)));
     passed.print("passed through (aim: 1.25)", &directly, idle)?;
@@ -104,7 +109,13 @@ struct Measured {
 }
 
 impl Measured {
-    async fn push(&mut self, to: SocketAddr, way: Way, blob: &Content, server: &Arc<Server>) -> anyhow::Result<()> {
+    async fn push(
+        &mut self,
+        to: SocketAddr,
+        way: Way,
+        blob: &Content,
+        server: &Arc<Server>,
+    ) -> anyhow::Result<()> {
         let (peak, before) = (Arc::new(AtomicU64::new(0)), server.cpu()?);
         let watching = tokio::spawn(watch(Arc::clone(server), Arc::clone(&peak)));
         let start = Instant::now();
@@ -119,10 +130,15 @@ impl Measured {
 
     fn print(&self, what: &str, directly: &Self, idle: u64) -> anyhow::Result<()> {
         let rounds = self.took.iter().zip(&directly.took);
-        let ratios: Vec<f64> = rounds.map(|(through, direct)| through.as_secs_f64() / direct.as_secs_f64()).collect();
-        let [lowest, middle, highest] = [0.0, 0.5, 1.0].map(|share| quantile(&ratios, share).unwrap_or_default());
+        let ratios: Vec<f64> =
+            rounds.map(|(through, direct)| through.as_secs_f64() / direct.as_secs_f64()).collect();
+        let [lowest, middle, highest] =
+            [0.0, 0.5, 1.0].map(|share| quantile(&ratios, share).unwrap_or_default());
         let above = self.memory.saturating_sub(idle);
-        println!("  {what}: {}, ratio {middle:.3} (from {lowest:.3} to {highest:.3})", millis(median(&self.took)));
+        println!(
+            "  {what}: {}, ratio {middle:.3} (from {lowest:.3} to {highest:.3})",
+            millis(median(&self.took))
+        );
         let each = |all: Duration| all.as_secs_f64() / f64::from(ROUNDS);
         let (user, system) = (each(self.cpu.user), each(self.cpu.system));
         println!("    CPU of roadstead for one: {user:.1} s user, {system:.1} s system");
@@ -145,13 +161,16 @@ pub(crate) async fn crowd() -> anyhow::Result<()> {
     for path in [&manifest, &blob] {
         fetch(server.address, path).await?;
     }
-    println!("crowd: {PUSHERS} push {LAYERS} layers of 4 MiB each, {PULLERS} pull 8 MiB again and again");
+    println!(
+        "crowd: {PUSHERS} push {LAYERS} layers of 4 MiB each, {PULLERS} pull 8 MiB again and again"
+    );
     println!("  what a cached manifest takes meanwhile:");
     let (address, images) = (server.address, [images(0), images(PUSHERS)]);
     beside(&server, &manifest, "nothing", sleep(ALONE)).await?;
     beside(&server, &manifest, "pulls", while_pulling(address, &blob, sleep(ALONE))).await??;
     beside(&server, &manifest, "pushes", pushes(address, &images[0])).await??;
-    beside(&server, &manifest, "both", while_pulling(address, &blob, pushes(address, &images[1]))).await???;
+    beside(&server, &manifest, "both", while_pulling(address, &blob, pushes(address, &images[1])))
+        .await???;
     let expected = 2 * PUSHERS * LAYERS;
     ensure!(taker.blobs() == expected, "{} blobs of {expected} arrived", taker.blobs());
     Ok(())
@@ -159,24 +178,34 @@ pub(crate) async fn crowd() -> anyhow::Result<()> {
 
 /// The layers of each of [`PUSHERS`] images.
 fn images(first: u64) -> Vec<Vec<Arc<Content>>> {
-    let layers = |image| (0..LAYERS).map(move |layer| Content::blob(10_000 + image * LAYERS + layer, LAYER));
+    let layers =
+        |image| (0..LAYERS).map(move |layer| Content::blob(10_000 + image * LAYERS + layer, LAYER));
     (first..first + PUSHERS).map(|image| layers(image).collect()).collect()
 }
 
 /// Prints what a manifest took while `what` went on.
-async fn beside<T>(server: &Server, manifest: &str, name: &str, what: impl Future<Output = T>) -> anyhow::Result<T> {
-    let (stop, address, manifest) = (Arc::new(AtomicBool::new(false)), server.address, manifest.to_owned());
+async fn beside<T>(
+    server: &Server,
+    manifest: &str,
+    name: &str,
+    what: impl Future<Output = T>,
+) -> anyhow::Result<T> {
+    let (stop, address, manifest) =
+        (Arc::new(AtomicBool::new(false)), server.address, manifest.to_owned());
     let stopped = Arc::clone(&stop);
     // A thread of their own, so that they do not wait for what else this process does.
     let asking = std::thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { ask(address, &manifest, &stopped).join_all().await.into_iter().collect() })
+        runtime.block_on(async {
+            ask(address, &manifest, &stopped).join_all().await.into_iter().collect()
+        })
     });
     let start = Instant::now();
     let done = what.await;
     let took = start.elapsed();
     stop.store(true, Ordering::Relaxed);
-    let waits: anyhow::Result<Vec<_>> = asking.join().map_err(|_| anyhow!("those who ask have panicked"))?;
+    let waits: anyhow::Result<Vec<_>> =
+        asking.join().map_err(|_| anyhow!("those who ask have panicked"))?;
     let waits = waits?.concat();
     let [half, most] = [0.5, 0.99].map(|share| millis(quantile(&waits, share)));
     println!("    {name}: p50 {half}, p99 {most} of {}; {}", waits.len(), millis(Some(took)));
@@ -184,7 +213,11 @@ async fn beside<T>(server: &Server, manifest: &str, name: &str, what: impl Futur
 }
 
 /// Pulls all the time until `what` is over.
-async fn while_pulling<T>(address: SocketAddr, blob: &str, what: impl Future<Output = T>) -> anyhow::Result<T> {
+async fn while_pulling<T>(
+    address: SocketAddr,
+    blob: &str,
+    what: impl Future<Output = T>,
+) -> anyhow::Result<T> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut pulls = JoinSet::new();
     for _ in 0..PULLERS {
@@ -246,7 +279,12 @@ impl Pusher {
         self.stream.write_all(b"0\r\n\r\n").await?;
         let upload = self.location("202").await?;
         let separator = if upload.contains('?') { '&' } else { '?' };
-        self.send_head("PUT", &format!("{upload}{separator}digest={}", blob.digest), "Content-Length: 0").await?;
+        self.send_head(
+            "PUT",
+            &format!("{upload}{separator}digest={}", blob.digest),
+            "Content-Length: 0",
+        )
+        .await?;
         self.location("201").await.map(drop)
     }
 
@@ -261,7 +299,9 @@ impl Pusher {
     }
 
     async fn send_head(&mut self, method: &str, path: &str, headers: &str) -> anyhow::Result<()> {
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\n{headers}\r\n\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\n{headers}\r\n\r\n"
+        );
         Ok(self.stream.write_all(head.as_bytes()).await?)
     }
 
@@ -274,7 +314,8 @@ impl Pusher {
         }
         let head = String::from_utf8(head)?;
         ensure!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
-        let named = |line: &&str| line.get(..9).is_some_and(|name| name.eq_ignore_ascii_case("location:"));
+        let named =
+            |line: &&str| line.get(..9).is_some_and(|name| name.eq_ignore_ascii_case("location:"));
         Ok(head.lines().find(named).context("no Location")?[9..].trim().to_owned())
     }
 }

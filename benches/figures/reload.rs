@@ -1,4 +1,5 @@
-//! Reloads under load: whatever is replaced, and however broken it is, no request fails and no pull is cut (ACCESS §8).
+//! Reloads under load: whatever is replaced, and however broken it is, no request fails and no pull
+//! is cut (ACCESS §8).
 
 use std::fs;
 use std::net::SocketAddr;
@@ -60,8 +61,14 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         pulls += client.pulls;
         failures.append(&mut client.failures);
     }
-    println!("reload: {RELOADS} reloads, of which {refused} were refused, in {:.1} s", took.as_secs_f64());
-    println!("  {CLIENTS} clients pulled meanwhile {pulls} times a manifest and a blob of {} MiB", BLOB >> 20);
+    println!(
+        "reload: {RELOADS} reloads, of which {refused} were refused, in {:.1} s",
+        took.as_secs_f64()
+    );
+    println!(
+        "  {CLIENTS} clients pulled meanwhile {pulls} times a manifest and a blob of {} MiB",
+        BLOB >> 20
+    );
     println!("  failed requests and cut pulls: {} (required: 0)", failures.len());
     ensure!(failures.is_empty(), "the first: {:?}", failures.first());
     ensure!(pulls > CLIENTS, "hardly anything was pulled");
@@ -98,11 +105,15 @@ impl Pull {
     async fn over_one_connection(&self, who: Option<&str>) -> anyhow::Result<()> {
         let mut client = Client::connect_with(self.address, 256 << 10, Some(&self.tls)).await?;
         for _ in 0..EACH {
-            for (path, digest) in
-                [(manifest_path(TAG), &self.manifest.digest), (blob_path(&self.blob), &self.blob.digest)]
-            {
+            for (path, digest) in [
+                (manifest_path(TAG), &self.manifest.digest),
+                (blob_path(&self.blob), &self.blob.digest),
+            ] {
                 let request = who.map_or_else(|| request(&path), |who| request_as(&path, who));
-                ensure!(*digest == received(&mut client, &request).await?, "wrong content of {path}");
+                ensure!(
+                    *digest == received(&mut client, &request).await?,
+                    "wrong content of {path}"
+                );
             }
         }
         Ok(())
@@ -143,15 +154,16 @@ impl Files {
     }
 
     fn sections(&self) -> String {
-        let [certificate, key, users] =
-            [&self.tls.certificate, &self.tls.key, &self.users()].map(|path| path.display().to_string());
+        let [certificate, key, users] = [&self.tls.certificate, &self.tls.key, &self.users()]
+            .map(|path| path.display().to_string());
         format!(
             "tls: {{ certificate: '{certificate}', key: '{key}' }}\naccess:\n  users: '{users}'\n  rules:\n    \
              - {{ who: anonymous, allow: [pull], images: [\"**\"] }}\n"
         )
     }
 
-    /// Replaces one thing, ten times in a row and once of those by something broken; what was counted.
+    /// Replaces one thing, ten times in a row and once of those by something broken; what was
+    /// counted.
     async fn reload(&self, server: &Server, number: usize) -> anyhow::Result<&'static str> {
         let part = ["configuration", "users", "tls"][number / 10 % 3];
         let broken = number % 10 == 4;
@@ -159,7 +171,8 @@ impl Files {
         let series = format!("roadstead_reloads_total{{outcome=\"{outcome}\",part=\"{part}\"}}");
         let before = server.metric(&series).await?;
         self.change(part, number, broken)?;
-        let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw).context("a process id")?;
+        let pid =
+            i32::try_from(server.pid()).ok().and_then(Pid::from_raw).context("a process id")?;
         kill_process(pid, Signal::HUP)?;
         let counted = async {
             while server.metric(&series).await? <= before {
@@ -167,15 +180,21 @@ impl Files {
             }
             anyhow::Ok(())
         };
-        timeout(PATIENCE, counted).await.with_context(|| format!("{part} was never {outcome}"))??;
+        timeout(PATIENCE, counted)
+            .await
+            .with_context(|| format!("{part} was never {outcome}"))??;
         Ok(outcome)
     }
 
     fn change(&self, part: &str, number: usize, broken: bool) -> anyhow::Result<()> {
         match part {
-            "configuration" if broken => replace(&self.configuration(), &format!("listen: [{number}")),
+            "configuration" if broken => {
+                replace(&self.configuration(), &format!("listen: [{number}"))
+            }
             "configuration" => {
-                let rule = format!("    - {{ who: \"user:more{number}\", allow: [pull], images: [\"**\"] }}\n");
+                let rule = format!(
+                    "    - {{ who: \"user:more{number}\", allow: [pull], images: [\"**\"] }}\n"
+                );
                 replace(&self.configuration(), &(self.base.clone() + &rule))
             }
             "users" if broken => replace(&self.users(), &format!("ci {number}\n")),

@@ -81,8 +81,14 @@ impl Shared {
         let answer = match (request.method().clone(), path.rsplit_once("/uploads/")) {
             (Method::POST, Some(_)) => {
                 let number = self.begun.fetch_add(1, Ordering::Relaxed).to_string();
-                self.put(number.clone(), Upload { hasher: Hasher::new(Algorithm::Sha256), bytes: 0 });
-                answer.status(StatusCode::ACCEPTED).header(LOCATION, format!("{path}{number}")).header(RANGE, "0-0")
+                self.put(
+                    number.clone(),
+                    Upload { hasher: Hasher::new(Algorithm::Sha256), bytes: 0 },
+                );
+                answer
+                    .status(StatusCode::ACCEPTED)
+                    .header(LOCATION, format!("{path}{number}"))
+                    .header(RANGE, "0-0")
             }
             (Method::PATCH, Some((_, number))) => {
                 let upload = self.take(number, request.into_body()).await?;

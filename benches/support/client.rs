@@ -1,4 +1,5 @@
-//! Raw HTTP/1.1 over one kept connection, plain or encrypted: reads large pieces and lets them go, so that the server is what is measured.
+//! Raw HTTP/1.1 over one kept connection, plain or encrypted: reads large pieces and lets them go,
+//! so that the server is what is measured.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -70,7 +71,11 @@ impl Client {
     ///
     /// # Errors
     /// If the status is not 200, the length is not announced, or the body is shorter.
-    pub(crate) async fn get(&mut self, request: &[u8], mut see: impl FnMut(&[u8])) -> anyhow::Result<Reply> {
+    pub(crate) async fn get(
+        &mut self,
+        request: &[u8],
+        mut see: impl FnMut(&[u8]),
+    ) -> anyhow::Result<Reply> {
         self.send(request).await?;
         let (head, mut filled) = self.read_head().await?;
         let length = content_length(good(&self.buffer[..head])?)?;
@@ -103,7 +108,8 @@ impl Client {
         Ok((text, std::str::from_utf8(&self.buffer[head..end])?.to_owned()))
     }
 
-    /// TLS may have taken the request and not written it yet, if this task has had its share of turns.
+    /// TLS may have taken the request and not written it yet, if this task has had its share of
+    /// turns.
     async fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
         self.stream.write_all(request).await?;
         Ok(self.stream.flush().await?)
@@ -114,7 +120,9 @@ impl Client {
         let mut filled = 0;
         loop {
             filled += self.read(filled).await?;
-            if let Some(end) = self.buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(end) =
+                self.buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n")
+            {
                 return Ok((end + 4, filled));
             }
             ensure!(filled < HEAD, "a response head without end");
@@ -130,7 +138,10 @@ impl Client {
 
 /// The request for `path`, with what a client of registries sends.
 pub(crate) fn request(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {MANIFEST}\r\nUser-Agent: bench\r\n\r\n").into_bytes()
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {MANIFEST}\r\nUser-Agent: bench\r\n\r\n"
+    )
+    .into_bytes()
 }
 
 /// The same from somebody, as their `Authorization` says.
@@ -147,12 +158,18 @@ pub(crate) fn basic(user: &str, password: &str) -> String {
 
 fn good(head: &[u8]) -> anyhow::Result<&str> {
     let head = std::str::from_utf8(head)?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "not a 200: {}", head.lines().next().unwrap_or_default());
+    ensure!(
+        head.starts_with("HTTP/1.1 200 "),
+        "not a 200: {}",
+        head.lines().next().unwrap_or_default()
+    );
     Ok(head)
 }
 
 fn content_length(head: &str) -> anyhow::Result<u64> {
-    let named = |line: &&str| line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case("content-length:"));
+    let named = |line: &&str| {
+        line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case("content-length:"))
+    };
     let line = head.lines().find(named).context("no Content-Length")?;
     Ok(line[15..].trim().parse()?)
 }

@@ -1,4 +1,5 @@
-//! Content of any size that costs no memory: one block of noise, over and over, told apart by its first bytes.
+//! Content of any size that costs no memory: one block of noise, over and over, told apart by its
+//! first bytes.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -50,7 +51,8 @@ impl Content {
     }
 
     fn new(media_type: &'static str, first: Bytes, rest: Bytes, size: u64) -> Arc<Self> {
-        let unnamed = Self { digest: Digest::of(Algorithm::Sha256, b""), size, media_type, first, rest };
+        let unnamed =
+            Self { digest: Digest::of(Algorithm::Sha256, b""), size, media_type, first, rest };
         let mut hasher = Hasher::new(Algorithm::Sha256);
         unnamed.blocks().for_each(|block| hasher.update(&block));
         Arc::new(Self { digest: hasher.finish(), ..unnamed })

@@ -1,5 +1,5 @@
-//! The upstream registry of the measurements: plain HTTP/1.1 by hand, so that it costs little and knows when its first
-//! byte left.
+//! The upstream registry of the measurements: plain HTTP/1.1 by hand, so that it costs little and
+//! knows when its first byte left.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -137,7 +137,12 @@ impl Shared {
         Ok(())
     }
 
-    async fn send(&self, stream: &mut TcpStream, path: &str, content: &Content) -> anyhow::Result<()> {
+    async fn send(
+        &self,
+        stream: &mut TcpStream,
+        path: &str,
+        content: &Content,
+    ) -> anyhow::Result<()> {
         let start = Instant::now();
         if path.contains("/blobs/") {
             self.blob_gets.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Servers as real processes: started in a folder of their own, metered through `/proc`, gone when dropped.
+//! Servers as real processes: started in a folder of their own, metered through `/proc`, gone when
+//! dropped.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
@@ -38,7 +39,10 @@ pub(crate) struct Cpu {
 
 impl Cpu {
     pub(crate) fn since(self, earlier: Self) -> Self {
-        Self { user: self.user.saturating_sub(earlier.user), system: self.system.saturating_sub(earlier.system) }
+        Self {
+            user: self.user.saturating_sub(earlier.user),
+            system: self.system.saturating_sub(earlier.system),
+        }
     }
 }
 
@@ -83,8 +87,11 @@ impl Server {
 
     /// Of each of its threads that has this name.
     pub(crate) fn threads(&self, name: &str) -> anyhow::Result<Vec<Cpu>> {
-        let named = |task: &Path| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()))?.filter_map(|task| Some(task.ok()?.path()));
+        let named = |task: &Path| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()))?
+            .filter_map(|task| Some(task.ok()?.path()));
         let stats = tasks.filter(|task| named(task)).filter_map(|task| Stat::read(&task));
         Ok(stats.map(|Stat { user, system, .. }| Cpu { user, system }).collect())
     }
@@ -108,7 +115,8 @@ impl Server {
     /// The process and its children.
     fn family(&self) -> anyhow::Result<Vec<u32>> {
         let own = self.pid();
-        let everyone = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let everyone = fs::read_dir("/proc")?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         let children = everyone.filter(|pid| Stat::of(*pid).is_some_and(|stat| stat.parent == own));
         Ok(std::iter::once(own).chain(children).collect())
     }
@@ -116,7 +124,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The parent first, so that it starts no new children; a process that has ended already is no matter.
+        // The parent first, so that it starts no new children; a process that has ended already is
+        // no matter.
         for pid in self.family().unwrap_or_default() {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
             let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
@@ -141,7 +150,8 @@ impl Stat {
     /// Of a process or of one thread, by its folder.
     fn read(folder: &Path) -> Option<Self> {
         let text = fs::read_to_string(folder.join("stat")).ok()?;
-        // The name in parentheses may hold anything; the fields behind it are state, parent, …, utime and stime.
+        // The name in parentheses may hold anything; the fields behind it are state, parent, …,
+        // utime and stime.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let ticks = |at: usize| Some(TICK * fields.get(at)?.parse().ok()?);
         Some(Self { parent: fields.get(1)?.parse().ok()?, user: ticks(11)?, system: ticks(12)? })
@@ -165,7 +175,11 @@ pub(crate) async fn roadstead(folder: &Path, origin: SocketAddr) -> anyhow::Resu
 }
 
 /// The same with `more` lines in its configuration.
-pub(crate) async fn roadstead_with(folder: &Path, origin: SocketAddr, more: &str) -> anyhow::Result<Server> {
+pub(crate) async fn roadstead_with(
+    folder: &Path,
+    origin: SocketAddr,
+    more: &str,
+) -> anyhow::Result<Server> {
     ensure!(!cfg!(debug_assertions), "speed is measured with `cargo bench`");
     let [listen, admin] = free_addresses()?;
     let root = folder.display();

@@ -1,4 +1,5 @@
-//! Certificates of the measurements, and clients that trust them and offer one cipher, so that every server encrypts alike.
+//! Certificates of the measurements, and clients that trust them and offer one cipher, so that
+//! every server encrypts alike.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,8 @@ impl Authority {
     /// Certificate and key in PEM, for a server on 127.0.0.1.
     pub(crate) fn issue(&self) -> anyhow::Result<(String, String)> {
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &self.0)?;
+        let certificate =
+            CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &self.0)?;
         Ok((certificate.pem(), key.serialize_pem()))
     }
 
@@ -47,8 +49,12 @@ impl Authority {
     pub(crate) fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone())?;
-        let one = CryptoProvider { cipher_suites: vec![TLS13_AES_128_GCM_SHA256], ..aws_lc_rs::default_provider() };
-        let builder = ClientConfig::builder_with_provider(Arc::new(one)).with_protocol_versions(&[&TLS13])?;
+        let one = CryptoProvider {
+            cipher_suites: vec![TLS13_AES_128_GCM_SHA256],
+            ..aws_lc_rs::default_provider()
+        };
+        let builder =
+            ClientConfig::builder_with_provider(Arc::new(one)).with_protocol_versions(&[&TLS13])?;
         Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
     }
 }

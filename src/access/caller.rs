@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use crate::config::{CertificateName, Who};
 use crate::licence::{LicenceId, Slug};
 
-/// The one identity of a request: of its credential, else of its certificate, else none (ACCESS §1.1).
+/// The one identity of a request: of its credential, else of its certificate, else none (ACCESS
+/// §1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
     Anonymous,

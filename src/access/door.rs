@@ -40,22 +40,26 @@ impl Doors {
         }
     }
 
-    /// The door that `Host` (as received) knocks at; `secure` if the connection has TLS. None: nobody of that name lives
-    /// here (421).
+    /// The door that `Host` (as received) knocks at; `secure` if the connection has TLS. None:
+    /// nobody of that name lives here (421).
     pub fn find(&self, host: Option<&str>, secure: bool) -> Option<Door> {
         let called = normal_host(host.unwrap_or_default());
         // What goes into a realm has to be a host and a port, and nothing else.
         let is_host = UpstreamName::parse(&called).is_ok();
         let name = called.rsplit_once(':').map_or(called.as_str(), |(name, _)| name);
         let listed = self.hosts.iter().find(|host| host.name == name);
-        let known = self.hosts.is_empty() || listed.is_some() || self.bound.iter().any(|bound| bound == name);
+        let known = self.hosts.is_empty()
+            || listed.is_some()
+            || self.bound.iter().any(|bound| bound == name);
         if !known || (!is_host && !self.hosts.is_empty()) {
             return None;
         }
-        let plain = listed.map_or(self.hosts.is_empty() && self.loopback && !secure, |host| host.plain_http);
+        let plain = listed
+            .map_or(self.hosts.is_empty() && self.loopback && !secure, |host| host.plain_http);
         let open = match listed {
             Some(host) => host.unknown_credentials == UnknownCredentials::Anonymous,
-            // A name that is bound to a mirror, or any name: strict as soon as there is something to log in with.
+            // A name that is bound to a mirror, or any name: strict as soon as there is something
+            // to log in with.
             None => !self.identities,
         };
         let scheme = if plain { "http" } else { "https" };
@@ -100,18 +104,32 @@ mod tests {
     fn the_realm_is_on_the_name_and_port_that_the_client_used() {
         for (called, realm, audience) in [
             ("registry.example.com", "https://registry.example.com/token", "registry.example.com"),
-            ("Registry.Example.COM.:5000", "https://registry.example.com:5000/token", "registry.example.com"),
+            (
+                "Registry.Example.COM.:5000",
+                "https://registry.example.com:5000/token",
+                "registry.example.com",
+            ),
             ("localhost:5000", "http://localhost:5000/token", "localhost"),
             ("hub.example.com", "https://hub.example.com/token", "hub.example.com"),
         ] {
             let door = vendor().find(Some(called), false).expect(called);
-            assert_eq!((door.realm.as_str(), door.audience.as_str()), (realm, audience), "{called}");
+            assert_eq!(
+                (door.realm.as_str(), door.audience.as_str()),
+                (realm, audience),
+                "{called}"
+            );
         }
     }
 
     #[test]
     fn names_that_are_not_listed_are_not_ours() {
-        for called in [None, Some(""), Some("evil.example"), Some("registry.example.com/x"), Some("a\"b:5000")] {
+        for called in [
+            None,
+            Some(""),
+            Some("evil.example"),
+            Some("registry.example.com/x"),
+            Some("a\"b:5000"),
+        ] {
             assert_eq!(vendor().find(called, true), None, "{called:?}");
         }
         let any = doors(|_| {});
@@ -137,12 +155,22 @@ mod tests {
         let nobody = door(doors(|_| {}), false);
         assert_eq!((nobody.open, nobody.challenges), (true, false));
         let users = door(doors(|config| config.access.users = Some("users".into())), false);
-        assert_eq!((users.open, users.challenges, users.realm.as_str()), (false, true, "http://cache:5000/token"));
+        assert_eq!(
+            (users.open, users.challenges, users.realm.as_str()),
+            (false, true, "http://cache:5000/token")
+        );
         let secure = door(doors(|config| config.access.users = Some("users".into())), true);
         assert_eq!(secure.realm, "https://cache:5000/token");
         let far = doors(|config| config.listen = "0.0.0.0:5000".parse().expect("an address"));
-        assert_eq!(door(far, false).realm, "https://cache:5000/token", "a balancer in front is taken to have TLS");
+        assert_eq!(
+            door(far, false).realm,
+            "https://cache:5000/token",
+            "a balancer in front is taken to have TLS"
+        );
         let broken = doors(|config| config.access.users = Some("users".into()));
-        assert!(!broken.find(Some("a\"b"), false).expect("any name").challenges, "no realm can be written");
+        assert!(
+            !broken.find(Some("a\"b"), false).expect("any name").challenges,
+            "no realm can be written"
+        );
     }
 }

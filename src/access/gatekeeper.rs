@@ -1,5 +1,5 @@
-//! From a credential to a principal (ACCESS §1, §4, §5). Each part that it checks against is replaced by itself, while
-//! requests go on.
+//! From a credential to a principal (ACCESS §1, §4, §5). Each part that it checks against is
+//! replaced by itself, while requests go on.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +15,9 @@ use super::token::{Issued, LicenceClaims, Subject, Tokens};
 use super::users::Users;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Secret;
-use crate::licence::{KeyId, LicenceId, PublicKeys, Refusal, Revocations, Slug, Standing, Term, calendar};
+use crate::licence::{
+    KeyId, LicenceId, PublicKeys, Refusal, Revocations, Slug, Standing, Term, calendar,
+};
 use crate::oci::CanonicalName;
 
 /// Checks credentials; one for the process.
@@ -92,7 +94,8 @@ impl Gatekeeper {
         self.revocations.store(Arc::new(revocations));
     }
 
-    /// Signs and seals with this key from now on; tokens of the one before are read until they have run out.
+    /// Signs and seals with this key from now on; tokens of the one before are read until they have
+    /// run out.
     ///
     /// # Errors
     /// If the key is unusable.
@@ -105,7 +108,8 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// Seals what a client shall bring back, for `whom` and `what` alone (ACCESS §7.2). None without randomness.
+    /// Seals what a client shall bring back, for `whom` and `what` alone (ACCESS §7.2). None
+    /// without randomness.
     pub fn seal(&self, text: &str, whom: &Principal, what: &CanonicalName) -> Option<String> {
         self.seals.load().seal(text, &context(whom, what))
     }
@@ -122,12 +126,18 @@ impl Gatekeeper {
     pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Authenticated, Rejection> {
         match presented.credential {
             Credential::None => Ok(Authenticated::anonymous()),
-            Credential::Unreadable => Err(Rejection::unknown("the Authorization header cannot be read")),
+            Credential::Unreadable => {
+                Err(Rejection::unknown("the Authorization header cannot be read"))
+            }
             Credential::Bearer(token) => self.by_token(token, presented.audience, presented.issuer),
-            Credential::Basic { user, password } if self.keys.load().recognise(password.expose()) => {
+            Credential::Basic { user, password }
+                if self.keys.load().recognise(password.expose()) =>
+            {
                 self.by_licence(user, password, presented.issuer)
             }
-            Credential::Basic { user, password } => self.by_password(user, password, presented.source).await,
+            Credential::Basic { user, password } => {
+                self.by_password(user, password, presented.source).await
+            }
         }
     }
 
@@ -136,7 +146,12 @@ impl Gatekeeper {
         self.tokens.load().issue(to.subject.clone(), audience, life, to.expires)
     }
 
-    async fn by_password(&self, user: &str, password: &Secret, source: IpAddr) -> Result<Authenticated, Rejection> {
+    async fn by_password(
+        &self,
+        user: &str,
+        password: &Secret,
+        source: IpAddr,
+    ) -> Result<Authenticated, Rejection> {
         let users = self.users.load_full();
         match self.passwords.verify(&users, source, user, password).await {
             Verdict::Right { fingerprint } => Ok(Authenticated {
@@ -149,13 +164,22 @@ impl Gatekeeper {
         }
     }
 
-    fn by_licence(&self, user: &str, token: &Secret, issuer: Option<&str>) -> Result<Authenticated, Rejection> {
+    fn by_licence(
+        &self,
+        user: &str,
+        token: &Secret,
+        issuer: Option<&str>,
+    ) -> Result<Authenticated, Rejection> {
         let issuer = issuer.ok_or_else(|| Rejection::unknown("licences are not accepted here"))?;
         let verified = self.keys.load().verify(token.expose(), issuer);
-        let signed = verified.map_err(|refusal: Refusal| Rejection::unknown(format!("licence: {refusal}")))?;
+        let signed = verified
+            .map_err(|refusal: Refusal| Rejection::unknown(format!("licence: {refusal}")))?;
         let licence = signed.licence;
         if user != licence.id.as_str() && Some(user) != licence.email.as_deref() {
-            return Err(Rejection::unknown(format!("user_mismatch: the licence is {}", licence.id)));
+            return Err(Rejection::unknown(format!(
+                "user_mismatch: the licence is {}",
+                licence.id
+            )));
         }
         self.check(&licence.term(), Some(issuer))?;
         Ok(Authenticated {
@@ -165,15 +189,24 @@ impl Gatekeeper {
         })
     }
 
-    fn by_token(&self, token: &Secret, audience: &str, issuer: Option<&str>) -> Result<Authenticated, Rejection> {
+    fn by_token(
+        &self,
+        token: &Secret,
+        audience: &str,
+        issuer: Option<&str>,
+    ) -> Result<Authenticated, Rejection> {
         let read = self.tokens.load().read(token.expose(), audience);
-        let subject = read.ok_or_else(|| Rejection::invalid("not a token of ours for this name, or it ran out"))?;
+        let subject = read.ok_or_else(|| {
+            Rejection::invalid("not a token of ours for this name, or it ran out")
+        })?;
         let (principal, expires) = match &subject {
             Subject::Anonymous => (Principal::Anonymous, None),
             Subject::User { name, hash } => {
                 let users = self.users.load();
                 if users.get(name).is_none_or(|stored| stored.fingerprint() != *hash) {
-                    return Err(Rejection::invalid(format!("user {name} is gone or has another password")));
+                    return Err(Rejection::invalid(format!(
+                        "user {name} is gone or has another password"
+                    )));
                 }
                 (Principal::User(name.clone()), None)
             }
@@ -185,16 +218,21 @@ impl Gatekeeper {
         Ok(Authenticated { principal, expires, subject })
     }
 
-    /// A licence under a running token: its end and its revocation count at once, and so does the end of its key.
+    /// A licence under a running token: its end and its revocation count at once, and so does the
+    /// end of its key.
     fn running_licence(
         &self,
         claims: &LicenceClaims,
         issuer: Option<&str>,
     ) -> Result<(LicenceId, Vec<Slug>, Timestamp), Rejection> {
         let read: Option<(Term, KeyId, Vec<Slug>)> = claims.read();
-        let (term, key, applications) = read.ok_or_else(|| Rejection::invalid("no licence in the token"))?;
+        let (term, key, applications) =
+            read.ok_or_else(|| Rejection::invalid("no licence in the token"))?;
         if !self.keys.load().knows(&key) {
-            return Err(Rejection::invalid(format!("licence {}: its key is not accepted any more", term.id)));
+            return Err(Rejection::invalid(format!(
+                "licence {}: its key is not accepted any more",
+                term.id
+            )));
         }
         self.check(&term, issuer)?;
         Ok((term.id, applications, term.expires))
@@ -205,9 +243,15 @@ impl Gatekeeper {
         let ask = issuer.map(|issuer| format!("; ask {issuer}")).unwrap_or_default();
         match term.standing(&self.revocations.load(), self.clock.now()) {
             Standing::Good => Ok(()),
-            Standing::NotYet => Err(Rejection::unknown(format!("licence {} is from the future", term.id))),
+            Standing::NotYet => {
+                Err(Rejection::unknown(format!("licence {} is from the future", term.id)))
+            }
             Standing::Expired => Err(Rejection::Ended {
-                message: format!("licence {} expired on {}{ask}", term.id, calendar::day(term.expires)),
+                message: format!(
+                    "licence {} expired on {}{ask}",
+                    term.id,
+                    calendar::day(term.expires)
+                ),
             }),
             Standing::Revoked { at } => Err(Rejection::Ended {
                 message: format!("licence {} was revoked on {}{ask}", term.id, calendar::day(at)),

@@ -20,7 +20,10 @@ impl KeyType for Bytes32 {
 /// If the material is too short to be secret.
 pub(super) fn key_from(material: &[u8], purpose: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
     if material.len() < KEY_FILE {
-        return Err(format!("holds {} bytes; a key file has {KEY_FILE} random ones", material.len()));
+        return Err(format!(
+            "holds {} bytes; a key file has {KEY_FILE} random ones",
+            material.len()
+        ));
     }
     let mut key = Zeroizing::new([0; 32]);
     let salted = Salt::new(HKDF_SHA256, b"roadstead").extract(material);

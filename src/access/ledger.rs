@@ -36,7 +36,8 @@ impl Ledger {
 
     /// By id.
     pub fn entries(&self) -> Vec<(LicenceId, LastPull)> {
-        let mut entries: Vec<_> = self.0.iter().map(|(id, pull)| (id.as_ref().clone(), pull)).collect();
+        let mut entries: Vec<_> =
+            self.0.iter().map(|(id, pull)| (id.as_ref().clone(), pull)).collect();
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         entries
     }

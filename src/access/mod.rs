@@ -1,9 +1,10 @@
 //! Who asks, and what they may do (ACCESS §1, §3, §4, §5), decided before anything is looked up.
 //!
-//! `door` tells by which name the proxy was called and `forwarded` from where; `credential` reads what was presented, and
-//! `gatekeeper` makes a [`Principal`] of it, with `users`, `passwords`, licences and our own `token`s; `seal` closes what
-//! only we shall read again. `policy` then decides about one action on one image. Only `passwords` waits for anything.
-//! `ledger` remembers which licences are in use, and decides nothing.
+//! `door` tells by which name the proxy was called and `forwarded` from where; `credential` reads
+//! what was presented, and `gatekeeper` makes a [`Principal`] of it, with `users`, `passwords`,
+//! licences and our own `token`s; `seal` closes what only we shall read again. `policy` then
+//! decides about one action on one image. Only `passwords` waits for anything. `ledger` remembers
+//! which licences are in use, and decides nothing.
 
 mod caller;
 mod credential;

@@ -1,4 +1,5 @@
-//! The decision: may this caller do this with this image? Pure, deny by default, and rules only add (ACCESS §3).
+//! The decision: may this caller do this with this image? Pure, deny by default, and rules only add
+//! (ACCESS §3).
 
 use crate::config::{Application, Rule, Who};
 use crate::licence::Slug;
@@ -11,7 +12,8 @@ use super::caller::{Caller, Principal};
 pub enum Action {
     /// Manifests, blobs and referrers.
     Pull,
-    /// Whether a manifest or a blob is there: for those who pull, and for those who push (ACCESS §3.1).
+    /// Whether a manifest or a blob is there: for those who pull, and for those who push (ACCESS
+    /// §3.1).
     Probe,
     /// Tags.
     List,
@@ -50,8 +52,8 @@ impl Policy {
         Self { rules, applications }
     }
 
-    /// Whether `caller` may do `action` on the image `name`. Under the name of an `application`, only rights to that
-    /// application count, and only for its own images (ACCESS §2.2).
+    /// Whether `caller` may do `action` on the image `name`. Under the name of an `application`,
+    /// only rights to that application count, and only for its own images (ACCESS §2.2).
     ///
     /// # Errors
     /// How to turn the caller away.
@@ -68,7 +70,9 @@ impl Policy {
             .iter()
             .filter(|candidate| application.is_none_or(|slug| *slug == candidate.slug))
             .filter(|candidate| any(&candidate.images, &name));
-        if let Some(found) = candidates.find(|candidate| self.allows_application(caller, action, candidate)) {
+        if let Some(found) =
+            candidates.find(|candidate| self.allows_application(caller, action, candidate))
+        {
             return Ok(Grant { application: Some(&found.slug) });
         }
         let by_name = |rule: &Rule| applies(rule, caller, action) && any(&rule.images, &name);
@@ -78,11 +82,13 @@ impl Policy {
         Err(denial(caller, action))
     }
 
-    /// Whether two images belong to exactly the same applications, if to any: only then may a blob of one be mounted
-    /// into the other (UPL-7).
+    /// Whether two images belong to exactly the same applications, if to any: only then may a blob
+    /// of one be mounted into the other (UPL-7).
     pub fn are_of_one_application(&self, a: &CanonicalName, b: &CanonicalName) -> bool {
         let (a, b) = (a.to_string(), b.to_string());
-        self.applications.iter().all(|application| any(&application.images, &a) == any(&application.images, &b))
+        self.applications
+            .iter()
+            .all(|application| any(&application.images, &a) == any(&application.images, &b))
     }
 
     /// How a request for a name that leads nowhere is turned away: as for one that nobody may use.
@@ -96,32 +102,44 @@ impl Policy {
         self.rules.iter().any(|rule| nobody.is(&rule.who) && near(rule, &nobody))
     }
 
-    /// Whether this caller may push anything anywhere: such work takes longer than a pull (AUTH-10).
+    /// Whether this caller may push anything anywhere: such work takes longer than a pull
+    /// (AUTH-10).
     pub fn may_push(&self, caller: &Caller) -> bool {
         let by_rule = self.rules.iter().any(|rule| applies(rule, caller, Action::Push));
         by_rule || self.applications.iter().any(|application| publishes(caller, application))
     }
 
-    /// The first of the caller's certificate names that anything is granted to. A certificate that opens nothing is no
-    /// identity, so that its bearer is still asked to log in.
+    /// The first of the caller's certificate names that anything is granted to. A certificate that
+    /// opens nothing is no identity, so that its bearer is still asked to log in.
     pub fn certificate_principal(&self, caller: &Caller) -> Option<Principal> {
         let publishers = self.applications.iter().flat_map(|application| &application.publishers);
         let mut named = self.rules.iter().map(|rule| &rule.who).chain(publishers);
         named.find_map(|who| match who {
-            Who::Certificate(name) if caller.certificate.contains(name) => Some(Principal::Certificate(name.clone())),
+            Who::Certificate(name) if caller.certificate.contains(name) => {
+                Some(Principal::Certificate(name.clone()))
+            }
             Who::Certificate(_) | Who::Anonymous | Who::User(_) | Who::Licence(_) => None,
         })
     }
 
     /// The applications of a licence that are not configured here; they grant nothing.
     pub fn unknown_applications<'a>(&'a self, named: &'a [Slug]) -> impl Iterator<Item = &'a Slug> {
-        named.iter().filter(|slug| !self.applications.iter().any(|application| application.slug == **slug))
+        named
+            .iter()
+            .filter(|slug| !self.applications.iter().any(|application| application.slug == **slug))
     }
 
-    fn allows_application(&self, caller: &Caller, action: Action, application: &Application) -> bool {
+    fn allows_application(
+        &self,
+        caller: &Caller,
+        action: Action,
+        application: &Application,
+    ) -> bool {
         let licensed = is_read(action) && caller.is_licensed_for(&application.slug);
         let published = action != Action::Delete && publishes(caller, application);
-        let named = |rule: &Rule| applies(rule, caller, action) && rule.applications.contains(&application.slug);
+        let named = |rule: &Rule| {
+            applies(rule, caller, action) && rule.applications.contains(&application.slug)
+        };
         licensed || published || self.rules.iter().any(named)
     }
 }
@@ -142,7 +160,8 @@ fn applies(rule: &Rule, caller: &Caller, action: Action) -> bool {
     granted && caller.is(&rule.who) && near(rule, caller)
 }
 
-/// Whether the caller's address is one that the rule is for. An IPv4 address is the same however the socket shows it.
+/// Whether the caller's address is one that the rule is for. An IPv4 address is the same however
+/// the socket shows it.
 fn near(rule: &Rule, caller: &Caller) -> bool {
     let address = caller.address.to_canonical();
     rule.networks.is_empty() || rule.networks.iter().any(|network| network.contains(&address))
@@ -177,7 +196,8 @@ mod tests {
     const PULL: Allow = Allow { pull: true, list: false, push: false, delete: false };
     const LIST: Allow = Allow { pull: false, list: true, push: false, delete: false };
     const ALL: Allow = Allow { pull: true, list: true, push: true, delete: true };
-    const ACTIONS: [Action; 5] = [Action::Pull, Action::Probe, Action::List, Action::Push, Action::Delete];
+    const ACTIONS: [Action; 5] =
+        [Action::Pull, Action::Probe, Action::List, Action::Push, Action::Delete];
 
     fn slug(text: &str) -> Slug {
         Slug::parse(text).expect(text)
@@ -223,7 +243,10 @@ mod tests {
 
     fn licence(id: &str, applications: &[&str]) -> Caller {
         let id = LicenceId::parse(id).expect(id);
-        caller(Principal::Licence { id, applications: applications.iter().map(|name| slug(name)).collect() })
+        caller(Principal::Licence {
+            id,
+            applications: applications.iter().map(|name| slug(name)).collect(),
+        })
     }
 
     fn allows(policy: &Policy, caller: &Caller, action: Action) -> bool {
@@ -234,9 +257,12 @@ mod tests {
     fn without_a_matching_rule_everything_is_denied() {
         let nothing_granted = rule(Who::Anonymous, Allow::default(), &["**"]);
         let no_image = rule(Who::Anonymous, ALL, &[]);
-        let other_image = rule(Who::Anonymous, ALL, &["quay.io/**", "docker.io/*", "docker.io/library"]);
+        let other_image =
+            rule(Who::Anonymous, ALL, &["quay.io/**", "docker.io/*", "docker.io/library"]);
         let other_user = rule(user("eve"), ALL, &["**"]);
-        for rules in [vec![], vec![nothing_granted], vec![no_image], vec![other_image], vec![other_user]] {
+        for rules in
+            [vec![], vec![nothing_granted], vec![no_image], vec![other_image], vec![other_user]]
+        {
             let policy = Policy::new(rules, vec![]);
             for action in ACTIONS {
                 assert!(!allows(&policy, &anonymous_at("127.0.0.1"), action), "{policy:?}");
@@ -258,7 +284,11 @@ mod tests {
             for action in ACTIONS {
                 let probe = action == Action::Probe && (allow.pull || allow.push);
                 let expected = probe || is(action);
-                assert_eq!(allows(&policy, &anonymous_at("::1"), action), expected, "{granted:?} {action:?}");
+                assert_eq!(
+                    allows(&policy, &anonymous_at("::1"), action),
+                    expected,
+                    "{granted:?} {action:?}"
+                );
             }
         }
     }
@@ -277,8 +307,16 @@ mod tests {
         ] {
             let rule = near(&["192.0.2.1/32", network], rule(Who::Anonymous, PULL, &["**"]));
             let policy = Policy::new(vec![rule], vec![]);
-            assert_eq!(allows(&policy, &anonymous_at(peer), Action::Pull), expected, "{peer} in {network}");
-            assert_eq!(policy.has_use_for_anonymous(&anonymous_at(peer)), expected, "{peer} in {network}");
+            assert_eq!(
+                allows(&policy, &anonymous_at(peer), Action::Pull),
+                expected,
+                "{peer} in {network}"
+            );
+            assert_eq!(
+                policy.has_use_for_anonymous(&anonymous_at(peer)),
+                expected,
+                "{peer} in {network}"
+            );
         }
     }
 
@@ -302,31 +340,49 @@ mod tests {
         for who in [user("CI"), user("ci2"), Who::Licence(LicenceId::parse("ci").expect("an id"))] {
             assert!(!allows(&policy(who), &ci, Action::Pull));
         }
-        assert!(allows(&policy(Who::Licence(LicenceId::parse("ci").expect("an id"))), &acme, Action::Pull));
-        assert!(!allows(&policy(user("ci")), &acme, Action::Pull), "a licence is not the user of that name");
+        assert!(allows(
+            &policy(Who::Licence(LicenceId::parse("ci").expect("an id"))),
+            &acme,
+            Action::Pull
+        ));
+        assert!(
+            !allows(&policy(user("ci")), &acme, Action::Pull),
+            "a licence is not the user of that name"
+        );
     }
 
     #[test]
     fn certificate_names_count_beside_a_credential() {
-        let policy = Policy::new(vec![rule(Who::Certificate(dns("node.test")), PULL, &["**"])], vec![]);
-        let node = |principal| Caller { certificate: vec![dns("a.test"), dns("node.test")], ..caller(principal) };
+        let policy =
+            Policy::new(vec![rule(Who::Certificate(dns("node.test")), PULL, &["**"])], vec![]);
+        let node = |principal| Caller {
+            certificate: vec![dns("a.test"), dns("node.test")],
+            ..caller(principal)
+        };
         assert!(allows(&policy, &node(Principal::Anonymous), Action::Pull));
         assert!(allows(&policy, &node(Principal::User("ci".into())), Action::Pull));
         assert!(!allows(&policy, &caller(Principal::User("node.test".into())), Action::Pull));
         let found = policy.certificate_principal(&node(Principal::Anonymous));
         assert_eq!(found, Some(Principal::Certificate(dns("node.test"))));
-        let stranger = Caller { certificate: vec![dns("other.test")], ..caller(Principal::Anonymous) };
+        let stranger =
+            Caller { certificate: vec![dns("other.test")], ..caller(Principal::Anonymous) };
         assert_eq!(policy.certificate_principal(&stranger), None);
     }
 
     /// Two applications, one of whose images is the other's too.
     fn vendor() -> Policy {
-        let myapp = application("myapp", &["registry.test/myapp/**", "quay.io/acme/*"], &[user("ci")]);
+        let myapp =
+            application("myapp", &["registry.test/myapp/**", "quay.io/acme/*"], &[user("ci")]);
         let other = application("other", &["registry.test/other/**", "quay.io/acme/shared"], &[]);
         Policy::new(vec![], vec![myapp, other])
     }
 
-    fn granted<'p>(policy: &'p Policy, caller: &Caller, image: &str, application: Option<&str>) -> Option<&'p str> {
+    fn granted<'p>(
+        policy: &'p Policy,
+        caller: &Caller,
+        image: &str,
+        application: Option<&str>,
+    ) -> Option<&'p str> {
         let application = application.map(slug);
         let grant = policy.decide(caller, Action::Pull, &name(image), application.as_ref()).ok()?;
         grant.application.map(Slug::as_str)
@@ -368,9 +424,15 @@ mod tests {
             (&other, "quay.io/acme/shared", "myapp", None),
             (&root, "quay.io/acme/api", "myapp", None),
         ] {
-            assert_eq!(granted(&policy, caller, image, Some(application)), expected, "{image} of {application}");
+            assert_eq!(
+                granted(&policy, caller, image, Some(application)),
+                expected,
+                "{image} of {application}"
+            );
         }
-        policy.rules.push(Rule { applications: vec![slug("myapp")], ..rule(user("root"), PULL, &[]) });
+        policy
+            .rules
+            .push(Rule { applications: vec![slug("myapp")], ..rule(user("root"), PULL, &[]) });
         assert_eq!(granted(&policy, &root, "quay.io/acme/api", Some("myapp")), Some("myapp"));
         assert_eq!(granted(&policy, &root, "quay.io/acme/api", Some("other")), None);
     }
@@ -379,9 +441,12 @@ mod tests {
     fn publishers_push_their_applications_images_and_delete_nothing() {
         let policy = vendor();
         let ci = caller(Principal::User("ci".into()));
-        let may = |action| policy.decide(&ci, action, &name("registry.test/myapp/worker"), None).is_ok();
+        let may =
+            |action| policy.decide(&ci, action, &name("registry.test/myapp/worker"), None).is_ok();
         assert_eq!(ACTIONS.map(may), [true, true, true, true, false]);
-        assert!(policy.decide(&ci, Action::Push, &name("registry.test/other/worker"), None).is_err());
+        assert!(
+            policy.decide(&ci, Action::Push, &name("registry.test/other/worker"), None).is_err()
+        );
         assert!(policy.may_push(&ci) && !policy.may_push(&caller(Principal::User("eve".into()))));
     }
 
@@ -392,7 +457,10 @@ mod tests {
         for action in ACTIONS {
             let image = name("registry.test/other/worker");
             let stranger = anonymous_at("127.0.0.1");
-            assert_eq!(policy.decide(&stranger, action, &image, None), Err(Denial::Unauthenticated));
+            assert_eq!(
+                policy.decide(&stranger, action, &image, None),
+                Err(Denial::Unauthenticated)
+            );
             let read = matches!(action, Action::Pull | Action::Probe | Action::List);
             let expected = if read { Denial::Hidden } else { Denial::Forbidden };
             assert_eq!(policy.decide(&known, action, &image, None), Err(expected));

@@ -1,7 +1,7 @@
 //! What we give into a client's hands and want back unread and unchanged (ACCESS §7.2).
 //!
-//! AES-256-GCM with a key that comes from the key file by HKDF. Whoever it was given to and what for are part of what is
-//! authenticated, so that it opens for nobody and nothing else.
+//! AES-256-GCM with a key that comes from the key file by HKDF. Whoever it was given to and what
+//! for are part of what is authenticated, so that it opens for nobody and nothing else.
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,10 +39,14 @@ impl Seals {
         Ok(Self { previous: Some(Arc::clone(&self.current)), ..Self::new(material)? })
     }
 
-    /// `text`, to be opened with the same `context`; safe in a path. None if the system gives no randomness.
+    /// `text`, to be opened with the same `context`; safe in a path. None if the system gives no
+    /// randomness.
     pub(super) fn seal(&self, text: &str, context: &str) -> Option<String> {
         let mut sealed = text.as_bytes().to_vec();
-        let nonce = self.current.seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut sealed).ok()?;
+        let nonce = self
+            .current
+            .seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut sealed)
+            .ok()?;
         Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
     }
 
@@ -81,7 +85,10 @@ mod tests {
         let seals = Seals::new(&[7; 32]).expect("a key");
         let sealed = seals.seal(TEXT, "user:ci a/b").expect("randomness");
         assert_eq!(seals.open(&sealed, "user:ci a/b").as_deref(), Some(TEXT));
-        assert!(!sealed.contains("uploads") && sealed.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
+        assert!(
+            !sealed.contains("uploads")
+                && sealed.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        );
         for context in ["user:eve a/b", "user:ci a/c", ""] {
             assert_eq!(seals.open(&sealed, context), None, "{context}");
         }

@@ -1,8 +1,8 @@
-//! Our own access tokens: who asks, for which name of ours, until when (ACCESS §5.1). What it may do is decided afresh
-//! with every request.
+//! Our own access tokens: who asks, for which name of ours, until when (ACCESS §5.1). What it may
+//! do is decided afresh with every request.
 //!
-//! A compact JWS like a licence, by an Ed25519 key that comes from the key file by HKDF. As with licences, the first
-//! segment has to be the one header of a key of ours before anything is parsed.
+//! A compact JWS like a licence, by an Ed25519 key that comes from the key file by HKDF. As with
+//! licences, the first segment has to be the one header of a key of ours before anything is parsed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Secret;
 use crate::licence::{KeyId, Licence, LicenceId, SKEW, Slug, Term};
 
-/// How long a token is good; longer for those who push, since a push is not interrupted to renew it (AUTH-10).
+/// How long a token is good; longer for those who push, since a push is not interrupted to renew it
+/// (AUTH-10).
 pub const LIFE: Duration = Duration::from_mins(15);
 pub const LIFE_FOR_PUSH: Duration = Duration::from_hours(1);
 
@@ -78,8 +79,14 @@ impl LicenceClaims {
     pub(super) fn read(&self) -> Option<(Term, KeyId, Vec<Slug>)> {
         let at = |seconds| Timestamp::from_unix(Duration::from_secs(seconds));
         let id = LicenceId::parse(&self.id).ok()?;
-        let term = Term { id, issued: at(self.iat), not_before: at(self.nbf), expires: at(self.exp) };
-        let applications = self.applications.iter().map(|slug| Slug::parse(slug)).collect::<Result<_, _>>().ok()?;
+        let term =
+            Term { id, issued: at(self.iat), not_before: at(self.nbf), expires: at(self.exp) };
+        let applications = self
+            .applications
+            .iter()
+            .map(|slug| Slug::parse(slug))
+            .collect::<Result<_, _>>()
+            .ok()?;
         Some((term, KeyId::known(&self.key), applications))
     }
 }
@@ -95,14 +102,19 @@ impl SigningKey {
     /// If the material is too short to be secret.
     fn derive(material: &[u8]) -> Result<Self, String> {
         let seed = key_from(material, b"access token signing")?;
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| "no key can be derived from it")?;
-        let kid = URL_SAFE_NO_PAD.encode(&digest(&SHA256, pair.public_key().as_ref()).as_ref()[..9]);
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref())
+            .map_err(|_| "no key can be derived from it")?;
+        let kid =
+            URL_SAFE_NO_PAD.encode(&digest(&SHA256, pair.public_key().as_ref()).as_ref()[..9]);
         let header = format!(r#"{{"alg":"EdDSA","typ":"roadstead-access","kid":"{kid}"}}"#);
         Ok(Self { pair, header: URL_SAFE_NO_PAD.encode(header) })
     }
 
     fn verifies(&self, message: &str, signature: &[u8]) -> bool {
-        let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, self.pair.public_key());
+        let key = aws_lc_rs::signature::UnparsedPublicKey::new(
+            &aws_lc_rs::signature::ED25519,
+            self.pair.public_key(),
+        );
         key.verify(message.as_bytes(), signature).is_ok()
     }
 }
@@ -148,13 +160,20 @@ impl Tokens {
     }
 
     /// A token for `audience`, good for `life` but not past `limit`.
-    pub(super) fn issue(&self, subject: Subject, audience: &str, life: Duration, limit: Option<Timestamp>) -> Issued {
+    pub(super) fn issue(
+        &self,
+        subject: Subject,
+        audience: &str,
+        life: Duration,
+        limit: Option<Timestamp>,
+    ) -> Issued {
         let now = self.clock.now();
         let life = limit.map_or(life, |limit| life.min(limit.since(now)));
         let life = Duration::from_secs(life.as_secs());
         let (iat, aud) = (now.unix().as_secs(), audience.to_owned());
         let claims = Claims { aud, iat, exp: iat + life.as_secs(), sub: subject };
-        let json = serde_json::to_vec(&claims).expect("claims are text and numbers under text keys");
+        let json =
+            serde_json::to_vec(&claims).expect("claims are text and numbers under text keys");
         let message = format!("{}.{}", self.current.header, URL_SAFE_NO_PAD.encode(json));
         let signature = URL_SAFE_NO_PAD.encode(self.current.pair.sign(message.as_bytes()));
         Issued { token: Secret::new(format!("{message}.{signature}")), at: now, life }
@@ -181,7 +200,8 @@ impl Tokens {
         let (header, body) = message.split_once('.')?;
         let now = self.clock.now();
         let previous = self.previous.iter().filter(|(_, until)| now < *until).map(|(key, _)| key);
-        let key = std::iter::once(&self.current).chain(previous).find(|key| key.header == header)?;
+        let key =
+            std::iter::once(&self.current).chain(previous).find(|key| key.header == header)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         if !key.verifies(message, &signature) {
             return None;

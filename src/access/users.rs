@@ -53,7 +53,10 @@ impl Users {
             match user(line) {
                 Ok((name, hash)) => {
                     if let Some(first) = lines.insert(name, i + 1) {
-                        problems.push((i + 1, format!("{name} has a password on line {first} already; keep one")));
+                        problems.push((
+                            i + 1,
+                            format!("{name} has a password on line {first} already; keep one"),
+                        ));
                     }
                     users.add(name, hash);
                 }
@@ -80,7 +83,8 @@ impl Users {
         self.decoy.as_ref()
     }
 
-    /// Some six times what the slowest hash takes: long enough for any user's to be checked, after a few that came before.
+    /// Some six times what the slowest hash takes: long enough for any user's to be checked, after
+    /// a few that came before.
     pub(super) fn ample(&self) -> Duration {
         let work = self.decoy.as_ref().map_or(0, |decoy| decoy.kind.work());
         Duration::from_micros(work * 5)
@@ -95,7 +99,9 @@ impl Users {
 }
 
 fn user(line: &str) -> Result<(&str, StoredHash), String> {
-    let (name, hash) = line.split_once(':').ok_or("is no user; write name:hash, as htpasswd -nB NAME prints it")?;
+    let (name, hash) = line
+        .split_once(':')
+        .ok_or("is no user; write name:hash, as htpasswd -nB NAME prints it")?;
     if name.is_empty() || name.chars().any(char::is_control) {
         return Err("has no usable name before the colon".to_owned());
     }
@@ -117,19 +123,24 @@ impl StoredHash {
         &self.text
     }
 
-    /// Takes tens of milliseconds and a whole core. bcrypt knows 72 bytes; a longer password is wrong, not cut.
+    /// Takes tens of milliseconds and a whole core. bcrypt knows 72 bytes; a longer password is
+    /// wrong, not cut.
     pub(super) fn verify(&self, password: &str) -> bool {
         match self.kind {
             Kind::Bcrypt { .. } => {
-                password.len() <= BCRYPT_BYTES && bcrypt::verify(password, &self.text).unwrap_or(false)
+                password.len() <= BCRYPT_BYTES
+                    && bcrypt::verify(password, &self.text).unwrap_or(false)
             }
-            Kind::Argon2id { .. } => Argon2::default().verify_password(password.as_bytes(), self.text.as_ref()).is_ok(),
+            Kind::Argon2id { .. } => {
+                Argon2::default().verify_password(password.as_bytes(), self.text.as_ref()).is_ok()
+            }
         }
     }
 }
 
 impl Kind {
-    /// What a login costs, roughly, in KiB that argon2 fills: one round of bcrypt takes as long as some eighty of them.
+    /// What a login costs, roughly, in KiB that argon2 fills: one round of bcrypt takes as long as
+    /// some eighty of them.
     fn work(self) -> u64 {
         match self {
             Self::Bcrypt { cost } => 80 << cost,
@@ -153,11 +164,16 @@ fn bcrypt(text: &str) -> Result<Kind, String> {
     if (4..=HIGHEST_BCRYPT_COST).contains(&cost) {
         return Ok(Kind::Bcrypt { cost });
     }
-    Err(format!("bcrypt with cost {cost} is out of bounds; use htpasswd -B -C 10, at most {HIGHEST_BCRYPT_COST}"))
+    Err(format!(
+        "bcrypt with cost {cost} is out of bounds; use htpasswd -B -C 10, at most {HIGHEST_BCRYPT_COST}"
+    ))
 }
 
 fn argon2id(text: &str) -> Result<Kind, String> {
-    let wrong = || "the hash is no argon2id in PHC form, as $argon2id$v=19$m=19456,t=2,p=1$salt$hash".to_owned();
+    let wrong = || {
+        "the hash is no argon2id in PHC form, as $argon2id$v=19$m=19456,t=2,p=1$salt$hash"
+            .to_owned()
+    };
     let hash = argon2::PasswordHash::new(text).map_err(|_| wrong())?;
     let params = argon2::Params::try_from(&hash).map_err(|_| wrong())?;
     if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
@@ -185,7 +201,8 @@ mod tests {
     fn argon2id() -> String {
         use argon2::PasswordHasher;
         let params = argon2::Params::new(64, 1, 1, None).expect("small parameters");
-        let hash = Argon2::from(params).hash_password_with_salt(b"secret", b"saltsalt").expect("a hash");
+        let hash =
+            Argon2::from(params).hash_password_with_salt(b"secret", b"saltsalt").expect("a hash");
         hash.to_string()
     }
 
@@ -195,7 +212,8 @@ mod tests {
 
     #[test]
     fn both_kinds_of_hash_tell_right_from_wrong() {
-        let text = format!("# users\n\nci:{}\r\nops@acme.test:{}\n", bcrypt_of("secret"), argon2id());
+        let text =
+            format!("# users\n\nci:{}\r\nops@acme.test:{}\n", bcrypt_of("secret"), argon2id());
         let users = Users::parse(&text).expect("two users");
         assert_eq!(users.len(), 2);
         for name in ["ci", "ops@acme.test"] {
@@ -244,16 +262,25 @@ mod tests {
             format!("i:{good}"),
         ];
         let problems = Users::parse(&lines.join("\n")).expect_err("wrong lines");
-        assert_eq!(problems.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]);
+        assert_eq!(
+            problems.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
+            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]
+        );
         let told = format!("{problems:?}");
-        assert!(!told.contains("plain-secret") && !told.contains("W6ph5") && !told.contains(&good[10..]), "{told}");
+        assert!(
+            !told.contains("plain-secret")
+                && !told.contains("W6ph5")
+                && !told.contains(&good[10..]),
+            "{told}"
+        );
         assert!(told.contains("htpasswd -B") && told.contains("line 11"), "{told}");
     }
 
     #[test]
     fn the_decoy_is_the_most_expensive_hash_of_either_kind() {
         let decoy = |hashes: &[&str]| {
-            let lines: Vec<_> = hashes.iter().enumerate().map(|(i, hash)| format!("u{i}:{hash}")).collect();
+            let lines: Vec<_> =
+                hashes.iter().enumerate().map(|(i, hash)| format!("u{i}:{hash}")).collect();
             Users::parse(&lines.join("\n")).expect("users").decoy().map(|decoy| decoy.kind)
         };
         let (expensive, argon2id) = (BCRYPT.replace("$04$", "$12$"), argon2id());

@@ -80,7 +80,9 @@ impl Admin {
             },
             "/licences" => text(StatusCode::OK, self.licences()),
             "/healthz" => text(StatusCode::OK, "ok\n".into()),
-            "/readyz" if self.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into()),
+            "/readyz" if self.draining.is_cancelled() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into())
+            }
             "/readyz" => text(StatusCode::OK, "ready\n".into()),
             _ => text(StatusCode::NOT_FOUND, "/metrics, /licences, /healthz or /readyz\n".into()),
         }
@@ -104,8 +106,9 @@ impl Admin {
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
     response
 }

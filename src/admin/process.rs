@@ -1,4 +1,5 @@
-//! Metrics of the process itself, read from `/proc` when they are scraped. Elsewhere they stay at zero.
+//! Metrics of the process itself, read from `/proc` when they are scraped. Elsewhere they stay at
+//! zero.
 
 use std::fs;
 
@@ -25,8 +26,14 @@ impl Process {
         };
         Self {
             cpu_seconds: gauge("process_cpu_seconds_total", "User and system time spent."),
-            resident_bytes: gauge("process_resident_memory_bytes", "Memory in use, mapped blobs included."),
-            anonymous_bytes: gauge("process_anonymous_memory_bytes", "Memory in use, mapped blobs excluded."),
+            resident_bytes: gauge(
+                "process_resident_memory_bytes",
+                "Memory in use, mapped blobs included.",
+            ),
+            anonymous_bytes: gauge(
+                "process_anonymous_memory_bytes",
+                "Memory in use, mapped blobs excluded.",
+            ),
             open_descriptors: gauge("process_open_fds", "Open file descriptors."),
         }
     }
@@ -50,13 +57,15 @@ impl Collector for Process {
             self.anonymous_bytes.set(kibibytes(&status, "RssAnon:").unwrap_or_default() * 1024.0);
         }
         if let Ok(descriptors) = fs::read_dir("/proc/self/fd") {
-            self.open_descriptors.set(f64::from(u32::try_from(descriptors.count()).unwrap_or(u32::MAX)));
+            self.open_descriptors
+                .set(f64::from(u32::try_from(descriptors.count()).unwrap_or(u32::MAX)));
         }
         self.gauges().iter().flat_map(|gauge| gauge.collect()).collect()
     }
 }
 
-/// Fields 14 and 15 of `proc_pid_stat(5)`; the second field may hold spaces, so counting starts behind its bracket.
+/// Fields 14 and 15 of `proc_pid_stat(5)`; the second field may hold spaces, so counting starts
+/// behind its bracket.
 fn cpu_ticks(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut next = || fields.next()?.parse::<f64>().ok();

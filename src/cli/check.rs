@@ -20,8 +20,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         1 => "1 upstream".to_owned(),
         more => format!("{more} upstreams"),
     };
-    let summary =
-        format!("{} is valid: {count} ({}), clients at {}", arguments.file.display(), names.join(", "), config.listen);
+    let summary = format!(
+        "{} is valid: {count} ({}), clients at {}",
+        arguments.file.display(),
+        names.join(", "),
+        config.listen
+    );
     writeln!(io::stdout(), "{summary}").context("cannot write the result")?;
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! The docker credential helper: what `docker`, podman and skopeo ask for a login, answered from the licence files on
-//! this machine (ACCESS §6.1). The binary is it when it is called `docker-credential-roadstead`.
+//! The docker credential helper: what `docker`, podman and skopeo ask for a login, answered from
+//! the licence files on this machine (ACCESS §6.1). The binary is it when it is called
+//! `docker-credential-roadstead`.
 //!
-//! Clients take any answer but the known sentence for a failure of every pull, from whatever registry; so what is wrong
-//! with a licence goes to stderr, and the answer is that there is none.
+//! Clients take any answer but the known sentence for a failure of every pull, from whatever
+//! registry; so what is wrong with a licence goes to stderr, and the answer is that there is none.
 
 use std::process::ExitCode;
 
@@ -36,7 +37,9 @@ pub fn run(verb: Option<&str>) -> ExitCode {
         Some("erase") => ExitCode::SUCCESS,
         Some("version") => say(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
         _ => {
-            tell(&format!("{NAME}: get, list, store, erase or version; docker calls it where config.json names it"));
+            tell(&format!(
+                "{NAME}: get, list, store, erase or version; docker calls it where config.json names it"
+            ));
             ExitCode::FAILURE
         }
     }
@@ -63,13 +66,15 @@ fn list() -> ExitCode {
     let (mut licences, now) = (licences(NAME), Clock::system().now());
     // Of several for a host the last one stays: that which `get` gives.
     licences.sort_by_key(|file| rank(&file.licence, now));
-    let entries = licences.iter().flat_map(|file| file.licence.hosts.iter().map(move |host| (host, file)));
+    let entries =
+        licences.iter().flat_map(|file| file.licence.hosts.iter().map(move |host| (host, file)));
     let map: serde_json::Map<_, _> =
         entries.map(|(host, file)| (host.clone(), file.licence.id.as_str().into())).collect();
     say(&format!("{}\n", serde_json::Value::from(map)))
 }
 
-/// `docker login` stores what it was given; if that is what we answer anyway, there is nothing to do.
+/// `docker login` stores what it was given; if that is what we answer anyway, there is nothing to
+/// do.
 fn store(request: &str) -> ExitCode {
     let given: serde_json::Value = serde_json::from_str(request).unwrap_or_default();
     let server = given["ServerURL"].as_str().unwrap_or_default();
@@ -79,7 +84,9 @@ fn store(request: &str) -> ExitCode {
     if same {
         return ExitCode::SUCCESS;
     }
-    let _ = say("logins come from the licence files on this machine; put the licence into /etc/roadstead/licences\n");
+    let _ = say(
+        "logins come from the licence files on this machine; put the licence into /etc/roadstead/licences\n",
+    );
     ExitCode::FAILURE
 }
 

@@ -1,8 +1,9 @@
-//! `roadstead credential-provider`: kubelet's exec plugin, which answers from the licence files on the node
-//! (ACCESS §6.2, Kubernetes KEP-2133).
+//! `roadstead credential-provider`: kubelet's exec plugin, which answers from the licence files on
+//! the node (ACCESS §6.2, Kubernetes KEP-2133).
 //!
-//! kubelet keeps an answer for the whole host of the image, so it holds every application that there is a licence for.
-//! Without any it is an empty answer and no error: other images of the host may need no login.
+//! kubelet keeps an answer for the whole host of the image, so it holds every application that
+//! there is a licence for. Without any it is an empty answer and no error: other images of the host
+//! may need no login.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -40,7 +41,8 @@ pub(super) fn run() -> Result<(), Failure> {
     let request = parse(&text)?;
     let (licences, now) = (licences("roadstead"), Clock::system().now());
     let chosen = chosen(&licences, host(&request.image), now);
-    let notices: BTreeSet<String> = chosen.values().filter_map(|file| notice(&file.licence, now)).collect();
+    let notices: BTreeSet<String> =
+        chosen.values().filter_map(|file| notice(&file.licence, now)).collect();
     for notice in notices {
         tell(&format!("roadstead: {notice}"));
     }
@@ -49,8 +51,9 @@ pub(super) fn run() -> Result<(), Failure> {
 }
 
 fn parse(text: &str) -> anyhow::Result<Request> {
-    let request: Request = serde_json::from_str(text)
-        .context("that is no request of kubelet, which calls this where CredentialProviderConfig names it")?;
+    let request: Request = serde_json::from_str(text).context(
+        "that is no request of kubelet, which calls this where CredentialProviderConfig names it",
+    )?;
     let version = request.api_version.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/'));
     if !version.is_some_and(|version| VERSIONS.contains(&version)) {
         bail!(
@@ -70,7 +73,11 @@ fn host(image: &str) -> &str {
 }
 
 /// The licence for each application of the host.
-fn chosen<'a>(licences: &'a [LicenceFile], host: &str, now: Timestamp) -> BTreeMap<&'a Slug, &'a LicenceFile> {
+fn chosen<'a>(
+    licences: &'a [LicenceFile],
+    host: &str,
+    now: Timestamp,
+) -> BTreeMap<&'a Slug, &'a LicenceFile> {
     let mut chosen = BTreeMap::new();
     for file in of_host(licences, host) {
         for slug in &file.licence.applications {
@@ -87,7 +94,8 @@ fn chosen<'a>(licences: &'a [LicenceFile], host: &str, now: Timestamp) -> BTreeM
 fn answer(request: &Request, chosen: &BTreeMap<&Slug, &LicenceFile>, now: Timestamp) -> Value {
     let host = host(&request.image);
     let entries = chosen.iter().flat_map(|(slug, file)| {
-        let login = json!({ "username": file.licence.id.as_str(), "password": file.token.expose() });
+        let login =
+            json!({ "username": file.licence.id.as_str(), "password": file.token.expose() });
         [(format!("{host}/{slug}"), login.clone()), (format!("{host}/proxy/{slug}"), login)]
     });
     let auth: serde_json::Map<String, Value> = entries.collect();

@@ -39,7 +39,8 @@ pub(super) struct Arguments {
     /// Its beginning, if not now.
     #[arg(long, value_name = "TIME")]
     not_before: Option<String>,
-    /// Refuse what the proxy with this configuration would: an application that it does not have, another issuer.
+    /// Refuse what the proxy with this configuration would: an application that it does not have,
+    /// another issuer.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where to write the licence; without it, to standard output.
@@ -50,9 +51,14 @@ pub(super) struct Arguments {
 pub(super) fn run(asked: &Arguments, now: Timestamp) -> Result<(), Failure> {
     let wrong = |message: String| anyhow!(message);
     let pem = config::text_of(&asked.key).map_err(wrong)?;
-    let key = PrivateKey::from_pem(&pem).map_err(|message| anyhow!("{} {message}", asked.key.display()))?;
-    let applications: Vec<Slug> =
-        asked.applications.iter().map(|slug| Slug::parse(slug)).collect::<Result<_, _>>().map_err(wrong)?;
+    let key = PrivateKey::from_pem(&pem)
+        .map_err(|message| anyhow!("{} {message}", asked.key.display()))?;
+    let applications: Vec<Slug> = asked
+        .applications
+        .iter()
+        .map(|slug| Slug::parse(slug))
+        .collect::<Result<_, _>>()
+        .map_err(wrong)?;
     if let Some(file) = &asked.config {
         accepted(asked, &applications, file)?;
     }
@@ -94,16 +100,28 @@ pub(super) fn run(asked: &Arguments, now: Timestamp) -> Result<(), Failure> {
 /// Refuses what the proxy with this configuration would never accept.
 fn accepted(asked: &Arguments, applications: &[Slug], file: &Path) -> Result<(), Failure> {
     let (config, file) = (config::load(file)?, file.display());
-    let has = |slug: &&Slug| config.applications.iter().any(|application| application.slug == **slug);
+    let has =
+        |slug: &&Slug| config.applications.iter().any(|application| application.slug == **slug);
     if let Some(slug) = applications.iter().find(|slug| !has(slug)) {
-        let names: Vec<&str> = config.applications.iter().map(|application| application.slug.as_str()).collect();
-        let others = if names.is_empty() { String::new() } else { format!(", or take one of: {}", names.join(", ")) };
-        return Err(anyhow!("{file} has no application {slug}; add it under applications{others}").into());
+        let names: Vec<&str> =
+            config.applications.iter().map(|application| application.slug.as_str()).collect();
+        let others = if names.is_empty() {
+            String::new()
+        } else {
+            format!(", or take one of: {}", names.join(", "))
+        };
+        return Err(
+            anyhow!("{file} has no application {slug}; add it under applications{others}").into()
+        );
     }
     match &config.licences {
         Some(licences) if licences.issuer != asked.issuer => {
             let issuer = &licences.issuer;
-            Err(anyhow!("{file} accepts no licence of {:?}; write --issuer {issuer:?}", asked.issuer).into())
+            Err(anyhow!(
+                "{file} accepts no licence of {:?}; write --issuer {issuer:?}",
+                asked.issuer
+            )
+            .into())
         }
         Some(_) | None => Ok(()),
     }
@@ -114,6 +132,7 @@ fn end(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
     match days {
         Some(days) => Ok(now.plus(Duration::from_hours(24) * days)),
-        None => calendar::parse(text).map_err(|message| format!("{message}, or in days from now, as 90d")),
+        None => calendar::parse(text)
+            .map_err(|message| format!("{message}, or in days from now, as 90d")),
     }
 }

@@ -1,4 +1,5 @@
-//! `roadstead licence`: make keys, issue, look at and revoke licences. None of it needs a running proxy.
+//! `roadstead licence`: make keys, issue, look at and revoke licences. None of it needs a running
+//! proxy.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,8 @@ use super::{Failure, issue, print, pull_secret, tell};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, LicenceFile};
 use crate::licence::{
-    Licence, LicenceId, PrivateKey, PublicKey, PublicKeys, Revocations, Slug, Standing, calendar, revocation_line,
+    Licence, LicenceId, PrivateKey, PublicKey, PublicKeys, Revocations, Slug, Standing, calendar,
+    revocation_line,
 };
 use crate::parts;
 
@@ -31,7 +33,8 @@ pub(super) enum Command {
         /// Verify the signature with this public key.
         #[arg(long, value_name = "FILE", conflicts_with = "config")]
         public_key: Option<PathBuf>,
-        /// Verify it as the proxy with this configuration does: its keys, its issuer, what it has revoked.
+        /// Verify it as the proxy with this configuration does: its keys, its issuer, what it has
+        /// revoked.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -61,7 +64,8 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct List {
-    /// The revocation list that the proxy reads; in a folder of lists it is the one that is called roadstead.
+    /// The revocation list that the proxy reads; in a folder of lists it is the one that is called
+    /// roadstead.
     #[arg(long, value_name = "FILE")]
     list: Option<PathBuf>,
     /// Take the list from licences.revoked of this configuration.
@@ -74,7 +78,9 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Keygen { name } => keygen(name)?,
         Command::Issue(arguments) => issue::run(arguments, now)?,
-        Command::Show { file, public_key, config } => show(file, public_key.as_deref(), config.as_deref(), now)?,
+        Command::Show { file, public_key, config } => {
+            show(file, public_key.as_deref(), config.as_deref(), now)?;
+        }
         Command::PullSecret { file, format, name } => {
             let file = config::read_licence(file).map_err(|message| anyhow!(message))?;
             print(&pull_secret::write(&file, *format, name))?;
@@ -89,7 +95,8 @@ fn keygen(name: &Path) -> anyhow::Result<()> {
     let pem = key.to_pem().map_err(|message| anyhow!(message))?;
     let (private, public) = (with_ending(name, "key"), with_ending(name, "pub"));
     config::write_new(&private, pem.as_bytes(), 0o600).map_err(|message| anyhow!(message))?;
-    config::write_new(&public, key.public().to_pem().as_bytes(), 0o644).map_err(|message| anyhow!(message))?;
+    config::write_new(&public, key.public().to_pem().as_bytes(), 0o644)
+        .map_err(|message| anyhow!(message))?;
     print(&format!(
         "{} signs licences: keep it secret, and a copy where you will find it\n{} verifies them: list it under \
          licences.public_keys\nkey id {}\n",
@@ -105,8 +112,14 @@ fn with_ending(name: &Path, ending: &str) -> PathBuf {
     whole.into()
 }
 
-fn show(file: &Path, public_key: Option<&Path>, config: Option<&Path>, now: Timestamp) -> Result<(), Failure> {
-    let LicenceFile { licence, token } = config::read_licence(file).map_err(|message| anyhow!(message))?;
+fn show(
+    file: &Path,
+    public_key: Option<&Path>,
+    config: Option<&Path>,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let LicenceFile { licence, token } =
+        config::read_licence(file).map_err(|message| anyhow!(message))?;
     let verifier = match (public_key, config) {
         (Some(key), _) => Some(Verifier::of_key(key, &licence.issuer)?),
         (None, Some(config)) => Some(Verifier::of_config(config)?),
@@ -160,7 +173,8 @@ impl Verifier {
     /// The key alone: whoever issued it, nothing revoked.
     fn of_key(path: &Path, issuer: &str) -> anyhow::Result<Self> {
         let pem = config::text_of(path).map_err(|message| anyhow!(message))?;
-        let key = PublicKey::from_pem(&pem).map_err(|message| anyhow!("{} {message}", path.display()))?;
+        let key =
+            PublicKey::from_pem(&pem).map_err(|message| anyhow!("{} {message}", path.display()))?;
         let keys = PublicKeys::new(vec![key]);
         Ok(Self { keys, issuer: issuer.to_owned(), revocations: Revocations::default() })
     }
@@ -168,7 +182,11 @@ impl Verifier {
     fn of_config(file: &Path) -> Result<Self, Failure> {
         let config = config::load(file)?;
         let Some(licences) = &config.licences else {
-            return Err(anyhow!("{} accepts no licences: it has no licences section", file.display()).into());
+            return Err(anyhow!(
+                "{} accepts no licences: it has no licences section",
+                file.display()
+            )
+            .into());
         };
         let unusable = |parts::Unusable(problems)| Failure::Files(problems);
         let keys = parts::public_keys(&config).map_err(unusable)?;
@@ -185,10 +203,15 @@ impl List {
             (None, Some(file)) => {
                 let revoked = config::load(file)?.licences.and_then(|licences| licences.revoked);
                 revoked.with_context(|| {
-                    format!("{} has no licences.revoked; add it, as revoked: /etc/roadstead/revoked", file.display())
+                    format!(
+                        "{} has no licences.revoked; add it, as revoked: /etc/roadstead/revoked",
+                        file.display()
+                    )
                 })?
             }
-            (None, None) => return Err(anyhow!("say which list: --list FILE or --config FILE").into()),
+            (None, None) => {
+                return Err(anyhow!("say which list: --list FILE or --config FILE").into());
+            }
         };
         Ok(if path.is_dir() { path.join("roadstead") } else { path })
     }

@@ -1,6 +1,6 @@
-//! The licences on this machine, for programs that ask in place of people: docker's helper and kubelet's provider
-//! (ACCESS §6). What is wrong with one of them goes to stderr and hides none of the others. Signatures are not checked:
-//! there is no key here.
+//! The licences on this machine, for programs that ask in place of people: docker's helper and
+//! kubelet's provider (ACCESS §6). What is wrong with one of them goes to stderr and hides none of
+//! the others. Signatures are not checked: there is no key here.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -38,18 +38,25 @@ pub(super) fn licences(program: &str) -> Vec<LicenceFile> {
     let mut found = Vec::new();
     for path in paths {
         let files = config::files_of(&path).map_err(complain).unwrap_or_default();
-        found.extend(files.iter().filter_map(|file| config::read_licence(file).map_err(complain).ok()));
+        found.extend(
+            files.iter().filter_map(|file| config::read_licence(file).map_err(complain).ok()),
+        );
     }
     found
 }
 
 /// Those that name the host, which has its port if it has one.
-pub(super) fn of_host<'a>(licences: &'a [LicenceFile], host: &str) -> impl Iterator<Item = &'a LicenceFile> {
-    licences.iter().filter(move |file| file.licence.hosts.iter().any(|own| own.eq_ignore_ascii_case(host)))
+pub(super) fn of_host<'a>(
+    licences: &'a [LicenceFile],
+    host: &str,
+) -> impl Iterator<Item = &'a LicenceFile> {
+    licences
+        .iter()
+        .filter(move |file| file.licence.hosts.iter().any(|own| own.eq_ignore_ascii_case(host)))
 }
 
-/// What is greater is presented: a good licence, then one that begins later, then one that has ended, so that the server
-/// explains; of equals the one that was issued last.
+/// What is greater is presented: a good licence, then one that begins later, then one that has
+/// ended, so that the server explains; of equals the one that was issued last.
 pub(super) fn rank(licence: &Licence, now: Timestamp) -> impl Ord + use<> {
     let good = licence.term().standing(&Revocations::default(), now) == Standing::Good;
     (good, now < licence.expires, licence.issued)
@@ -136,7 +143,8 @@ mod tests {
             (100 * DAY, Some("expired on 1970-04-11")),
             (500 * DAY, Some("expired on 1970-04-11")),
         ] {
-            let expected = expected.map(|when| format!("licence acme {when}; ask Acme Inc. for a new one"));
+            let expected =
+                expected.map(|when| format!("licence acme {when}; ask Acme Inc. for a new one"));
             assert_eq!(notice(&licence, at(now)), expected, "{now}");
         }
     }

@@ -31,7 +31,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve registries through the cache. Without a configuration: the well-known ones, on 127.0.0.1:5000.
+    /// Serve registries through the cache. Without a configuration: the well-known ones, on
+    /// 127.0.0.1:5000.
     Serve(serve::Arguments),
     /// Say everything that is wrong with a configuration file, without starting.
     Check(check::Arguments),
@@ -92,7 +93,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
     let config = file.map_or_else(|| Ok(config::builtin()), config::load)?;
     let check = |part: Part| part.check(&config).err();
-    let problems: Vec<String> = Part::ALL.into_iter().filter_map(check).flat_map(|unusable| unusable.0).collect();
+    let problems: Vec<String> =
+        Part::ALL.into_iter().filter_map(check).flat_map(|unusable| unusable.0).collect();
     if problems.is_empty() { Ok(config) } else { Err(Failure::Files(problems)) }
 }
 

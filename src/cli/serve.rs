@@ -60,7 +60,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(served?)
 }
 
-async fn serve(watched: Option<(&Path, Logging)>, config: &Config, telemetry: &Telemetry) -> anyhow::Result<()> {
+async fn serve(
+    watched: Option<(&Path, Logging)>,
+    config: &Config,
+    telemetry: &Telemetry,
+) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let clients = bind("listen", config.listen).await?;
     let admin = bind("admin", config.admin).await?;
@@ -133,7 +137,10 @@ fn announce(config: &Config, clients: SocketAddr, admin: SocketAddr) {
 
 /// What it does and how to try it, for whoever started it by hand.
 fn banner(config: &Config, clients: SocketAddr, admin: SocketAddr) -> String {
-    let upstream = config.default_upstream.as_ref().or(config.upstreams.first().map(|upstream| &upstream.name));
+    let upstream = config
+        .default_upstream
+        .as_ref()
+        .or(config.upstreams.first().map(|upstream| &upstream.name));
     let image = match upstream.map(UpstreamName::as_str) {
         Some("docker.io") | None => "docker.io/library/alpine".to_owned(),
         Some(name) => format!("{name}/REPOSITORY"),
@@ -153,8 +160,12 @@ fn banner(config: &Config, clients: SocketAddr, admin: SocketAddr) -> String {
 /// An address to try from this machine: every interface includes loopback.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v6.port())),
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], v4.port()))
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], v6.port()))
+        }
         SocketAddr::V4(_) | SocketAddr::V6(_) => address,
     }
 }
@@ -197,7 +208,8 @@ mod tests {
 
     #[test]
     fn the_banner_names_an_upstream_that_exists() {
-        let config = config::parse("upstreams: { quay.io: }", Path::new("c"), &|_| None).expect("valid");
+        let config =
+            config::parse("upstreams: { quay.io: }", Path::new("c"), &|_| None).expect("valid");
         let text = banner(&config, address("[::]:5000"), address("127.0.0.1:5001"));
         assert!(text.contains("docker pull 127.0.0.1:5000/quay.io/REPOSITORY\n"), "{text}");
         assert!(text.contains("upstreams  quay.io\n"), "{text}");

@@ -1,4 +1,5 @@
-//! `access`: who may pull what. Deny by default, except for a proxy that only its own machine can reach.
+//! `access`: who may pull what. Deny by default, except for a proxy that only its own machine can
+//! reach.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -28,8 +29,8 @@ pub(super) struct Around<'a> {
     pub(super) means: Means,
 }
 
-/// What the section says. Without one, everything for anyone, on a loopback listener only; or, where applications are
-/// sold, nothing but those, to those who have them.
+/// What the section says. Without one, everything for anyone, on a loopback listener only; or,
+/// where applications are sold, nothing but those, to those who have them.
 pub(super) fn read(top: &Fields<'_>, section: Option<&Fields<'_>>, around: &Around<'_>) -> Access {
     let Some(fields) = section else {
         let sells = around.means.licences || !around.applications.is_empty();
@@ -42,10 +43,12 @@ pub(super) fn read(top: &Fields<'_>, section: Option<&Fields<'_>>, around: &Arou
         return Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules };
     };
     let items = fields.get("rules").map(Place::items).unwrap_or_default();
-    let given =
-        around.means.licences || around.applications.iter().any(|application| !application.publishers.is_empty());
+    let given = around.means.licences
+        || around.applications.iter().any(|application| !application.publishers.is_empty());
     if items.is_empty() && !given {
-        fields.place.problem(format!("has no rules, so nobody may pull anything; write {}", example()));
+        fields
+            .place
+            .problem(format!("has no rules, so nobody may pull anything; write {}", example()));
     }
     let path = |place: &Place<'_>| place.text().map(PathBuf::from);
     let users = fields.optional("users", path);
@@ -59,14 +62,17 @@ pub(super) fn read(top: &Fields<'_>, section: Option<&Fields<'_>>, around: &Arou
             Some(rule)
         })
         .collect();
-    let trusted_proxies = fields.get("trusted_proxies").map(|place| place.parsed(network)).unwrap_or_default();
+    let trusted_proxies =
+        fields.get("trusted_proxies").map(|place| place.parsed(network)).unwrap_or_default();
     Access { users, key_file: fields.optional("key_file", path), trusted_proxies, rules }
 }
 
 /// Why nobody can ever be this.
 pub(super) fn unknowable(who: &Who, means: Means) -> Option<&'static str> {
     match who {
-        Who::User(_) if !means.users => Some("nobody can log in as a user; add users: FILE under access"),
+        Who::User(_) if !means.users => {
+            Some("nobody can log in as a user; add users: FILE under access")
+        }
         Who::Licence(_) if !means.licences => {
             Some("no licence is accepted; add licences: { issuer: …, public_keys: […] }")
         }
@@ -80,7 +86,10 @@ pub(super) fn unknowable(who: &Who, means: Means) -> Option<&'static str> {
 fn open(top: &Fields<'_>, listen: SocketAddr) -> Vec<Rule> {
     if !is_loopback(listen) {
         let place = top.get("listen").unwrap_or(&top.place);
-        place.problem(format!("other machines reach {listen}, so say who may pull; write {}", example()));
+        place.problem(format!(
+            "other machines reach {listen}, so say who may pull; write {}",
+            example()
+        ));
     }
     let everything = Pattern::parse("**").expect("** is a pattern");
     let allow = Allow { pull: true, list: true, ..Allow::default() };
@@ -108,9 +117,11 @@ fn rule(fields: &Fields<'_>, around: &Around<'_>) -> Option<Rule> {
     let actions = fields.list("allow", action);
     let images = fields.list("images", |text| image_pattern(text, around.upstreams));
     let slugs = fields.list("applications", |text| application(text, around.applications));
-    for (key, empty) in
-        [("allow", actions.is_empty()), ("images", images.is_empty()), ("applications", slugs.is_empty())]
-    {
+    for (key, empty) in [
+        ("allow", actions.is_empty()),
+        ("images", images.is_empty()),
+        ("applications", slugs.is_empty()),
+    ] {
         let nothing = |place: &&Place<'_>| empty && place.items().is_empty();
         if let Some(place) = fields.get(key).filter(nothing) {
             place.problem("is an empty list, so the rule allows nothing");
@@ -129,7 +140,8 @@ fn rule(fields: &Fields<'_>, around: &Around<'_>) -> Option<Rule> {
 fn application(text: &str, applications: &[Application]) -> Result<Slug, String> {
     let found = applications.iter().find(|application| application.slug.as_str() == text);
     found.map(|application| application.slug.clone()).ok_or_else(|| {
-        let names: Vec<&str> = applications.iter().map(|application| application.slug.as_str()).collect();
+        let names: Vec<&str> =
+            applications.iter().map(|application| application.slug.as_str()).collect();
         let names = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
         format!("{text:?} is not among the applications: {names}")
     })
@@ -146,7 +158,8 @@ pub(super) fn who(text: &str) -> Result<Who, String> {
     if text == "anonymous" {
         return Ok(Who::Anonymous);
     }
-    let (kind, name) = text.split_once(':').filter(|(_, name)| !name.is_empty()).ok_or_else(wrong)?;
+    let (kind, name) =
+        text.split_once(':').filter(|(_, name)| !name.is_empty()).ok_or_else(wrong)?;
     if name.chars().any(char::is_control) {
         return Err(wrong());
     }
@@ -201,23 +214,31 @@ fn networks(fields: &Fields<'_>) -> Option<Vec<IpNet>> {
 fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>().map_err(|_| match text.parse::<IpAddr>() {
         Ok(ip) => format!("{text:?} is an address, not a network; write {}", IpNet::from(ip)),
-        Err(_) => format!("{text:?} is no network; write an address and a prefix length, as 10.0.0.0/8"),
+        Err(_) => {
+            format!("{text:?} is no network; write an address and a prefix length, as 10.0.0.0/8")
+        }
     })
 }
 
 /// A glob over canonical names, whose first component is an upstream.
 pub(super) fn image_pattern(text: &str, upstreams: &[Upstream]) -> Result<Pattern, String> {
     let pattern = Pattern::parse(text)?;
-    let (first, rest) = text.split_once('/').map_or((text, None), |(first, rest)| (first, Some(rest)));
+    let (first, rest) =
+        text.split_once('/').map_or((text, None), |(first, rest)| (first, Some(rest)));
     let names = || upstreams.iter().map(|upstream| upstream.name.as_str());
     if first == "**" || (rest.is_some() && (first == "*" || names().any(|name| name == first))) {
         return Ok(pattern);
     }
-    let owner = upstreams.iter().find(|upstream| upstream.aliases.iter().any(|alias| alias == first));
+    let owner =
+        upstreams.iter().find(|upstream| upstream.aliases.iter().any(|alias| alias == first));
     let meant = owner.map(|upstream| upstream.name.as_str()).or_else(|| closest(first, names()));
     Err(match (rest, meant) {
-        (None, _) if names().any(|name| name == first) => format!("{text:?} matches no image; write {first}/**"),
+        (None, _) if names().any(|name| name == first) => {
+            format!("{text:?} matches no image; write {first}/**")
+        }
         (Some(rest), Some(meant)) => format!("{text:?} matches no image; write {meant}/{rest}"),
-        (_, _) => format!("{text:?} matches no image: the first component is an upstream, as in docker.io/library/*"),
+        (_, _) => format!(
+            "{text:?} matches no image: the first component is an upstream, as in docker.io/library/*"
+        ),
     })
 }

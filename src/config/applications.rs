@@ -21,7 +21,12 @@ pub(super) fn read(top: &Fields<'_>, upstreams: &[Upstream], means: Means) -> Ve
     applications
 }
 
-fn application(name: &str, place: &Place<'_>, upstreams: &[Upstream], means: Means) -> Option<Application> {
+fn application(
+    name: &str,
+    place: &Place<'_>,
+    upstreams: &[Upstream],
+    means: Means,
+) -> Option<Application> {
     let slug = place.noted(slug(name, upstreams));
     let fields = place.fields(keys::APPLICATION);
     let images = fields.list("images", |text| access::image_pattern(text, upstreams));
@@ -37,10 +42,14 @@ fn application(name: &str, place: &Place<'_>, upstreams: &[Upstream], means: Mea
 fn slug(name: &str, upstreams: &[Upstream]) -> Result<Slug, String> {
     let slug = Slug::parse(name)?;
     let taken = |upstream: &&Upstream| {
-        upstream.name.as_str() == name || upstream.aliases.iter().any(|alias| alias.as_str() == name)
+        upstream.name.as_str() == name
+            || upstream.aliases.iter().any(|alias| alias.as_str() == name)
     };
     match upstreams.iter().find(taken) {
-        Some(upstream) => Err(format!("{name} stands for the upstream {} already; choose another name", upstream.name)),
+        Some(upstream) => Err(format!(
+            "{name} stands for the upstream {} already; choose another name",
+            upstream.name
+        )),
         None if name == APPLICATIONS => {
             Err("proxy stands before the names of applications; choose another name".to_owned())
         }
@@ -64,8 +73,13 @@ fn publisher(text: &str, means: Means) -> Result<Who, String> {
 fn disputed(place: &Place<'_>, application: &Application, other: &Application) {
     let same = application.publishers.iter().all(|who| other.publishers.contains(who))
         && other.publishers.iter().all(|who| application.publishers.contains(who));
-    let pairs = application.images.iter().flat_map(|ours| other.images.iter().map(move |theirs| (ours, theirs)));
-    let Some((ours, theirs)) = pairs.into_iter().find(|(ours, theirs)| ours.overlaps(theirs)).filter(|_| !same) else {
+    let pairs = application
+        .images
+        .iter()
+        .flat_map(|ours| other.images.iter().map(move |theirs| (ours, theirs)));
+    let Some((ours, theirs)) =
+        pairs.into_iter().find(|(ours, theirs)| ours.overlaps(theirs)).filter(|_| !same)
+    else {
         return;
     };
     place.problem(format!(
@@ -79,11 +93,15 @@ fn disputed(place: &Place<'_>, application: &Application, other: &Application) {
 pub(super) fn licences(top: &Fields<'_>) -> Option<Licences> {
     let fields = top.get("licences")?.fields(keys::LICENCES);
     if fields.get("issuer").is_none() {
-        fields.place.problem("has no issuer; write your name as it stands in licences, as issuer: Acme Inc.");
+        fields.place.problem(
+            "has no issuer; write your name as it stands in licences, as issuer: Acme Inc.",
+        );
     }
     let public_keys: Vec<PathBuf> = fields.list("public_keys", |text| Ok(PathBuf::from(text)));
     if public_keys.is_empty() {
-        fields.place.problem("has no public_keys; make a pair with roadstead licence keygen and list NAME.pub");
+        fields.place.problem(
+            "has no public_keys; make a pair with roadstead licence keygen and list NAME.pub",
+        );
     }
     let revoked = fields.optional("revoked", |place| place.text().map(PathBuf::from));
     let issuer = fields.optional("issuer", |place| place.text().map(str::to_owned))?;

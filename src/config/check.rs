@@ -1,4 +1,5 @@
-//! The document as a whole: every section read, every default in its place, every rule between sections.
+//! The document as a whole: every section read, every default in its place, every rule between
+//! sections.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -34,7 +35,8 @@ pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
     };
     let applications = applications::read(&top, &upstreams, means);
     let licences = applications::licences(&top);
-    let around = access::Around { listen, upstreams: &upstreams, applications: &applications, means };
+    let around =
+        access::Around { listen, upstreams: &upstreams, applications: &applications, means };
     Config {
         listen,
         admin,
@@ -94,7 +96,8 @@ fn meet(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && overlap
 }
 
-/// An address with a port. Names are not looked up, so that a start does not hang on DNS; `localhost` is 127.0.0.1.
+/// An address with a port. Names are not looked up, so that a start does not hang on DNS;
+/// `localhost` is 127.0.0.1.
 fn address(place: &Place<'_>) -> Result<SocketAddr, String> {
     let text = place.amount()?;
     if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
@@ -122,7 +125,8 @@ fn cache(top: &Fields<'_>) -> Cache {
     Cache {
         path: cache.read("path", default.path, |place| place.text().map(PathBuf::from)),
         max_size: cache.read("max_size", default.max_size, max_size),
-        min_free: cache.read("min_free", default.min_free, |place| units::min_free(&place.amount()?)),
+        min_free: cache
+            .read("min_free", default.min_free, |place| units::min_free(&place.amount()?)),
         tag_ttl: cache.read("tag_ttl", default.tag_ttl, duration),
         stale_if_error: cache.read("stale_if_error", default.stale_if_error, duration),
         proof_ttl: cache.read("proof_ttl", default.proof_ttl, duration),
@@ -132,7 +136,10 @@ fn cache(top: &Fields<'_>) -> Cache {
 
 fn max_size(place: &Place<'_>) -> Result<u64, String> {
     match units::size(&place.amount()?)? {
-        0 => Err("leaves no room for anything; write the largest size the cache may grow to, as 100GiB".to_owned()),
+        0 => Err(
+            "leaves no room for anything; write the largest size the cache may grow to, as 100GiB"
+                .to_owned(),
+        ),
         size => Ok(size),
     }
 }
@@ -143,7 +150,9 @@ fn duration(place: &Place<'_>) -> Result<Duration, String> {
 
 /// The one that is named; else Docker Hub, if it is configured. `~` is none.
 fn default_upstream(top: &Fields<'_>, upstreams: &[Upstream]) -> Option<UpstreamName> {
-    let find = |name: &str| upstreams.iter().find(|upstream| upstream.name.as_str() == name).map(|u| u.name.clone());
+    let find = |name: &str| {
+        upstreams.iter().find(|upstream| upstream.name.as_str() == name).map(|u| u.name.clone())
+    };
     let Some(place) = top.get("default_upstream") else { return find("docker.io") };
     if place.is_null() {
         return None;
@@ -180,7 +189,9 @@ fn level(place: &Place<'_>) -> Result<String, String> {
     if text.split(',').all(valid) {
         Ok(text.to_owned())
     } else {
-        Err(format!("{text:?} is no level; write off, error, warn, info, debug or trace, or as info,roadstead=debug"))
+        Err(format!(
+            "{text:?} is no level; write off, error, warn, info, debug or trace, or as info,roadstead=debug"
+        ))
     }
 }
 

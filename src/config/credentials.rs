@@ -1,4 +1,5 @@
-//! `credentials` of one upstream: where each user and password comes from. Helpers are found here, and not run.
+//! `credentials` of one upstream: where each user and password comes from. Helpers are found here,
+//! and not run.
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use super::upstreams::Surroundings;
 use super::{Credential, Login, Secret, Upstream};
 use crate::oci::Pattern;
 
-const SOURCES: [&str; 6] = ["password", "password_file", "password_env", "docker_config", "helper", "licence_file"];
+const SOURCES: [&str; 6] =
+    ["password", "password_file", "password_env", "docker_config", "helper", "licence_file"];
 
 /// What stands before the name of a helper in the name of its program.
 const PREFIX: &str = "docker-credential-";
@@ -22,12 +24,21 @@ const PREFIX: &str = "docker-credential-";
 const HUB: &str = "https://index.docker.io/v1/";
 
 /// The credentials of `upstream`, the longest pattern first.
-pub(super) fn read(upstream_fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_>) -> Vec<Credential> {
+pub(super) fn read(
+    upstream_fields: &Fields<'_>,
+    upstream: &Upstream,
+    around: &Surroundings<'_>,
+) -> Vec<Credential> {
     let mut credentials: Vec<Credential> = Vec::new();
     for item in upstream_fields.get("credentials").map(Place::items).unwrap_or_default() {
-        let Some(credential) = credential(&item.fields(keys::CREDENTIAL), upstream, around) else { continue };
+        let Some(credential) = credential(&item.fields(keys::CREDENTIAL), upstream, around) else {
+            continue;
+        };
         if credentials.iter().any(|other| other.images == credential.images) {
-            item.problem(format!("{} has a credential already; keep one", credential.images.as_str()));
+            item.problem(format!(
+                "{} has a credential already; keep one",
+                credential.images.as_str()
+            ));
         }
         credentials.push(credential);
     }
@@ -35,7 +46,11 @@ pub(super) fn read(upstream_fields: &Fields<'_>, upstream: &Upstream, around: &S
     credentials
 }
 
-fn credential(fields: &Fields<'_>, upstream: &Upstream, around: &Surroundings<'_>) -> Option<Credential> {
+fn credential(
+    fields: &Fields<'_>,
+    upstream: &Upstream,
+    around: &Surroundings<'_>,
+) -> Option<Credential> {
     let images = match fields.get("images") {
         Some(place) => place.noted(place.text().and_then(Pattern::parse)),
         None => Some(Pattern::parse("**").expect("** is a pattern")),
@@ -71,7 +86,9 @@ fn whole_login(
 ) -> Result<Login, String> {
     match source {
         "docker_config" => from_docker_config(place.file()?, upstream, around),
-        "helper" => helper(place.text()?, if upstream.library { HUB } else { authority(upstream) }, around),
+        "helper" => {
+            helper(place.text()?, if upstream.library { HUB } else { authority(upstream) }, around)
+        }
         _ => from_licence(place.file()?),
     }
 }
@@ -105,20 +122,26 @@ fn from_licence(path: &Path) -> Result<Login, String> {
     Ok(Login::Fixed { username: file.licence.id.to_string(), password: file.token })
 }
 
-fn from_docker_config(path: &Path, upstream: &Upstream, around: &Surroundings<'_>) -> Result<Login, String> {
+fn from_docker_config(
+    path: &Path,
+    upstream: &Upstream,
+    around: &Surroundings<'_>,
+) -> Result<Login, String> {
     let json = files::text_of(path)?;
     let mut servers = vec![upstream.name.as_str(), authority(upstream)];
     if upstream.library {
         servers.insert(0, HUB);
     }
     servers.dedup();
-    let kept = docker_config::login(&json, &servers).map_err(|message| format!("{} {message}", path.display()))?;
+    let kept = docker_config::login(&json, &servers)
+        .map_err(|message| format!("{} {message}", path.display()))?;
     match kept {
         Kept::Here { username, password } => Ok(Login::Fixed { username, password }),
         Kept::Helper { name, server } => {
             // Docker keeps Docker Hub's login under no other key.
             let server = if upstream.library { HUB } else { &server };
-            helper(&name, server, around).map_err(|message| format!("{} names a helper: {message}", path.display()))
+            helper(&name, server, around)
+                .map_err(|message| format!("{} names a helper: {message}", path.display()))
         }
     }
 }
@@ -136,12 +159,18 @@ fn helper(name: &str, server: &str, around: &Surroundings<'_>) -> Result<Login, 
         return Ok(Login::Helper { program: path.to_owned(), server: server.to_owned() });
     }
     if name.contains('/') || name.starts_with(PREFIX) {
-        return Err(format!("{name:?} is no helper; write what follows {PREFIX}, as ecr-login, or an absolute path"));
+        return Err(format!(
+            "{name:?} is no helper; write what follows {PREFIX}, as ecr-login, or an absolute path"
+        ));
     }
-    let (program, folders) = (format!("{PREFIX}{name}"), (around.environment)("PATH").unwrap_or_default());
-    let mut candidates =
-        std::env::split_paths(&folders).filter(|folder| folder.is_absolute()).map(|f| f.join(&program));
+    let (program, folders) =
+        (format!("{PREFIX}{name}"), (around.environment)("PATH").unwrap_or_default());
+    let mut candidates = std::env::split_paths(&folders)
+        .filter(|folder| folder.is_absolute())
+        .map(|f| f.join(&program));
     let found: Option<PathBuf> = candidates.find(|path| files::check_program(path).is_ok());
-    let missing = || format!("there is no program {program} on the PATH; install it, or write its absolute path");
+    let missing = || {
+        format!("there is no program {program} on the PATH; install it, or write its absolute path")
+    };
     Ok(Login::Helper { program: found.ok_or_else(missing)?, server: server.to_owned() })
 }

@@ -1,7 +1,7 @@
 //! A login out of docker's `config.json` (PROTOCOL §2.6). Pure.
 //!
-//! A helper under `credHelpers` comes first, then a user and a password under `auths`, then the helper of `credsStore`,
-//! under which docker leaves an empty entry in `auths`.
+//! A helper under `credHelpers` comes first, then a user and a password under `auths`, then the
+//! helper of `credsStore`, under which docker leaves an empty entry in `auths`.
 
 use std::collections::BTreeMap;
 
@@ -44,15 +44,19 @@ struct Entry {
     registrytoken: Option<String>,
 }
 
-/// The login for the first of `servers` that the file knows: by the exact key, else by the host in a key. If it knows
-/// none, the store of all logins is asked for the last.
+/// The login for the first of `servers` that the file knows: by the exact key, else by the host in
+/// a key. If it knows none, the store of all logins is asked for the last.
 ///
 /// # Errors
 /// A sentence without anything from the file but its keys and the names of helpers.
 pub(super) fn login(json: &str, servers: &[&str]) -> Result<Kept, String> {
-    let document: Document = serde_json::from_str(json)
-        .map_err(|error| format!("is not docker's config.json (line {}, column {})", error.line(), error.column()))?;
-    let helper = |name: &str, server: &str| Kept::Helper { name: name.to_owned(), server: server.to_owned() };
+    let document: Document = serde_json::from_str(json).map_err(|error| {
+        format!("is not docker's config.json (line {}, column {})", error.line(), error.column())
+    })?;
+    let helper = |name: &str, server: &str| Kept::Helper {
+        name: name.to_owned(),
+        server: server.to_owned(),
+    };
     if let Some((server, name)) = find(&document.cred_helpers, servers) {
         return Ok(helper(name, server));
     }
@@ -61,7 +65,9 @@ pub(super) fn login(json: &str, servers: &[&str]) -> Result<Kept, String> {
         (Some((server, entry)), Some(store)) if !entry.has_password() => Ok(helper(store, server)),
         (Some((_, entry)), _) => entry.login(),
         (None, Some(store)) => Ok(helper(store, servers.last().copied().unwrap_or_default())),
-        (None, None) => Err(format!("has neither a login nor a helper for {}", servers.join(" or "))),
+        (None, None) => {
+            Err(format!("has neither a login nor a helper for {}", servers.join(" or ")))
+        }
     }
 }
 
@@ -84,18 +90,19 @@ fn host(key: &str) -> &str {
 impl Entry {
     fn has_password(&self) -> bool {
         let is_token = self.identitytoken.is_some() || self.registrytoken.is_some();
-        !is_token && (self.auth.as_ref().is_some_and(|auth| !auth.is_empty()) || self.password.is_some())
+        !is_token
+            && (self.auth.as_ref().is_some_and(|auth| !auth.is_empty()) || self.password.is_some())
     }
 
     fn login(&self) -> Result<Kept, String> {
         if self.identitytoken.is_some() || self.registrytoken.is_some() {
-            return Err("holds a token for this registry; only a user and a password can be used".to_owned());
+            return Err("holds a token for this registry; only a user and a password can be used"
+                .to_owned());
         }
         let (username, password) = match (&self.username, &self.password, &self.auth) {
             (Some(username), Some(password), _) => (username.clone(), password.clone()),
-            (_, _, Some(auth)) => {
-                decode(auth).ok_or("has an auth for this registry that is not base64 of user:password")?
-            }
+            (_, _, Some(auth)) => decode(auth)
+                .ok_or("has an auth for this registry that is not base64 of user:password")?,
             (_, _, None) => {
                 return Err("has an entry for this registry without auth, and no credsStore that keeps it: log in \
                             again, or use username with password_file"
@@ -111,7 +118,8 @@ fn decode(auth: &str) -> Option<(String, String)> {
     let (username, password) = text.split_once(':')?;
     // docker itself strips zero bytes that old versions wrote.
     let password = password.trim_end_matches('\0');
-    (!username.is_empty() && !password.is_empty()).then(|| (username.to_owned(), password.to_owned()))
+    (!username.is_empty() && !password.is_empty())
+        .then(|| (username.to_owned(), password.to_owned()))
 }
 
 #[cfg(test)]
@@ -121,7 +129,9 @@ mod tests {
     const HUB: &[&str] = &["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"];
 
     fn found(json: &str, servers: &[&str]) -> (String, String) {
-        let Kept::Here { username, password } = login(json, servers).expect(json) else { panic!("{json}") };
+        let Kept::Here { username, password } = login(json, servers).expect(json) else {
+            panic!("{json}")
+        };
         (username, password.expose().to_owned())
     }
 
@@ -134,7 +144,12 @@ mod tests {
 
     #[test]
     fn a_url_key_is_found_by_its_host() {
-        for key in ["https://index.docker.io/v1/", "https://registry-1.docker.io", "docker.io/", "index.docker.io"] {
+        for key in [
+            "https://index.docker.io/v1/",
+            "https://registry-1.docker.io",
+            "docker.io/",
+            "index.docker.io",
+        ] {
             let json = format!(r#"{{"auths": {{"{key}": {{"username": "u", "password": "p"}}}}}}"#);
             assert_eq!(found(&json, HUB), ("u".to_owned(), "p".to_owned()), "{key}");
         }
@@ -144,17 +159,27 @@ mod tests {
     fn a_helper_of_the_host_beats_a_password_which_beats_the_store() {
         const HELPERS: &str = r#""credHelpers": {"acme.test": "ecr-login", "other.test": "gcr"}"#;
         const STORE: &str = r#""credsStore": "pass""#;
-        let kept = |parts: &[&str]| login(&format!("{{{}}}", parts.join(",")), &["acme.test", "acme.internal:5000"]);
-        let helper = |name: &str, server: &str| Ok(Kept::Helper { name: name.to_owned(), server: server.to_owned() });
+        let kept = |parts: &[&str]| {
+            login(&format!("{{{}}}", parts.join(",")), &["acme.test", "acme.internal:5000"])
+        };
+        let helper = |name: &str, server: &str| {
+            Ok(Kept::Helper { name: name.to_owned(), server: server.to_owned() })
+        };
         let password = r#""auths": {"acme.test": {"auth": "dTpw"}}"#;
         assert_eq!(kept(&[HELPERS, password, STORE]), helper("ecr-login", "acme.test"));
-        assert_eq!(kept(&[r#""credHelpers": {"acme.internal:5000": "a"}"#]), helper("a", "acme.internal:5000"));
+        assert_eq!(
+            kept(&[r#""credHelpers": {"acme.internal:5000": "a"}"#]),
+            helper("a", "acme.internal:5000")
+        );
         let here = Kept::Here { username: "u".to_owned(), password: Secret::new("p".to_owned()) };
         assert_eq!(kept(&[password, STORE]), Ok(here));
         for (auths, server) in [
             (r#""auths": {"acme.test": {}}"#, "acme.test"),
             (r#""auths": {"https://acme.test": {"auth": ""}}"#, "acme.test"),
-            (r#""auths": {"acme.test": {"auth": "dTpw", "identitytoken": "hunter2"}}"#, "acme.test"),
+            (
+                r#""auths": {"acme.test": {"auth": "dTpw", "identitytoken": "hunter2"}}"#,
+                "acme.test",
+            ),
             (r#""auths": {"other.test": {"auth": "dTpw"}}"#, "acme.internal:5000"),
             (r#""auths": {}"#, "acme.internal:5000"),
         ] {

@@ -1,10 +1,11 @@
 //! A YAML text as a tree whose nodes remember where they stand.
 //!
-//! serde shows no positions, but the parser puts one on every error. So each node carries its number in reading order,
-//! and [`line_of`] reads the text once more, up to that number, to make the parser say where it is. Only problems pay.
+//! serde shows no positions, but the parser puts one on every error. So each node carries its
+//! number in reading order, and [`line_of`] reads the text once more, up to that number, to make
+//! the parser say where it is. Only problems pay.
 //!
-//! Scope: YAML's own rules (one document, no custom tags); what the keys mean is decided elsewhere. Repeated keys are
-//! kept, for whoever reads the mapping to refuse.
+//! Scope: YAML's own rules (one document, no custom tags); what the keys mean is decided elsewhere.
+//! Repeated keys are kept, for whoever reads the mapping to refuse.
 
 use std::cell::Cell;
 use std::fmt;
@@ -152,13 +153,22 @@ mod tests {
             match &node.value {
                 Value::Map(entries) => {
                     for (key, value) in entries {
-                        let Value::Text(name) = &key.value else { panic!("keys of these tests are text") };
-                        out.push((name.clone(), line_of(text, key.number).expect("a key has a line")));
+                        let Value::Text(name) = &key.value else {
+                            panic!("keys of these tests are text")
+                        };
+                        out.push((
+                            name.clone(),
+                            line_of(text, key.number).expect("a key has a line"),
+                        ));
                         walk(text, value, out);
                     }
                 }
                 Value::List(items) => items.iter().for_each(|item| walk(text, item, out)),
-                Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float | Value::Text(_) => {}
+                Value::Null
+                | Value::Bool(_)
+                | Value::Integer(_)
+                | Value::Float
+                | Value::Text(_) => {}
             }
         }
         let mut out = Vec::new();
@@ -169,14 +179,18 @@ mod tests {
     #[test]
     fn keys_know_their_line_in_every_style() {
         let text = "# head\na: 1\n\nb:\n  - c: x   # note\n    d: |\n      e: not a key\n  - { f: 1,\n      g: [ { h: 2 } ] }\n\"i\": 'j: k'\n";
-        let expected = [("a", 2), ("b", 4), ("c", 5), ("d", 6), ("f", 8), ("g", 9), ("h", 9), ("i", 10)]
-            .map(|(key, line)| (key.to_owned(), line));
+        let expected =
+            [("a", 2), ("b", 4), ("c", 5), ("d", 6), ("f", 8), ("g", 9), ("h", 9), ("i", 10)]
+                .map(|(key, line)| (key.to_owned(), line));
         assert_eq!(lines(text), expected);
     }
 
     #[test]
     fn repeated_keys_are_both_kept_with_their_lines() {
-        assert_eq!(lines("a: 1\nb: 2\na: 3\n"), [("a".to_owned(), 1), ("b".to_owned(), 2), ("a".to_owned(), 3)]);
+        assert_eq!(
+            lines("a: 1\nb: 2\na: 3\n"),
+            [("a".to_owned(), 1), ("b".to_owned(), 2), ("a".to_owned(), 3)]
+        );
     }
 
     #[test]
@@ -184,7 +198,10 @@ mod tests {
         let node = read("[1, -1, 1.5, true, null, x, '1']").expect("valid YAML");
         let Value::List(items) = node.value else { panic!("a list") };
         let kinds: Vec<_> = items.iter().map(|item| item.value.kind()).collect();
-        assert_eq!(kinds, ["a number", "a number", "a number", "true or false", "nothing", "text", "text"]);
+        assert_eq!(
+            kinds,
+            ["a number", "a number", "a number", "true or false", "nothing", "text", "text"]
+        );
     }
 
     #[test]

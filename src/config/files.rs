@@ -1,4 +1,5 @@
-//! Reading what a configuration points to, never without a bound; and writing keys, licences and revocations.
+//! Reading what a configuration points to, never without a bound; and writing keys, licences and
+//! revocations.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -40,14 +41,19 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Those of [`read`], and `InvalidData` if it is not UTF-8.
 pub(super) fn read_text(path: &Path) -> io::Result<String> {
-    String::from_utf8(read(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+    String::from_utf8(read(path)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 
 /// A password: the file's text without the line ends that editors add.
 pub(super) fn secret(path: &Path) -> Result<Secret, String> {
     let text = text_of(path)?;
     let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(Secret::new(password.to_owned())) }
+    if password.is_empty() {
+        Err(format!("{} is empty", path.display()))
+    } else {
+        Ok(Secret::new(password.to_owned()))
+    }
 }
 
 /// The text of a file that is read apart from the configuration.
@@ -58,8 +64,8 @@ pub fn text_of(path: &Path) -> Result<String, String> {
     read_text(path).map_err(|error| cannot_read(path, &error))
 }
 
-/// The file itself, or whatever a folder holds that is not hidden, by name. Folders in it are among them, so that what
-/// was meant to be read is not passed over in silence.
+/// The file itself, or whatever a folder holds that is not hidden, by name. Folders in it are among
+/// them, so that what was meant to be read is not passed over in silence.
 ///
 /// # Errors
 /// A sentence that names the folder, if it cannot be read or holds more than a thousand files.
@@ -75,7 +81,10 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
             files.push(file);
         }
         if files.len() > MOST_FILES {
-            return Err(format!("{} holds more than {MOST_FILES} files; put them together", path.display()));
+            return Err(format!(
+                "{} holds more than {MOST_FILES} files; put them together",
+                path.display()
+            ));
         }
     }
     files.sort();
@@ -90,24 +99,31 @@ pub fn texts_of(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     files_of(path)?.into_iter().map(|file| text_of(&file).map(|text| (file, text))).collect()
 }
 
-/// The secret that keys of our own come from: the text of the file, which is made, for its owner alone, if there is none.
+/// The secret that keys of our own come from: the text of the file, which is made, for its owner
+/// alone, if there is none.
 ///
 /// # Errors
 /// A sentence that names the file.
 pub fn key_of(path: &Path) -> Result<Secret, String> {
-    let cannot = |error: io::Error| format!("cannot create the key file {}: {error}", path.display());
+    let cannot =
+        |error: io::Error| format!("cannot create the key file {}: {error}", path.display());
     match read_text(path) {
         Ok(text) => Ok(Secret::new(text.trim_end().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut random = Zeroizing::new([0; 32]);
-            SystemRandom::new().fill(random.as_mut()).map_err(|_| "the system gives no randomness".to_owned())?;
+            SystemRandom::new()
+                .fill(random.as_mut())
+                .map_err(|_| "the system gives no randomness".to_owned())?;
             let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_ref()));
             if let Some(folder) = path.parent() {
                 DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(cannot)?;
             }
             let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
             match created {
-                Ok(mut file) => file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(cannot)?,
+                Ok(mut file) => file
+                    .write_all(text.as_bytes())
+                    .and_then(|()| file.sync_all())
+                    .map_err(cannot)?,
                 // A replica that shares the folder was faster.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return key_of(path),
                 Err(error) => return Err(cannot(error)),
@@ -147,25 +163,29 @@ pub fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
 /// # Errors
 /// A sentence that names the file.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
-    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
+    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).and_then(
+        |mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        },
+    );
     written.map_err(|error| format!("cannot create {}: {error}", path.display()))
 }
 
-/// Adds whole lines to the end of a file, or begins it, and waits until they are on disk. A last line that an editor left
-/// open is ended first.
+/// Adds whole lines to the end of a file, or begins it, and waits until they are on disk. A last
+/// line that an editor left open is ended first.
 ///
 /// # Errors
 /// A sentence that names the file.
 pub fn append(path: &Path, lines: &str) -> Result<(), String> {
     let written =
-        OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path).and_then(|mut file| {
-            let end = if ends_open(&mut file)? { "\n" } else { "" };
-            file.write_all(format!("{end}{lines}").as_bytes())?;
-            file.sync_all()
-        });
+        OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path).and_then(
+            |mut file| {
+                let end = if ends_open(&mut file)? { "\n" } else { "" };
+                file.write_all(format!("{end}{lines}").as_bytes())?;
+                file.sync_all()
+            },
+        );
     written.map_err(|error| format!("cannot write to {}: {error}", path.display()))
 }
 
@@ -187,7 +207,9 @@ pub(super) fn authority(path: &Path) -> Result<Vec<u8>, String> {
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| format!("{path} is not PEM: {error}"))?;
-        store.add(certificate).map_err(|error| format!("{path} holds a certificate that is none: {error}"))?;
+        store
+            .add(certificate)
+            .map_err(|error| format!("{path} holds a certificate that is none: {error}"))?;
     }
     if store.is_empty() { Err(format!("{path} holds no certificate in PEM form")) } else { Ok(pem) }
 }
@@ -198,7 +220,8 @@ pub(super) fn authority(path: &Path) -> Result<Vec<u8>, String> {
 /// A sentence that names it.
 pub(super) fn check_program(path: &Path) -> Result<(), String> {
     let shown = path.display();
-    let metadata = fs::metadata(path).map_err(|error| format!("cannot find the program {shown}: {error}"))?;
+    let metadata =
+        fs::metadata(path).map_err(|error| format!("cannot find the program {shown}: {error}"))?;
     if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
         Ok(())
     } else {
@@ -225,7 +248,11 @@ mod tests {
         for i in 0..2 * MOST_FILES {
             fs::write(path(&format!(".{i}")), "").expect("a file");
         }
-        assert_eq!(files_of(folder.path()).map(|files| files.len()), Ok(2), "hidden ones take no place");
+        assert_eq!(
+            files_of(folder.path()).map(|files| files.len()),
+            Ok(2),
+            "hidden ones take no place"
+        );
         fs::create_dir(path("c")).expect("a folder");
         assert!(texts_of(folder.path()).expect_err("a folder is no list").contains("/c"));
         for i in 0..MOST_FILES {

@@ -26,19 +26,29 @@ fn host(place: &Place<'_>, allow_plain_http: bool) -> Result<Host, String> {
         return named(place.text()?, UnknownCredentials::Refused, allow_plain_http);
     }
     let fields = place.fields(keys::HOST);
-    let unknown = fields.read("unknown_credentials", UnknownCredentials::Refused, |place| match place.text()? {
-        "refused" => Ok(UnknownCredentials::Refused),
-        "anonymous" => Ok(UnknownCredentials::Anonymous),
-        other => Err(format!("{other:?} is no choice; write refused or anonymous")),
+    let unknown = fields.read("unknown_credentials", UnknownCredentials::Refused, |place| {
+        match place.text()? {
+            "refused" => Ok(UnknownCredentials::Refused),
+            "anonymous" => Ok(UnknownCredentials::Anonymous),
+            other => Err(format!("{other:?} is no choice; write refused or anonymous")),
+        }
     });
     match fields.get("name") {
         Some(name) => named(name.text()?, unknown, allow_plain_http),
-        None => Err("has no name; write { name: mirror.example.com, unknown_credentials: anonymous }".to_owned()),
+        None => {
+            Err("has no name; write { name: mirror.example.com, unknown_credentials: anonymous }"
+                .to_owned())
+        }
     }
 }
 
-fn named(text: &str, unknown_credentials: UnknownCredentials, allow_plain_http: bool) -> Result<Host, String> {
-    let (plain_http, text) = text.strip_prefix("http://").map_or((false, text), |rest| (true, rest));
+fn named(
+    text: &str,
+    unknown_credentials: UnknownCredentials,
+    allow_plain_http: bool,
+) -> Result<Host, String> {
+    let (plain_http, text) =
+        text.strip_prefix("http://").map_or((false, text), |rest| (true, rest));
     let name = upstreams::host_name(text)?;
     if plain_http && !allow_plain_http && !is_loopback(&name) {
         return Err(format!(
@@ -59,16 +69,19 @@ pub(super) fn tls(top: &Fields<'_>) -> Option<Tls> {
     let fields = top.get("tls")?.fields(keys::TLS);
     for key in ["certificate", "key"] {
         if fields.get(key).is_none() {
-            fields.place.problem(format!("has no {key}; write tls: {{ certificate: FILE, key: FILE }}, both PEM"));
+            fields.place.problem(format!(
+                "has no {key}; write tls: {{ certificate: FILE, key: FILE }}, both PEM"
+            ));
         }
     }
     let path = |place: &Place<'_>| place.text().map(PathBuf::from);
     let client_ca = fields.optional("client_ca", path);
-    let client_auth = fields.read("client_auth", ClientAuth::Optional, |place| match place.text()? {
-        "optional" => Ok(ClientAuth::Optional),
-        "required" => Ok(ClientAuth::Required),
-        other => Err(format!("{other:?} is no choice; write optional or required")),
-    });
+    let client_auth =
+        fields.read("client_auth", ClientAuth::Optional, |place| match place.text()? {
+            "optional" => Ok(ClientAuth::Optional),
+            "required" => Ok(ClientAuth::Required),
+            other => Err(format!("{other:?} is no choice; write optional or required")),
+        });
     if let Some(place) = fields.get("client_auth")
         && fields.get("client_ca").is_none()
     {

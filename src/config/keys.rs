@@ -34,8 +34,16 @@ pub(super) const UPSTREAM: &[&str] = &[
     "credentials",
 ];
 
-pub(super) const CREDENTIAL: &[&str] =
-    &["images", "username", "password", "password_file", "password_env", "docker_config", "helper", "licence_file"];
+pub(super) const CREDENTIAL: &[&str] = &[
+    "images",
+    "username",
+    "password",
+    "password_file",
+    "password_env",
+    "docker_config",
+    "helper",
+    "licence_file",
+];
 
 pub(super) const TLS: &[&str] = &["certificate", "key", "client_ca", "client_auth"];
 

@@ -1,5 +1,5 @@
-//! The licence file: YAML for people around one signed token (ACCESS §4.1). Only the token counts, and whatever stands
-//! beside it has to agree.
+//! The licence file: YAML for people around one signed token (ACCESS §4.1). Only the token counts,
+//! and whatever stands beside it has to agree.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,12 +11,14 @@ use super::place::{Place, Report};
 use super::problem::Problems;
 use crate::licence::{Licence, Slug, calendar, unverified};
 
-const KEYS: &[&str] = &["version", "id", "customer", "email", "applications", "hosts", "issued", "expires", "token"];
+const KEYS: &[&str] =
+    &["version", "id", "customer", "email", "applications", "hosts", "issued", "expires", "token"];
 
 /// Bytes of a file.
 const LARGEST: usize = 16 * 1024;
 
-/// A licence as a customer holds it. The signature is not checked: there is no key where licences are used.
+/// A licence as a customer holds it. The signature is not checked: there is no key where licences
+/// are used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LicenceFile {
     pub licence: Licence,
@@ -30,13 +32,17 @@ pub struct LicenceFile {
 pub fn read_licence(path: &Path) -> Result<LicenceFile, String> {
     let text = files::text_of(path)?;
     if text.len() > LARGEST {
-        return Err(format!("{} is larger than {LARGEST} bytes; a licence file takes two thousand", path.display()));
+        return Err(format!(
+            "{} is larger than {LARGEST} bytes; a licence file takes two thousand",
+            path.display()
+        ));
     }
     parse(&text, path)
 }
 
 fn parse(text: &str, path: &Path) -> Result<LicenceFile, String> {
-    let root = document::read(text).map_err(|error| format!("{} is not valid YAML: {error}", path.display()))?;
+    let root = document::read(text)
+        .map_err(|error| format!("{} is not valid YAML: {error}", path.display()))?;
     let report = Report::default();
     let file = file(&Place::root(&root, &report));
     let problems = report.into_problems(text);
@@ -53,9 +59,13 @@ fn file(root: &Place<'_>) -> Option<LicenceFile> {
         return None;
     };
     let token = token.noted(token.text())?;
-    let licence = fields.get("token")?.noted(unverified(token).map_err(|refusal| refusal.to_string()))?;
+    let licence =
+        fields.get("token")?.noted(unverified(token).map_err(|refusal| refusal.to_string()))?;
     if fields.get("version").is_none_or(|version| version.amount().as_deref() != Ok("1")) {
-        fields.get("version").unwrap_or(root).problem("should say version: 1; a newer roadstead may know others");
+        fields
+            .get("version")
+            .unwrap_or(root)
+            .problem("should say version: 1; a newer roadstead may know others");
     }
     let slugs: Vec<String> = licence.applications.iter().map(Slug::to_string).collect();
     for (key, expected) in [
@@ -68,8 +78,11 @@ fn file(root: &Place<'_>) -> Option<LicenceFile> {
         ("hosts", Some(licence.hosts.join(", "))),
     ] {
         let Some(place) = fields.get(key) else { continue };
-        let said =
-            if place.is_list() { place.parsed(|text| Ok(text.to_owned())).join(", ") } else { place.amount().ok()? };
+        let said = if place.is_list() {
+            place.parsed(|text| Ok(text.to_owned())).join(", ")
+        } else {
+            place.amount().ok()?
+        };
         if Some(&said) != expected.as_ref() {
             place.problem(format!(
                 "differs from the token, which says {}; only the token counts, so ask for a new licence instead of editing",
@@ -94,9 +107,11 @@ impl LicenceFile {
         if let Some(email) = &licence.email {
             let _ = writeln!(text, "email: {}", quoted(email));
         }
-        let list = |items: &[&str]| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
+        let list =
+            |items: &[&str]| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
         let hosts: Vec<&str> = licence.hosts.iter().map(String::as_str).collect();
-        let (issued, expires) = (calendar::format(licence.issued), calendar::format(licence.expires));
+        let (issued, expires) =
+            (calendar::format(licence.issued), calendar::format(licence.expires));
         let _ = writeln!(
             text,
             "applications: [{}]\nhosts: [{}]\nissued: \"{issued}\"\nexpires: \"{expires}\"\ntoken: {token}",
@@ -127,7 +142,10 @@ mod tests {
             issuer: "Acme Inc.".to_owned(),
             customer: "Müller \"&\" Söhne: GmbH #1".to_owned(),
             email: Some("ops@acme.test".to_owned()),
-            applications: vec![Slug::parse("myapp").expect("a slug"), Slug::parse("null").expect("a slug")],
+            applications: vec![
+                Slug::parse("myapp").expect("a slug"),
+                Slug::parse("null").expect("a slug"),
+            ],
             hosts: vec!["registry.example.com".to_owned()],
             issued: at(1_000),
             not_before: at(1_000),
@@ -147,7 +165,10 @@ mod tests {
         let (licence, text) = written();
         assert_eq!(parse(&text, Path::new("f")).expect(&text).licence, licence);
         let token = text.lines().find(|line| line.starts_with("token: ")).expect("a token");
-        assert_eq!(parse(&format!("version: 1\n{token}\n"), Path::new("f")).expect("enough").licence, licence);
+        assert_eq!(
+            parse(&format!("version: 1\n{token}\n"), Path::new("f")).expect("enough").licence,
+            licence
+        );
     }
 
     #[test]
@@ -164,7 +185,10 @@ mod tests {
         ] {
             assert!(text.contains(from), "{from} in {text}");
             let told = problem(&text.replace(from, to));
-            assert!(told.contains(&format!(" {key}: ")) && told.starts_with("acme.licence:"), "{told}");
+            assert!(
+                told.contains(&format!(" {key}: ")) && told.starts_with("acme.licence:"),
+                "{told}"
+            );
         }
         assert!(problem("version: 1\n").contains("has no token"));
         assert!(problem("version: 1\ntoken: a.b.c\n").contains("claims"));

@@ -1,7 +1,8 @@
 //! Configuration: read, checked as a whole, and turned into types that cannot hold nonsense.
 //!
-//! `document` reads the YAML into a tree that knows its lines, `place` walks it and notes problems, `check` and the
-//! files for each section turn it into a [`Config`]. Either there is no problem, or the answer is all of them.
+//! `document` reads the YAML into a tree that knows its lines, `place` walks it and notes problems,
+//! `check` and the files for each section turn it into a [`Config`]. Either there is no problem, or
+//! the answer is all of them.
 
 mod access;
 mod applications;
@@ -48,8 +49,8 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let text =
-        files::read_text(path).map_err(|error| Problems::whole(path, None, format!("cannot be read: {error}")))?;
+    let text = files::read_text(path)
+        .map_err(|error| Problems::whole(path, None, format!("cannot be read: {error}")))?;
     parse(&text, path, &|name| std::env::var(name).ok())
 }
 
@@ -100,7 +101,8 @@ pub struct Config {
     /// How long transfers may go on after SIGTERM.
     pub shutdown_grace: Duration,
     pub log: Log,
-    /// Files that the above was read from, besides the document itself: passwords, licences, authorities.
+    /// Files that the above was read from, besides the document itself: passwords, licences,
+    /// authorities.
     pub files: Vec<PathBuf>,
 }
 
@@ -206,7 +208,8 @@ pub enum Login {
     },
 }
 
-/// TLS for clients. The files are read apart from the configuration, since each is replaced by itself (ACCESS §8).
+/// TLS for clients. The files are read apart from the configuration, since each is replaced by
+/// itself (ACCESS §8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// PEM, the leaf first.
@@ -231,8 +234,8 @@ pub enum ClientAuth {
 pub struct Host {
     /// Lower case, without port.
     pub name: String,
-    /// The token realm is http: nothing in front of the proxy adds TLS, and nobody but this machine or a trusted network
-    /// uses the name.
+    /// The token realm is http: nothing in front of the proxy adds TLS, and nobody but this machine
+    /// or a trusted network uses the name.
     pub plain_http: bool,
     pub unknown_credentials: UnknownCredentials,
 }
@@ -252,7 +255,8 @@ pub enum UnknownCredentials {
 pub struct Access {
     /// htpasswd file with bcrypt or argon2id hashes.
     pub users: Option<PathBuf>,
-    /// Where the keys of our own tokens come from; created if missing. None: `keys/access` in the cache directory.
+    /// Where the keys of our own tokens come from; created if missing. None: `keys/access` in the
+    /// cache directory.
     pub key_file: Option<PathBuf>,
     /// Balancers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
@@ -305,7 +309,10 @@ impl fmt::Display for CertificateName {
 
 /// The actions that a rule gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "four independent actions, each written out in the rule")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four independent actions, each written out in the rule"
+)]
 pub struct Allow {
     pub pull: bool,
     pub list: bool,

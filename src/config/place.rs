@@ -1,7 +1,9 @@
-//! A cursor over the document that knows its path and notes problems, so that reading goes on past the first one.
+//! A cursor over the document that knows its path and notes problems, so that reading goes on past
+//! the first one.
 //!
-//! Readers return `Result<T, String>`; [`Fields::read`] turns an error into a problem at the right key and goes on with
-//! the default, which nobody sees: a document with problems yields no configuration.
+//! Readers return `Result<T, String>`; [`Fields::read`] turns an error into a problem at the right
+//! key and goes on with the default, which nobody sees: a document with problems yields no
+//! configuration.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -25,7 +27,10 @@ impl Report {
     pub(super) fn into_problems(self, text: &str) -> Vec<Problem> {
         let mut found = self.problems.into_inner();
         found.sort_by_key(|(number, _)| *number);
-        found.into_iter().map(|(number, problem)| Problem { line: line_of(text, number), ..problem }).collect()
+        found
+            .into_iter()
+            .map(|(number, problem)| Problem { line: line_of(text, number), ..problem })
+            .collect()
     }
 }
 
@@ -82,18 +87,24 @@ impl<'d> Place<'d> {
     pub(super) fn amount(&self) -> Result<String, String> {
         match &self.node.value {
             Value::Integer(number) => Ok(number.to_string()),
-            Value::Null | Value::Bool(_) | Value::Float | Value::Text(_) | Value::List(_) | Value::Map(_) => {
-                self.text().map(str::to_owned)
-            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Float
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_) => self.text().map(str::to_owned),
         }
     }
 
     pub(super) fn flag(&self) -> Result<bool, String> {
         match &self.node.value {
             Value::Bool(flag) => Ok(*flag),
-            Value::Null | Value::Integer(_) | Value::Float | Value::Text(_) | Value::List(_) | Value::Map(_) => {
-                Err(self.wanted("true or false, without quotes"))
-            }
+            Value::Null
+            | Value::Integer(_)
+            | Value::Float
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_) => Err(self.wanted("true or false, without quotes")),
         }
     }
 
@@ -101,7 +112,12 @@ impl<'d> Place<'d> {
     pub(super) fn count(&self) -> Result<u32, String> {
         let number = match &self.node.value {
             Value::Integer(number) => u32::try_from(*number).ok().filter(|n| *n > 0),
-            Value::Null | Value::Bool(_) | Value::Float | Value::Text(_) | Value::List(_) | Value::Map(_) => None,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Float
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_) => None,
         };
         number.ok_or_else(|| "should be a whole number of at least 1".to_owned())
     }
@@ -109,7 +125,9 @@ impl<'d> Place<'d> {
     /// The elements of a list; none if the value is left out.
     pub(super) fn items(&self) -> Vec<Place<'d>> {
         match &self.node.value {
-            Value::List(nodes) => nodes.iter().enumerate().map(|(i, node)| self.item(i, node)).collect(),
+            Value::List(nodes) => {
+                nodes.iter().enumerate().map(|(i, node)| self.item(i, node)).collect()
+            }
             Value::Null => Vec::new(),
             Value::Bool(_) | Value::Integer(_) | Value::Float | Value::Text(_) | Value::Map(_) => {
                 self.problem(self.wanted("a list, as [a, b]"));
@@ -128,7 +146,8 @@ impl<'d> Place<'d> {
         result.map_err(|message| self.problem(message)).ok()
     }
 
-    /// Keys and values of a mapping, repeated keys refused; empty if the value is left out, none if it is no mapping.
+    /// Keys and values of a mapping, repeated keys refused; empty if the value is left out, none if
+    /// it is no mapping.
     pub(super) fn entries(&self) -> Option<Vec<(String, Place<'d>)>> {
         let map = match &self.node.value {
             Value::Map(map) => map.as_slice(),
@@ -141,7 +160,8 @@ impl<'d> Place<'d> {
         let mut entries: Vec<(String, Place<'d>)> = Vec::with_capacity(map.len());
         for (key, value) in map {
             let Value::Text(name) = &key.value else {
-                Place { at: key.number, ..self.clone() }.problem("has a key that is not text: put it in quotes");
+                Place { at: key.number, ..self.clone() }
+                    .problem("has a key that is not text: put it in quotes");
                 continue;
             };
             let place = self.entry(key.number, name, value);
@@ -156,8 +176,11 @@ impl<'d> Place<'d> {
 
     /// A mapping whose keys are all among `known`; others are problems.
     pub(super) fn fields(&self, known: &'static [&'static str]) -> Fields<'d> {
-        let (entries, unknown): (Vec<_>, Vec<_>) =
-            self.entries().unwrap_or_default().into_iter().partition(|(key, _)| known.contains(&key.as_str()));
+        let (entries, unknown): (Vec<_>, Vec<_>) = self
+            .entries()
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|(key, _)| known.contains(&key.as_str()));
         for (key, place) in unknown {
             place.problem(match closest(&key, known.iter().copied()) {
                 Some(meant) => format!("unknown key; did you mean {meant}?"),
@@ -172,7 +195,8 @@ impl<'d> Place<'d> {
     }
 
     fn entry(&self, at: usize, key: &str, node: &'d Node) -> Self {
-        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        let path =
+            if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
         Self { node, at, path, report: self.report }
     }
 
@@ -195,12 +219,22 @@ impl<'d> Fields<'d> {
         self.entries.iter().find(|(name, _)| name == key).map(|(_, place)| place)
     }
 
-    /// What `parse` makes of the value; the default if there is none, or (with a problem) if it is wrong.
-    pub(super) fn read<T>(&self, key: &str, default: T, parse: impl FnOnce(&Place<'d>) -> Result<T, String>) -> T {
+    /// What `parse` makes of the value; the default if there is none, or (with a problem) if it is
+    /// wrong.
+    pub(super) fn read<T>(
+        &self,
+        key: &str,
+        default: T,
+        parse: impl FnOnce(&Place<'d>) -> Result<T, String>,
+    ) -> T {
         self.optional(key, parse).unwrap_or(default)
     }
 
-    pub(super) fn optional<T>(&self, key: &str, parse: impl FnOnce(&Place<'d>) -> Result<T, String>) -> Option<T> {
+    pub(super) fn optional<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&Place<'d>) -> Result<T, String>,
+    ) -> Option<T> {
         self.get(key).and_then(|place| place.noted(parse(place)))
     }
 
@@ -210,13 +244,20 @@ impl<'d> Fields<'d> {
     }
 }
 
-/// The candidate that `word` was probably meant to be: at most two edits away, and less than half of it.
-pub(super) fn closest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+/// The candidate that `word` was probably meant to be: at most two edits away, and less than half
+/// of it.
+pub(super) fn closest<'c>(
+    word: &str,
+    candidates: impl Iterator<Item = &'c str>,
+) -> Option<&'c str> {
     let near = |candidate: &&str| {
         let edits = distance(word, candidate);
         (edits <= 2 && edits * 2 < candidate.len()).then_some(edits)
     };
-    candidates.filter_map(|candidate| Some((near(&candidate)?, candidate))).min().map(|(_, candidate)| candidate)
+    candidates
+        .filter_map(|candidate| Some((near(&candidate)?, candidate)))
+        .min()
+        .map(|(_, candidate)| candidate)
 }
 
 /// Levenshtein's distance, row by row.
@@ -251,6 +292,9 @@ mod tests {
         ] {
             assert_eq!(closest(word, known.into_iter()), meant, "{word}");
         }
-        assert_eq!((distance("", "abc"), distance("kitten", "sitting"), distance("a", "a")), (3, 3, 0));
+        assert_eq!(
+            (distance("", "abc"), distance("kitten", "sitting"), distance("a", "a")),
+            (3, 3, 0)
+        );
     }
 }

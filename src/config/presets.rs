@@ -27,10 +27,16 @@ pub(super) const PRESETS: &[Preset] = &[
     plain("gcr.io", "https://gcr.io"),
     plain("mcr.microsoft.com", "https://mcr.microsoft.com"),
     plain("public.ecr.aws", "https://public.ecr.aws"),
-    Preset { token_hosts: &["gitlab.com"], ..plain("registry.gitlab.com", "https://registry.gitlab.com") },
+    Preset {
+        token_hosts: &["gitlab.com"],
+        ..plain("registry.gitlab.com", "https://registry.gitlab.com")
+    },
     Preset { token_hosts: &["ghcr.io"], ..plain("lscr.io", "https://lscr.io") },
     plain("nvcr.io", "https://nvcr.io"),
-    Preset { token_hosts: &["docker-auth.elastic.co"], ..plain("docker.elastic.co", "https://docker.elastic.co") },
+    Preset {
+        token_hosts: &["docker-auth.elastic.co"],
+        ..plain("docker.elastic.co", "https://docker.elastic.co")
+    },
     plain("cgr.dev", "https://cgr.dev"),
     plain("registry.access.redhat.com", "https://registry.access.redhat.com"),
     plain("registry.suse.com", "https://registry.suse.com"),

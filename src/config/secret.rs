@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-/// A credential in memory. It has no `Display` and no `Serialize`, its `Debug` says nothing, and it is wiped when dropped.
+/// A credential in memory. It has no `Display` and no `Serialize`, its `Debug` says nothing, and it
+/// is wiped when dropped.
 #[derive(Clone)]
 pub struct Secret(Arc<Zeroizing<String>>);
 

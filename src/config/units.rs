@@ -16,7 +16,8 @@ const SIZES: [(&str, u64); 9] = [
     ("TB", 1_000_000_000_000),
 ];
 
-const MILLIS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const MILLIS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Ten years: longer than any age here means anything, and far from overflowing a clock.
 const LONGEST: Duration = Duration::from_hours(3650 * 24);
@@ -36,10 +37,15 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 /// # Errors
 /// A sentence that says what would be right.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let millis = scaled(text, &MILLIS)
-        .ok_or_else(|| format!("{text:?} is no duration; write a whole number with ms, s, m, h or d, as 5m"))?;
+    let millis = scaled(text, &MILLIS).ok_or_else(|| {
+        format!("{text:?} is no duration; write a whole number with ms, s, m, h or d, as 5m")
+    })?;
     let duration = Duration::from_millis(millis);
-    if duration > LONGEST { Err(format!("{text:?} is longer than ten years")) } else { Ok(duration) }
+    if duration > LONGEST {
+        Err(format!("{text:?} is longer than ten years"))
+    } else {
+        Ok(duration)
+    }
 }
 
 /// A share of the file system below 100 %, as `5%`, or a size.
@@ -54,7 +60,9 @@ pub(super) fn min_free(text: &str) -> Result<MinFree, String> {
     };
     match number.trim_end().parse() {
         Ok(percent) if percent < 100 => Ok(MinFree::Percent(percent)),
-        Ok(_) | Err(_) => Err(format!("{text:?} leaves nothing to use; write a whole number from 0% to 99%")),
+        Ok(_) | Err(_) => {
+            Err(format!("{text:?} leaves nothing to use; write a whole number from 0% to 99%"))
+        }
     }
 }
 
@@ -82,17 +90,21 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "GiB", "1.5GiB", "-1", "100G", "100gib", "1 2", "20000000TiB", "1e3", "5%"] {
+        for text in ["", "GiB", "1.5GiB", "-1", "100G", "100gib", "1 2", "20000000TiB", "1e3", "5%"]
+        {
             assert!(size(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn durations_need_a_unit() {
-        for (text, millis) in [("500ms", 500), ("90s", 90_000), ("5m", 300_000), ("24h", 86_400_000), ("0s", 0)] {
+        for (text, millis) in
+            [("500ms", 500), ("90s", 90_000), ("5m", 300_000), ("24h", 86_400_000), ("0s", 0)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "5", "m", "1.5h", "-5m", "5min", "1h30m", "3651d", "18446744073709551615s"] {
+        for text in ["", "5", "m", "1.5h", "-5m", "5min", "1h30m", "3651d", "18446744073709551615s"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -24,7 +24,9 @@ pub(super) struct Surroundings<'a> {
 
 /// The upstreams of the document in its order; every preset if it has no such section.
 pub(super) fn read(top: &Fields<'_>, surroundings: &Surroundings<'_>) -> Vec<Upstream> {
-    let Some(section) = top.get("upstreams") else { return PRESETS.iter().map(from_preset).collect() };
+    let Some(section) = top.get("upstreams") else {
+        return PRESETS.iter().map(from_preset).collect();
+    };
     let Some(entries) = section.entries() else { return Vec::new() };
     if entries.is_empty() {
         section.problem("lists no registry; leave the key out to have all the well-known ones");
@@ -38,7 +40,10 @@ pub(super) fn read(top: &Fields<'_>, surroundings: &Surroundings<'_>) -> Vec<Ups
         let upstream = upstream(&fields, name, surroundings);
         let owner = upstream.name.as_str();
         names.claim(owner, owner, place);
-        if std::iter::once(owner).chain(upstream.aliases.iter().map(String::as_str)).any(|name| name == APPLICATIONS) {
+        if std::iter::once(owner)
+            .chain(upstream.aliases.iter().map(String::as_str))
+            .any(|name| name == APPLICATIONS)
+        {
             place.problem("proxy stands before the names of applications; choose another name");
         }
         for alias in &upstream.aliases {
@@ -60,7 +65,9 @@ impl Claims {
     fn claim(&mut self, name: &str, owner: &str, place: &Place<'_>) {
         let first = self.0.entry(name.to_owned()).or_insert_with(|| owner.to_owned());
         if first != owner {
-            place.problem(format!("{name} stands for {first} already; a name belongs to one upstream"));
+            place.problem(format!(
+                "{name} stands for {first} already; a name belongs to one upstream"
+            ));
         }
     }
 }
@@ -79,7 +86,8 @@ fn from_preset(preset: &Preset) -> Upstream {
 
 /// A registry of which only the name is known, and that says where it is.
 fn plain(name: UpstreamName) -> Upstream {
-    let url = Url::parse(&format!("https://{name}")).expect("an upstream's name is a host with an optional port");
+    let url = Url::parse(&format!("https://{name}"))
+        .expect("an upstream's name is a host with an optional port");
     Upstream {
         name,
         url,
@@ -142,7 +150,9 @@ fn unknown(fields: &Fields<'_>, name: UpstreamName) -> Upstream {
     if fields.get("url").is_none()
         && let Some(meant) = closest(name.as_str(), PRESETS.iter().map(|preset| preset.name))
     {
-        fields.place.problem(format!("did you mean {meant}? If not, say where it is: url: https://{name}"));
+        fields
+            .place
+            .problem(format!("did you mean {meant}? If not, say where it is: url: https://{name}"));
     }
     plain(name)
 }
@@ -155,20 +165,24 @@ fn upstream_name(key: &str) -> Result<UpstreamName, String> {
     if normal == key { Ok(name) } else { Err(format!("write it as {name}")) }
 }
 
-/// Lower case, no trailing dot, no default port: the form in which names are compared (PROTOCOL §1.9).
+/// Lower case, no trailing dot, no default port: the form in which names are compared (PROTOCOL
+/// §1.9).
 fn normal(name: &str) -> String {
     let lower = name.to_ascii_lowercase();
     let bare = lower.strip_suffix(":443").unwrap_or(&lower);
     bare.strip_suffix('.').unwrap_or(bare).to_owned()
 }
 
-/// A further first component or `ns` value; it has to be a valid component of a repository name (SEL-4).
+/// A further first component or `ns` value; it has to be a valid component of a repository name
+/// (SEL-4).
 fn alias(text: &str) -> Result<String, String> {
     let alias = normal(text);
     if !alias.contains('/') && Repository::parse(&alias).is_ok() {
         return Ok(alias);
     }
-    Err(format!("{text:?} cannot stand first in an image name; use letters and digits joined by . _ or -, as acme"))
+    Err(format!(
+        "{text:?} cannot stand first in an image name; use letters and digits joined by . _ or -, as acme"
+    ))
 }
 
 /// A host name without port, in lower case.
@@ -176,7 +190,9 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     let lower = text.to_ascii_lowercase();
     let host = lower.strip_suffix('.').unwrap_or(&lower);
     if host.contains(':') || UpstreamName::parse(host).is_err() {
-        return Err(format!("{text:?} is no host name; write it without scheme, port or path, as mirror.example.com"));
+        return Err(format!(
+            "{text:?} is no host name; write it without scheme, port or path, as mirror.example.com"
+        ));
     }
     Ok(host.to_owned())
 }
@@ -229,7 +245,9 @@ mod tests {
 
     #[test]
     fn urls_have_a_scheme_a_host_and_a_port_only() {
-        for good in ["https://a.test", "https://a.test/", "http://127.0.0.1:5000", "https://[::1]:5000"] {
+        for good in
+            ["https://a.test", "https://a.test/", "http://127.0.0.1:5000", "https://[::1]:5000"]
+        {
             assert!(registry_url(good).is_ok(), "{good}");
         }
         for bad in [

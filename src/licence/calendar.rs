@@ -26,7 +26,9 @@ pub fn format(time: Timestamp) -> String {
 /// # Errors
 /// A sentence that says what would be right.
 pub fn parse(text: &str) -> Result<Timestamp, String> {
-    read(text).ok_or_else(|| format!("{text:?} is no time; write it in UTC, as 2026-11-20T12:00:00Z or 2026-11-20"))
+    read(text).ok_or_else(|| {
+        format!("{text:?} is no time; write it in UTC, as 2026-11-20T12:00:00Z or 2026-11-20")
+    })
 }
 
 fn read(text: &str) -> Option<Timestamp> {
@@ -45,17 +47,21 @@ fn numbers(text: &str, separator: char, lengths: [usize; 3]) -> Option<[u64; 3]>
     let mut parts = text.split(separator);
     let mut found = [0; 3];
     for (slot, length) in found.iter_mut().zip(lengths) {
-        let part = parts.next().filter(|part| part.len() == length && part.bytes().all(|b| b.is_ascii_digit()))?;
+        let part = parts
+            .next()
+            .filter(|part| part.len() == length && part.bytes().all(|b| b.is_ascii_digit()))?;
         *slot = part.parse().ok()?;
     }
     parts.next().is_none().then_some(found)
 }
 
-/// Days since 1970-01-01 to year, month and day (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+/// Days since 1970-01-01 to year, month and day (Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms").
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + EPOCH;
     let (era, day_of_era) = (days / DAYS_IN_400_YEARS, days % DAYS_IN_400_YEARS);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;

@@ -44,22 +44,26 @@ pub struct PublicKey {
 
 impl PublicKey {
     pub(super) fn new(raw: [u8; 32]) -> Result<Self, String> {
-        let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(raw));
+        let jwk =
+            format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(raw));
         let id = KeyId(URL_SAFE_NO_PAD.encode(digest(&SHA256, jwk.as_bytes())).into());
         let header = format!(r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{id}"}}"#);
-        let parsed = ParsedPublicKey::new(&ED25519, raw).map_err(|_| "is no point on the curve".to_owned())?;
+        let parsed = ParsedPublicKey::new(&ED25519, raw)
+            .map_err(|_| "is no point on the curve".to_owned())?;
         Ok(Self { id, header: URL_SAFE_NO_PAD.encode(header).into(), raw, parsed })
     }
 
     /// # Errors
     /// A sentence that says what was expected.
     pub fn from_pem(pem: &str) -> Result<Self, String> {
-        const WANTED: &str =
-            "a public licence key is an Ed25519 key in PEM, as roadstead licence keygen writes NAME.pub";
+        const WANTED: &str = "a public licence key is an Ed25519 key in PEM, as roadstead licence keygen writes NAME.pub";
         if pem.contains("PRIVATE KEY") {
-            return Err(format!("is a private key, which belongs only where licences are issued; {WANTED}"));
+            return Err(format!(
+                "is a private key, which belongs only where licences are issued; {WANTED}"
+            ));
         }
-        let der = from_pem(pem, "PUBLIC KEY").ok_or_else(|| format!("holds no PUBLIC KEY block; {WANTED}"))?;
+        let der = from_pem(pem, "PUBLIC KEY")
+            .ok_or_else(|| format!("holds no PUBLIC KEY block; {WANTED}"))?;
         let raw = der.strip_prefix(&SPKI).and_then(|raw| raw.try_into().ok());
         Self::new(raw.ok_or_else(|| format!("is a key of another kind; {WANTED}"))?)
     }
@@ -91,11 +95,14 @@ impl PrivateKey {
     /// # Errors
     /// If the system gives no randomness.
     pub fn generate() -> Result<Self, String> {
-        Self::new(Ed25519KeyPair::generate().map_err(|_| "the system gives no randomness".to_owned())?)
+        Self::new(
+            Ed25519KeyPair::generate().map_err(|_| "the system gives no randomness".to_owned())?,
+        )
     }
 
     fn new(pair: Ed25519KeyPair) -> Result<Self, String> {
-        let raw = pair.public_key().as_ref().try_into().map_err(|_| "is no Ed25519 key".to_owned())?;
+        let raw =
+            pair.public_key().as_ref().try_into().map_err(|_| "is no Ed25519 key".to_owned())?;
         Ok(Self { pair, public: PublicKey::new(raw)? })
     }
 
@@ -103,7 +110,8 @@ impl PrivateKey {
     /// A sentence that says what was expected, without anything of the key.
     pub fn from_pem(pem: &str) -> Result<Self, String> {
         const WANTED: &str = "a private licence key is an unencrypted Ed25519 key in PKCS#8 PEM, as roadstead licence keygen writes NAME.key";
-        let der = from_pem(pem, "PRIVATE KEY").ok_or_else(|| format!("holds no PRIVATE KEY block; {WANTED}"))?;
+        let der = from_pem(pem, "PRIVATE KEY")
+            .ok_or_else(|| format!("holds no PRIVATE KEY block; {WANTED}"))?;
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der);
         Self::new(pair.map_err(|_| format!("is a key of another kind; {WANTED}"))?)
     }
@@ -133,7 +141,8 @@ impl fmt::Debug for PrivateKey {
 fn to_pem(label: &str, der: &[u8]) -> String {
     // One line of at most 64 characters each (RFC 7468); a key takes one or two.
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 

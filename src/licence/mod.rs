@@ -1,4 +1,5 @@
-//! A customer's signed right to pull applications: names, the token and its keys, times and revocation (ACCESS §4).
+//! A customer's signed right to pull applications: names, the token and its keys, times and
+//! revocation (ACCESS §4).
 //!
 //! Pure: the time is an argument, and files are read elsewhere.
 

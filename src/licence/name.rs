@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// How a licence is called in logs, rules and revocations: `[a-z0-9][a-z0-9._-]{0,62}` (ACCESS §4.2).
+/// How a licence is called in logs, rules and revocations: `[a-z0-9][a-z0-9._-]{0,62}` (ACCESS
+/// §4.2).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LicenceId(Box<str>);
 
@@ -11,7 +12,8 @@ impl LicenceId {
     /// A sentence that says what an id looks like.
     pub fn parse(text: &str) -> Result<Self, String> {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-        let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let first =
+            text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if first && text.len() <= 63 && text.bytes().all(inner) {
             return Ok(Self(text.into()));
         }
@@ -31,8 +33,8 @@ impl fmt::Display for LicenceId {
     }
 }
 
-/// The name of an application: one component of an image name, without a dot, so that it is never a registry
-/// (ACCESS §2.1).
+/// The name of an application: one component of an image name, without a dot, so that it is never a
+/// registry (ACCESS §2.1).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slug(Box<str>);
 
@@ -40,7 +42,9 @@ impl Slug {
     /// # Errors
     /// A sentence that says what a slug looks like.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let whole = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let whole = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
         if text.len() <= 63 && text.split(['-', '_']).all(whole) {
             return Ok(Self(text.into()));
         }

@@ -1,4 +1,5 @@
-//! Whether a licence is good at a given moment: its times, and what was revoked (ACCESS §4.4, §4.5).
+//! Whether a licence is good at a given moment: its times, and what was revoked (ACCESS §4.4,
+//! §4.5).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -37,7 +38,12 @@ pub enum Standing {
 
 impl Licence {
     pub fn term(&self) -> Term {
-        Term { id: self.id.clone(), issued: self.issued, not_before: self.not_before, expires: self.expires }
+        Term {
+            id: self.id.clone(),
+            issued: self.issued,
+            not_before: self.not_before,
+            expires: self.expires,
+        }
     }
 }
 
@@ -118,13 +124,17 @@ fn entry(line: &str) -> Result<Option<(LicenceId, Timestamp)>, String> {
     match (words.next(), words.next(), words.next()) {
         (None, _, _) => Ok(None),
         (Some(id), Some(time), None) => Ok(Some((LicenceId::parse(id)?, calendar::parse(time)?))),
-        (Some(_), _, _) => Err("is no revocation; write <id> <time>, as acme-prod 2026-11-20T12:00:00Z".to_owned()),
+        (Some(_), _, _) => {
+            Err("is no revocation; write <id> <time>, as acme-prod 2026-11-20T12:00:00Z".to_owned())
+        }
     }
 }
 
 /// One line of a revocation list.
 pub fn revocation_line(id: &LicenceId, at: Timestamp, reason: Option<&str>) -> String {
-    let reason = reason.map(|reason| format!(" # {}", reason.replace(char::is_control, " "))).unwrap_or_default();
+    let reason = reason
+        .map(|reason| format!(" # {}", reason.replace(char::is_control, " ")))
+        .unwrap_or_default();
     format!("{id} {}{reason}\n", calendar::format(at))
 }
 
@@ -164,7 +174,9 @@ mod tests {
 
     #[test]
     fn a_revocation_ends_what_was_issued_before_it() {
-        let list = Revocations::parse("# head\n\nother 1970-01-01T00:30:00Z\nacme 1970-01-01T00:16:40Z # left\n");
+        let list = Revocations::parse(
+            "# head\n\nother 1970-01-01T00:30:00Z\nacme 1970-01-01T00:16:40Z # left\n",
+        );
         let list = list.expect("a good list");
         assert_eq!(list.len(), 2);
         assert_eq!(term().standing(&list, at(3_000)), Standing::Revoked { at: at(1_000) });
@@ -180,7 +192,8 @@ mod tests {
     #[test]
     fn the_latest_revocation_counts_whatever_the_order() {
         let early = Revocations::parse("acme 1970-01-01T00:00:01Z").expect("a list");
-        let late = Revocations::parse("acme 1970-01-01T01:00:00Z\nacme 1970-01-01T00:00:02Z").expect("a list");
+        let late = Revocations::parse("acme 1970-01-01T01:00:00Z\nacme 1970-01-01T00:00:02Z")
+            .expect("a list");
         for list in [early.clone().and(late.clone()), late.and(early)] {
             assert_eq!(list.revoked(&id("acme"), at(1_000)), Some(at(3_600)));
         }
@@ -188,9 +201,10 @@ mod tests {
 
     #[test]
     fn every_wrong_line_is_told() {
-        let problems =
-            Revocations::parse("acme\nACME 2026-11-20T12:00:00Z\n\nacme yesterday\na 2026-11-20T12:00:00Z b")
-                .expect_err("four wrong lines");
+        let problems = Revocations::parse(
+            "acme\nACME 2026-11-20T12:00:00Z\n\nacme yesterday\na 2026-11-20T12:00:00Z b",
+        )
+        .expect_err("four wrong lines");
         assert_eq!(problems.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 4, 5]);
     }
 
@@ -198,14 +212,21 @@ mod tests {
     fn a_written_line_is_read_back() {
         let line = revocation_line(&id("acme"), at(1_000), Some("left\nus"));
         assert_eq!(line, "acme 1970-01-01T00:16:40Z # left us\n");
-        assert!(Revocations::parse(&line).expect("its own line").revoked(&id("acme"), at(1_000)).is_some());
+        assert!(
+            Revocations::parse(&line)
+                .expect("its own line")
+                .revoked(&id("acme"), at(1_000))
+                .is_some()
+        );
     }
 
     #[test]
     fn people_are_warned_two_weeks_before() {
         let day = 86_400;
         let term = Term { expires: at(100 * day), ..term() };
-        for (now, expected) in [(85 * day, None), (86 * day, Some(14)), (99 * day, Some(1)), (99 * day + 1, Some(0))] {
+        for (now, expected) in
+            [(85 * day, None), (86 * day, Some(14)), (99 * day, Some(1)), (99 * day + 1, Some(0))]
+        {
             assert_eq!(term.days_left(at(now)), expected);
         }
     }

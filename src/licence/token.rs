@@ -1,7 +1,8 @@
 //! The signed token in a licence: JWS compact, Ed25519 (ACCESS §4.2).
 //!
-//! The first segment has to equal, byte for byte, the one header that a configured key writes. That settles algorithm,
-//! type and key before anything is parsed: `none`, embedded keys, `crit` and repeated members never get further.
+//! The first segment has to equal, byte for byte, the one header that a configured key writes. That
+//! settles algorithm, type and key before anything is parsed: `none`, embedded keys, `crit` and
+//! repeated members never get further.
 
 use std::time::Duration;
 
@@ -58,7 +59,8 @@ pub enum Refusal {
     Issuer,
 }
 
-/// As in the token. Unknown members refuse it, so that restrictions which are added later hold on old servers, too.
+/// As in the token. Unknown members refuse it, so that restrictions which are added later hold on
+/// old servers, too.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Claims {
@@ -94,7 +96,8 @@ impl PublicKeys {
         self.0.iter().any(|known| known.id() == key)
     }
 
-    /// Whether this is, by its first segment, a licence of one of these keys: then it is no password.
+    /// Whether this is, by its first segment, a licence of one of these keys: then it is no
+    /// password.
     pub fn recognise(&self, token: &str) -> bool {
         self.signer(token).is_some()
     }
@@ -133,12 +136,14 @@ impl PublicKeys {
 pub fn unverified(token: &str) -> Result<Licence, Refusal> {
     let claims = |message: &str| Refusal::Claims(message.to_owned());
     let mut segments = token.split('.');
-    let (Some(_), Some(body), Some(_), None) = (segments.next(), segments.next(), segments.next(), segments.next())
+    let (Some(_), Some(body), Some(_), None) =
+        (segments.next(), segments.next(), segments.next(), segments.next())
     else {
         return Err(claims("it has not three segments"));
     };
     let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| claims("they are not base64"))?;
-    let parsed: Claims = serde_json::from_slice(&json).map_err(|error| Refusal::Claims(error.to_string()))?;
+    let parsed: Claims =
+        serde_json::from_slice(&json).map_err(|error| Refusal::Claims(error.to_string()))?;
     licence(parsed).map_err(Refusal::Claims)
 }
 
@@ -151,7 +156,8 @@ impl PrivateKey {
         let claims = claims(licence);
         let json = serde_json::to_vec(&claims).map_err(|error| error.to_string())?;
         let message = format!("{}.{}", self.public().header(), URL_SAFE_NO_PAD.encode(json));
-        let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.signature(message.as_bytes())));
+        let token =
+            format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.signature(message.as_bytes())));
         if token.len() > LONGEST_TOKEN {
             return Err(format!(
                 "the token would have {} bytes, and clients can store {LONGEST_TOKEN}; shorten {}, which takes most of it",
@@ -170,7 +176,10 @@ fn longest(licence: &Licence) -> &'static str {
         ("the issuer", licence.issuer.len()),
         ("the customer", licence.customer.len()),
         ("the email", licence.email.as_ref().map_or(0, String::len)),
-        ("the list of applications", licence.applications.iter().map(|slug| slug.as_str().len()).sum()),
+        (
+            "the list of applications",
+            licence.applications.iter().map(|slug| slug.as_str().len()).sum(),
+        ),
         ("the list of hosts", licence.hosts.iter().map(String::len).sum()),
     ];
     parts.into_iter().max_by_key(|(_, length)| *length).map_or("it", |(part, _)| part)
@@ -186,7 +195,11 @@ fn claims(licence: &Licence) -> Claims {
         exp: licence.expires.unix().as_secs(),
         customer: licence.customer.clone(),
         email: licence.email.clone(),
-        applications: licence.applications.iter().map(|slug| ApplicationClaim { name: slug.to_string() }).collect(),
+        applications: licence
+            .applications
+            .iter()
+            .map(|slug| ApplicationClaim { name: slug.to_string() })
+            .collect(),
         hosts: licence.hosts.clone(),
     }
 }
@@ -206,7 +219,11 @@ fn licence(claims: Claims) -> Result<Licence, String> {
     if !(1..=MOST_HOSTS).contains(&claims.hosts.len()) || !claims.hosts.iter().all(one_line) {
         return Err(format!("a licence names 1 to {MOST_HOSTS} hosts"));
     }
-    if ![Some(&claims.iss), Some(&claims.customer), claims.email.as_ref()].into_iter().flatten().all(one_line) {
+    if ![Some(&claims.iss), Some(&claims.customer), claims.email.as_ref()]
+        .into_iter()
+        .flatten()
+        .all(one_line)
+    {
         return Err("issuer, customer and email are one line of text each".to_owned());
     }
     Ok(Licence {
@@ -214,7 +231,11 @@ fn licence(claims: Claims) -> Result<Licence, String> {
         issuer: claims.iss,
         customer: claims.customer,
         email: claims.email,
-        applications: claims.applications.iter().map(|claim| Slug::parse(&claim.name)).collect::<Result<_, _>>()?,
+        applications: claims
+            .applications
+            .iter()
+            .map(|claim| Slug::parse(&claim.name))
+            .collect::<Result<_, _>>()?,
         hosts: claims.hosts,
         issued: at(claims.iat),
         not_before: at(claims.nbf),
@@ -253,7 +274,8 @@ mod tests {
 
     /// Signs whatever it is given, as an attacker with the key of another vendor could.
     fn forge(key: &PrivateKey, header: Option<&str>, json: &str) -> String {
-        let header = header.map_or_else(|| key.public().header().to_owned(), |text| URL_SAFE_NO_PAD.encode(text));
+        let header = header
+            .map_or_else(|| key.public().header().to_owned(), |text| URL_SAFE_NO_PAD.encode(text));
         let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(json));
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(key.signature(message.as_bytes())))
     }
@@ -278,7 +300,11 @@ mod tests {
         let public = PublicKey::from_pem(&key.public().to_pem()).expect("its own PEM");
         assert_eq!((public.id(), public.header()), (key.public().id(), key.public().header()));
         assert!(!format!("{key:?}").contains("pair"));
-        for bad in ["", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", &key.to_pem().expect("PEM")] {
+        for bad in [
+            "",
+            "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+            &key.to_pem().expect("PEM"),
+        ] {
             assert!(PublicKey::from_pem(bad).is_err());
         }
         assert!(PrivateKey::from_pem(&key.public().to_pem()).is_err());
@@ -287,7 +313,8 @@ mod tests {
     /// RFC 8037 appendix A.3.
     #[test]
     fn the_key_id_is_the_rfc_7638_thumbprint() {
-        let raw = URL_SAFE_NO_PAD.decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").expect("base64");
+        let raw =
+            URL_SAFE_NO_PAD.decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").expect("base64");
         let key = PublicKey::new(raw.try_into().expect("32 bytes")).expect("a key");
         assert_eq!(key.id().as_str(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
     }
@@ -305,12 +332,20 @@ mod tests {
                 }
                 bytes[i] = replacement;
                 let changed = String::from_utf8(bytes).expect("ASCII");
-                assert!(keys.verify(&changed, ISSUER).is_err(), "byte {i} as {:?}", char::from(replacement));
+                assert!(
+                    keys.verify(&changed, ISSUER).is_err(),
+                    "byte {i} as {:?}",
+                    char::from(replacement)
+                );
             }
         }
-        for changed in
-            [format!("{token}="), format!("{token} "), format!(" {token}"), format!("{token}.x"), token + "\n"]
-        {
+        for changed in [
+            format!("{token}="),
+            format!("{token} "),
+            format!(" {token}"),
+            format!("{token}.x"),
+            token + "\n",
+        ] {
             assert!(keys.verify(&changed, ISSUER).is_err(), "{changed:?}");
         }
     }
@@ -329,14 +364,21 @@ mod tests {
             format!(r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{kid}" }}"#),
             format!(r#"{{"typ":"roadstead-licence","alg":"EdDSA","kid":"{kid}"}}"#),
             format!(r#"{{"alg":"EdDSA","alg":"none","typ":"roadstead-licence","kid":"{kid}"}}"#),
-            format!(r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{kid}","crit":["x"],"x":1}}"#),
-            format!(r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{kid}","jwk":{{"kty":"OKP","x":"{x}"}}}}"#),
+            format!(
+                r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{kid}","crit":["x"],"x":1}}"#
+            ),
+            format!(
+                r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{kid}","jwk":{{"kty":"OKP","x":"{x}"}}}}"#
+            ),
             r#"{"alg":"EdDSA","typ":"roadstead-licence","kid":"another"}"#.to_owned(),
         ] {
             let token = forge(&key, Some(&header), &json);
             assert_eq!(keys(&[&key]).verify(&token, ISSUER), Err(Refusal::UnknownKey), "{header}");
         }
-        assert!(keys(&[&key]).verify(&forge(&key, None, &json), ISSUER).is_ok(), "the forger can sign");
+        assert!(
+            keys(&[&key]).verify(&forge(&key, None, &json), ISSUER).is_ok(),
+            "the forger can sign"
+        );
     }
 
     #[test]
@@ -370,7 +412,8 @@ mod tests {
             text.replace(from, to)
         })
         .into();
-        for name in ["iss", "sub", "aud", "iat", "nbf", "exp", "customer", "applications", "hosts"] {
+        for name in ["iss", "sub", "aud", "iat", "nbf", "exp", "customer", "applications", "hosts"]
+        {
             let mut without = good.clone();
             without.as_object_mut().expect("an object").remove(name);
             bad.push(without.to_string());
@@ -380,7 +423,10 @@ mod tests {
         bad.extend(["[]".to_owned(), String::new(), format!("{text}{text}"), format!("{text} x")]);
         for json in bad {
             let refused = keys(&[&key]).verify(&forge(&key, None, &json), ISSUER);
-            assert!(matches!(refused, Err(Refusal::Claims(_) | Refusal::TooLong)), "{json} gave {refused:?}");
+            assert!(
+                matches!(refused, Err(Refusal::Claims(_) | Refusal::TooLong)),
+                "{json} gave {refused:?}"
+            );
         }
         let without_email = text.replace(r#""email":"ops@acme.test","#, "");
         assert!(keys(&[&key]).verify(&forge(&key, None, &without_email), ISSUER).is_ok());

@@ -40,7 +40,8 @@ impl Algorithm {
     }
 }
 
-/// A valid digest of an algorithm that can be verified; the only thing a file name in the cache is made from.
+/// A valid digest of an algorithm that can be verified; the only thing a file name in the cache is
+/// made from.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
@@ -51,16 +52,19 @@ impl Digest {
     /// Parses `algorithm:hex`.
     ///
     /// # Errors
-    /// `DIGEST_INVALID` if the form, the algorithm, the length or the case of the hex digits is wrong
-    /// (image-spec descriptor.md, "Registered Algorithms"; NAME-2).
+    /// `DIGEST_INVALID` if the form, the algorithm, the length or the case of the hex digits is
+    /// wrong (image-spec descriptor.md, "Registered Algorithms"; NAME-2).
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let invalid = |message: &str| ParseError::new(ErrorCode::DigestInvalid, message);
-        let (name, hex) = text.split_once(':').ok_or_else(|| invalid("a digest is algorithm:hex"))?;
-        let algorithm =
-            Algorithm::from_name(name).ok_or_else(|| invalid("the digest algorithm must be sha256 or sha512"))?;
+        let (name, hex) =
+            text.split_once(':').ok_or_else(|| invalid("a digest is algorithm:hex"))?;
+        let algorithm = Algorithm::from_name(name)
+            .ok_or_else(|| invalid("the digest algorithm must be sha256 or sha512"))?;
         let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if hex.len() != algorithm.hex_len() || !hex.bytes().all(lower_hex) {
-            return Err(invalid("a sha256 digest has 64 lower-case hex digits, a sha512 digest 128"));
+            return Err(invalid(
+                "a sha256 digest has 64 lower-case hex digits, a sha512 digest 128",
+            ));
         }
         Ok(Self { algorithm, text: text.into() })
     }

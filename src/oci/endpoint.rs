@@ -1,7 +1,8 @@
-//! The path grammar of the distribution spec, both ways: a request target becomes a typed [`Endpoint`], and typed
-//! names become the paths that are asked upstream and written into `Link`.
+//! The path grammar of the distribution spec, both ways: a request target becomes a typed
+//! [`Endpoint`], and typed names become the paths that are asked upstream and written into `Link`.
 //!
-//! Scope: the method is the server's business, and a path says nothing about whether the repository may be used.
+//! Scope: the method is the server's business, and a path says nothing about whether the repository
+//! may be used.
 
 use super::query::{Ns, PageQuery};
 use super::upload::UploadQuery;
@@ -16,7 +17,8 @@ pub struct Target {
     pub ns: Ns,
 }
 
-/// What a path asks for. The repository is as the client wrote it: routing may still take a prefix off.
+/// What a path asks for. The repository is as the client wrote it: routing may still take a prefix
+/// off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// end-1: `/v2/`
@@ -39,8 +41,9 @@ impl Target {
     /// Parses a path and the query behind it.
     ///
     /// # Errors
-    /// `NAME_UNKNOWN` if the path is none of the spec's; `NAME_INVALID`, `DIGEST_INVALID` or `MANIFEST_UNKNOWN` for a
-    /// bad repository, digest or tag (NAME-2); `PAGINATION_NUMBER_INVALID` for a bad `n`.
+    /// `NAME_UNKNOWN` if the path is none of the spec's; `NAME_INVALID`, `DIGEST_INVALID` or
+    /// `MANIFEST_UNKNOWN` for a bad repository, digest or tag (NAME-2); `PAGINATION_NUMBER_INVALID`
+    /// for a bad `n`.
     pub fn parse(path: &str, query: Option<&str>) -> Result<Self, ParseError> {
         let (prefix, rest) = split_version(path).ok_or_else(no_such_path)?;
         let endpoint = Endpoint::parse(rest, query)?;
@@ -64,7 +67,8 @@ fn after_version(path: &str) -> Option<&str> {
 }
 
 impl Endpoint {
-    /// Reads from the right, because a repository may have components called `manifests` or `blobs` (NAME-1).
+    /// Reads from the right, because a repository may have components called `manifests` or `blobs`
+    /// (NAME-1).
     fn parse(path: &str, query: Option<&str>) -> Result<Self, ParseError> {
         match path {
             "" => return Ok(Self::Ping),
@@ -79,9 +83,13 @@ impl Endpoint {
         let (name, keyword) = head.rsplit_once('/').ok_or_else(no_such_path)?;
         let repository = || Repository::parse(name);
         match (keyword, last) {
-            ("manifests", _) => Ok(Self::Manifest { repository: repository()?, reference: reference(last)? }),
+            ("manifests", _) => {
+                Ok(Self::Manifest { repository: repository()?, reference: reference(last)? })
+            }
             ("blobs", _) => Ok(Self::Blob { repository: repository()?, digest: digest(last)? }),
-            ("tags", "list") => Ok(Self::Tags { repository: repository()?, page: PageQuery::parse(query)? }),
+            ("tags", "list") => {
+                Ok(Self::Tags { repository: repository()?, page: PageQuery::parse(query)? })
+            }
             ("referrers", _) => {
                 let (repository, digest) = (repository()?, digest(last)?);
                 Ok(Self::Referrers { repository, digest, page: PageQuery::parse(query)? })
@@ -118,7 +126,11 @@ impl Endpoint {
         match self {
             Self::Tags { .. } => true,
             Self::Manifest { reference, .. } => matches!(reference, Reference::Tag(_)),
-            Self::Ping | Self::Blob { .. } | Self::Referrers { .. } | Self::Catalog | Self::Upload { .. } => false,
+            Self::Ping
+            | Self::Blob { .. }
+            | Self::Referrers { .. }
+            | Self::Catalog
+            | Self::Upload { .. } => false,
         }
     }
 
@@ -136,13 +148,17 @@ impl Endpoint {
     }
 }
 
-/// `<name>` and `<session>` of `<name>/blobs/uploads/<session>`; the session and the slash before it may be missing.
+/// `<name>` and `<session>` of `<name>/blobs/uploads/<session>`; the session and the slash before
+/// it may be missing.
 fn upload(path: &str) -> Option<(&str, Option<&str>)> {
     if let Some(name) = path.strip_suffix("/blobs/uploads") {
         return Some((name, None));
     }
     let (head, session) = path.rsplit_once('/')?;
-    Some((head.strip_suffix("/blobs/uploads")?, Some(session).filter(|session| !session.is_empty())))
+    Some((
+        head.strip_suffix("/blobs/uploads")?,
+        Some(session).filter(|session| !session.is_empty()),
+    ))
 }
 
 /// Some clients encode the colon of a digest; nothing else in a reference may be encoded.
@@ -200,11 +216,17 @@ mod tests {
     }
 
     fn manifest(name: &str, reference: &str) -> Endpoint {
-        Endpoint::Manifest { repository: repository(name), reference: Reference::parse(reference).expect(reference) }
+        Endpoint::Manifest {
+            repository: repository(name),
+            reference: Reference::parse(reference).expect(reference),
+        }
     }
 
     fn blob(name: &str) -> Endpoint {
-        Endpoint::Blob { repository: repository(name), digest: Digest::parse(DIGEST).expect("valid") }
+        Endpoint::Blob {
+            repository: repository(name),
+            digest: Digest::parse(DIGEST).expect("valid"),
+        }
     }
 
     fn tags(name: &str) -> Endpoint {
@@ -325,12 +347,16 @@ mod tests {
             assert_eq!(parse(&format!("/v2/a/manifests/{encoded}")), Ok(manifest("a", DIGEST)));
         }
         let twice = DIGEST.replace(':', "%253A");
-        assert_eq!(parse(&format!("/v2/a/blobs/{twice}")).expect_err("twice").code(), ErrorCode::DigestInvalid);
+        assert_eq!(
+            parse(&format!("/v2/a/blobs/{twice}")).expect_err("twice").code(),
+            ErrorCode::DigestInvalid
+        );
     }
 
     #[test]
     fn ns_is_read_for_every_endpoint_and_stays_out_of_the_page() {
-        let target = Target::parse("/v2/a/tags/list", Some("ns=docker.io&last=b&n=2")).expect("valid");
+        let target =
+            Target::parse("/v2/a/tags/list", Some("ns=docker.io&last=b&n=2")).expect("valid");
         assert!(matches!(target.ns, Ns::Named(ns) if ns.normal() == "docker.io"));
         let Endpoint::Tags { repository, page } = target.endpoint else { panic!("a tag list") };
         assert_eq!(tags_path(&repository, &page), "/v2/a/tags/list?n=2&last=b");
@@ -338,13 +364,15 @@ mod tests {
     }
 
     fn any_repository() -> impl Strategy<Value = Repository> {
-        let component = "(manifests|blobs|tags|list|referrers|uploads|v2|[a-z0-9]{1,8}([._-][a-z0-9]{1,4})?)";
+        let component =
+            "(manifests|blobs|tags|list|referrers|uploads|v2|[a-z0-9]{1,8}([._-][a-z0-9]{1,4})?)";
         prop::collection::vec(component, 1..5).prop_map(|parts| repository(&parts.join("/")))
     }
 
     fn any_digest() -> impl Strategy<Value = Digest> {
         let algorithm = prop_oneof![Just(Algorithm::Sha256), Just(Algorithm::Sha512)];
-        (algorithm, any::<u64>()).prop_map(|(algorithm, seed)| Digest::of(algorithm, &seed.to_be_bytes()))
+        (algorithm, any::<u64>())
+            .prop_map(|(algorithm, seed)| Digest::of(algorithm, &seed.to_be_bytes()))
     }
 
     fn any_page() -> impl Strategy<Value = PageQuery> {
@@ -354,7 +382,9 @@ mod tests {
 
     /// What a formatted path parses to.
     fn reparse(formatted: &str) -> Endpoint {
-        let (path, query) = formatted.split_once('?').map_or((formatted, None), |(path, query)| (path, Some(query)));
+        let (path, query) = formatted
+            .split_once('?')
+            .map_or((formatted, None), |(path, query)| (path, Some(query)));
         Target::parse(path, query).expect(formatted).endpoint
     }
 

@@ -1,7 +1,8 @@
-//! What is read of a manifest. Its bytes are kept and served as they came; they are never written anew (MAN-1).
+//! What is read of a manifest. Its bytes are kept and served as they came; they are never written
+//! anew (MAN-1).
 //!
-//! Scope: enough to refuse what a client could read in two ways, and to know the sizes that it promises. A manifest
-//! that lists a digest proves nothing about who may have it (DESIGN §14.1).
+//! Scope: enough to refuse what a client could read in two ways, and to know the sizes that it
+//! promises. A manifest that lists a digest proves nothing about who may have it (DESIGN §14.1).
 
 use serde::Deserialize;
 
@@ -69,10 +70,12 @@ struct RawDescriptor {
 }
 
 impl Manifest {
-    /// Reads a manifest that was sent as `media_type`. Digests that cannot be verified are left out.
+    /// Reads a manifest that was sent as `media_type`. Digests that cannot be verified are left
+    /// out.
     ///
     /// # Errors
-    /// [`ManifestError`]: it is no manifest, or two clients could take it for two different things (CVE-2021-41190).
+    /// [`ManifestError`]: it is no manifest, or two clients could take it for two different things
+    /// (CVE-2021-41190).
     pub fn inspect(bytes: &[u8], media_type: &MediaType) -> Result<Self, ManifestError> {
         check_type(media_type)?;
         if bytes.trim_ascii_start().first() != Some(&b'{') {
@@ -83,7 +86,8 @@ impl Manifest {
         }
         let raw: Raw = serde_json::from_slice(bytes).map_err(ManifestError::Malformed)?;
         raw.check(media_type)?;
-        let subject = raw.subject.as_ref().and_then(|subject| Digest::parse(subject.digest.as_deref()?).ok());
+        let subject =
+            raw.subject.as_ref().and_then(|subject| Digest::parse(subject.digest.as_deref()?).ok());
         Ok(Self { descriptors: raw.descriptors(), subject })
     }
 
@@ -103,11 +107,14 @@ impl Manifest {
     }
 }
 
-/// A web page or a bare `application/json` is an answer from something else than a registry (MAN-4, MAN-11).
+/// A web page or a bare `application/json` is an answer from something else than a registry (MAN-4,
+/// MAN-11).
 fn check_type(media_type: &MediaType) -> Result<(), ManifestError> {
     match media_type.as_str() {
         "application/vnd.docker.distribution.manifest.v1+json"
-        | "application/vnd.docker.distribution.manifest.v1+prettyjws" => Err(ManifestError::SchemaOne),
+        | "application/vnd.docker.distribution.manifest.v1+prettyjws" => {
+            Err(ManifestError::SchemaOne)
+        }
         text if text.starts_with("application/") && text.ends_with("+json") => Ok(()),
         _ => Err(ManifestError::NotAManifest(media_type.clone())),
     }
@@ -135,8 +142,15 @@ impl Raw {
         if self.schema_version == Some(1) {
             return Err(ManifestError::SchemaOne);
         }
-        if let Some(body) = self.media_type.as_deref().filter(|body| MediaType::parse(body).as_ref() != Some(header)) {
-            return Err(ManifestError::TypeMismatch { header: header.clone(), body: body.to_owned() });
+        if let Some(body) = self
+            .media_type
+            .as_deref()
+            .filter(|body| MediaType::parse(body).as_ref() != Some(header))
+        {
+            return Err(ManifestError::TypeMismatch {
+                header: header.clone(),
+                body: body.to_owned(),
+            });
         }
         let image = self.layers.is_some() || self.config.is_some();
         if image && self.manifests.is_some() { Err(ManifestError::Ambiguous) } else { Ok(()) }
@@ -177,11 +191,16 @@ mod tests {
                 "layers":[{{"digest":"{layer}","size":0,"annotations":{{"a":"b"}}}}],"subject":{{"digest":"x"}}}}"#
         );
         let manifest = inspect(&image, OCI_MANIFEST).expect("an image");
-        let expected = [(config.clone(), 2), (layer, 0)].map(|(digest, size)| Descriptor { digest, size });
+        let expected =
+            [(config.clone(), 2), (layer, 0)].map(|(digest, size)| Descriptor { digest, size });
         assert_eq!(manifest.descriptors(), expected);
-        assert_eq!((manifest.size_of(&config), manifest.size_of(&digest("other"))), (Some(2), None));
+        assert_eq!(
+            (manifest.size_of(&config), manifest.size_of(&digest("other"))),
+            (Some(2), None)
+        );
 
-        let index = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{config}","size":7}}]}}"#);
+        let index =
+            format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{config}","size":7}}]}}"#);
         assert_eq!(inspect(&index, OCI_INDEX).expect("an index").size_of(&config), Some(7));
     }
 
@@ -193,15 +212,31 @@ mod tests {
                 {{"digest":"{known}"}},{{"digest":"{known}","size":3}}]}}"#
         );
         assert_eq!(inspect(&body, OCI_MANIFEST).expect("an image").descriptors().len(), 1);
-        assert!(inspect(r#"{"schemaVersion":2,"config":null}"#, OCI_MANIFEST).expect("empty").descriptors().is_empty());
+        assert!(
+            inspect(r#"{"schemaVersion":2,"config":null}"#, OCI_MANIFEST)
+                .expect("empty")
+                .descriptors()
+                .is_empty()
+        );
     }
 
     #[test]
     fn types_of_manifests_to_come_are_taken_and_others_refused() {
-        for good in [OCI_MANIFEST, OCI_INDEX, "application/vnd.acme.thing.v3+json", "application/vnd.OCI.x+JSON"] {
+        for good in [
+            OCI_MANIFEST,
+            OCI_INDEX,
+            "application/vnd.acme.thing.v3+json",
+            "application/vnd.OCI.x+JSON",
+        ] {
             assert!(inspect("{}", good).is_ok(), "{good}");
         }
-        for bad in ["text/html", "text/plain", "application/octet-stream", "application/json", "image/svg+json"] {
+        for bad in [
+            "text/html",
+            "text/plain",
+            "application/octet-stream",
+            "application/json",
+            "image/svg+json",
+        ] {
             assert!(matches!(inspect("{}", bad), Err(ManifestError::NotAManifest(_))), "{bad}");
         }
     }
@@ -210,39 +245,72 @@ mod tests {
     fn schema_1_is_refused_by_type_and_by_body() {
         let schema_1 = "application/vnd.docker.distribution.manifest.v1";
         for media_type in [format!("{schema_1}+json"), format!("{schema_1}+prettyjws")] {
-            assert!(matches!(inspect("{}", &media_type), Err(ManifestError::SchemaOne)), "{media_type}");
+            assert!(
+                matches!(inspect("{}", &media_type), Err(ManifestError::SchemaOne)),
+                "{media_type}"
+            );
         }
-        assert!(matches!(inspect(r#"{"schemaVersion":1}"#, OCI_MANIFEST), Err(ManifestError::SchemaOne)));
+        assert!(matches!(
+            inspect(r#"{"schemaVersion":1}"#, OCI_MANIFEST),
+            Err(ManifestError::SchemaOne)
+        ));
     }
 
     #[test]
     fn a_body_that_could_be_read_in_two_ways_is_refused() {
         let other = format!(r#"{{"mediaType":"{OCI_INDEX}"}}"#);
         assert!(matches!(inspect(&other, OCI_MANIFEST), Err(ManifestError::TypeMismatch { .. })));
-        assert!(matches!(inspect(r#"{"mediaType":""}"#, OCI_MANIFEST), Err(ManifestError::TypeMismatch { .. })));
+        assert!(matches!(
+            inspect(r#"{"mediaType":""}"#, OCI_MANIFEST),
+            Err(ManifestError::TypeMismatch { .. })
+        ));
         for both in [r#"{"layers":[],"manifests":[]}"#, r#"{"config":{},"manifests":[]}"#] {
             assert!(matches!(inspect(both, OCI_MANIFEST), Err(ManifestError::Ambiguous)), "{both}");
         }
         for twice in [r#"{"layers":[],"layers":[]}"#, r#"{"mediaType":null,"mediaType":null}"#] {
-            assert!(matches!(inspect(twice, OCI_MANIFEST), Err(ManifestError::Malformed(_))), "{twice}");
+            assert!(
+                matches!(inspect(twice, OCI_MANIFEST), Err(ManifestError::Malformed(_))),
+                "{twice}"
+            );
         }
     }
 
     #[test]
     fn bodies_that_are_no_json_object_are_refused() {
-        for body in ["", "[]", "null", "\"{}\"", "<html></html>", "\u{feff}{}", "[null,null,null,null,null]"] {
-            assert!(matches!(inspect(body, OCI_MANIFEST), Err(ManifestError::NotAnObject)), "{body}");
+        for body in [
+            "",
+            "[]",
+            "null",
+            "\"{}\"",
+            "<html></html>",
+            "\u{feff}{}",
+            "[null,null,null,null,null]",
+        ] {
+            assert!(
+                matches!(inspect(body, OCI_MANIFEST), Err(ManifestError::NotAnObject)),
+                "{body}"
+            );
         }
-        for body in ["{", "{} {}", r#"{"layers":{}}"#, r#"{"layers":[{"size":-1}]}"#, r#"{"mediaType":5}"#, "{\"a\":\n"]
-        {
-            assert!(matches!(inspect(body, OCI_MANIFEST), Err(ManifestError::Malformed(_))), "{body}");
+        for body in [
+            "{",
+            "{} {}",
+            r#"{"layers":{}}"#,
+            r#"{"layers":[{"size":-1}]}"#,
+            r#"{"mediaType":5}"#,
+            "{\"a\":\n",
+        ] {
+            assert!(
+                matches!(inspect(body, OCI_MANIFEST), Err(ManifestError::Malformed(_))),
+                "{body}"
+            );
         }
         assert!(inspect(" \r\n\t{}\n", OCI_MANIFEST).is_ok());
     }
 
     #[test]
     fn nesting_is_bounded_and_braces_in_text_do_not_count() {
-        let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        let nested =
+            |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         assert!(inspect(&nested(DEPTH_MAX - 1), OCI_MANIFEST).is_ok());
         assert!(matches!(inspect(&nested(DEPTH_MAX), OCI_MANIFEST), Err(ManifestError::TooDeep)));
         let text = format!(r#"{{"a\"{{":"\\{}\""}}"#, "[".repeat(DEPTH_MAX * 2));

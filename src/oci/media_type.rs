@@ -15,10 +15,12 @@ impl MediaType {
     pub fn parse(value: &str) -> Option<Self> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         let token = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
         };
         let (kind, subtype) = essence.split_once('/')?;
-        (essence.len() <= 255 && token(kind) && token(subtype)).then(|| Self(essence.to_ascii_lowercase().into()))
+        (essence.len() <= 255 && token(kind) && token(subtype))
+            .then(|| Self(essence.to_ascii_lowercase().into()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -44,7 +46,8 @@ mod tests {
 
     #[test]
     fn parameters_are_dropped_and_nonsense_is_none() {
-        let parsed = MediaType::parse("application/vnd.oci.image.index.v1+json; charset=utf-8").expect("valid");
+        let parsed = MediaType::parse("application/vnd.oci.image.index.v1+json; charset=utf-8")
+            .expect("valid");
         assert_eq!(parsed.as_str(), "application/vnd.oci.image.index.v1+json");
         for bad in ["", "json", "/", "a/", "a b/c", "a/b/c", "text/\u{e9}"] {
             assert!(MediaType::parse(bad).is_none(), "{bad}");

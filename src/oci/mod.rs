@@ -1,4 +1,5 @@
-//! The words of the OCI specifications, as types that cannot be wrong. Pure: no runtime, no files, no server.
+//! The words of the OCI specifications, as types that cannot be wrong. Pure: no runtime, no files,
+//! no server.
 
 mod digest;
 mod endpoint;
@@ -20,7 +21,7 @@ pub use name::{CanonicalName, Reference, Repository, Tag, UpstreamName};
 pub use pattern::Pattern;
 pub use query::{Namespace, Ns, PageQuery, normal_host};
 pub use range::{
-    ByteRange, ByteSpan, ContentRange, RangeRequest, Resolved, entity_tag, if_range_matches, none_match,
-    unsatisfied_content_range,
+    ByteRange, ByteSpan, ContentRange, RangeRequest, Resolved, entity_tag, if_range_matches,
+    none_match, unsatisfied_content_range,
 };
 pub use upload::{ChunkRange, UploadQuery, tag_parameters, uploads_path};

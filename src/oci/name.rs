@@ -9,7 +9,8 @@ use super::{Digest, ErrorCode, ParseError};
 const REPOSITORY_MAX: usize = 255;
 const TAG_MAX: usize = 128;
 
-/// The name of a configured upstream: its host (with port, if any) as it stands in image references.
+/// The name of a configured upstream: its host (with port, if any) as it stands in image
+/// references.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UpstreamName(Arc<str>);
 
@@ -19,7 +20,8 @@ impl UpstreamName {
     /// # Errors
     /// `NAME_INVALID` if it is not a lower-case host name with an optional port.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+        let (host, port) =
+            text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
         let label = |label: &str| {
             !label.is_empty()
                 && !label.starts_with('-')
@@ -28,7 +30,10 @@ impl UpstreamName {
         };
         let port_ok = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
         if text.len() > REPOSITORY_MAX || !host.split('.').all(label) || !port_ok {
-            return Err(ParseError::new(ErrorCode::NameInvalid, "an upstream is named by its host, as docker.io"));
+            return Err(ParseError::new(
+                ErrorCode::NameInvalid,
+                "an upstream is named by its host, as docker.io",
+            ));
         }
         Ok(Self(text.into()))
     }
@@ -46,7 +51,8 @@ impl Repository {
     /// Parses a repository name (distribution-spec, "Pulling manifests").
     ///
     /// # Errors
-    /// `NAME_INVALID` if a component is empty or malformed or the whole is longer than 255 bytes (NAME-2).
+    /// `NAME_INVALID` if a component is empty or malformed or the whole is longer than 255 bytes
+    /// (NAME-2).
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         if text.len() > REPOSITORY_MAX || !text.split('/').all(is_component) {
             return Err(ParseError::new(
@@ -79,11 +85,14 @@ impl Repository {
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
 fn is_component(text: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let separators_ok = text
-        .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        .all(|separator| matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-'));
+    let separators_ok =
+        text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(|separator| {
+            matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
+        });
     let bytes = text.as_bytes();
-    separators_ok && bytes.first().is_some_and(|b| alphanumeric(*b)) && bytes.last().is_some_and(|b| alphanumeric(*b))
+    separators_ok
+        && bytes.first().is_some_and(|b| alphanumeric(*b))
+        && bytes.last().is_some_and(|b| alphanumeric(*b))
 }
 
 /// A tag; case matters and is kept (NAME-3).
@@ -99,7 +108,10 @@ impl Tag {
         let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         let bytes = text.as_bytes();
         let first_ok = bytes.first().is_some_and(|b| word(*b));
-        if !first_ok || bytes.len() > TAG_MAX || !bytes.iter().all(|b| word(*b) || matches!(b, b'.' | b'-')) {
+        if !first_ok
+            || bytes.len() > TAG_MAX
+            || !bytes.iter().all(|b| word(*b) || matches!(b, b'.' | b'-'))
+        {
             return Err(ParseError::new(
                 ErrorCode::ManifestUnknown,
                 "a tag is up to 128 letters, digits, _ . and -, and starts with none of the last two",
@@ -108,8 +120,9 @@ impl Tag {
         Ok(Self(text.into()))
     }
 
-    /// The tag under which clients list what refers to `subject` where a registry has no referrers API: algorithm and
-    /// hex digits, cut at 32 and 64 characters (distribution-spec, "Referrers Tag Schema").
+    /// The tag under which clients list what refers to `subject` where a registry has no referrers
+    /// API: algorithm and hex digits, cut at 32 and 64 characters (distribution-spec, "Referrers
+    /// Tag Schema").
     pub fn of_referrers(subject: &Digest) -> Self {
         Self(format!("{:.32}-{:.64}", subject.algorithm().name(), subject.hex()).into())
     }
@@ -132,7 +145,11 @@ impl Reference {
     /// # Errors
     /// Those of [`Digest::parse`] and [`Tag::parse`].
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        if text.contains(':') { Digest::parse(text).map(Self::Digest) } else { Tag::parse(text).map(Self::Tag) }
+        if text.contains(':') {
+            Digest::parse(text).map(Self::Digest)
+        } else {
+            Tag::parse(text).map(Self::Tag)
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -191,7 +208,9 @@ mod tests {
 
     #[test]
     fn repository_names_follow_the_spec_grammar() {
-        for good in ["a", "library/nginx", "a.b/c_d/e__f/g---h", "0/manifests/blobs", &"a".repeat(255)] {
+        for good in
+            ["a", "library/nginx", "a.b/c_d/e__f/g---h", "0/manifests/blobs", &"a".repeat(255)]
+        {
             assert_eq!(Repository::parse(good).expect(good).as_str(), good);
         }
         for bad in [
@@ -241,7 +260,21 @@ mod tests {
         for good in ["docker.io", "localhost:5000", "a-b.c", "127.0.0.1:5000"] {
             assert_eq!(UpstreamName::parse(good).expect(good).as_str(), good);
         }
-        for bad in ["", "Docker.io", "a/b", "a:", "a:0", "a:x", "a:70000", ".a", "a.", "-a", "a b", "a@b", "[::1]"] {
+        for bad in [
+            "",
+            "Docker.io",
+            "a/b",
+            "a:",
+            "a:0",
+            "a:x",
+            "a:70000",
+            ".a",
+            "a.",
+            "-a",
+            "a b",
+            "a@b",
+            "[::1]",
+        ] {
             assert!(UpstreamName::parse(bad).is_err(), "{bad}");
         }
     }

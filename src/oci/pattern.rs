@@ -23,7 +23,9 @@ impl Pattern {
                 "**" if last => {}
                 "**" => return Err(format!("in {text:?}, ** may stand only at the end")),
                 part if part.contains('*') => {
-                    return Err(format!("in {text:?}, * stands for a whole component, as in acme/*"));
+                    return Err(format!(
+                        "in {text:?}, * stands for a whole component, as in acme/*"
+                    ));
                 }
                 _ => {}
             }
@@ -59,7 +61,8 @@ impl Pattern {
         }
     }
 
-    /// How specific the glob is: of two that match, the one with the longer text names more (DESIGN §8).
+    /// How specific the glob is: of two that match, the one with the longer text names more (DESIGN
+    /// §8).
     pub fn specificity(&self) -> usize {
         self.0.len()
     }
@@ -93,7 +96,11 @@ mod tests {
             ("acme/api", "acme/api/v2", false),
             ("acme", "acmeother", false),
         ] {
-            assert_eq!(Pattern::parse(glob).expect(glob).matches(name), expected, "{glob} on {name}");
+            assert_eq!(
+                Pattern::parse(glob).expect(glob).matches(name),
+                expected,
+                "{glob} on {name}"
+            );
         }
     }
 
@@ -111,12 +118,14 @@ mod tests {
         let component = ["a", "b", "c"];
         let mut names: Vec<String> = component.map(str::to_owned).into();
         for _ in 0..3 {
-            let longer = names.iter().flat_map(|name| component.map(|part| format!("{name}/{part}")));
+            let longer =
+                names.iter().flat_map(|name| component.map(|part| format!("{name}/{part}")));
             names = names.iter().cloned().chain(longer.collect::<Vec<_>>()).collect();
         }
         names.sort();
         names.dedup();
-        let parsed: Vec<Pattern> = globs.iter().map(|glob| Pattern::parse(glob).expect(glob)).collect();
+        let parsed: Vec<Pattern> =
+            globs.iter().map(|glob| Pattern::parse(glob).expect(glob)).collect();
         for a in &parsed {
             for b in &parsed {
                 let both = names.iter().any(|name| a.matches(name) && b.matches(name));

@@ -1,6 +1,7 @@
 //! Queries of the distribution spec: the `ns` that names a registry, and the paging parameters.
 //!
-//! Everything that roadstead does not read is kept byte for byte: only the upstream knows what it means (TAG-3).
+//! Everything that roadstead does not read is kept byte for byte: only the upstream knows what it
+//! means (TAG-3).
 
 use std::borrow::Cow;
 
@@ -8,7 +9,8 @@ use percent_encoding::percent_decode_str;
 
 use super::{ErrorCode, ParseError};
 
-/// The `ns` parameter: which registry the client believes it is talking to (distribution-spec, "Proxying").
+/// The `ns` parameter: which registry the client believes it is talking to (distribution-spec,
+/// "Proxying").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ns {
     Absent,
@@ -54,7 +56,8 @@ pub fn normal_host(text: &str) -> String {
 impl Ns {
     /// Reads `ns` out of a query; percent-decoded once.
     pub fn parse(query: Option<&str>) -> Self {
-        let mut values = parameters(query).filter(|(key, _)| key == "ns").map(|(_, pair)| value(pair));
+        let mut values =
+            parameters(query).filter(|(key, _)| key == "ns").map(|(_, pair)| value(pair));
         match (values.next(), values.next()) {
             (None, _) => Self::Absent,
             (Some(text), None) => {
@@ -117,7 +120,8 @@ impl PageQuery {
     /// `path` with this query behind it.
     pub(super) fn append_to(&self, path: String) -> String {
         let n = self.n.map(|n| format!("n={n}"));
-        let parts: Vec<&str> = n.as_deref().into_iter().chain(Some(self.opaque()).filter(|o| !o.is_empty())).collect();
+        let parts: Vec<&str> =
+            n.as_deref().into_iter().chain(Some(self.opaque()).filter(|o| !o.is_empty())).collect();
         if parts.is_empty() { path } else { format!("{path}?{}", parts.join("&")) }
     }
 }
@@ -199,26 +203,46 @@ mod tests {
 
     #[test]
     fn n_is_read_and_the_rest_passes_byte_for_byte() {
-        let page = PageQuery::parse(Some("last=V1.0%2b&ns=docker.io&n=10&next_page=a%3D%3d&flag")).expect("valid");
+        let page = PageQuery::parse(Some("last=V1.0%2b&ns=docker.io&n=10&next_page=a%3D%3d&flag"))
+            .expect("valid");
         assert_eq!((page.n, page.opaque()), (Some(10), "last=V1.0%2b&next_page=a%3D%3d&flag"));
         assert_eq!(page.append_to("/x".into()), "/x?n=10&last=V1.0%2b&next_page=a%3D%3d&flag");
         assert_eq!(PageQuery::default().append_to("/x".into()), "/x");
-        assert_eq!(PageQuery::parse(Some("last=a")).expect("valid").append_to("/x".into()), "/x?last=a");
+        assert_eq!(
+            PageQuery::parse(Some("last=a")).expect("valid").append_to("/x".into()),
+            "/x?last=a"
+        );
         assert_eq!(PageQuery::parse(Some("n=0")).expect("valid").append_to("/x".into()), "/x?n=0");
     }
 
     #[test]
     fn artifact_types_are_decoded_and_empty_ones_are_none() {
         let page =
-            PageQuery::parse(Some("artifactType=a%2Fb+c&last=x&artifactType=d%2Be&artifactType=")).expect("valid");
+            PageQuery::parse(Some("artifactType=a%2Fb+c&last=x&artifactType=d%2Be&artifactType="))
+                .expect("valid");
         assert_eq!(page.artifact_types(), ["a/b+c", "d+e"]);
-        assert!(PageQuery::parse(Some("artifacttype=a&artifactType")).expect("valid").artifact_types().is_empty());
+        assert!(
+            PageQuery::parse(Some("artifacttype=a&artifactType"))
+                .expect("valid")
+                .artifact_types()
+                .is_empty()
+        );
     }
 
     #[test]
     fn n_must_be_one_non_negative_integer() {
-        for query in ["n=", "n", "n=-1", "n=+1", "n=1.0", "n=ten", "n=1&n=1", "n=%31", "n=1 ", "n=99999999999999999999"]
-        {
+        for query in [
+            "n=",
+            "n",
+            "n=-1",
+            "n=+1",
+            "n=1.0",
+            "n=ten",
+            "n=1&n=1",
+            "n=%31",
+            "n=1 ",
+            "n=99999999999999999999",
+        ] {
             let error = PageQuery::parse(Some(query)).expect_err(query);
             assert_eq!(error.code(), ErrorCode::PaginationNumberInvalid);
         }

@@ -1,6 +1,7 @@
 //! Byte ranges of blobs (RFC 9110 §14) and the validators that go with them.
 //!
-//! Scope: one range per request; several are recognised so that they can be refused (DESIGN §15, BLOB-5).
+//! Scope: one range per request; several are recognised so that they can be refused (DESIGN §15,
+//! BLOB-5).
 
 use std::fmt;
 
@@ -18,7 +19,8 @@ pub enum RangeRequest {
     Unsatisfiable,
 }
 
-/// One range of `bytes=`. Numbers beyond 64 bits have been brought down to the largest: no blob reaches either.
+/// One range of `bytes=`. Numbers beyond 64 bits have been brought down to the largest: no blob
+/// reaches either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ByteRange {
     /// `first-`
@@ -44,7 +46,8 @@ impl RangeRequest {
 
     /// The bytes to send of a blob of `size` bytes.
     ///
-    /// [`RangeRequest::Multiple`] resolves to the whole, which a server may always send (RFC 9110 §14.2).
+    /// [`RangeRequest::Multiple`] resolves to the whole, which a server may always send (RFC 9110
+    /// §14.2).
     pub fn resolve(self, size: u64) -> Resolved {
         match self {
             Self::None | Self::Multiple => Resolved::Whole,
@@ -165,7 +168,8 @@ impl ContentRange {
         let (first, last) = span.split_once('-')?;
         let span = ByteSpan::new(exact(first)?, exact(last)?)?;
         let total = if total == "*" { None } else { Some(exact(total)?) };
-        let consistent = unit.eq_ignore_ascii_case("bytes") && total.is_none_or(|total| span.last < total);
+        let consistent =
+            unit.eq_ignore_ascii_case("bytes") && total.is_none_or(|total| span.last < total);
         consistent.then_some(Self { span, total })
     }
 }
@@ -190,12 +194,14 @@ pub fn entity_tag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
-/// Whether a `Range` holds under this `If-Range`: only for our own strong tag (RFC 9110 §13.1.5, BLOB-6).
+/// Whether a `Range` holds under this `If-Range`: only for our own strong tag (RFC 9110 §13.1.5,
+/// BLOB-6).
 pub fn if_range_matches(header: &str, digest: &Digest) -> bool {
     header.trim() == entity_tag(digest)
 }
 
-/// Whether `If-None-Match` names `digest`, so that 304 is the answer: quoted, unquoted, weak, a list, or `*` (MAN-7).
+/// Whether `If-None-Match` names `digest`, so that 304 is the answer: quoted, unquoted, weak, a
+/// list, or `*` (MAN-7).
 pub fn none_match(header: &str, digest: &Digest) -> bool {
     header.split(',').map(str::trim).any(|tag| {
         let tag = tag.strip_prefix("W/").unwrap_or(tag);
@@ -255,7 +261,11 @@ mod tests {
         ] {
             assert_eq!(resolve(header, size), Resolved::Unsatisfiable, "{header} of {size}");
         }
-        assert_eq!(resolve("bytes=-5", 0), Resolved::Whole, "no Content-Range can name an empty part");
+        assert_eq!(
+            resolve("bytes=-5", 0),
+            Resolved::Whole,
+            "no Content-Range can name an empty part"
+        );
     }
 
     #[test]
@@ -335,7 +345,13 @@ mod tests {
         let other = Digest::of(Algorithm::Sha256, b"b");
         assert!(if_range_matches(&format!(" \"{digest}\""), &digest));
         let date = "Wed, 21 Oct 2015 07:28:00 GMT".to_owned();
-        for header in [format!("W/\"{digest}\""), format!("\"{other}\""), digest.to_string(), date, String::new()] {
+        for header in [
+            format!("W/\"{digest}\""),
+            format!("\"{other}\""),
+            digest.to_string(),
+            date,
+            String::new(),
+        ] {
             assert!(!if_range_matches(&header, &digest), "{header}");
         }
     }
@@ -354,7 +370,9 @@ mod tests {
         ] {
             assert!(none_match(&header, &digest), "{header}");
         }
-        for header in [String::new(), format!("\"{other}\""), format!("\"{digest}"), format!("\"{digest}x\"")] {
+        for header in
+            [String::new(), format!("\"{other}\""), format!("\"{digest}"), format!("\"{digest}x\"")]
+        {
             assert!(!none_match(&header, &digest), "{header}");
         }
     }

@@ -1,4 +1,5 @@
-//! Uploads of the distribution spec: what the query of one says, and the paths that are asked upstream.
+//! Uploads of the distribution spec: what the query of one says, and the paths that are asked
+//! upstream.
 
 use super::query::{parameters, text_value};
 use super::{Algorithm, Digest, ErrorCode, ParseError, Repository, Tag};
@@ -28,11 +29,16 @@ impl UploadQuery {
                 "digest" => upload.digest.replace(Digest::parse(&text_value(pair))?).is_some(),
                 "mount" => upload.mount.replace(Digest::parse(&text_value(pair))?).is_some(),
                 "from" => upload.from.replace(Repository::parse(&text_value(pair))?).is_some(),
-                "digest-algorithm" => upload.algorithm.replace(algorithm(&text_value(pair))?).is_some(),
+                "digest-algorithm" => {
+                    upload.algorithm.replace(algorithm(&text_value(pair))?).is_some()
+                }
                 _ => false,
             };
             if again {
-                return Err(ParseError::new(ErrorCode::DigestInvalid, format!("{key} is given twice")));
+                return Err(ParseError::new(
+                    ErrorCode::DigestInvalid,
+                    format!("{key} is given twice"),
+                ));
             }
         }
         Ok(upload)
@@ -40,11 +46,14 @@ impl UploadQuery {
 }
 
 fn algorithm(text: &str) -> Result<Algorithm, ParseError> {
-    let unknown = || ParseError::new(ErrorCode::DigestInvalid, "the digest algorithm must be sha256 or sha512");
+    let unknown = || {
+        ParseError::new(ErrorCode::DigestInvalid, "the digest algorithm must be sha256 or sha512")
+    };
     Algorithm::from_name(text).ok_or_else(unknown)
 }
 
-/// The tags that a manifest put by its digest is to have besides (spec-dev, `tag` parameters of end-7).
+/// The tags that a manifest put by its digest is to have besides (spec-dev, `tag` parameters of
+/// end-7).
 ///
 /// # Errors
 /// `MANIFEST_INVALID` for a tag that is none.
@@ -59,7 +68,8 @@ pub fn uploads_path(repository: &Repository) -> String {
     format!("/v2/{repository}/blobs/uploads/")
 }
 
-/// The bytes of a chunk, as `Content-Range: 0-1023` says (end-5; without the unit that HTTP has there).
+/// The bytes of a chunk, as `Content-Range: 0-1023` says (end-5; without the unit that HTTP has
+/// there).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkRange {
     pub first: u64,
@@ -68,12 +78,16 @@ pub struct ChunkRange {
 }
 
 impl ChunkRange {
-    /// None if it is not a range; some clients write `bytes=` or `bytes ` before it, and a size behind.
+    /// None if it is not a range; some clients write `bytes=` or `bytes ` before it, and a size
+    /// behind.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches(['=', ' ']));
+        let text =
+            text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches(['=', ' ']));
         let text = text.split_once('/').map_or(text, |(range, _)| range);
         let (first, last) = text.trim().split_once('-')?;
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+        let digits = |text: &str| {
+            text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+        };
         let (first, last) = (digits(first)?, digits(last)?);
         (first <= last).then_some(Self { first, last })
     }
@@ -92,7 +106,10 @@ mod tests {
         let encoded = DIGEST.replace(':', "%3A");
         assert_eq!(parse(&format!("_state=x&digest={encoded}")).digest, Some(digest.clone()));
         let mount = parse(&format!("mount={DIGEST}&from=myapp%2Fbase&other=1"));
-        assert_eq!((mount.mount, mount.from.as_ref().map(Repository::as_str)), (Some(digest), Some("myapp/base")));
+        assert_eq!(
+            (mount.mount, mount.from.as_ref().map(Repository::as_str)),
+            (Some(digest), Some("myapp/base"))
+        );
         assert_eq!(parse("digest-algorithm=sha512").algorithm, Some(Algorithm::Sha512));
         assert_eq!(UploadQuery::parse(None), Ok(UploadQuery::default()));
     }
@@ -108,7 +125,11 @@ mod tests {
             ("digest-algorithm=md5", ErrorCode::DigestInvalid),
             (twice.as_str(), ErrorCode::DigestInvalid),
         ] {
-            assert_eq!(UploadQuery::parse(Some(query)).map_err(|error| error.code()), Err(code), "{query}");
+            assert_eq!(
+                UploadQuery::parse(Some(query)).map_err(|error| error.code()),
+                Err(code),
+                "{query}"
+            );
         }
     }
 
@@ -116,7 +137,10 @@ mod tests {
     fn further_tags_are_parameters() {
         let tags = tag_parameters(Some("tag=1.0&x=y&tag=latest")).expect("tags");
         assert_eq!(tags.iter().map(Tag::as_str).collect::<Vec<_>>(), ["1.0", "latest"]);
-        assert_eq!(tag_parameters(Some("tag=%2F")).map_err(|error| error.code()), Err(ErrorCode::ManifestInvalid));
+        assert_eq!(
+            tag_parameters(Some("tag=%2F")).map_err(|error| error.code()),
+            Err(ErrorCode::ManifestInvalid)
+        );
     }
 
     #[test]

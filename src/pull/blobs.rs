@@ -1,4 +1,5 @@
-//! The story of a blob: prove the right to it, look in the store, join or start the flight that brings it.
+//! The story of a blob: prove the right to it, look in the store, join or start the flight that
+//! brings it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -75,11 +76,17 @@ enum Followed {
 }
 
 impl PullThrough {
-    /// The blob `digest` of `name`, or the range of it. Its headers can leave at once; its bytes may still be coming.
+    /// The blob `digest` of `name`, or the range of it. Its headers can leave at once; its bytes
+    /// may still be coming.
     ///
     /// # Errors
     /// What upstream says, or our own failure; see [`Error`].
-    pub async fn blob(&self, name: &CanonicalName, digest: &Digest, range: RangeRequest) -> Result<BlobAnswer, Error> {
+    pub async fn blob(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        range: RangeRequest,
+    ) -> Result<BlobAnswer, Error> {
         self.absent_before(&Subject::Blob(digest.clone()), name, Error::BlobUnknown)?;
         let asked = Asked { name, digest, range };
         loop {
@@ -106,7 +113,11 @@ impl PullThrough {
     ///
     /// # Errors
     /// As [`PullThrough::blob`].
-    pub async fn blob_head(&self, name: &CanonicalName, digest: &Digest) -> Result<BlobHead, Error> {
+    pub async fn blob_head(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<BlobHead, Error> {
         self.absent_before(&Subject::Blob(digest.clone()), name, Error::BlobUnknown)?;
         if self.0.membership.standing(name, digest).await?.is_some() {
             match self.look_up(digest).await {
@@ -116,7 +127,9 @@ impl PullThrough {
                     return Ok(BlobHead { size: Some(found.size()), outcome: Outcome::Hit });
                 }
                 Stored::Absent | Stored::Unreadable => {
-                    let flight = self.flight_of(name, digest).map(|flight| flight.watch().borrow().opening.clone());
+                    let flight = self
+                        .flight_of(name, digest)
+                        .map(|flight| flight.watch().borrow().opening.clone());
                     if let Some(Opening::Open(Source { size, .. })) = flight {
                         return Ok(BlobHead { size, outcome: Outcome::Joined });
                     }
@@ -146,7 +159,8 @@ impl PullThrough {
             Found::Memory(body) => {
                 let (part, span) = resolved?;
                 // A body in memory is far smaller than any usize.
-                let within = |at: u64| usize::try_from(at).map_or(body.len(), |at| at.min(body.len()));
+                let within =
+                    |at: u64| usize::try_from(at).map_or(body.len(), |at| at.min(body.len()));
                 (part, Content::Memory(body.slice(within(span.start)..within(span.end))))
             }
             Found::File(blob) => {
@@ -179,7 +193,12 @@ impl PullThrough {
     }
 
     /// Joins the flight or starts it; every client, the first included, reads along.
-    async fn follow(&self, asked: Asked<'_>, mut proven: bool, readable: bool) -> Result<Followed, Error> {
+    async fn follow(
+        &self,
+        asked: Asked<'_>,
+        mut proven: bool,
+        readable: bool,
+    ) -> Result<Followed, Error> {
         let Asked { name, digest, range } = asked;
         if let Some(size) = self.0.sizes.get(name, digest) {
             resolve(range, size)?; // what cannot be met starts no flight (DESIGN §14.5)
@@ -201,18 +220,25 @@ impl PullThrough {
                 Boarding::Stored => return Ok(Followed::LookAgain),
             };
             match self.answer_from(&flight, asked, outcome).await {
-                // A failure before headers belongs to the repository that started the flight (DESIGN §14.3).
+                // A failure before headers belongs to the repository that started the flight
+                // (DESIGN §14.3).
                 Err(_) if flight.starter != name.repository && !retried => retried = true,
                 answer => return answer.map(Followed::Answer),
             }
         }
     }
 
-    async fn answer_from(&self, flight: &Flight, asked: Asked<'_>, outcome: Outcome) -> Result<BlobAnswer, Error> {
+    async fn answer_from(
+        &self,
+        flight: &Flight,
+        asked: Asked<'_>,
+        outcome: Outcome,
+    ) -> Result<BlobAnswer, Error> {
         let mut state = flight.watch();
         let opened = state.wait_for(|state| !matches!(state.opening, Opening::Pending)).await;
-        let (opening, written) =
-            opened.map_or((Opening::Failed(Error::Abandoned), 0), |state| (state.opening.clone(), state.written));
+        let (opening, written) = opened.map_or((Opening::Failed(Error::Abandoned), 0), |state| {
+            (state.opening.clone(), state.written)
+        });
         let source = match opening {
             Opening::Open(source) => source,
             Opening::NoRoom => return self.relay(asked, flight.take_unstored()).await,
@@ -221,11 +247,15 @@ impl PullThrough {
         };
         let hold_back = self.0.limits.hold_back;
         if source.size.is_some_and(|size| size <= hold_back) {
-            // No byte may leave before the verdict, so the head waits for it as well and can still say what is wrong.
+            // No byte may leave before the verdict, so the head waits for it as well and can still
+            // say what is wrong.
             verdict(&mut state).await?;
         }
-        let (part, span) = source.size.map_or(Ok((None, 0..u64::MAX)), |size| resolve(asked.range, size))?;
-        if let Some(ahead) = part.filter(|part| part.first() > written.saturating_add(self.0.limits.read_ahead)) {
+        let (part, span) =
+            source.size.map_or(Ok((None, 0..u64::MAX)), |size| resolve(asked.range, size))?;
+        if let Some(ahead) =
+            part.filter(|part| part.first() > written.saturating_add(self.0.limits.read_ahead))
+        {
             match self.relay_part(asked, ahead, source.size).await {
                 // Upstream does not give the range, or not now; the flight brings it all the same.
                 Err(Error::Untrue { .. } | Error::Upstream(_) | Error::RateLimited { .. }) => {}
@@ -233,11 +263,21 @@ impl PullThrough {
             }
         }
         let tail = Tail { state, source: source.clone(), span, hold_back };
-        Ok(BlobAnswer { size: source.size, part, content: Content::Stream(tail.into_stream()), outcome })
+        Ok(BlobAnswer {
+            size: source.size,
+            part,
+            content: Content::Stream(tail.into_stream()),
+            outcome,
+        })
     }
 
-    /// Passes the blob through without storing it: with the response that found no room, or one of our own.
-    async fn relay(&self, asked: Asked<'_>, response: Option<BlobResponse>) -> Result<BlobAnswer, Error> {
+    /// Passes the blob through without storing it: with the response that found no room, or one of
+    /// our own.
+    async fn relay(
+        &self,
+        asked: Asked<'_>,
+        response: Option<BlobResponse>,
+    ) -> Result<BlobAnswer, Error> {
         let Asked { name, digest, range } = asked;
         let response = match response {
             Some(response) => response,
@@ -255,7 +295,8 @@ impl PullThrough {
         let hold_back = self.0.limits.hold_back;
         let stream = relay::whole(name.upstream.clone(), response.body, size, digest, hold_back);
         let content = if size.is_some_and(|size| size <= hold_back) {
-            // No byte may leave before the verdict: an empty blob has none whose lack could be noticed.
+            // No byte may leave before the verdict: an empty blob has none whose lack could be
+            // noticed.
             Content::Memory(stream.try_collect::<Vec<_>>().await?.concat().into())
         } else {
             Content::Stream(stream)
@@ -263,7 +304,12 @@ impl PullThrough {
         Ok(BlobAnswer { size, part: None, content, outcome: Outcome::Relay })
     }
 
-    async fn relay_part(&self, asked: Asked<'_>, part: ByteSpan, size: Option<u64>) -> Result<BlobAnswer, Error> {
+    async fn relay_part(
+        &self,
+        asked: Asked<'_>,
+        part: ByteSpan,
+        size: Option<u64>,
+    ) -> Result<BlobAnswer, Error> {
         let name = asked.name;
         let response = self.ask(asked, Some(Part::Span(part.first(), part.last()))).await?;
         match response.extent {
@@ -273,7 +319,12 @@ impl PullThrough {
                     && (total.is_none() || size.is_none() || total == size) =>
             {
                 let stream = relay::part(name.upstream.clone(), response.body, part.len());
-                Ok(BlobAnswer { size, part: Some(part), content: Content::Stream(stream), outcome: Outcome::Relay })
+                Ok(BlobAnswer {
+                    size,
+                    part: Some(part),
+                    content: Content::Stream(stream),
+                    outcome: Outcome::Relay,
+                })
             }
             Extent::Part { .. } | Extent::Whole { .. } => {
                 Err(Error::untrue(&name.upstream, "other bytes than the range that was asked for"))
@@ -283,7 +334,9 @@ impl PullThrough {
 
     async fn ask(&self, asked: Asked<'_>, part: Option<Part>) -> Result<BlobResponse, Error> {
         let upstream = self.0.upstream(asked.name)?;
-        let answer = upstream.get_blob(&asked.name.repository, asked.digest, part, self.0.limits.flight_head).await;
+        let answer = upstream
+            .get_blob(&asked.name.repository, asked.digest, part, self.0.limits.flight_head)
+            .await;
         let subject = Subject::Blob(asked.digest.clone());
         self.0.membership.settle(asked.name, subject, answer, Error::BlobUnknown).await
     }
@@ -297,13 +350,19 @@ impl PullThrough {
     }
 
     fn fill(&self, asked: Asked<'_>, guard: FlightGuard) -> Fill {
-        Fill { inner: Arc::clone(&self.0), name: asked.name.clone(), digest: asked.digest.clone(), guard }
+        Fill {
+            inner: Arc::clone(&self.0),
+            name: asked.name.clone(),
+            digest: asked.digest.clone(),
+            guard,
+        }
     }
 }
 
 /// Waits for the end of a transfer.
 async fn verdict(state: &mut watch::Receiver<State>) -> Result<(), Error> {
-    let ended = state.wait_for(|state| state.ending.is_some()).await.map_err(|_| Error::Abandoned)?;
+    let ended =
+        state.wait_for(|state| state.ending.is_some()).await.map_err(|_| Error::Abandoned)?;
     ended.ending.clone().unwrap_or(Err(Error::Abandoned))
 }
 

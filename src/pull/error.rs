@@ -1,4 +1,5 @@
-//! Why a pull could not be answered, by what it means to the caller. Shared by everyone who waited for it.
+//! Why a pull could not be answered, by what it means to the caller. Shared by everyone who waited
+//! for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,9 @@ impl Error {
     /// The failure as a metric label.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown | Self::NoReferrers => "absent",
+            Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown | Self::NoReferrers => {
+                "absent"
+            }
             Self::Refused(_) => "refused",
             Self::RateLimited { .. } => "rate_limited",
             Self::Upstream(_) => "upstream",
@@ -80,10 +83,13 @@ impl Error {
         }
     }
 
-    /// Whether a known answer may be served instead: only where upstream did not answer (DESIGN §4).
+    /// Whether a known answer may be served instead: only where upstream did not answer (DESIGN
+    /// §4).
     pub fn may_serve_stale(&self) -> bool {
         match self {
-            Self::RateLimited { .. } | Self::Broken { .. } | Self::Overloaded | Self::Late(_) => true,
+            Self::RateLimited { .. } | Self::Broken { .. } | Self::Overloaded | Self::Late(_) => {
+                true
+            }
             Self::Upstream(error) => did_not_answer(error.kind()),
             Self::BlobUnknown
             | Self::ManifestUnknown
@@ -108,7 +114,9 @@ impl Error {
         match error.kind() {
             ErrorKind::NotFound => absent,
             ErrorKind::Denied => Self::Refused(Arc::new(error)),
-            ErrorKind::RateLimited { retry_after } => Self::RateLimited { retry_after: *retry_after },
+            ErrorKind::RateLimited { retry_after } => {
+                Self::RateLimited { retry_after: *retry_after }
+            }
             ErrorKind::CredentialRejected
             | ErrorKind::NoLogin
             | ErrorKind::Unreachable
@@ -122,7 +130,8 @@ impl Error {
     }
 }
 
-/// Network failures and 5xx, and what kept us from asking; what upstream said wrongly is an answer (DESIGN §14.2).
+/// Network failures and 5xx, and what kept us from asking; what upstream said wrongly is an answer
+/// (DESIGN §14.2).
 fn did_not_answer(kind: &ErrorKind) -> bool {
     match kind {
         ErrorKind::NoLogin

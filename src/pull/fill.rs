@@ -1,7 +1,8 @@
-//! The task that runs a flight: upstream's bytes into a staged file, verified, released, made durable, published.
+//! The task that runs a flight: upstream's bytes into a staged file, verified, released, made
+//! durable, published.
 //!
-//! It belongs to nobody's request. Reading and writing go on side by side over a short channel; a broken transfer is
-//! continued from the watermark.
+//! It belongs to nobody's request. Reading and writing go on side by side over a short channel; a
+//! broken transfer is continued from the watermark.
 
 use std::sync::Arc;
 
@@ -48,7 +49,10 @@ impl Fill {
             if !is_answer(&error) {
                 self.report(&error);
             }
-            self.inner.membership.withdraw(&self.name, Subject::Blob(self.digest.clone()), &error).await;
+            self.inner
+                .membership
+                .withdraw(&self.name, Subject::Blob(self.digest.clone()), &error)
+                .await;
             self.guard.end(Err(error));
         }
     }
@@ -95,14 +99,18 @@ impl Fill {
         waited.ok().flatten().ok_or(Error::Overloaded)
     }
 
-    /// Asks the upstream as it is configured now: a transfer that is continued uses the newest credential.
+    /// Asks the upstream as it is configured now: a transfer that is continued uses the newest
+    /// credential.
     async fn ask(&self, part: Option<Part>) -> Result<BlobResponse, Error> {
         let upstream = self.inner.upstream(&self.name)?;
-        let answer = upstream.get_blob(&self.name.repository, &self.digest, part, self.inner.limits.flight_head).await;
+        let answer = upstream
+            .get_blob(&self.name.repository, &self.digest, part, self.inner.limits.flight_head)
+            .await;
         answer.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))
     }
 
-    /// The size by Content-Length, else by the repository's descriptor; they must not differ (DESIGN §14.5).
+    /// The size by Content-Length, else by the repository's descriptor; they must not differ
+    /// (DESIGN §14.5).
     fn size_of(&self, response: &BlobResponse) -> Result<Option<u64>, Error> {
         let Extent::Whole { size } = response.extent else {
             return Err(self.untrue("a part where the whole was asked for"));
@@ -128,8 +136,14 @@ impl Fill {
         staged.ok()
     }
 
-    /// Reads until the blob is whole, continuing a broken transfer from the watermark (DESIGN §14.6).
-    async fn receive_all(&self, mut staged: Staged, mut body: BlobBody, size: Option<u64>) -> Result<Staged, Error> {
+    /// Reads until the blob is whole, continuing a broken transfer from the watermark (DESIGN
+    /// §14.6).
+    async fn receive_all(
+        &self,
+        mut staged: Staged,
+        mut body: BlobBody,
+        size: Option<u64>,
+    ) -> Result<Staged, Error> {
         let mut failures = 0;
         loop {
             let before = staged.written();
@@ -212,7 +226,12 @@ impl Fill {
                     None => self.untrue("fewer bytes than it announced"),
                 });
             }
-            self.inner.metrics.fills.resumes.with_label_values(&[self.name.upstream.as_str()]).inc();
+            self.inner
+                .metrics
+                .fills
+                .resumes
+                .with_label_values(&[self.name.upstream.as_str()])
+                .inc();
             tokio::time::sleep(self.inner.limits.retry_pause * failures).await;
             match self.resume(&mut staged, size).await {
                 Ok(body) => return Ok((staged, body)),
@@ -220,13 +239,15 @@ impl Fill {
                     failures += 1;
                     cut = Some(last);
                 }
-                // A refusal ends the flight: upstream has taken the blob back, or will not say more for now.
+                // A refusal ends the flight: upstream has taken the blob back, or will not say more
+                // for now.
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// One request for the bytes behind the watermark. There is no If-Range: the digest is the validator.
+    /// One request for the bytes behind the watermark. There is no If-Range: the digest is the
+    /// validator.
     async fn resume(&self, staged: &mut Staged, size: Option<u64>) -> Result<BlobBody, Error> {
         let written = staged.written();
         let BlobResponse { extent, mut body } = self.ask(Some(Part::From(written))).await?;
@@ -236,7 +257,9 @@ impl Fill {
             {
                 Ok(body)
             }
-            Extent::Part { .. } => Err(self.untrue("another part, or of another size, than was asked for")),
+            Extent::Part { .. } => {
+                Err(self.untrue("another part, or of another size, than was asked for"))
+            }
             Extent::Whole { size: whole } if size.is_some() && whole.is_some() && whole != size => {
                 Err(self.untrue("a blob of another size than before"))
             }
@@ -253,27 +276,38 @@ impl Fill {
         }
     }
 
-    /// Upstream started over: what it sends again must be what is written already (RELIABILITY U-5). Gives what came
-    /// with the last piece of it.
+    /// Upstream started over: what it sends again must be what is written already (RELIABILITY
+    /// U-5). Gives what came with the last piece of it.
     async fn skip_prefix(&self, staged: &Staged, body: &mut BlobBody) -> Result<Bytes, Error> {
-        let Some(expected) = staged.hasher().map(Hasher::finish) else { return Err(Error::Abandoned) };
+        let Some(expected) = staged.hasher().map(Hasher::finish) else {
+            return Err(Error::Abandoned);
+        };
         let mut hasher = Hasher::new(self.digest.algorithm());
         let mut left = staged.written();
         let mut rest = Bytes::new();
         while left > 0 {
-            let chunk = body.chunk().await.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?;
+            let chunk = body
+                .chunk()
+                .await
+                .map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?;
             let Some(mut chunk) = chunk else { return Err(self.untrue("fewer bytes than before")) };
             let known = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
             rest = chunk.split_off(known);
             hasher.update(&chunk);
             left -= known as u64;
         }
-        if hasher.finish() == expected { Ok(rest) } else { Err(self.untrue("other bytes than before")) }
+        if hasher.finish() == expected {
+            Ok(rest)
+        } else {
+            Err(self.untrue("other bytes than before"))
+        }
     }
 
     /// Verifies, releases the readers, and only then waits for the disk.
     async fn publish(&self, staged: Staged) -> Result<(), Error> {
-        let verified = staged.verify().map_err(|mismatch| self.untrue(format!("wrong content: {mismatch}")))?;
+        let verified = staged
+            .verify()
+            .map_err(|mismatch| self.untrue(format!("wrong content: {mismatch}")))?;
         self.guard.end(Ok(()));
         if let Err(error) = verified.publish(Class::Blob, self.inner.clock.now()).await {
             tracing::error!(%error, digest = %self.digest, "cannot publish a blob");
@@ -294,7 +328,8 @@ impl Fill {
     }
 }
 
-/// Whether upstream has said no before any byte: that is told by whoever asked, not as a failed download.
+/// Whether upstream has said no before any byte: that is told by whoever asked, not as a failed
+/// download.
 fn is_answer(error: &Error) -> bool {
     matches!(error, Error::BlobUnknown | Error::Refused(_) | Error::RateLimited { .. })
 }

@@ -1,4 +1,5 @@
-//! Transfers in progress. Everyone who wants a digest from an upstream joins the one flight that brings it.
+//! Transfers in progress. Everyone who wants a digest from an upstream joins the one flight that
+//! brings it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,10 +69,11 @@ pub(super) enum Boarding {
 }
 
 impl Flights {
-    /// Joins the flight of `key` or starts one for `repository`, which is `proven` to hold the digest or not.
+    /// Joins the flight of `key` or starts one for `repository`, which is `proven` to hold the
+    /// digest or not.
     ///
-    /// A flight leaves the table only after its content is in the store, so `stored`, asked under the table's lock, sees
-    /// what a flight brought that ended since the caller looked.
+    /// A flight leaves the table only after its content is in the store, so `stored`, asked under
+    /// the table's lock, sees what a flight brought that ended since the caller looked.
     pub(super) fn board(
         &self,
         key: &Key,
@@ -98,7 +100,8 @@ impl Flights {
             unstored: Mutex::new(None),
         });
         flights.insert(key.clone(), Arc::clone(&flight));
-        let guard = FlightGuard { key: key.clone(), flight: Arc::clone(&flight), flights: self.clone() };
+        let guard =
+            FlightGuard { key: key.clone(), flight: Arc::clone(&flight), flights: self.clone() };
         Boarding::Started(flight, guard)
     }
 
@@ -135,7 +138,8 @@ impl Flight {
     }
 }
 
-/// The right and duty to run a flight. Dropped without an ending, it tells everyone that the flight was given up.
+/// The right and duty to run a flight. Dropped without an ending, it tells everyone that the flight
+/// was given up.
 #[derive(Debug)]
 pub(super) struct FlightGuard {
     key: Key,
@@ -172,8 +176,8 @@ impl FlightGuard {
         }
     }
 
-    /// Releases what was held back, or cuts the readers. A verified flight can be joined until the guard is dropped:
-    /// its file is not in the store yet.
+    /// Releases what was held back, or cuts the readers. A verified flight can be joined until the
+    /// guard is dropped: its file is not in the store yet.
     pub(super) fn end(&self, ending: Result<(), Error>) {
         if ending.is_err() {
             self.leave_table(); // nobody may join what has failed

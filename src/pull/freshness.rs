@@ -24,11 +24,19 @@ pub(super) enum Decision {
 
 /// Decides by what is recorded and by what a HEAD has said since (DESIGN §14.2).
 ///
-/// Only a durable record may be revalidated, because only its bytes were once verified under that repository.
-pub(super) fn decide(durable: Option<Known>, provisional: Option<Known>, ttl: Duration, now: Timestamp) -> Decision {
+/// Only a durable record may be revalidated, because only its bytes were once verified under that
+/// repository.
+pub(super) fn decide(
+    durable: Option<Known>,
+    provisional: Option<Known>,
+    ttl: Duration,
+    now: Timestamp,
+) -> Decision {
     let fresh = |known: &Known| now.since(known.checked) < ttl;
     let latest = match (&durable, provisional.filter(fresh)) {
-        (Some(durable), Some(provisional)) if provisional.checked < durable.checked => Some(durable.clone()),
+        (Some(durable), Some(provisional)) if provisional.checked < durable.checked => {
+            Some(durable.clone())
+        }
         (_, Some(provisional)) => Some(provisional),
         (durable, None) => durable.clone(),
     };
@@ -69,9 +77,17 @@ mod tests {
             (None, Some(old.clone()), Decision::Fetch),
             (Some(old.clone()), Some(new.clone()), serve(&new)),
             (Some(known("newest", 950)), Some(new.clone()), serve(&known("newest", 950))),
-            (Some(known("at the edge", 700)), None, Decision::Revalidate(known("at the edge", 700))),
+            (
+                Some(known("at the edge", 700)),
+                None,
+                Decision::Revalidate(known("at the edge", 700)),
+            ),
         ] {
-            assert_eq!(decide(durable.clone(), provisional.clone(), TTL, now), expected, "{durable:?} {provisional:?}");
+            assert_eq!(
+                decide(durable.clone(), provisional.clone(), TTL, now),
+                expected,
+                "{durable:?} {provisional:?}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! The story of a manifest: by digest like a small blob, by tag through what is known about the tag.
+//! The story of a manifest: by digest like a small blob, by tag through what is known about the
+//! tag.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,20 +68,33 @@ impl PullThrough {
         }
     }
 
-    async fn by_digest(&self, name: &CanonicalName, digest: &Digest, want: Want) -> Result<ManifestAnswer, Error> {
+    async fn by_digest(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        want: Want,
+    ) -> Result<ManifestAnswer, Error> {
         let standing = self.0.membership.standing(name, digest).await?;
         let (media_type, outcome) = match standing.and_then(|member| member.media_type) {
             Some(media_type) => (Some(media_type), Outcome::Hit),
-            // The bytes are there for others: one HEAD proves them for this repository and tells their type.
-            None if self.0.stored(digest).await.is_some() => {
-                (self.0.membership.prove_manifest(name, digest).await?.media_type, Outcome::Revalidated)
-            }
+            // The bytes are there for others: one HEAD proves them for this repository and tells
+            // their type.
+            None if self.0.stored(digest).await.is_some() => (
+                self.0.membership.prove_manifest(name, digest).await?.media_type,
+                Outcome::Revalidated,
+            ),
             None => (None, Outcome::Miss),
         };
         if let Some(media_type) = media_type
             && let Some((size, content)) = self.0.stored(digest).await
         {
-            return Ok(ManifestAnswer { digest: digest.clone(), media_type, size, content, outcome });
+            return Ok(ManifestAnswer {
+                digest: digest.clone(),
+                media_type,
+                size,
+                content,
+                outcome,
+            });
         }
         let reference = Reference::Digest(digest.clone());
         if want == Want::Head {
@@ -92,9 +106,16 @@ impl PullThrough {
         self.fetch(name, &reference).await
     }
 
-    async fn by_tag(&self, name: &CanonicalName, tag: &Tag, want: Want) -> Result<ManifestAnswer, Error> {
+    async fn by_tag(
+        &self,
+        name: &CanonicalName,
+        tag: &Tag,
+        want: Want,
+    ) -> Result<ManifestAnswer, Error> {
         let durable = match self.0.store.records().tag(name, tag).await {
-            Ok(record) => record.map(|record| Known { digest: record.digest, checked: record.checked }),
+            Ok(record) => {
+                record.map(|record| Known { digest: record.digest, checked: record.checked })
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the record of a tag; asking upstream");
                 None
@@ -102,8 +123,14 @@ impl PullThrough {
         };
         let provisional = self.0.provisional.get(name, tag);
         let provisional = provisional.map(|provisional| provisional.known);
-        let asked = AskedTag { name, tag, want, seen: provisional.as_ref().map(|known| known.checked) };
-        match freshness::decide(durable, provisional, self.0.ages.load().tag_ttl, self.0.clock.now()) {
+        let asked =
+            AskedTag { name, tag, want, seen: provisional.as_ref().map(|known| known.checked) };
+        match freshness::decide(
+            durable,
+            provisional,
+            self.0.ages.load().tag_ttl,
+            self.0.clock.now(),
+        ) {
             Decision::Serve(digest) => self.serve_tag(asked, &digest).await,
             Decision::Revalidate(known) => self.revalidate(asked, known).await,
             Decision::Fetch => self.resolve_tag(asked, self.0.limits.flight_head).await,
@@ -111,9 +138,17 @@ impl PullThrough {
     }
 
     /// The tag is fresh; its bytes may be here, or only what a HEAD said about them.
-    async fn serve_tag(&self, asked: AskedTag<'_>, digest: &Digest) -> Result<ManifestAnswer, Error> {
+    async fn serve_tag(
+        &self,
+        asked: AskedTag<'_>,
+        digest: &Digest,
+    ) -> Result<ManifestAnswer, Error> {
         let AskedTag { name, tag, want, .. } = asked;
-        let head = self.0.provisional.get(name, tag).filter(|provisional| provisional.known.digest == *digest);
+        let head = self
+            .0
+            .provisional
+            .get(name, tag)
+            .filter(|provisional| provisional.known.digest == *digest);
         if let (Want::Head, Some(head)) = (want, head)
             && self.0.stored(digest).await.is_none()
         {
@@ -129,18 +164,26 @@ impl PullThrough {
         }
     }
 
-    /// Asks whether the tag still has the digest; what is known stands in where upstream does not answer.
+    /// Asks whether the tag still has the digest; what is known stands in where upstream does not
+    /// answer.
     async fn revalidate(&self, asked: AskedTag<'_>, known: Known) -> Result<ManifestAnswer, Error> {
         let AskedTag { name, tag, want, .. } = asked;
-        // What is known stands in for an answer that takes long, be it the HEAD or the GET that follows from it.
+        // What is known stands in for an answer that takes long, be it the HEAD or the GET that
+        // follows from it.
         let patience = self.0.limits.revalidate;
         let resolved = tokio::time::timeout(patience, self.resolve_tag(asked, patience)).await;
         let error = match resolved.unwrap_or(Err(Error::Late(patience))) {
-            Ok(answer) if answer.digest == known.digest => return Ok(answer.with(Outcome::Revalidated)),
+            Ok(answer) if answer.digest == known.digest => {
+                return Ok(answer.with(Outcome::Revalidated));
+            }
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let in_time = freshness::may_stand_in(known.checked, self.0.ages.load().stale_if_error, self.0.clock.now());
+        let in_time = freshness::may_stand_in(
+            known.checked,
+            self.0.ages.load().stale_if_error,
+            self.0.clock.now(),
+        );
         if !error.may_serve_stale() || !in_time {
             return Err(error);
         }
@@ -150,8 +193,13 @@ impl PullThrough {
         Ok(stale.with(Outcome::Stale))
     }
 
-    /// HEAD, then GET by the digest it names; GET by tag where HEAD does not tell (Hub counts GETs only).
-    async fn resolve_tag(&self, asked: AskedTag<'_>, patience: Duration) -> Result<ManifestAnswer, Error> {
+    /// HEAD, then GET by the digest it names; GET by tag where HEAD does not tell (Hub counts GETs
+    /// only).
+    async fn resolve_tag(
+        &self,
+        asked: AskedTag<'_>,
+        patience: Duration,
+    ) -> Result<ManifestAnswer, Error> {
         let AskedTag { name, tag, want, .. } = asked;
         let head = self.head_tag(asked, patience).await?;
         let Some(digest) = head.digest.clone() else {
@@ -169,13 +217,20 @@ impl PullThrough {
     }
 
     /// One HEAD by tag for all who ask; what it says is provisional until the bytes are verified.
-    async fn head_tag(&self, asked: AskedTag<'_>, patience: Duration) -> Result<ManifestHead, Error> {
+    async fn head_tag(
+        &self,
+        asked: AskedTag<'_>,
+        patience: Duration,
+    ) -> Result<ManifestHead, Error> {
         let (inner, seen) = (Arc::clone(&self.0), asked.seen);
         let (name, tag) = (asked.name.clone(), asked.tag.clone());
         let era = self.0.absences.era(&Subject::Tags, &name);
         let head = self.0.tag_heads.run((name.clone(), tag.clone(), era), || async move {
             // Others may have asked, and got their answer, since this was decided.
-            let known = inner.provisional.get(&name, &tag).filter(|known| Some(known.known.checked) != seen);
+            let known = inner
+                .provisional
+                .get(&name, &tag)
+                .filter(|known| Some(known.known.checked) != seen);
             if let Some(Provisional { known, media_type, size }) = known {
                 return Ok(ManifestHead { digest: Some(known.digest), media_type, size });
             }
@@ -185,7 +240,11 @@ impl PullThrough {
     }
 
     /// One GET for all who ask.
-    async fn fetch(&self, name: &CanonicalName, reference: &Reference) -> Result<ManifestAnswer, Error> {
+    async fn fetch(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+    ) -> Result<ManifestAnswer, Error> {
         let era = self.0.absences.era(&Subject::Tags, name);
         let (inner, key) = (Arc::clone(&self.0), (name.clone(), reference.clone(), era));
         let fetched = self.0.manifest_gets.run(key.clone(), || async move {
@@ -194,11 +253,15 @@ impl PullThrough {
                 return Ok(answer); // brought by a run that has just ended
             }
             let asked = inner.clock.now();
-            let answer =
-                inner.upstream(&name)?.get_manifest(&name.repository, &reference, inner.limits.flight_head).await;
+            let answer = inner
+                .upstream(&name)?
+                .get_manifest(&name.repository, &reference, inner.limits.flight_head)
+                .await;
             let fetched = match (&reference, answer) {
                 (_, Ok(fetched)) => fetched,
-                (Reference::Tag(tag), Err(error)) => inner.settle_tag(&name, tag, Err(error)).await?,
+                (Reference::Tag(tag), Err(error)) => {
+                    inner.settle_tag(&name, tag, Err(error)).await?
+                }
                 (Reference::Digest(_), Err(error)) => {
                     let error = Error::from_upstream(error, Error::ManifestUnknown);
                     inner.membership.withdraw(&name, Subject::Manifest(reference), &error).await;
@@ -207,7 +270,13 @@ impl PullThrough {
             };
             let answer = inner.keep(&name, &reference, (fetched, asked)).await?;
             if let Reference::Tag(tag) = &reference {
-                inner.put_tag(&name, tag, TagRecord { digest: answer.digest.clone(), checked: asked }).await;
+                inner
+                    .put_tag(
+                        &name,
+                        tag,
+                        TagRecord { digest: answer.digest.clone(), checked: asked },
+                    )
+                    .await;
             }
             Ok(answer)
         });
@@ -216,7 +285,12 @@ impl PullThrough {
 }
 
 impl Inner {
-    async fn ask_tag(&self, name: &CanonicalName, tag: &Tag, patience: Duration) -> Result<ManifestHead, Error> {
+    async fn ask_tag(
+        &self,
+        name: &CanonicalName,
+        tag: &Tag,
+        patience: Duration,
+    ) -> Result<ManifestHead, Error> {
         let asked = self.clock.now();
         let reference = Reference::Tag(tag.clone());
         let head = self.upstream(name)?.head_manifest(&name.repository, &reference, patience).await;
@@ -233,12 +307,22 @@ impl Inner {
     }
 
     /// The manifest, if it is proven and stored by now.
-    async fn known_manifest(&self, name: &CanonicalName, reference: &Reference) -> Option<ManifestAnswer> {
+    async fn known_manifest(
+        &self,
+        name: &CanonicalName,
+        reference: &Reference,
+    ) -> Option<ManifestAnswer> {
         let Reference::Digest(digest) = reference else { return None };
         let member = self.store.records().member(name, digest).await.ok()??;
         let (size, content) = self.stored(digest).await?;
         let outcome = Outcome::Joined;
-        Some(ManifestAnswer { digest: digest.clone(), media_type: member.media_type?, size, content, outcome })
+        Some(ManifestAnswer {
+            digest: digest.clone(),
+            media_type: member.media_type?,
+            size,
+            content,
+            outcome,
+        })
     }
 
     /// Stored manifest bytes and their size.
@@ -264,16 +348,24 @@ impl Inner {
         (fetched, asked): (FetchedManifest, Timestamp),
     ) -> Result<ManifestAnswer, Error> {
         let FetchedManifest { digest: told, media_type, bytes } = fetched;
-        let digest = true_digest(reference, told.as_ref(), &bytes)
-            .map_err(|actual| Error::untrue(&name.upstream, format!("a manifest that hashes to {actual}")))?;
-        let manifest = Manifest::inspect(&bytes, &media_type)
-            .map_err(|error| Error::untrue(&name.upstream, format!("something that is no manifest: {error}")))?;
+        let digest = true_digest(reference, told.as_ref(), &bytes).map_err(|actual| {
+            Error::untrue(&name.upstream, format!("a manifest that hashes to {actual}"))
+        })?;
+        let manifest = Manifest::inspect(&bytes, &media_type).map_err(|error| {
+            Error::untrue(&name.upstream, format!("something that is no manifest: {error}"))
+        })?;
         self.note_sizes(name, &manifest);
         self.store_manifest(&digest, bytes.clone()).await;
         self.membership.prove_as_of(asked, name, &digest, Some(media_type.clone())).await;
         self.make_durable(name, &digest).await;
         let size = bytes.len() as u64;
-        Ok(ManifestAnswer { digest, media_type, size, content: ManifestContent::Memory(bytes), outcome: Outcome::Miss })
+        Ok(ManifestAnswer {
+            digest,
+            media_type,
+            size,
+            content: ManifestContent::Memory(bytes),
+            outcome: Outcome::Miss,
+        })
     }
 
     /// Remembers what each listed blob should weigh (DESIGN §14.5).
@@ -301,7 +393,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Tags that a HEAD resolved to `digest` become durable, now that its bytes are verified (DESIGN §14.2).
+    /// Tags that a HEAD resolved to `digest` become durable, now that its bytes are verified
+    /// (DESIGN §14.2).
     async fn make_durable(&self, name: &CanonicalName, digest: &Digest) {
         for (tag, checked) in self.provisional.take(name, digest) {
             self.put_tag(name, &tag, TagRecord { digest: digest.clone(), checked }).await;
@@ -358,8 +451,13 @@ fn head_answer(digest: Digest, head: ManifestHead, outcome: Outcome) -> Option<M
     Some(ManifestAnswer { digest, media_type, size, content: ManifestContent::None, outcome })
 }
 
-/// The digest of `bytes`, if neither the reference nor the upstream's header contradicts it (MAN-9).
-fn true_digest(reference: &Reference, told: Option<&Digest>, bytes: &[u8]) -> Result<Digest, Digest> {
+/// The digest of `bytes`, if neither the reference nor the upstream's header contradicts it
+/// (MAN-9).
+fn true_digest(
+    reference: &Reference,
+    told: Option<&Digest>,
+    bytes: &[u8],
+) -> Result<Digest, Digest> {
     let asked = match reference {
         Reference::Digest(digest) => Some(digest),
         Reference::Tag(_) => None,

@@ -1,8 +1,8 @@
 //! Proof of membership: a repository's right to a digest (DESIGN §14.1).
 //!
-//! Bytes are shared by digest, rights are not. A digest is proven for (upstream, repository) only by that upstream's 2xx
-//! for that content under that repository. Freshness is kept for the whole repository: any 2xx renews it, and when it has
-//! run out, one HEAD confirms it again on use.
+//! Bytes are shared by digest, rights are not. A digest is proven for (upstream, repository) only
+//! by that upstream's 2xx for that content under that repository. Freshness is kept for the whole
+//! repository: any 2xx renews it, and when it has run out, one HEAD confirms it again on use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,12 @@ struct Inner {
 }
 
 impl Membership {
-    pub(super) fn new(parts: &super::Parts, absences: Arc<Absences>, ages: Ages, tasks: &Tasks) -> Self {
+    pub(super) fn new(
+        parts: &super::Parts,
+        absences: Arc<Absences>,
+        ages: Ages,
+        tasks: &Tasks,
+    ) -> Self {
         Self(Arc::new(Inner {
             store: parts.store.clone(),
             upstreams: Arc::clone(&parts.upstreams),
@@ -60,11 +65,18 @@ impl Membership {
     /// What `name` is proven to hold under `digest`; `None` if nothing is, or nothing is any more.
     ///
     /// # Errors
-    /// If the proof is old and upstream refuses, or has failed for longer than a stale answer may live.
-    pub(super) async fn standing(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>, Error> {
+    /// If the proof is old and upstream refuses, or has failed for longer than a stale answer may
+    /// live.
+    pub(super) async fn standing(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<Option<Member>, Error> {
         let records = self.0.store.records();
         // An unreadable record proves nothing, so upstream is asked.
-        let Some(member) = self.note(records.member(name, digest).await).flatten() else { return Ok(None) };
+        let Some(member) = self.note(records.member(name, digest).await).flatten() else {
+            return Ok(None);
+        };
         let confirmed = self.note(records.confirmed(name).await).flatten();
         let now = self.0.clock.now();
         if confirmed.is_some_and(|confirmed| now.since(confirmed) < self.0.ages.load().proof_ttl) {
@@ -75,8 +87,8 @@ impl Membership {
         Ok(self.note(records.member(name, digest).await).flatten())
     }
 
-    /// Upstream has answered 2xx for `digest` under `name` to a question of this time; one from before a change proves
-    /// nothing any more.
+    /// Upstream has answered 2xx for `digest` under `name` to a question of this time; one from
+    /// before a change proves nothing any more.
     pub(super) async fn prove_as_of(
         &self,
         asked: Timestamp,
@@ -84,14 +96,20 @@ impl Membership {
         digest: &Digest,
         media_type: Option<MediaType>,
     ) {
-        let subjects = [Subject::Blob(digest.clone()), Subject::Manifest(Reference::Digest(digest.clone()))];
+        let subjects =
+            [Subject::Blob(digest.clone()), Subject::Manifest(Reference::Digest(digest.clone()))];
         if !subjects.iter().any(|subject| self.0.absences.outdated(subject, name, asked)) {
             self.prove(name, digest, media_type).await;
         }
     }
 
     /// Upstream has `digest` under `name` at this moment.
-    pub(super) async fn prove(&self, name: &CanonicalName, digest: &Digest, media_type: Option<MediaType>) {
+    pub(super) async fn prove(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        media_type: Option<MediaType>,
+    ) {
         let records = self.0.store.records();
         let member = Member { media_type };
         let known = self.note(records.member(name, digest).await).flatten();
@@ -108,8 +126,13 @@ impl Membership {
             Error::Refused(_) => {
                 self.note(records.drop_members(name).await);
             }
-            Error::BlobUnknown | Error::ManifestUnknown | Error::NameUnknown | Error::NoReferrers => {
-                if let Subject::Blob(digest) | Subject::Manifest(Reference::Digest(digest)) = &subject {
+            Error::BlobUnknown
+            | Error::ManifestUnknown
+            | Error::NameUnknown
+            | Error::NoReferrers => {
+                if let Subject::Blob(digest) | Subject::Manifest(Reference::Digest(digest)) =
+                    &subject
+                {
                     self.note(records.drop_member(name, digest).await);
                 }
                 self.0.absences.hold(subject, name, &self.0.limits);
@@ -128,24 +151,39 @@ impl Membership {
         }
     }
 
-    /// Asks upstream with one HEAD, shared by all who ask, whether `name` has the blob; gives its size.
-    pub(super) async fn prove_blob(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<u64>, Error> {
+    /// Asks upstream with one HEAD, shared by all who ask, whether `name` has the blob; gives its
+    /// size.
+    pub(super) async fn prove_blob(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
         self.ask_blob(name, digest, self.0.limits.flight_head).await
     }
 
     /// The same for a manifest.
-    pub(super) async fn prove_manifest(&self, name: &CanonicalName, digest: &Digest) -> Result<ManifestHead, Error> {
+    pub(super) async fn prove_manifest(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<ManifestHead, Error> {
         self.ask_manifest(name, digest, self.0.limits.flight_head).await
     }
 
-    async fn ask_blob(&self, name: &CanonicalName, digest: &Digest, patience: Duration) -> Result<Option<u64>, Error> {
+    async fn ask_blob(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        patience: Duration,
+    ) -> Result<Option<u64>, Error> {
         let era = self.0.absences.era(&Subject::Blob(digest.clone()), name);
         let (this, key) = (self.clone(), (name.clone(), digest.clone(), era));
         let head = self.0.blob_proofs.run(key.clone(), || async move {
             let (name, digest, _) = key;
             let asked = this.0.clock.now();
             let head = this.upstream(&name)?.head_blob(&name.repository, &digest, patience).await;
-            let size = this.settle(&name, Subject::Blob(digest.clone()), head, Error::BlobUnknown).await?;
+            let size =
+                this.settle(&name, Subject::Blob(digest.clone()), head, Error::BlobUnknown).await?;
             this.prove_as_of(asked, &name, &digest, None).await;
             Ok(size)
         });
@@ -164,8 +202,11 @@ impl Membership {
         let head = self.0.manifest_proofs.run(key.clone(), || async move {
             let (name, digest, _) = key;
             let asked = this.0.clock.now();
-            let head = this.upstream(&name)?.head_manifest(&name.repository, &reference, patience).await;
-            let head = this.settle(&name, Subject::Manifest(reference), head, Error::ManifestUnknown).await?;
+            let head =
+                this.upstream(&name)?.head_manifest(&name.repository, &reference, patience).await;
+            let head = this
+                .settle(&name, Subject::Manifest(reference), head, Error::ManifestUnknown)
+                .await?;
             this.prove_as_of(asked, &name, &digest, head.media_type.clone()).await;
             Ok(head)
         });
@@ -186,17 +227,27 @@ impl Membership {
             Err(error) => error,
         };
         let now = self.0.clock.now();
-        let stands = confirmed.is_some_and(|at| freshness::may_stand_in(at, self.0.ages.load().stale_if_error, now));
+        let stands = confirmed
+            .is_some_and(|at| freshness::may_stand_in(at, self.0.ages.load().stale_if_error, now));
         if stands && error.may_serve_stale() { Ok(()) } else { Err(error) }
     }
 
-    async fn ask_again(&self, name: &CanonicalName, digest: &Digest, member: &Member) -> Result<(), Error> {
+    async fn ask_again(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        member: &Member,
+    ) -> Result<(), Error> {
         let (this, key) = (self.clone(), name.clone());
-        let run = self.0.confirmations.run(name.clone(), || async move { this.confirm_by_any(&key).await });
+        let run = self
+            .0
+            .confirmations
+            .run(name.clone(), || async move { this.confirm_by_any(&key).await });
         if run.await.unwrap_or(Err(Error::Abandoned))? {
             return Ok(());
         }
-        // Nothing speaks for the whole repository, and what is found out about one digest says nothing about another.
+        // Nothing speaks for the whole repository, and what is found out about one digest says
+        // nothing about another.
         let patience = self.0.limits.revalidate;
         match member.media_type {
             Some(_) => self.ask_manifest(name, digest, patience).await.map(|_| ()),
@@ -204,7 +255,8 @@ impl Membership {
         }
     }
 
-    /// Whether upstream still has some manifest that is known of `name`; one question for all who doubt.
+    /// Whether upstream still has some manifest that is known of `name`; one question for all who
+    /// doubt.
     async fn confirm_by_any(&self, name: &CanonicalName) -> Result<bool, Error> {
         let manifest = self.note(self.0.store.records().any_manifest(name).await).flatten();
         let Some(manifest) = manifest else { return Ok(false) };

@@ -1,4 +1,5 @@
-//! What may be forgotten: absences, sizes that manifests told, and tags whose bytes nobody has verified yet.
+//! What may be forgotten: absences, sizes that manifests told, and tags whose bytes nobody has
+//! verified yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ const ENTRIES: u64 = 100_000;
 /// Longer than any question to an upstream takes.
 const CHANGE: Duration = Duration::from_mins(2);
 
-/// What upstream said does not exist, for a short time (PROTOCOL §3.12), and what was written through us a moment ago:
-/// an answer that was asked for before says what was true then (UPL-8).
+/// What upstream said does not exist, for a short time (PROTOCOL §3.12), and what was written
+/// through us a moment ago: an answer that was asked for before says what was true then (UPL-8).
 #[derive(Debug)]
 pub(super) struct Absences {
     until: Cache<(Subject, CanonicalName), Timestamp>,
@@ -33,7 +34,8 @@ pub(super) struct Era(Option<Timestamp>);
 pub(super) enum Subject {
     Manifest(Reference),
     Blob(Digest),
-    /// Changed with every manifest and tag of the repository: which tags a manifest had is not always known.
+    /// Changed with every manifest and tag of the repository: which tags a manifest had is not
+    /// always known.
     Tags,
     Referrers(Digest),
 }
@@ -50,8 +52,8 @@ impl Subject {
         }
     }
 
-    /// How long its absence is believed. Nearly every pull asks for referrers, and for the tags that stand in for them
-    /// where there is no such API (REF-5).
+    /// How long its absence is believed. Nearly every pull asks for referrers, and for the tags
+    /// that stand in for them where there is no such API (REF-5).
     fn believed(&self, limits: &Limits) -> Duration {
         match self {
             Self::Referrers(_) => limits.negative_referrers,
@@ -81,7 +83,9 @@ impl Absences {
     }
 
     pub(super) fn contains(&self, subject: &Subject, name: &CanonicalName) -> bool {
-        self.until.get(&(subject.clone(), name.clone())).is_some_and(|until| self.clock.now() < until)
+        self.until
+            .get(&(subject.clone(), name.clone()))
+            .is_some_and(|until| self.clock.now() < until)
     }
 
     /// It has been written, or deleted, through us.
@@ -91,18 +95,25 @@ impl Absences {
         self.until.invalidate(&key);
     }
 
-    /// When it was last written through us, if that is not long ago: whoever asks from then on joins no older question.
+    /// When it was last written through us, if that is not long ago: whoever asks from then on
+    /// joins no older question.
     pub(super) fn era(&self, subject: &Subject, name: &CanonicalName) -> Era {
         Era(self.changed.get(&(subject.clone(), name.clone())))
     }
 
     /// Whether an answer that was asked for at `asked` may be older than a change.
-    pub(super) fn outdated(&self, subject: &Subject, name: &CanonicalName, asked: Timestamp) -> bool {
+    pub(super) fn outdated(
+        &self,
+        subject: &Subject,
+        name: &CanonicalName,
+        asked: Timestamp,
+    ) -> bool {
         self.changed.get(&(subject.clone(), name.clone())).is_some_and(|changed| asked <= changed)
     }
 }
 
-/// A tag that a HEAD has resolved; its bytes are not verified under the repository yet (DESIGN §14.2).
+/// A tag that a HEAD has resolved; its bytes are not verified under the repository yet (DESIGN
+/// §14.2).
 #[derive(Clone, Debug)]
 pub(super) struct Provisional {
     pub(super) known: Known,
@@ -130,7 +141,10 @@ impl ProvisionalTags {
         let digest = (name.clone(), provisional.known.digest.clone());
         self.by_tag.insert((name.clone(), tag.clone()), provisional);
         self.by_digest.entry(digest).and_upsert_with(|tags| {
-            let others = tags.into_iter().flat_map(|tags| tags.into_value().to_vec()).filter(|other| other != tag);
+            let others = tags
+                .into_iter()
+                .flat_map(|tags| tags.into_value().to_vec())
+                .filter(|other| other != tag);
             others.chain([tag.clone()]).collect()
         });
     }
@@ -142,12 +156,15 @@ impl ProvisionalTags {
     /// The tags that still stand for `digest`, whose bytes have now been verified.
     pub(super) fn take(&self, name: &CanonicalName, digest: &Digest) -> Vec<(Tag, Timestamp)> {
         let tags = self.by_digest.remove(&(name.clone(), digest.clone())).unwrap_or_default();
-        let stands = |tag: &Tag| self.get(name, tag).filter(|provisional| provisional.known.digest == *digest);
+        let stands = |tag: &Tag| {
+            self.get(name, tag).filter(|provisional| provisional.known.digest == *digest)
+        };
         tags.iter().filter_map(|tag| Some((tag.clone(), stands(tag)?.known.checked))).collect()
     }
 }
 
-/// Sizes by descriptor: what a blob of a repository should weigh, before upstream is asked (DESIGN §14.5).
+/// Sizes by descriptor: what a blob of a repository should weigh, before upstream is asked (DESIGN
+/// §14.5).
 #[derive(Debug)]
 pub(super) struct Sizes(Cache<(CanonicalName, Digest), u64>);
 

@@ -1,9 +1,10 @@
-//! What a pull-through cache is: bytes from the store if the asker has a right to them there, else from upstream once,
-//! with everybody who asks reading along.
+//! What a pull-through cache is: bytes from the store if the asker has a right to them there, else
+//! from upstream once, with everybody who asks reading along.
 //!
-//! `blobs` and `manifests` tell the two stories top to bottom. Below them: `membership` proves rights, `flight`, `fill`
-//! and `tail` run one transfer for many readers, `relay` passes through what cannot be kept, `freshness` decides about
-//! tags. Shared work runs in tasks of its own; a caller that leaves changes nothing.
+//! `blobs` and `manifests` tell the two stories top to bottom. Below them: `membership` proves
+//! rights, `flight`, `fill` and `tail` run one transfer for many readers, `relay` passes through
+//! what cannot be kept, `freshness` decides about tags. Shared work runs in tasks of its own; a
+//! caller that leaves changes nothing.
 
 mod blobs;
 mod error;
@@ -157,11 +158,16 @@ impl PullThrough {
         }))
     }
 
-    /// Goes on with other upstreams, ages and room; what is under way ends as it began. Blocks while it evicts.
+    /// Goes on with other upstreams, ages and room; what is under way ends as it began. Blocks
+    /// while it evicts.
     ///
     /// # Errors
     /// If an upstream cannot be used; then nothing has changed.
-    pub fn reconfigure(&self, upstreams: &[config::Upstream], cache: &config::Cache) -> Result<(), BuildError> {
+    pub fn reconfigure(
+        &self,
+        upstreams: &[config::Upstream],
+        cache: &config::Cache,
+    ) -> Result<(), BuildError> {
         self.0.upstreams.replace(upstreams)?;
         self.0.ages.store(Arc::new(cache.clone()));
         self.0.store.resize(cache);
@@ -169,7 +175,10 @@ impl PullThrough {
     }
 
     /// Runs what must not end with whoever asked for it; None if the process ends first.
-    pub async fn see_through<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    pub async fn see_through<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
         self.0.tasks.spawn(work).await.ok().flatten()
     }
 
@@ -179,7 +188,12 @@ impl PullThrough {
     }
 
     /// Refuses what upstream has said a moment ago not to have.
-    fn absent_before(&self, subject: &Subject, name: &CanonicalName, absent: Error) -> Result<(), Error> {
+    fn absent_before(
+        &self,
+        subject: &Subject,
+        name: &CanonicalName,
+        absent: Error,
+    ) -> Result<(), Error> {
         if !self.0.absences.contains(subject, name) {
             return Ok(());
         }

@@ -1,6 +1,8 @@
-//! What the cache learns from what is written through us, before the client is told that it is done (UPL-8).
+//! What the cache learns from what is written through us, before the client is told that it is done
+//! (UPL-8).
 //!
-//! A 201 that was relayed is the registry's own word that the repository has the content (DESIGN §14.1).
+//! A 201 that was relayed is the registry's own word that the repository has the content (DESIGN
+//! §14.1).
 
 use bytes::Bytes;
 
@@ -23,12 +25,16 @@ pub struct PushedManifest {
 }
 
 impl PullThrough {
-    /// Whether upstream has the blob at this moment, and its size: a client that is about to push must not be told of a
-    /// blob that has gone (UPL-12).
+    /// Whether upstream has the blob at this moment, and its size: a client that is about to push
+    /// must not be told of a blob that has gone (UPL-12).
     ///
     /// # Errors
     /// What upstream says; see [`Error`].
-    pub async fn blob_upstream(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<u64>, Error> {
+    pub async fn blob_upstream(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
         self.0.membership.prove_blob(name, digest).await
     }
 
@@ -82,8 +88,8 @@ impl PullThrough {
         self.0.forget_tag(name, tag).await;
     }
 
-    /// Nobody knows what became of a write to the tag: what is known of it is old at once, and may only stand in for a
-    /// registry that does not answer (DESIGN §14.2).
+    /// Nobody knows what became of a write to the tag: what is known of it is old at once, and may
+    /// only stand in for a registry that does not answer (DESIGN §14.2).
     pub async fn doubted_tag(&self, name: &CanonicalName, tag: &Tag) {
         let inner = &self.0;
         inner.provisional.drop_tag(name, tag);

@@ -1,4 +1,5 @@
-//! Serving through without storing: bytes that the cache has no room for, or a range far ahead of a download.
+//! Serving through without storing: bytes that the cache has no room for, or a range far ahead of a
+//! download.
 
 use std::collections::VecDeque;
 
@@ -36,7 +37,8 @@ pub(super) fn whole(
     hold_back: u64,
 ) -> ByteStream {
     let hasher = Hasher::new(digest.algorithm());
-    let check = Check { digest: digest.clone(), hasher, held: VecDeque::new(), held_bytes: 0, hold_back };
+    let check =
+        Check { digest: digest.clone(), hasher, held: VecDeque::new(), held_bytes: 0, hold_back };
     Relay { upstream, body, left: size, check: Some(check) }.into_stream()
 }
 
@@ -63,7 +65,9 @@ impl Relay {
                 return Ok(Some(bytes));
             }
             let chunk = self.body.chunk().await;
-            let Some(chunk) = chunk.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))? else {
+            let Some(chunk) =
+                chunk.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?
+            else {
                 return self.finish();
             };
             self.count(&chunk)?;
@@ -77,7 +81,8 @@ impl Relay {
     fn count(&mut self, chunk: &Bytes) -> Result<(), Error> {
         if let Some(left) = &mut self.left {
             let rest = left.checked_sub(chunk.len() as u64);
-            *left = rest.ok_or_else(|| Error::untrue(&self.upstream, "more bytes than it announced"))?;
+            *left =
+                rest.ok_or_else(|| Error::untrue(&self.upstream, "more bytes than it announced"))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One run of a piece of work for everyone who asks for it at the same time.
 //!
-//! The work is a task of its own: a caller that leaves, even the first, changes nothing for the others.
+//! The work is a task of its own: a caller that leaves, even the first, changes nothing for the
+//! others.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,7 +32,8 @@ where
         Self { runs: Arc::default(), tasks }
     }
 
-    /// Joins the run for `key`, or starts `work`. `None` if the work panicked or the process is ending.
+    /// Joins the run for `key`, or starts `work`. `None` if the work panicked or the process is
+    /// ending.
     pub(super) async fn run<W>(&self, key: K, work: impl FnOnce() -> W) -> Option<T>
     where
         W: Future<Output = T> + Send + 'static,
@@ -97,7 +99,10 @@ mod tests {
                 run
             }
         };
-        assert!(flights.run(1, work).now_or_never().is_none(), "the first caller leaves while it waits");
+        assert!(
+            flights.run(1, work).now_or_never().is_none(),
+            "the first caller leaves while it waits"
+        );
         let waiting = futures_util::future::join(flights.run(1, work), flights.run(1, work));
         gate.add_permits(1);
         assert_eq!(waiting.await, (Some(0), Some(0)));

@@ -1,4 +1,5 @@
-//! A reader that follows a flight's file at its own speed, and never gets ahead of what is verified.
+//! A reader that follows a flight's file at its own speed, and never gets ahead of what is
+//! verified.
 
 use std::ops::Range;
 
@@ -46,7 +47,8 @@ impl Tail {
                 Next::Read(len) => return self.read(len).await.map(Some),
                 Next::End => return Ok(None),
                 Next::Cut(error) => return Err(error),
-                // The flight's table entry holds the sender; without it the flight is over and its ending was seen.
+                // The flight's table entry holds the sender; without it the flight is over and its
+                // ending was seen.
                 Next::Wait => self.state.changed().await.map_err(|_| Error::Abandoned)?,
             }
         }
@@ -108,7 +110,11 @@ mod tests {
             (95, Some(Err(Error::Abandoned)), None, 85),
             (95, Some(Ok(())), None, 95),
         ] {
-            assert_eq!(readable(&state(written, ending), size, 10), expected, "{written} of {size:?}");
+            assert_eq!(
+                readable(&state(written, ending), size, 10),
+                expected,
+                "{written} of {size:?}"
+            );
         }
     }
 }

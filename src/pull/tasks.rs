@@ -1,4 +1,5 @@
-//! Work that belongs to no request: it goes on when its first asker leaves, and ends with the process.
+//! Work that belongs to no request: it goes on when its first asker leaves, and ends with the
+//! process.
 
 use std::future::Future;
 

@@ -18,7 +18,11 @@ pub(super) struct Turns {
 
 impl Turns {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self { any: Arc::new(Semaphore::new(limits.fills)), of: Mutex::default(), each: limits.fills_per_upstream }
+        Self {
+            any: Arc::new(Semaphore::new(limits.fills)),
+            of: Mutex::default(),
+            each: limits.fills_per_upstream,
+        }
     }
 
     pub(super) fn any(&self) -> Arc<Semaphore> {
@@ -28,7 +32,8 @@ impl Turns {
     /// Those of an upstream that is configured.
     pub(super) fn of(&self, upstream: &UpstreamName) -> Arc<Semaphore> {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = of.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.each)));
+        let places =
+            of.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.each)));
         Arc::clone(places)
     }
 }

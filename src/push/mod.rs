@@ -1,8 +1,9 @@
-//! Pushing to the private registry behind us: everything is passed through, and what passes through whole is in the cache
-//! when the registry has taken it (PROTOCOL §3.9, ACCESS §7).
+//! Pushing to the private registry behind us: everything is passed through, and what passes through
+//! whole is in the cache when the registry has taken it (PROTOCOL §3.9, ACCESS §7).
 //!
-//! The registry decides; nothing is answered on its behalf. `relay` carries the bytes of one request in both directions of
-//! pressure, `sessions` keeps what has gone by of an upload until the registry says what it is.
+//! The registry decides; nothing is answered on its behalf. `relay` carries the bytes of one
+//! request in both directions of pressure, `sessions` keeps what has gone by of an upload until the
+//! registry says what it is.
 
 mod error;
 mod relay;
@@ -17,7 +18,8 @@ use http_body::Body;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{
-    Algorithm, CanonicalName, ChunkRange, Digest, Reference, Repository, Tag, UpstreamName, blob_path, manifest_path,
+    Algorithm, CanonicalName, ChunkRange, Digest, Reference, Repository, Tag, UpstreamName,
+    blob_path, manifest_path,
 };
 use crate::pull::{PullThrough, PushedManifest};
 use crate::store::{BlobStore, Class, Staged};
@@ -47,7 +49,8 @@ struct Inner {
     clock: crate::clock::Clock,
 }
 
-/// An upload as its client holds it: the registry's address, and by what name we know what has passed.
+/// An upload as its client holds it: the registry's address, and by what name we know what has
+/// passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     id: SessionId,
@@ -117,11 +120,16 @@ impl PushThrough {
         }
     }
 
-    /// Begins an upload, or mounts a blob that another repository of the same registry has (end-4a, end-11).
+    /// Begins an upload, or mounts a blob that another repository of the same registry has (end-4a,
+    /// end-11).
     ///
     /// # Errors
     /// What the registry says; see [`Error`].
-    pub async fn begin(&self, name: &CanonicalName, beginning: &Beginning) -> Result<Upload, Error> {
+    pub async fn begin(
+        &self,
+        name: &CanonicalName,
+        beginning: &Beginning,
+    ) -> Result<Upload, Error> {
         let inner = &self.0;
         let upstream = inner.upstream(&name.upstream)?;
         let uploaded = inner.begin_upload(&upstream, &name.repository, beginning).await?;
@@ -130,8 +138,12 @@ impl PushThrough {
                 let algorithm = beginning.algorithm.unwrap_or(Algorithm::Sha256);
                 Ok(Upload::open(inner.session(&upstream, algorithm), progress))
             }
-            (Uploaded::Done(told), Some((digest, _))) => inner.done(name, digest.clone(), told, None).await,
-            (Uploaded::Done(_), None) => Err(Error::Untrue("the end of an upload that has only begun")),
+            (Uploaded::Done(told), Some((digest, _))) => {
+                inner.done(name, digest.clone(), told, None).await
+            }
+            (Uploaded::Done(_), None) => {
+                Err(Error::Untrue("the end of an upload that has only begun"))
+            }
         }
     }
 
@@ -154,7 +166,12 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry or the client did; see [`Error`].
-    pub async fn go_on<B>(&self, name: &CanonicalName, ticket: Ticket, sent: Sent<B>) -> Result<Upload, Error>
+    pub async fn go_on<B>(
+        &self,
+        name: &CanonicalName,
+        ticket: Ticket,
+        sent: Sent<B>,
+    ) -> Result<Upload, Error>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error,
@@ -198,10 +215,13 @@ impl PushThrough {
     /// What the registry says; see [`Error`].
     pub async fn status(&self, name: &CanonicalName, ticket: Ticket) -> Result<Upload, Error> {
         let upstream = self.0.upstream(&name.upstream)?;
-        let status = upstream.upload_status(&name.repository, &ticket.address, self.0.limits.head).await?;
+        let status =
+            upstream.upload_status(&name.repository, &ticket.address, self.0.limits.head).await?;
         match status {
             Uploaded::Open(progress) => Ok(Upload::open(ticket.id, progress)),
-            Uploaded::Done(_) => Err(Error::Untrue("the end of an upload that was only asked about")),
+            Uploaded::Done(_) => {
+                Err(Error::Untrue("the end of an upload that was only asked about"))
+            }
         }
     }
 
@@ -215,10 +235,12 @@ impl PushThrough {
         Ok(upstream.cancel_upload(&name.repository, &ticket.address, self.0.limits.head).await?)
     }
 
-    /// Puts a manifest (end-7). It is seen through even if the client leaves: the registry may have it by then.
+    /// Puts a manifest (end-7). It is seen through even if the client leaves: the registry may have
+    /// it by then.
     ///
     /// # Errors
-    /// [`Error::WrongDigest`] if it goes by a digest that is not its own; else what the registry says.
+    /// [`Error::WrongDigest`] if it goes by a digest that is not its own; else what the registry
+    /// says.
     pub async fn manifest(
         &self,
         name: &CanonicalName,
@@ -268,14 +290,23 @@ impl Inner {
         }
     }
 
-    /// What has passed of the upload so far, if it is kept and these bytes follow it; a place for them if they are the
-    /// first.
-    async fn passed<B>(&self, upstream: &Upstream, id: &SessionId, sent: &Sent<B>) -> Option<Staged> {
+    /// What has passed of the upload so far, if it is kept and these bytes follow it; a place for
+    /// them if they are the first.
+    async fn passed<B>(
+        &self,
+        upstream: &Upstream,
+        id: &SessionId,
+        sent: &Sent<B>,
+    ) -> Option<Staged> {
         if !upstream.caches_pushes() {
             return None;
         }
         match self.sessions.take(id)? {
-            Passed::Some(staged) if sent.range.is_none_or(|range| range.first == staged.written()) => Some(staged),
+            Passed::Some(staged)
+                if sent.range.is_none_or(|range| range.first == staged.written()) =>
+            {
+                Some(staged)
+            }
             Passed::Some(_) => None,
             Passed::Nothing(algorithm) => {
                 let algorithm = sent.digest.as_ref().map_or(algorithm, Digest::algorithm);
@@ -285,8 +316,8 @@ impl Inner {
         }
     }
 
-    /// The registry has the blob: keeps and proves it, under the digest that the registry has it by. That may be of another
-    /// algorithm than was asked for, but not another one of the same.
+    /// The registry has the blob: keeps and proves it, under the digest that the registry has it
+    /// by. That may be of another algorithm than was asked for, but not another one of the same.
     async fn done(
         &self,
         name: &CanonicalName,
@@ -294,7 +325,8 @@ impl Inner {
         told: Option<Digest>,
         passed: Option<Staged>,
     ) -> Result<Upload, Error> {
-        if told.as_ref().is_some_and(|told| told.algorithm() == asked.algorithm() && *told != asked) {
+        if told.as_ref().is_some_and(|told| told.algorithm() == asked.algorithm() && *told != asked)
+        {
             return Err(Error::Untrue("another digest than the blob has"));
         }
         let digest = told.unwrap_or(asked);
@@ -310,7 +342,8 @@ impl Inner {
         manifest: NewManifest,
     ) -> Result<(Digest, upstream::Taken), Error> {
         let upstream = self.upstream(&name.upstream)?;
-        let taken = upstream.put_manifest(&name.repository, &manifest, self.limits.flight_head).await;
+        let taken =
+            upstream.put_manifest(&name.repository, &manifest, self.limits.flight_head).await;
         if let (Err(error), Reference::Tag(tag)) = (&taken, &manifest.reference)
             && error.leaves_doubt()
         {
@@ -328,7 +361,11 @@ impl Inner {
         let pushed = PushedManifest { digest, tags, perhaps, media_type, bytes };
         // Whatever it is that it has taken, what was known of the tag is void.
         self.pull.pushed_manifest(name, pushed, upstream.caches_pushes() && !untrue).await;
-        if untrue { Err(Error::Untrue("another digest than the manifest has")) } else { Ok((told, taken)) }
+        if untrue {
+            Err(Error::Untrue("another digest than the manifest has"))
+        } else {
+            Ok((told, taken))
+        }
     }
 
     async fn delete(&self, name: &CanonicalName, what: Deletion) -> Result<(), Error> {
@@ -341,7 +378,9 @@ impl Inner {
         // What is not there is gone as well: somebody was quicker, or an answer to this was lost.
         if deleted.as_ref().map_or_else(upstream::Error::is_absence, |()| true) {
             match &what {
-                Deletion::Manifest(Reference::Digest(digest)) => self.pull.deleted_manifest(name, digest).await,
+                Deletion::Manifest(Reference::Digest(digest)) => {
+                    self.pull.deleted_manifest(name, digest).await;
+                }
                 Deletion::Manifest(Reference::Tag(tag)) => self.pull.deleted_tag(name, tag).await,
                 Deletion::Blob(digest) => self.pull.deleted_blob(name, digest).await,
             }
@@ -387,7 +426,8 @@ mod tests {
     #[test]
     fn a_ticket_is_read_as_it_was_written() {
         let id = Sessions::new().begin(None);
-        let ticket = Ticket { id, address: UploadAddress::new("/v2/a/blobs/uploads/1?x=a b".to_owned()) };
+        let ticket =
+            Ticket { id, address: UploadAddress::new("/v2/a/blobs/uploads/1?x=a b".to_owned()) };
         assert_eq!(Ticket::parse(&ticket.to_text()), Some(ticket));
         for bad in ["", "x", "x /v2/", "0123"] {
             assert_eq!(Ticket::parse(bad), None, "{bad}");

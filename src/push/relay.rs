@@ -1,7 +1,8 @@
 //! The bytes of one request on their way to the registry, and beside it into a staged file.
 //!
-//! Nothing is held but a few pieces: a registry that takes nothing holds up its client, and each may be silent for so
-//! long and no longer. The disk never decides: if it fails, or is full, the bytes go on without it.
+//! Nothing is held but a few pieces: a registry that takes nothing holds up its client, and each
+//! may be silent for so long and no longer. The disk never decides: if it fails, or is full, the
+//! bytes go on without it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,8 @@ pub(super) struct Request<'a> {
     pub(super) address: Option<UploadAddress>,
 }
 
-/// Carries the body to the registry and waits for its answer. Gives back what has passed, if all of it is on disk.
+/// Carries the body to the registry and waits for its answer. Gives back what has passed, if all of
+/// it is on disk.
 pub(super) async fn carry<B>(
     request: Request<'_>,
     sent: Sent<B>,
@@ -46,7 +48,8 @@ where
     let Sent { body, length, range, digest } = sent;
     let (feed, upload) = feed(length);
     let (to_disk, from_client) = mpsc::channel(BEHIND);
-    let counter = inner.metrics.cache.pushed_bytes.with_label_values(&[request.upstream.name().as_str()]);
+    let counter =
+        inner.metrics.cache.pushed_bytes.with_label_values(&[request.upstream.name().as_str()]);
     let (client, registry) = (inner.limits.receive_idle, inner.limits.upstream_idle);
     let pump = Pump { feed, to_disk, counter, client, registry };
     let mut answer = std::pin::pin!(answer(&request, Chunk { range, digest, body: upload }));
@@ -96,7 +99,9 @@ impl Pump {
         B::Error: std::error::Error,
     {
         loop {
-            let frame = timeout(self.client, body.frame()).await.map_err(|_| Error::ClientStalled(self.client))?;
+            let frame = timeout(self.client, body.frame())
+                .await
+                .map_err(|_| Error::ClientStalled(self.client))?;
             let Some(frame) = frame else { break };
             let frame = frame.map_err(|error| Error::ClientBrokeOff(error.to_string()))?;
             // Trailers say nothing that a registry wants to know.

@@ -1,5 +1,6 @@
-//! What has passed by of uploads that are not complete: kept between the requests of one upload, in memory only. After a
-//! restart, or when it has been let go of, an upload goes on all the same, and what it becomes is fetched when it is wanted.
+//! What has passed by of uploads that are not complete: kept between the requests of one upload, in
+//! memory only. After a restart, or when it has been let go of, an upload goes on all the same, and
+//! what it becomes is fetched when it is wanted.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -58,7 +59,8 @@ impl Sessions {
         Self { entries: Mutex::default() }
     }
 
-    /// A name for a new upload; what passes of it is kept if there is a place, and an algorithm to hash it with.
+    /// A name for a new upload; what passes of it is kept if there is a place, and an algorithm to
+    /// hash it with.
     pub(super) fn begin(&self, algorithm: Option<Algorithm>) -> SessionId {
         let mut bytes = [0; 16];
         // Without randomness every upload has the same name, and none is taken up again.
@@ -75,11 +77,21 @@ impl Sessions {
         self.lock().remove(id).map(|entry| entry.passed)
     }
 
-    /// Keeps it for the next request, if the registry has as much of it as has passed here. A registry that does not take
-    /// a blob with the request that begins its upload has nothing; then it passes `again`, to be hashed like this.
-    pub(super) fn put_back(&self, id: &SessionId, staged: Staged, range: Option<&str>, again: Option<Algorithm>) {
-        let last = range.and_then(|range| range.rsplit_once('-')).and_then(|(_, last)| last.parse::<u64>().ok());
-        let all = last.map_or(again.is_none(), |last| last.checked_add(1) == Some(staged.written()));
+    /// Keeps it for the next request, if the registry has as much of it as has passed here. A
+    /// registry that does not take a blob with the request that begins its upload has nothing; then
+    /// it passes `again`, to be hashed like this.
+    pub(super) fn put_back(
+        &self,
+        id: &SessionId,
+        staged: Staged,
+        range: Option<&str>,
+        again: Option<Algorithm>,
+    ) {
+        let last = range
+            .and_then(|range| range.rsplit_once('-'))
+            .and_then(|(_, last)| last.parse::<u64>().ok());
+        let all =
+            last.map_or(again.is_none(), |last| last.checked_add(1) == Some(staged.written()));
         match again {
             _ if all => self.insert(id.clone(), Passed::Some(staged)),
             Some(algorithm) => self.insert(id.clone(), Passed::Nothing(algorithm)),
@@ -132,7 +144,9 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         let id = Sessions::new().begin(None);
         assert_eq!(SessionId::parse(&id.to_string()), Some(id));
-        for bad in ["", "0", "+123456789012345678901234567890123", "g1234567890123456789012345678901"] {
+        for bad in
+            ["", "0", "+123456789012345678901234567890123", "g1234567890123456789012345678901"]
+        {
             assert_eq!(SessionId::parse(bad), None, "{bad}");
         }
     }

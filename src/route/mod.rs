@@ -1,8 +1,10 @@
-//! From the ways a client can name an image to the one upstream and repository that are meant. Pure.
+//! From the ways a client can name an image to the one upstream and repository that are meant.
+//! Pure.
 //!
-//! Precedence (PROTOCOL §1.9): a bound host, the prefix before `/v2`, the first component of the name, `ns`, the default.
-//! Before all of them, `proxy/<application>/<upstream>/…` is an application's image, whatever the host (ACCESS §2.2).
-//! An upstream exists only if it is configured; any other name leads nowhere and causes no look-up (SEL-1).
+//! Precedence (PROTOCOL §1.9): a bound host, the prefix before `/v2`, the first component of the
+//! name, `ns`, the default. Before all of them, `proxy/<application>/<upstream>/…` is an
+//! application's image, whatever the host (ACCESS §2.2). An upstream exists only if it is
+//! configured; any other name leads nowhere and causes no look-up (SEL-1).
 
 use std::collections::HashMap;
 
@@ -24,7 +26,8 @@ pub struct Routes {
     applications: Vec<Slug>,
 }
 
-/// The component that announces an application, or an upstream, on a host that also serves images of its own.
+/// The component that announces an application, or an upstream, on a host that also serves images
+/// of its own.
 const PROXY: &str = "proxy";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -84,7 +87,11 @@ impl Routes {
     pub fn new(config: &config::Config) -> Self {
         Self {
             own_hosts: config.hosts.iter().map(|host| host.name.clone()).collect(),
-            applications: config.applications.iter().map(|application| application.slug.clone()).collect(),
+            applications: config
+                .applications
+                .iter()
+                .map(|application| application.slug.clone())
+                .collect(),
             ..Self::to(&config.upstreams, config.default_upstream.as_ref())
         }
     }
@@ -121,9 +128,15 @@ impl Routes {
 
     /// Where `name` leads, given `Host` as received, the prefix before `/v2` and `ns`.
     ///
-    /// `None` if nothing configured is meant, or if two signals disagree in a way that could pass one registry's
-    /// image off as another's.
-    pub fn resolve(&self, host: Option<&str>, prefix: Option<&str>, ns: &Ns, name: &Repository) -> Option<Route> {
+    /// `None` if nothing configured is meant, or if two signals disagree in a way that could pass
+    /// one registry's image off as another's.
+    pub fn resolve(
+        &self,
+        host: Option<&str>,
+        prefix: Option<&str>,
+        ns: &Ns,
+        name: &Repository,
+    ) -> Option<Route> {
         let host = host.map(normal_host);
         let ns = self.meaning(ns, host.as_deref());
         let bound = host.as_deref().and_then(|host| self.entry(&self.bound, without_port(host)));
@@ -145,7 +158,11 @@ impl Routes {
     }
 
     /// The application that `name` begins with, as `proxy/<application>`, and what follows.
-    fn application(&self, prefix: Option<&str>, name: &Repository) -> Option<(&Slug, Option<Repository>)> {
+    fn application(
+        &self,
+        prefix: Option<&str>,
+        name: &Repository,
+    ) -> Option<(&Slug, Option<Repository>)> {
         let behind = behind_proxy(name).filter(|_| prefix.is_none())?;
         let (first, rest) = behind.split_first();
         let slug = self.applications.iter().find(|slug| slug.as_str() == first)?;
@@ -153,13 +170,18 @@ impl Routes {
     }
 
     /// `<upstream>/<repository>` of an application; anything less leads nowhere.
-    fn of_application(&self, application: &Slug, rest: Option<&Repository>) -> Option<Selected<'_>> {
+    fn of_application(
+        &self,
+        application: &Slug,
+        rest: Option<&Repository>,
+    ) -> Option<Selected<'_>> {
         let (upstream, repository) = rest?.split_first();
         let selected = Selected::by_name(self.named(upstream)?, repository?);
         Some(Selected { application: Some(application.clone()), ..selected })
     }
 
-    /// The first component, with or without `proxy/` before it (SEL-4), then `ns`, then the default.
+    /// The first component, with or without `proxy/` before it (SEL-4), then `ns`, then the
+    /// default.
     fn by_name<'a>(&'a self, ns: &Meaning<'a>, name: &Repository) -> Option<Selected<'a>> {
         let behind = behind_proxy(name).filter(|rest| self.named(rest.split_first().0).is_some());
         let name = behind.as_ref().unwrap_or(name);
@@ -193,11 +215,14 @@ impl Routes {
         Some(Selected::by_name(entry, repository))
     }
 
-    /// On the default route a first component with a dot is a registry that is not configured (DESIGN §14.13).
+    /// On the default route a first component with a dot is a registry that is not configured
+    /// (DESIGN §14.13).
     fn by_ns_or_default<'a>(&'a self, ns: &Meaning<'a>, name: &Repository) -> Option<Selected<'a>> {
         let (entry, by_ns) = match ns {
             Meaning::Upstream(entry, ns) => (*entry, Some(*ns)),
-            Meaning::Nothing if !name.split_first().0.contains('.') => (self.default_entry()?, None),
+            Meaning::Nothing if !name.split_first().0.contains('.') => {
+                (self.default_entry()?, None)
+            }
             Meaning::Nothing | Meaning::Unknown => return None,
         };
         Some(Selected { by_ns, ..Selected::by_name(entry, name.clone()) })
@@ -218,8 +243,11 @@ impl Routes {
     /// A port other than the one that the client connected to belongs to somebody else.
     fn is_own_name(&self, name: &str, host: Option<&str>) -> bool {
         let bare = without_port(name);
-        let any_name = self.own_hosts.is_empty() && host.is_some_and(|host| without_port(host) == bare);
-        let known = any_name || self.bound.contains_key(bare) || self.own_hosts.iter().any(|own| own == bare);
+        let any_name =
+            self.own_hosts.is_empty() && host.is_some_and(|host| without_port(host) == bare);
+        let known = any_name
+            || self.bound.contains_key(bare)
+            || self.own_hosts.iter().any(|own| own == bare);
         known && (name == bare || host == Some(name))
     }
 
@@ -258,23 +286,29 @@ impl Route {
         self.visible.ns.as_deref()
     }
 
-    /// A path under [`Route::visible_name`], with or without a query, as this client has to ask for it to come back
-    /// to the same upstream: the prefix before it and `ns` behind it (TAG-3).
+    /// A path under [`Route::visible_name`], with or without a query, as this client has to ask for
+    /// it to come back to the same upstream: the prefix before it and `ns` behind it (TAG-3).
     pub fn visible_target(&self, path: &str) -> String {
-        let prefix = self.visible.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
+        let prefix =
+            self.visible.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
         let separator = if path.contains('?') { '&' } else { '?' };
-        let ns = self.visible.ns.as_ref().map(|ns| format!("{separator}ns={ns}")).unwrap_or_default();
+        let ns =
+            self.visible.ns.as_ref().map(|ns| format!("{separator}ns={ns}")).unwrap_or_default();
         format!("{prefix}{path}{ns}")
     }
 }
 
-/// The name and aliases of an upstream, bare and with a default port (PROTOCOL §1.9, "Normalisation").
+/// The name and aliases of an upstream, bare and with a default port (PROTOCOL §1.9,
+/// "Normalisation").
 fn spellings(upstream: &config::Upstream) -> Vec<String> {
-    let default_ports: &[&str] = if upstream.url.scheme() == "http" { &[":443", ":80"] } else { &[":443"] };
-    let given = std::iter::once(upstream.name.as_str()).chain(upstream.aliases.iter().map(String::as_str));
+    let default_ports: &[&str] =
+        if upstream.url.scheme() == "http" { &[":443", ":80"] } else { &[":443"] };
+    let given =
+        std::iter::once(upstream.name.as_str()).chain(upstream.aliases.iter().map(String::as_str));
     given
         .flat_map(|name| {
-            let bare = default_ports.iter().find_map(|port| name.strip_suffix(port)).unwrap_or(name);
+            let bare =
+                default_ports.iter().find_map(|port| name.strip_suffix(port)).unwrap_or(name);
             let ports = if bare.contains(':') { &[] } else { default_ports };
             let with_port = ports.iter().map(move |port| format!("{bare}{port}"));
             std::iter::once(bare.to_owned()).chain(with_port)
@@ -282,8 +316,8 @@ fn spellings(upstream: &config::Upstream) -> Vec<String> {
         .collect()
 }
 
-/// A host that equals an upstream's name is bound to it (ACCESS §1.4); hosts are looked up without port, so a name
-/// that has one never is.
+/// A host that equals an upstream's name is bound to it (ACCESS §1.4); hosts are looked up without
+/// port, so a name that has one never is.
 fn bound_hosts(upstream: &config::Upstream) -> impl Iterator<Item = String> {
     upstream.hosts.iter().cloned().chain(std::iter::once(upstream.name.as_str().to_owned()))
 }
@@ -309,7 +343,8 @@ mod tests {
     /// `name url aliases hosts`, lists separated by commas, `-` for none.
     fn upstream(line: &str) -> config::Upstream {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let list = |text: &str| text.split(',').filter(|word| *word != "-").map(str::to_owned).collect();
+        let list =
+            |text: &str| text.split(',').filter(|word| *word != "-").map(str::to_owned).collect();
         config::Upstream {
             name: UpstreamName::parse(words[0]).expect(line),
             url: words[1].parse().expect(line),
@@ -348,17 +383,20 @@ mod tests {
 
     /// Resolves `[host|][/prefix/v2/]name[?ns=…]`.
     fn resolve(routes: &Routes, line: &str) -> Option<Route> {
-        let (host, rest) = line.split_once('|').map_or((None, line), |(host, rest)| (Some(host), rest));
+        let (host, rest) =
+            line.split_once('|').map_or((None, line), |(host, rest)| (Some(host), rest));
         let (prefix, rest) = match rest.strip_prefix('/').and_then(|rest| rest.split_once("/v2/")) {
             Some((prefix, rest)) => (Some(prefix), rest),
             None => (None, rest),
         };
-        let (name, query) = rest.split_once('?').map_or((rest, None), |(name, query)| (name, Some(query)));
+        let (name, query) =
+            rest.split_once('?').map_or((rest, None), |(name, query)| (name, Some(query)));
         routes.resolve(host, prefix, &Ns::parse(query), &Repository::parse(name).expect(line))
     }
 
     fn canonical(routes: &Routes, line: &str) -> String {
-        resolve(routes, line).map_or_else(|| "none".to_owned(), |route| route.canonical().to_string())
+        resolve(routes, line)
+            .map_or_else(|| "none".to_owned(), |route| route.canonical().to_string())
     }
 
     fn assert_table(routes: &Routes, table: &[(&str, &str)]) {
@@ -405,7 +443,11 @@ mod tests {
         );
         assert_table(
             &routes(None, &[]),
-            &[("a/b", "none"), ("quay.io/a", "quay.io/a"), ("a?ns=docker.io", "docker.io/library/a")],
+            &[
+                ("a/b", "none"),
+                ("quay.io/a", "quay.io/a"),
+                ("a?ns=docker.io", "docker.io/library/a"),
+            ],
         );
         assert_table(&routes(Some("gone.test"), &[]), &[("a/b", "none")]);
     }
@@ -525,7 +567,10 @@ mod tests {
         );
         assert_table(
             &hub_mirror(),
-            &[("mirror.test:5000|a/b?ns=mirror.test:6000", "none"), ("cache:5000|a/b?ns=cache", "none")],
+            &[
+                ("mirror.test:5000|a/b?ns=mirror.test:6000", "none"),
+                ("cache:5000|a/b?ns=cache", "none"),
+            ],
         );
     }
 
@@ -534,11 +579,26 @@ mod tests {
         let page = PageQuery::parse(Some("n=5&last=b")).expect("valid");
         for (line, name, ns, link) in [
             ("nginx", "nginx", None, "/v2/nginx/tags/list?n=5&last=b"),
-            ("docker.io/nginx", "docker.io/nginx", None, "/v2/docker.io/nginx/tags/list?n=5&last=b"),
+            (
+                "docker.io/nginx",
+                "docker.io/nginx",
+                None,
+                "/v2/docker.io/nginx/tags/list?n=5&last=b",
+            ),
             ("/acme/v2/a/b", "a/b", None, "/acme/v2/a/b/tags/list?n=5&last=b"),
             ("a/b?ns=Quay.IO", "a/b", Some("Quay.IO"), "/v2/a/b/tags/list?n=5&last=b&ns=Quay.IO"),
-            ("a?ns=localhost%3A5001", "a", Some("localhost:5001"), "/v2/a/tags/list?n=5&last=b&ns=localhost:5001"),
-            ("quay.io/a/b?ns=docker.io", "quay.io/a/b", None, "/v2/quay.io/a/b/tags/list?n=5&last=b"),
+            (
+                "a?ns=localhost%3A5001",
+                "a",
+                Some("localhost:5001"),
+                "/v2/a/tags/list?n=5&last=b&ns=localhost:5001",
+            ),
+            (
+                "quay.io/a/b?ns=docker.io",
+                "quay.io/a/b",
+                None,
+                "/v2/quay.io/a/b/tags/list?n=5&last=b",
+            ),
             ("mirror.test|a/b?ns=mirror.test", "a/b", None, "/v2/a/b/tags/list?n=5&last=b"),
             ("quay.mirror.test|a/b?ns=quay.io", "a/b", None, "/v2/a/b/tags/list?n=5&last=b"),
         ] {
@@ -559,7 +619,11 @@ mod tests {
             ("proxy/myapp/docker.io/nginx", "docker.io/library/nginx", Some("myapp")),
             ("proxy/myapp/quay.io/quay.io/a", "quay.io/quay.io/a", Some("myapp")),
             ("private.test|proxy/myapp/quay.io/acme/api", "quay.io/acme/api", Some("myapp")),
-            ("private.test|proxy/myapp/quay.io/acme/api?ns=docker.io", "quay.io/acme/api", Some("myapp")),
+            (
+                "private.test|proxy/myapp/quay.io/acme/api?ns=docker.io",
+                "quay.io/acme/api",
+                Some("myapp"),
+            ),
             ("proxy/myapp", "none", None),
             ("proxy/myapp/quay.io", "none", None),
             ("proxy/myapp/evil.example/a", "none", None),
@@ -581,7 +645,8 @@ mod tests {
                 "{line}"
             );
         }
-        let route = resolve(&hub_mirror(), "proxy/myapp/docker.io/nginx").expect("an application's image");
+        let route =
+            resolve(&hub_mirror(), "proxy/myapp/docker.io/nginx").expect("an application's image");
         assert_eq!(route.visible_name().as_str(), "proxy/myapp/docker.io/nginx");
     }
 

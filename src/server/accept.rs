@@ -1,4 +1,5 @@
-//! Accepting connections: a place first, then the connection; a full table of descriptors is waited out.
+//! Accepting connections: a place first, then the connection; a full table of descriptors is waited
+//! out.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,7 +21,8 @@ pub struct Accepted<S> {
     pub permit: OwnedSemaphorePermit,
 }
 
-/// Spawns `serve` for every connection until `stop` resolves; gives the connections that are still open.
+/// Spawns `serve` for every connection until `stop` resolves; gives the connections that are still
+/// open.
 pub async fn accept<F>(
     listener: &TcpListener,
     places: usize,
@@ -48,10 +50,13 @@ where
 async fn next(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted<TcpStream> {
     loop {
         // The semaphore is never closed; without a place there is nothing to accept.
-        let Ok(permit) = Arc::clone(places).acquire_owned().await else { return std::future::pending().await };
+        let Ok(permit) = Arc::clone(places).acquire_owned().await else {
+            return std::future::pending().await;
+        };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // Without it, small answers wait for acknowledgements; failing to set it only costs time.
+                // Without it, small answers wait for acknowledgements; failing to set it only costs
+                // time.
                 let _ = stream.set_nodelay(true);
                 return Accepted { stream, peer, permit };
             }

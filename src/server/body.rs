@@ -1,4 +1,5 @@
-//! Response bodies. Whatever the bytes come from, each frame holds the request's [`Exchange`] until hyper lets go of it.
+//! Response bodies. Whatever the bytes come from, each frame holds the request's [`Exchange`] until
+//! hyper lets go of it.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -14,9 +15,10 @@ use crate::store::{self, Blob, Slice};
 
 /// A body and the request it answers.
 ///
-/// hyper drops a body when its last frame is queued, which is before it is sent. So the frames own the exchange as well:
-/// it ends, and is logged, when the last byte has left or the connection is gone (DESIGN §14.11). And it is at its end
-/// only when everything has been written, since nobody could reset an HTTP/2 stream that hyper thinks is done.
+/// hyper drops a body when its last frame is queued, which is before it is sent. So the frames own
+/// the exchange as well: it ends, and is logged, when the last byte has left or the connection is
+/// gone (DESIGN §14.11). And it is at its end only when everything has been written, since nobody
+/// could reset an HTTP/2 stream that hyper thinks is done.
 pub(super) struct Body {
     source: Source,
     exchange: Arc<Exchange>,
@@ -58,9 +60,13 @@ impl Body {
         Self { source, exchange }
     }
 
-    /// Ends the body short, but in the next turn: hyper drops what it has not written yet when a body fails, and the head
-    /// and the bytes before the failure are the client's.
-    fn cut(&mut self, cx: &Context<'_>, error: &SourceError) -> Poll<Option<Result<Frame<Held>, Cut>>> {
+    /// Ends the body short, but in the next turn: hyper drops what it has not written yet when a
+    /// body fails, and the head and the bytes before the failure are the client's.
+    fn cut(
+        &mut self,
+        cx: &Context<'_>,
+        error: &SourceError,
+    ) -> Poll<Option<Result<Frame<Held>, Cut>>> {
         self.exchange.fail(error);
         self.source = Source::Cut;
         cx.waker().wake_by_ref();
@@ -100,7 +106,10 @@ impl http_body::Body for Body {
     type Data = Held;
     type Error = Cut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Held>, Cut>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Held>, Cut>>> {
         let copies = self.exchange.outbound().copies();
         match ready!(self.source.poll_piece(cx, copies)) {
             None => {
@@ -114,7 +123,11 @@ impl http_body::Body for Body {
                     self.exchange.outbound().expect(slice.clone());
                 }
                 self.exchange.outbound().delivery().give(piece.bytes().len());
-                Poll::Ready(Some(Ok(Frame::data(Held { piece, written: 0, exchange: Arc::clone(&self.exchange) }))))
+                Poll::Ready(Some(Ok(Frame::data(Held {
+                    piece,
+                    written: 0,
+                    exchange: Arc::clone(&self.exchange),
+                }))))
             }
         }
     }
@@ -141,7 +154,11 @@ impl http_body::Body for Body {
 }
 
 impl Source {
-    fn poll_piece(&mut self, cx: &mut Context<'_>, copies: bool) -> Poll<Option<Result<Piece, SourceError>>> {
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        copies: bool,
+    ) -> Poll<Option<Result<Piece, SourceError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Cut => Poll::Ready(Some(Err(SourceError::Cut))),
@@ -179,7 +196,8 @@ enum SourceError {
     Store(store::Error),
 }
 
-/// The next slice of the mapping, made resident if it is not; or, where bytes are encrypted, a copy.
+/// The next slice of the mapping, made resident if it is not; or, where bytes are encrypted, a
+/// copy.
 fn poll_stored(
     blob: &Blob,
     left: &Range<u64>,

@@ -68,7 +68,8 @@ impl Refusal {
 
     pub(super) fn overloaded() -> Self {
         let message = "too many logins are being checked; try again";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message).with(Extra::RetryAfter(5))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+            .with(Extra::RetryAfter(5))
     }
 
     pub(super) fn with(self, extra: Extra) -> Self {
@@ -79,7 +80,9 @@ impl Refusal {
 impl From<ParseError> for Refusal {
     fn from(error: ParseError) -> Self {
         let status = match error.code() {
-            ErrorCode::NameUnknown | ErrorCode::ManifestUnknown | ErrorCode::BlobUnknown => StatusCode::NOT_FOUND,
+            ErrorCode::NameUnknown | ErrorCode::ManifestUnknown | ErrorCode::BlobUnknown => {
+                StatusCode::NOT_FOUND
+            }
             ErrorCode::NameInvalid
             | ErrorCode::BlobUploadInvalid
             | ErrorCode::BlobUploadUnknown
@@ -103,13 +106,22 @@ impl From<ParseError> for Refusal {
 impl From<pull::Error> for Refusal {
     fn from(error: pull::Error) -> Self {
         use pull::Error;
-        let unavailable = |status, message: &str| Self::new(status, ErrorCode::Unavailable, message);
+        let unavailable =
+            |status, message: &str| Self::new(status, ErrorCode::Unavailable, message);
         let refusal = match &error {
-            Error::BlobUnknown => Self::new(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, "no such blob"),
-            Error::ManifestUnknown => Self::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, "no such manifest"),
+            Error::BlobUnknown => {
+                Self::new(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, "no such blob")
+            }
+            Error::ManifestUnknown => {
+                Self::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, "no such manifest")
+            }
             Error::NameUnknown => Self::unknown_name(),
             // Some clients read NAME_UNKNOWN here as "no such repository" (REF-4).
-            Error::NoReferrers => Self::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "no referrers API upstream"),
+            Error::NoReferrers => Self::new(
+                StatusCode::NOT_FOUND,
+                ErrorCode::Unsupported,
+                "no referrers API upstream",
+            ),
             Error::Refused(_) => {
                 let message = "the upstream registry refuses this repository; it may not exist";
                 Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message)
@@ -120,23 +132,35 @@ impl From<pull::Error> for Refusal {
                     .with(Extra::RetryAfter(seconds(*retry_after)))
             }
             Error::Upstream(cause) => from_upstream(cause.kind()),
-            Error::Untrue { .. } => unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong"),
-            Error::Broken { .. } => unavailable(StatusCode::BAD_GATEWAY, "the transfer from upstream kept breaking"),
-            Error::Overloaded => unavailable(StatusCode::SERVICE_UNAVAILABLE, "too many downloads are under way")
-                .with(Extra::RetryAfter(5)),
-            Error::Late(_) => unavailable(StatusCode::GATEWAY_TIMEOUT, "the upstream registry did not answer in time"),
+            Error::Untrue { .. } => {
+                unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong")
+            }
+            Error::Broken { .. } => {
+                unavailable(StatusCode::BAD_GATEWAY, "the transfer from upstream kept breaking")
+            }
+            Error::Overloaded => {
+                unavailable(StatusCode::SERVICE_UNAVAILABLE, "too many downloads are under way")
+                    .with(Extra::RetryAfter(5))
+            }
+            Error::Late(_) => unavailable(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the upstream registry did not answer in time",
+            ),
             Error::RangeUnsatisfiable { size } => {
                 let message = "the range lies outside of the blob";
                 Self::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, message)
                     .with(Extra::Unsatisfied(unsatisfied_content_range(*size)))
             }
-            Error::Damaged(_) | Error::NoRoom | Error::Abandoned => {
-                unavailable(StatusCode::SERVICE_UNAVAILABLE, "the download was interrupted; ask again")
-                    .with(Extra::RetryAfter(1))
-            }
-            Error::Storage(_) => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, "the cache cannot be read")
-            }
+            Error::Damaged(_) | Error::NoRoom | Error::Abandoned => unavailable(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the download was interrupted; ask again",
+            )
+            .with(Extra::RetryAfter(1)),
+            Error::Storage(_) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorCode::Unknown,
+                "the cache cannot be read",
+            ),
         };
         Self { cause: Some(error.to_string()), ..refusal }
     }
@@ -145,25 +169,34 @@ impl From<pull::Error> for Refusal {
 impl From<push::Error> for Refusal {
     fn from(error: push::Error) -> Self {
         use push::Error;
-        let unavailable = |status, message: &str| Self::new(status, ErrorCode::Unavailable, message);
+        let unavailable =
+            |status, message: &str| Self::new(status, ErrorCode::Unavailable, message);
         let refusal = match &error {
             Error::Upstream(cause) => from_registry(cause.kind()),
             Error::Gone => Self::unknown_name(),
-            Error::Abandoned => unavailable(StatusCode::SERVICE_UNAVAILABLE, "the proxy is being stopped; try again"),
-            Error::Untrue(_) => unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong"),
+            Error::Abandoned => unavailable(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the proxy is being stopped; try again",
+            ),
+            Error::Untrue(_) => {
+                unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong")
+            }
             Error::WrongDigest => {
                 let message = "the manifest does not have the digest that it is put under";
                 Self::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message)
             }
             Error::ClientBrokeOff(_) => {
-                Self::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, "the request broke off").with(Extra::Close)
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, "the request broke off")
+                    .with(Extra::Close)
             }
             Error::ClientStalled(_) => {
-                unavailable(StatusCode::REQUEST_TIMEOUT, "the request sent nothing for too long").with(Extra::Close)
+                unavailable(StatusCode::REQUEST_TIMEOUT, "the request sent nothing for too long")
+                    .with(Extra::Close)
             }
-            Error::RegistryStalled(_) => {
-                unavailable(StatusCode::GATEWAY_TIMEOUT, "the upstream registry did not answer in time")
-            }
+            Error::RegistryStalled(_) => unavailable(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the upstream registry did not answer in time",
+            ),
         };
         Self { cause: Some(error.to_string()), ..refusal }
     }
@@ -189,9 +222,12 @@ fn from_registry(kind: &ErrorKind) -> Refusal {
         // Clients push the layer again, where a denial would end the push.
         ErrorKind::Outdated => {
             let message = "this proxy had to log in to the upstream registry anew; send it again";
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message).with(Extra::RetryAfter(1))
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+                .with(Extra::RetryAfter(1))
         }
-        ErrorKind::RateLimited { retry_after } => pull::Error::RateLimited { retry_after: *retry_after }.into(),
+        ErrorKind::RateLimited { retry_after } => {
+            pull::Error::RateLimited { retry_after: *retry_after }.into()
+        }
         ErrorKind::NotFound
         | ErrorKind::CredentialRejected
         | ErrorKind::NoLogin
@@ -208,7 +244,9 @@ fn sentence(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::BlobUnknown => "the registry has no such blob",
         ErrorCode::BlobUploadInvalid => "the registry does not take this part of the upload",
-        ErrorCode::BlobUploadUnknown => "the registry does not know this upload any more; begin it again",
+        ErrorCode::BlobUploadUnknown => {
+            "the registry does not know this upload any more; begin it again"
+        }
         ErrorCode::DigestInvalid => "what arrived at the registry does not have this digest",
         ErrorCode::ManifestBlobUnknown => {
             "the manifest lists content that the repository does not have; push that first"
@@ -217,32 +255,51 @@ fn sentence(code: ErrorCode) -> &'static str {
         ErrorCode::ManifestUnknown => "the registry has no such manifest",
         ErrorCode::NameInvalid => "the registry does not take this name",
         ErrorCode::NameUnknown => "the registry has no such repository",
-        ErrorCode::SizeInvalid => "the registry got another number of bytes than was announced, or too many",
-        ErrorCode::Unauthorized | ErrorCode::Denied => "the registry does not let this proxy write there",
+        ErrorCode::SizeInvalid => {
+            "the registry got another number of bytes than was announced, or too many"
+        }
+        ErrorCode::Unauthorized | ErrorCode::Denied => {
+            "the registry does not let this proxy write there"
+        }
         ErrorCode::Unsupported => "the registry does not do this",
         ErrorCode::TooManyRequests => "the registry allows no more requests for now",
-        ErrorCode::RangeInvalid => "the bytes do not follow those that the registry has; ask for the upload's status",
-        ErrorCode::PaginationNumberInvalid | ErrorCode::Unavailable | ErrorCode::Unknown => "the registry refuses this",
+        ErrorCode::RangeInvalid => {
+            "the bytes do not follow those that the registry has; ask for the upload's status"
+        }
+        ErrorCode::PaginationNumberInvalid | ErrorCode::Unavailable | ErrorCode::Unknown => {
+            "the registry refuses this"
+        }
     }
 }
 
 /// 502 sends clients to their next host at once, where other 5xx would be retried (ERR-1).
 fn from_upstream(kind: &ErrorKind) -> Refusal {
     let (status, message) = match kind {
-        ErrorKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream registry did not answer in time"),
+        ErrorKind::Timeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "the upstream registry did not answer in time")
+        }
         // Never a denial: it would send people looking at their own credentials (UP-9).
-        ErrorKind::CredentialRejected => {
-            (StatusCode::BAD_GATEWAY, "the upstream registry rejects the credential that this proxy has for it")
+        ErrorKind::CredentialRejected => (
+            StatusCode::BAD_GATEWAY,
+            "the upstream registry rejects the credential that this proxy has for it",
+        ),
+        ErrorKind::NoLogin => (
+            StatusCode::BAD_GATEWAY,
+            "this proxy gets no login for the upstream registry from its credential helper",
+        ),
+        ErrorKind::Unreachable => {
+            (StatusCode::BAD_GATEWAY, "the upstream registry cannot be reached")
         }
-        ErrorKind::NoLogin => {
-            (StatusCode::BAD_GATEWAY, "this proxy gets no login for the upstream registry from its credential helper")
+        ErrorKind::ServerError(_) => {
+            (StatusCode::BAD_GATEWAY, "the upstream registry has a failure")
         }
-        ErrorKind::Unreachable => (StatusCode::BAD_GATEWAY, "the upstream registry cannot be reached"),
-        ErrorKind::ServerError(_) => (StatusCode::BAD_GATEWAY, "the upstream registry has a failure"),
-        ErrorKind::Protocol => (StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong"),
-        ErrorKind::Refused => {
-            (StatusCode::BAD_GATEWAY, "the upstream registry points to an address that is not allowed")
+        ErrorKind::Protocol => {
+            (StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong")
         }
+        ErrorKind::Refused => (
+            StatusCode::BAD_GATEWAY,
+            "the upstream registry points to an address that is not allowed",
+        ),
         ErrorKind::NotFound
         | ErrorKind::Denied
         | ErrorKind::Outdated

@@ -1,4 +1,5 @@
-//! One request and its answer, from arrival to the last byte: its log line and its metrics are written when it ends.
+//! One request and its answer, from arrival to the last byte: its log line and its metrics are
+//! written when it ends.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -45,7 +46,8 @@ pub(super) struct Notes {
     pub(super) error: Option<String>,
 }
 
-/// A request with its answer on the way. Shared by the body and its frames; ends when the last of them is gone.
+/// A request with its answer on the way. Shared by the body and its frames; ends when the last of
+/// them is gone.
 #[derive(Debug)]
 pub(super) struct Exchange {
     arrival: Arrival,
@@ -57,7 +59,12 @@ pub(super) struct Exchange {
 }
 
 impl Arrival {
-    pub(super) fn new(peer: IpAddr, method: Method, outbound: Outbound, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        peer: IpAddr,
+        method: Method,
+        outbound: Outbound,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let counted = Counted::one(&metrics.http.in_flight);
         Self {
             peer,
@@ -89,7 +96,8 @@ impl Exchange {
         let _ = self.cut.set(error.to_string());
     }
 
-    /// Body bytes that have left: not more than hyper has written, and not more than the connection has sent since.
+    /// Body bytes that have left: not more than hyper has written, and not more than the connection
+    /// has sent since.
     fn bytes(&self) -> u64 {
         let on_the_wire = self.arrival.outbound.sent() - self.arrival.sent_before;
         self.arrival.outbound.delivery().written().min(on_the_wire)
@@ -97,7 +105,8 @@ impl Exchange {
 
     /// Why the body ended short, or what the answer was about.
     fn error(&self) -> Option<&str> {
-        let given_up = self.arrival.outbound.delivery().is_given_up().then_some("the client takes no bytes");
+        let given_up =
+            self.arrival.outbound.delivery().is_given_up().then_some("the client takes no bytes");
         self.cut.get().or(self.notes.error.as_ref()).map(String::as_str).or(given_up)
     }
 
@@ -105,11 +114,23 @@ impl Exchange {
         let metrics = &self.arrival.metrics;
         let method = method_label(&self.arrival.method);
         metrics.http.requests.with_label_values(&[route, method, self.status.as_str()]).inc();
-        metrics.http.request_duration.with_label_values(&[route]).observe(self.arrival.started.elapsed().as_secs_f64());
+        metrics
+            .http
+            .request_duration
+            .with_label_values(&[route])
+            .observe(self.arrival.started.elapsed().as_secs_f64());
         let Some(name) = &self.notes.name else { return };
         if let Some((kind, outcome)) = self.notes.outcome {
-            metrics.cache.requests.with_label_values(&[name.upstream.as_str(), kind, outcome.as_str()]).inc();
-            metrics.cache.served_bytes.with_label_values(&[name.upstream.as_str(), outcome.as_str()]).inc_by(bytes);
+            metrics
+                .cache
+                .requests
+                .with_label_values(&[name.upstream.as_str(), kind, outcome.as_str()])
+                .inc();
+            metrics
+                .cache
+                .served_bytes
+                .with_label_values(&[name.upstream.as_str(), outcome.as_str()])
+                .inc_by(bytes);
         }
     }
 }

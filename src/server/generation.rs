@@ -1,5 +1,5 @@
-//! What a configuration means for requests. One generation is replaced by the next as a whole; a request keeps the one
-//! that it began with.
+//! What a configuration means for requests. One generation is replaced by the next as a whole; a
+//! request keeps the one that it began with.
 
 use std::time::Duration;
 

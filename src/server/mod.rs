@@ -1,7 +1,7 @@
 //! The clients' side: hyper on a listener that is already bound.
 //!
-//! Plain connections speak HTTP/1.1. A connection with TLS chooses its protocol by ALPN in `serve`, before hyper sees it;
-//! nothing behind that point knows the version.
+//! Plain connections speak HTTP/1.1. A connection with TLS chooses its protocol by ALPN in `serve`,
+//! before hyper sees it; nothing behind that point knows the version.
 
 mod accept;
 mod body;
@@ -51,7 +51,8 @@ use service::Connection;
 use streams::Streams;
 use wire::Wire;
 
-/// Bytes of a request head that are accepted, and of small frames that hyper gathers before it writes.
+/// Bytes of a request head that are accepted, and of small frames that hyper gathers before it
+/// writes.
 const HEAD: usize = 64 * 1024;
 
 /// Header lines of a request.
@@ -60,7 +61,8 @@ const HEADERS: usize = 64;
 /// Bytes that are encrypted ahead of the socket.
 const ENCRYPTED: usize = 512 * 1024;
 
-/// How often a quiet HTTP/2 connection is asked whether anybody is there, and how long the answer may take.
+/// How often a quiet HTTP/2 connection is asked whether anybody is there, and how long the answer
+/// may take.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
 
@@ -73,15 +75,16 @@ const HEADER_LIST: u32 = 32 * 1024;
 /// Bytes that wait for one slow HTTP/2 stream.
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// Bytes that a client may send ahead on one stream, and on all of a connection: a body that is not read leaves room for
-/// the others.
+/// Bytes that a client may send ahead on one stream, and on all of a connection: a body that is not
+/// read leaves room for the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const WINDOW: u32 = 1024 * 1024;
 
 /// Streams that a client may open and reset before it is taken for an attacker.
 const RESETS: usize = 20;
 
-/// Serves clients until `stop` resolves, then lets transfers end for the grace period, then cuts them off.
+/// Serves clients until `stop` resolves, then lets transfers end for the grace period, then cuts
+/// them off.
 pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future<Output = ()>) {
     let draining = CancellationToken::new();
     let cut = CancellationToken::new();
@@ -100,7 +103,10 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future
     let grace = service.generation.load().grace;
     tracing::info!(grace_s = grace.as_secs(), "draining");
     if tokio::time::timeout(grace, connections.wait()).await.is_err() {
-        tracing::warn!(left = connections.len(), "cutting off transfers that outlasted the grace period");
+        tracing::warn!(
+            left = connections.len(),
+            "cutting off transfers that outlasted the grace period"
+        );
         cut.cancel();
         connections.wait().await;
     }
@@ -122,7 +128,11 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
     let line = Line::new(context.is_some());
     let wire = Wire::new(stream, line.clone(), service.limits.send_idle);
     let plain = Connection { peer: peer.ip(), secure: false, certificate: None };
-    let client = |connection| Client { service: Arc::clone(&service), connection: Arc::new(connection), line };
+    let client = |connection| Client {
+        service: Arc::clone(&service),
+        connection: Arc::new(connection),
+        line,
+    };
     let ended = match context {
         None => http_1(client(plain), wire, draining).await,
         Some(context) => match handshake(&service.limits, &context, wire).await {
@@ -147,17 +157,25 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
 
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// The handshake, and where it agrees on HTTP/2 the first bytes after it: its client speaks at once (RFC 9113 §3.4).
-async fn handshake(limits: &Limits, context: &TlsContext, wire: Wire) -> io::Result<TlsStream<Wire>> {
+/// The handshake, and where it agrees on HTTP/2 the first bytes after it: its client speaks at once
+/// (RFC 9113 §3.4).
+async fn handshake(
+    limits: &Limits,
+    context: &TlsContext,
+    wire: Wire,
+) -> io::Result<TlsStream<Wire>> {
     let acceptor = TlsAcceptor::from(Arc::clone(context.config()));
     let handshake = async {
-        let mut stream = acceptor.accept_with(wire, |session| session.set_buffer_limit(Some(ENCRYPTED))).await?;
+        let mut stream =
+            acceptor.accept_with(wire, |session| session.set_buffer_limit(Some(ENCRYPTED))).await?;
         if tls::is_http_2(stream.get_ref().1.alpn_protocol()) {
             stream.fill_buf().await?;
         }
         Ok(stream)
     };
-    tokio::time::timeout(limits.handshake, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(limits.handshake, handshake)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn http_1<S>(client: Client, stream: S, draining: CancellationToken) -> Ended
@@ -182,7 +200,9 @@ where
     let streams = Streams::new(limits.send_idle);
     let mut http = http2::Builder::new(streams.clone());
     http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PONG);
-    http.max_concurrent_streams(STREAMS).max_header_list_size(HEADER_LIST).max_send_buf_size(SEND_BUFFER);
+    http.max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_LIST)
+        .max_send_buf_size(SEND_BUFFER);
     http.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(WINDOW);
     http.max_pending_accept_reset_streams(RESETS);
     let watched = streams.clone();
@@ -201,8 +221,13 @@ where
     to_its_end(connection, enough, watched.quiet(last)).await
 }
 
-/// After `enough`, what is under way may end, and nothing new begins; then it is over, at the latest at `last`.
-async fn to_its_end<C>(connection: C, enough: impl Future<Output = ()>, last: impl Future<Output = ()>) -> Ended
+/// After `enough`, what is under way may end, and nothing new begins; then it is over, at the
+/// latest at `last`.
+async fn to_its_end<C>(
+    connection: C,
+    enough: impl Future<Output = ()>,
+    last: impl Future<Output = ()>,
+) -> Ended
 where
     C: GracefulConnection<Error = hyper::Error>,
 {

@@ -21,17 +21,23 @@ struct Shared {
     copies: bool,
     /// Bytes that the kernel has taken, heads and framing included.
     sent: AtomicU64,
-    /// Slices that hyper has been given and has not written yet, oldest first. Each keeps its mapping in place, so that
-    /// no other memory can have its addresses.
+    /// Slices that hyper has been given and has not written yet, oldest first. Each keeps its
+    /// mapping in place, so that no other memory can have its addresses.
     slices: Mutex<VecDeque<Slice>>,
-    /// Answers that TLS has taken the last bytes of, and the kernel perhaps not yet; none once the connection is gone.
+    /// Answers that TLS has taken the last bytes of, and the kernel perhaps not yet; none once the
+    /// connection is gone.
     encrypted: Mutex<Option<Vec<Arc<Exchange>>>>,
 }
 
 impl Line {
     pub(super) fn new(copies: bool) -> Self {
         let encrypted = Mutex::new(copies.then(Vec::new));
-        Self(Arc::new(Shared { copies, sent: AtomicU64::new(0), slices: Mutex::default(), encrypted }))
+        Self(Arc::new(Shared {
+            copies,
+            sent: AtomicU64::new(0),
+            slices: Mutex::default(),
+            encrypted,
+        }))
     }
 
     /// The way out for one more answer.
@@ -67,8 +73,10 @@ impl Line {
     /// The slice that `bytes` are a part of, and where. Slices before it have been written.
     pub(super) fn recognise(&self, bytes: &[u8]) -> Option<(Slice, usize)> {
         let mut slices = self.slices();
-        let (index, position) =
-            slices.iter().enumerate().find_map(|(index, slice)| Some((index, slice.position(bytes)?)))?;
+        let (index, position) = slices
+            .iter()
+            .enumerate()
+            .find_map(|(index, slice)| Some((index, slice.position(bytes)?)))?;
         slices.drain(..index);
         Some((slices.front()?.clone(), position))
     }

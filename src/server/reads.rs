@@ -9,7 +9,8 @@ use super::listing;
 use super::respond::{self, Answer};
 use super::service::{Service, header};
 use crate::oci::{
-    CanonicalName, Digest, Endpoint, ErrorCode, PageQuery, RangeRequest, Reference, if_range_matches, none_match,
+    CanonicalName, Digest, Endpoint, ErrorCode, PageQuery, RangeRequest, Reference,
+    if_range_matches, none_match,
 };
 use crate::pull::{self, BlobHead, Outcome, Want};
 use crate::route::Route;
@@ -34,35 +35,56 @@ impl Service {
     ) -> Result<Answer, Refusal> {
         let looked_up = self.look_up(asked, endpoint, notes);
         let late = |_| Refusal::from(pull::Error::Late(self.limits.head));
-        let mut answer = tokio::time::timeout(self.limits.head, looked_up).await.map_err(late)??;
+        let mut answer =
+            tokio::time::timeout(self.limits.head, looked_up).await.map_err(late)??;
         if let Some(ns) = asked.route.echo_ns() {
             respond::echo_namespace(answer.headers_mut(), ns);
         }
         Ok(answer)
     }
 
-    async fn look_up(&self, asked: &Asked<'_>, endpoint: &Endpoint, notes: &mut Notes) -> Result<Answer, Refusal> {
+    async fn look_up(
+        &self,
+        asked: &Asked<'_>,
+        endpoint: &Endpoint,
+        notes: &mut Notes,
+    ) -> Result<Answer, Refusal> {
         match endpoint {
             Endpoint::Blob { digest, .. } => self.blob(asked, digest, notes).await,
             Endpoint::Manifest { reference, .. } => self.manifest(asked, reference, notes).await,
             Endpoint::Tags { page, .. } => self.tags(asked, page).await,
-            Endpoint::Referrers { digest, page, .. } => self.referrers(asked, digest, page, notes).await,
+            Endpoint::Referrers { digest, page, .. } => {
+                self.referrers(asked, digest, page, notes).await
+            }
             Endpoint::Upload { .. } => Err(Refusal::read_only()),
             Endpoint::Ping | Endpoint::Catalog => Err(Refusal::unknown_name()),
         }
     }
 
-    async fn blob(&self, asked: &Asked<'_>, digest: &Digest, notes: &mut Notes) -> Result<Answer, Refusal> {
+    async fn blob(
+        &self,
+        asked: &Asked<'_>,
+        digest: &Digest,
+        notes: &mut Notes,
+    ) -> Result<Answer, Refusal> {
         notes.digest = Some(digest.clone());
-        let has_it = header(asked.headers, IF_NONE_MATCH).is_some_and(|tags| none_match(tags, digest));
+        let has_it =
+            header(asked.headers, IF_NONE_MATCH).is_some_and(|tags| none_match(tags, digest));
         if asked.pushes && *asked.method == Method::HEAD {
             let size = self.pull.blob_upstream(&asked.name, digest).await?;
-            return Ok(respond::blob_head(BlobHead { size, outcome: Outcome::Revalidated }, digest));
+            return Ok(respond::blob_head(
+                BlobHead { size, outcome: Outcome::Revalidated },
+                digest,
+            ));
         }
         if has_it || *asked.method == Method::HEAD {
             let head = self.pull.blob_head(&asked.name, digest).await?;
             notes.outcome = Some(("blob", head.outcome));
-            return Ok(if has_it { respond::not_modified(digest) } else { respond::blob_head(head, digest) });
+            return Ok(if has_it {
+                respond::not_modified(digest)
+            } else {
+                respond::blob_head(head, digest)
+            });
         }
         let range = range(asked.headers, digest)?;
         let answer = self.pull.blob(&asked.name, digest, range).await?;
@@ -70,7 +92,12 @@ impl Service {
         Ok(respond::blob(answer, digest))
     }
 
-    async fn manifest(&self, asked: &Asked<'_>, reference: &Reference, notes: &mut Notes) -> Result<Answer, Refusal> {
+    async fn manifest(
+        &self,
+        asked: &Asked<'_>,
+        reference: &Reference,
+        notes: &mut Notes,
+    ) -> Result<Answer, Refusal> {
         if let Reference::Tag(tag) = reference {
             notes.tag = Some(tag.clone());
         }
@@ -82,7 +109,8 @@ impl Service {
         };
         notes.outcome = Some((kind, answer.outcome));
         notes.digest = Some(answer.digest.clone());
-        let has_it = header(asked.headers, IF_NONE_MATCH).is_some_and(|tags| none_match(tags, &answer.digest));
+        let has_it = header(asked.headers, IF_NONE_MATCH)
+            .is_some_and(|tags| none_match(tags, &answer.digest));
         Ok(if has_it { respond::not_modified(&answer.digest) } else { respond::manifest(answer) })
     }
 
@@ -116,6 +144,8 @@ fn range(headers: &HeaderMap, digest: &Digest) -> Result<RangeRequest, Refusal> 
             let message = "one range at a time";
             Err(Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::RangeInvalid, message))
         }
-        range @ (RangeRequest::None | RangeRequest::One(_) | RangeRequest::Unsatisfiable) => Ok(range),
+        range @ (RangeRequest::None | RangeRequest::One(_) | RangeRequest::Unsatisfiable) => {
+            Ok(range)
+        }
     }
 }

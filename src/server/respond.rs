@@ -1,8 +1,8 @@
 //! Status and headers of every answer (PROTOCOL §3.11).
 
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK, LOCATION,
-    RANGE, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, LINK, LOCATION, RANGE, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::response::Builder;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -10,7 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use super::body::Source;
 use super::error::{Extra, Refusal};
 use crate::oci::{Digest, OCI_INDEX, entity_tag, error_document};
-use crate::pull::{BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome, Referrers};
+use crate::pull::{
+    BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome, Referrers,
+};
 use crate::upstream::{Progress, Taken};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -24,7 +26,8 @@ const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-app
 
 const JSON: &str = "application/json";
 
-/// Content under a digest never changes; it is private, because others may not be allowed to have it.
+/// Content under a digest never changes; it is private, because others may not be allowed to have
+/// it.
 const FOREVER: &str = "private, max-age=31536000, immutable";
 
 pub(super) type Answer = Response<Source>;
@@ -43,7 +46,9 @@ pub(super) fn blob(answer: BlobAnswer, digest: &Digest) -> Answer {
     };
     let mut builder = blob_head_lines(digest, length);
     if let (Some(part), Some(size)) = (answer.part, answer.size) {
-        builder = builder.status(StatusCode::PARTIAL_CONTENT).header(CONTENT_RANGE, part.content_range(size));
+        builder = builder
+            .status(StatusCode::PARTIAL_CONTENT)
+            .header(CONTENT_RANGE, part.content_range(size));
     }
     finish(builder, source)
 }
@@ -70,7 +75,9 @@ pub(super) fn manifest(answer: ManifestAnswer) -> Answer {
     let source = match answer.content {
         ManifestContent::None => Source::Empty,
         ManifestContent::Memory(bytes) => Source::Full(bytes),
-        ManifestContent::Stored(blob) => Source::Stored { left: 0..blob.size(), blob, loading: None },
+        ManifestContent::Stored(blob) => {
+            Source::Stored { left: 0..blob.size(), blob, loading: None }
+        }
     };
     let mut finished = finish(builder, source);
     warn_if_stale(finished.headers_mut(), answer.outcome);
@@ -99,7 +106,8 @@ pub(super) fn referrers(referrers: Referrers, next: Option<String>) -> Answer {
     answer
 }
 
-/// An upload goes on at `location` (UPL-5). `Range` is what has arrived, in the plain form that dockerd needs.
+/// An upload goes on at `location` (UPL-5). `Range` is what has arrived, in the plain form that
+/// dockerd needs.
 pub(super) fn upload(status: StatusCode, location: &str, progress: Progress) -> Answer {
     let Progress { range, uuid, min_chunk, .. } = progress;
     let builder = done_head(status).header(LOCATION, location);
@@ -147,7 +155,8 @@ pub(super) fn refusal(refusal: &Refusal) -> Answer {
     full(builder, error_document(refusal.code, &refusal.message).into())
 }
 
-/// An access token, or the form of it that a POST is answered with; never kept by anybody in between (AUTH-9).
+/// An access token, or the form of it that a POST is answered with; never kept by anybody in
+/// between (AUTH-9).
 pub(super) fn token(document: String) -> Answer {
     let builder = ok(StatusCode::OK).header(CONTENT_TYPE, JSON).header(CACHE_CONTROL, "no-store");
     full(builder, document.into())
@@ -162,7 +171,9 @@ fn warn_if_stale(headers: &mut HeaderMap, outcome: Outcome) {
 /// A sentence for people, in the only form that clients print (ERR-5).
 pub(super) fn warn(headers: &mut HeaderMap, sentence: &str) {
     // Names in licences are free text; what cannot stand in a header is not said.
-    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{}\"", sentence.replace(['"', '\\'], "'"))) {
+    if let Ok(value) =
+        HeaderValue::from_str(&format!("299 - \"{}\"", sentence.replace(['"', '\\'], "'")))
+    {
         headers.append(WARNING, value);
     }
 }
@@ -198,7 +209,8 @@ fn full(builder: Builder, body: bytes::Bytes) -> Answer {
     finish(builder.header(CONTENT_LENGTH, body.len()), Source::Full(body))
 }
 
-/// A header that cannot be sent (an upstream's text with control bytes) costs the answer, not the process.
+/// A header that cannot be sent (an upstream's text with control bytes) costs the answer, not the
+/// process.
 fn finish(builder: Builder, source: Source) -> Answer {
     builder.body(source).unwrap_or_else(|_| {
         let mut answer = Response::new(Source::Empty);

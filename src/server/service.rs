@@ -1,4 +1,5 @@
-//! One request: parsed once, routed, authorised, and only then looked up (`reads`) or passed on (`writes`).
+//! One request: parsed once, routed, authorised, and only then looked up (`reads`) or passed on
+//! (`writes`).
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -22,7 +23,8 @@ use super::token;
 use super::visit::Visit;
 use super::writes;
 use crate::access::{
-    Action, Caller, Credential, Door, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Principal, client_address,
+    Action, Caller, Credential, Door, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Principal,
+    client_address,
 };
 use crate::clock::Clock;
 use crate::limits::Limits;
@@ -69,7 +71,12 @@ pub(super) struct Address<'a> {
 impl Address<'_> {
     /// Where a name leads that the client writes in this request.
     pub(super) fn resolve(&self, name: &Repository) -> Option<Route> {
-        self.generation.routes.resolve(self.host, self.target.prefix.as_deref(), &self.target.ns, name)
+        self.generation.routes.resolve(
+            self.host,
+            self.target.prefix.as_deref(),
+            &self.target.ns,
+            name,
+        )
     }
 }
 
@@ -89,11 +96,16 @@ impl Service {
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         let generation = self.generation.load_full();
-        let address = client_address(connection.peer, request.headers(), &generation.trusted_proxies);
-        let arrival = Arrival::new(address, request.method().clone(), outbound, Arc::clone(&self.metrics));
+        let address =
+            client_address(connection.peer, request.headers(), &generation.trusted_proxies);
+        let arrival =
+            Arrival::new(address, request.method().clone(), outbound, Arc::clone(&self.metrics));
         let head_only = request.method() == Method::HEAD;
         let mut notes = Notes::default();
-        let answer = match self.answer(&generation, (&connection, address), &mut request, &mut notes).await {
+        let answer = match self
+            .answer(&generation, (&connection, address), &mut request, &mut notes)
+            .await
+        {
             Ok(answer) => answer,
             Err(refusal) => {
                 writes::drain(&mut request).await;
@@ -120,7 +132,10 @@ impl Service {
             return Err(bad_request("a read has no body"));
         }
         let host = host(request)?;
-        let door = generation.doors.find(host.as_deref(), connection.secure).ok_or_else(Refusal::misdirected)?;
+        let door = generation
+            .doors
+            .find(host.as_deref(), connection.secure)
+            .ok_or_else(Refusal::misdirected)?;
         let certificate = tls::names(connection.certificate.as_ref(), self.clock.now())?.to_vec();
         let caller = Caller { address, principal: Principal::Anonymous, certificate };
         let knock = Knock { generation, door, caller };
@@ -162,8 +177,10 @@ impl Service {
             return self.write(writes::Writer { to, route, name }, request, notes).await;
         }
         self.note_pull(visit, &name);
-        let pushes = route.writable && visit.decide(&generation.policy, Action::Push, &route).is_ok();
-        let asked = Asked { route, name, method: request.method(), headers: request.headers(), pushes };
+        let pushes =
+            route.writable && visit.decide(&generation.policy, Action::Push, &route).is_ok();
+        let asked =
+            Asked { route, name, method: request.method(), headers: request.headers(), pushes };
         let mut answer = self.granted(&asked, &target.endpoint, notes).await?;
         if target.endpoint.is_about_tags()
             && let Some(notice) = visit.notice(generation.issuer.as_deref(), self.clock.now())
@@ -174,12 +191,20 @@ impl Service {
     }
 
     /// Finds out who asks.
-    async fn visit(&self, knock: Knock<'_>, credential: &Credential, notes: &mut Notes) -> Result<Visit, Refusal> {
+    async fn visit(
+        &self,
+        knock: Knock<'_>,
+        credential: &Credential,
+        notes: &mut Notes,
+    ) -> Result<Visit, Refusal> {
         notes.identity = Some("unknown".to_owned());
         let Knock { generation, door, caller } = knock;
         let begun = Visit::begin(&self.gatekeeper, generation, door, caller, credential);
-        let begun = tokio::time::timeout(self.limits.head, begun).await.unwrap_or_else(|_| Err(Refusal::overloaded()));
-        let visit = begun.inspect_err(|refusal| self.count_attempt(credential, refused_label(refusal.status)))?;
+        let begun = tokio::time::timeout(self.limits.head, begun)
+            .await
+            .unwrap_or_else(|_| Err(Refusal::overloaded()));
+        let visit = begun
+            .inspect_err(|refusal| self.count_attempt(credential, refused_label(refusal.status)))?;
         self.count_attempt(credential, visit.outcome());
         notes.identity = Some(visit.caller.principal.to_string());
         Ok(visit)
@@ -213,12 +238,17 @@ impl Service {
 
     fn note_pull(&self, visit: &Visit, name: &CanonicalName) {
         let expires = visit.authenticated.as_ref().and_then(|somebody| somebody.expires);
-        self.ledger.note(&visit.caller, LastPull { at: self.clock.now(), image: name.clone(), expires });
+        self.ledger
+            .note(&visit.caller, LastPull { at: self.clock.now(), image: name.clone(), expires });
     }
 
     fn count_attempt(&self, credential: &Credential, outcome: &str) {
         if *credential != Credential::None {
-            self.metrics.http.auth_attempts.with_label_values(&[credential.scheme(), outcome]).inc();
+            self.metrics
+                .http
+                .auth_attempts
+                .with_label_values(&[credential.scheme(), outcome])
+                .inc();
         }
     }
 }
@@ -228,9 +258,13 @@ impl Service {
 /// # Errors
 /// 400 if there are two of different opinion.
 fn host(request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
-    let mut named = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
-    let (first, authority) = (named.next(), request.uri().authority().map(http::uri::Authority::as_str));
-    let differs = first.zip(authority).is_some_and(|(first, authority)| !first.eq_ignore_ascii_case(authority));
+    let mut named =
+        request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let (first, authority) =
+        (named.next(), request.uri().authority().map(http::uri::Authority::as_str));
+    let differs = first
+        .zip(authority)
+        .is_some_and(|(first, authority)| !first.eq_ignore_ascii_case(authority));
     if differs || named.next().is_some() {
         return Err(bad_request("the host is named twice"));
     }
@@ -246,13 +280,20 @@ fn refused_label(status: StatusCode) -> &'static str {
 }
 
 /// Endpoints that are about no repository.
-fn without_name(routes: &Routes, target: &Target, visit: &Visit, read: bool) -> Result<Answer, Refusal> {
+fn without_name(
+    routes: &Routes,
+    target: &Target,
+    visit: &Visit,
+    read: bool,
+) -> Result<Answer, Refusal> {
     if !routes.answers_ping(target.prefix.as_deref()) {
         return Err(Refusal::unknown_name());
     }
     match target.endpoint {
         Endpoint::Ping if visit.must_log_in() => Err(visit.challenge(None)),
-        Endpoint::Catalog if visit.must_log_in() => Err(visit.challenge(Some("registry:catalog:*"))),
+        Endpoint::Catalog if visit.must_log_in() => {
+            Err(visit.challenge(Some("registry:catalog:*")))
+        }
         _ if !read => Err(Refusal::read_only()),
         Endpoint::Ping => Ok(respond::ping()),
         Endpoint::Catalog

@@ -1,6 +1,6 @@
-//! The requests of one HTTP/2 connection. hyper runs each as a task, and polls no body while its client keeps the flow
-//! control window shut; so the task is watched from outside, and dropped if its bytes get nowhere: h2 then resets that
-//! stream alone.
+//! The requests of one HTTP/2 connection. hyper runs each as a task, and polls no body while its
+//! client keeps the flow control window shut; so the task is watched from outside, and dropped if
+//! its bytes get nowhere: h2 then resets that stream alone.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,7 +18,8 @@ pub(super) struct Streams {
     /// How long bytes may wait for their client.
     patience: Duration,
     open: Arc<watch::Sender<usize>>,
-    /// Of the request that hyper has just handed over and will run next, which it does in the same turn.
+    /// Of the request that hyper has just handed over and will run next, which it does in the same
+    /// turn.
     next: Arc<Mutex<Option<Arc<Delivery>>>>,
 }
 
@@ -29,7 +30,8 @@ impl Streams {
 
     /// What hyper runs next answers by `outbound`.
     pub(super) fn expect(&self, outbound: &Outbound) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(outbound.delivery()));
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Arc::clone(outbound.delivery()));
     }
 
     /// Resolves once there has been no stream for this long, from now on.
@@ -52,7 +54,8 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let delivery = self.next.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let delivery =
+            self.next.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
         let (open, patience) = (Open::one(&self.open), self.patience);
         tokio::spawn(async move {
             let _open = open;

@@ -19,8 +19,8 @@ use crate::config::{CertificateName, ClientAuth};
 
 const HTTP_2: &[u8] = b"h2";
 
-/// What connections are encrypted with. Sessions of another one are not resumed, so that nobody stays who is not trusted
-/// any more.
+/// What connections are encrypted with. Sessions of another one are not resumed, so that nobody
+/// stays who is not trusted any more.
 #[derive(Clone, Debug)]
 pub struct TlsContext {
     config: Arc<ServerConfig>,
@@ -40,8 +40,14 @@ pub(super) struct Certificate {
 impl TlsContext {
     /// # Errors
     /// What is wrong with the certificate, its key, or the authority of client certificates.
-    pub fn new(certificate: &str, key: &str, client_ca: Option<&str>, client_auth: ClientAuth) -> Result<Self, String> {
-        let chain = certificates(certificate).map_err(|message| format!("tls.certificate {message}"))?;
+    pub fn new(
+        certificate: &str,
+        key: &str,
+        client_ca: Option<&str>,
+        client_auth: ClientAuth,
+    ) -> Result<Self, String> {
+        let chain =
+            certificates(certificate).map_err(|message| format!("tls.certificate {message}"))?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|error| format!("tls.key holds no private key in PEM: {error}"))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -51,18 +57,21 @@ impl TlsContext {
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(pem) => {
-                let roots = authorities(pem).map_err(|message| format!("tls.client_ca {message}"))?;
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let roots =
+                    authorities(pem).map_err(|message| format!("tls.client_ca {message}"))?;
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 let verifier = match client_auth {
                     ClientAuth::Optional => verifier.allow_unauthenticated(),
                     ClientAuth::Required => verifier,
                 };
-                builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+                builder
+                    .with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
             }
         };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|error| format!("tls.certificate and tls.key do not belong together: {error}"))?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+            format!("tls.certificate and tls.key do not belong together: {error}")
+        })?;
         config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
         let required = client_ca.is_some() && client_auth == ClientAuth::Required;
@@ -77,19 +86,25 @@ impl TlsContext {
     pub(super) fn certificate(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<Certificate> {
         let (_, certificate) = X509Certificate::from_der(chain?.first()?).ok()?;
         let validity = certificate.validity();
-        let at = |seconds: i64| Timestamp::from_unix(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+        let at = |seconds: i64| {
+            Timestamp::from_unix(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        };
         // The last second is still within (RFC 5280 §4.1.2.5).
-        let valid = at(validity.not_before.timestamp())..at(validity.not_after.timestamp().saturating_add(1));
+        let valid = at(validity.not_before.timestamp())
+            ..at(validity.not_after.timestamp().saturating_add(1));
         Some(Certificate { names: names_in(&certificate), valid, required: self.required })
     }
 }
 
-/// The names in what a connection has shown, while it is valid. Whoever resumes a session, or keeps a connection, shows it
-/// to nobody again.
+/// The names in what a connection has shown, while it is valid. Whoever resumes a session, or keeps
+/// a connection, shows it to nobody again.
 ///
 /// # Errors
 /// If it is not valid, and nobody is served without one.
-pub(super) fn names(shown: Option<&Certificate>, now: Timestamp) -> Result<&[CertificateName], Refusal> {
+pub(super) fn names(
+    shown: Option<&Certificate>,
+    now: Timestamp,
+) -> Result<&[CertificateName], Refusal> {
     match shown {
         Some(certificate) if certificate.valid.contains(&now) => Ok(&certificate.names),
         Some(certificate) if certificate.required => Err(Refusal::certificate_ended()),
@@ -109,7 +124,9 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
 fn authorities(pem: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem)? {
-        roots.add(certificate).map_err(|error| format!("holds a certificate that is none: {error}"))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("holds a certificate that is none: {error}"))?;
     }
     Ok(roots)
 }

@@ -1,6 +1,8 @@
-//! The token endpoint: a password or a licence in, a short-lived token out (PROTOCOL §2.1, AUTH-9, AUTH-12).
+//! The token endpoint: a password or a licence in, a short-lived token out (PROTOCOL §2.1, AUTH-9,
+//! AUTH-12).
 //!
-//! What a client asks the token to be for is not read: a token says who asks, and each request is decided by itself.
+//! What a client asks the token to be for is not read: a token says who asks, and each request is
+//! decided by itself.
 
 use std::time::Duration;
 
@@ -32,22 +34,30 @@ pub(super) struct Form {
 /// Reads the form of a POST; other methods have none.
 ///
 /// # Errors
-/// 405 for a method that is none of ours, 400 for a form that cannot be read, 401 for a grant that we never gave.
-pub(super) async fn form(request: &mut Request<Incoming>, patience: Duration) -> Result<Form, Refusal> {
+/// 405 for a method that is none of ours, 400 for a form that cannot be read, 401 for a grant that
+/// we never gave.
+pub(super) async fn form(
+    request: &mut Request<Incoming>,
+    patience: Duration,
+) -> Result<Form, Refusal> {
     match *request.method() {
         Method::GET | Method::HEAD => return Ok(Form::default()),
         Method::POST => {}
         _ => {
-            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, "GET or POST");
+            let refusal =
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, "GET or POST");
             return Err(refusal.with(Extra::Allow("GET, HEAD, POST")));
         }
     }
-    let bad = |message: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
+    let bad =
+        |message: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
     if request.body().size_hint().lower() > LARGEST_FORM as u64 {
         return Err(bad("the form is too long").with(Extra::Close));
     }
     let whole = Limited::new(request.body_mut(), LARGEST_FORM).collect();
-    let read = tokio::time::timeout(patience, whole).await.map_err(|_| bad("the form did not arrive in time"))?;
+    let read = tokio::time::timeout(patience, whole)
+        .await
+        .map_err(|_| bad("the form did not arrive in time"))?;
     let bytes = read.map_err(|_| bad("the form cannot be read").with(Extra::Close))?.to_bytes();
     parse(&bytes).ok_or_else(|| {
         let message = "this token endpoint gives out no refresh tokens; log in again";
@@ -70,12 +80,15 @@ fn parse(bytes: &[u8]) -> Option<Form> {
     }
     match grant.as_deref() {
         None => Some(form),
-        Some("password") => Some(Form { credential: Some(Credential::basic(user, password)), ..form }),
+        Some("password") => {
+            Some(Form { credential: Some(Credential::basic(user, password)), ..form })
+        }
         Some(_) => None,
     }
 }
 
-/// The answer, in the form that GET (`token`) or POST (`access_token` and `scope`) is defined to have; both hold both.
+/// The answer, in the form that GET (`token`) or POST (`access_token` and `scope`) is defined to
+/// have; both hold both.
 pub(super) fn answer(issued: &Issued, asked: Option<&str>) -> Answer {
     let token = issued.token.expose();
     let mut document = serde_json::json!({

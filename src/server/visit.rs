@@ -1,11 +1,13 @@
-//! Who is at the door, and how people are turned away from it (ACCESS §1.3, §3.3; AUTH-1 to AUTH-7).
+//! Who is at the door, and how people are turned away from it (ACCESS §1.3, §3.3; AUTH-1 to
+//! AUTH-7).
 
 use http::StatusCode;
 
 use super::error::{Extra, Refusal};
 use super::generation::Generation;
 use crate::access::{
-    Action, Authenticated, Caller, Credential, Denial, Door, Gatekeeper, Grant, Policy, Presented, Principal, Rejection,
+    Action, Authenticated, Caller, Credential, Denial, Door, Gatekeeper, Grant, Policy, Presented,
+    Principal, Rejection,
 };
 use crate::clock::Timestamp;
 use crate::licence::{NOTICE, calendar};
@@ -47,7 +49,9 @@ impl Visit {
         };
         caller.principal = match &authenticated {
             Some(somebody) => somebody.principal.clone(),
-            None => generation.policy.certificate_principal(&caller).unwrap_or(Principal::Anonymous),
+            None => {
+                generation.policy.certificate_principal(&caller).unwrap_or(Principal::Anonymous)
+            }
         };
         Ok(Self { door, caller, authenticated, with_token, rejection })
     }
@@ -76,7 +80,8 @@ impl Visit {
         !self.door.open && self.authenticated.is_none() && self.caller.is_anonymous()
     }
 
-    /// The right to do it, before anything is looked up. Where nothing can be written, whoever may read is told so.
+    /// The right to do it, before anything is looked up. Where nothing can be written, whoever may
+    /// read is told so.
     ///
     /// # Errors
     /// How the caller is turned away.
@@ -88,25 +93,35 @@ impl Visit {
     ) -> Result<Grant<'p>, Refusal> {
         let write = matches!(action, Action::Push | Action::Delete);
         if write && !route.writable {
-            let readable = self.decide(policy, Action::Pull, route).or_else(|_| self.decide(policy, action, route));
+            let readable = self
+                .decide(policy, Action::Pull, route)
+                .or_else(|_| self.decide(policy, action, route));
             return Err(match readable {
                 Ok(_) => Refusal::read_only(),
                 Err(denial) => self.refuse(denial, action, route.visible_name()),
             });
         }
-        self.decide(policy, action, route).map_err(|denial| self.refuse(denial, action, route.visible_name()))
+        self.decide(policy, action, route)
+            .map_err(|denial| self.refuse(denial, action, route.visible_name()))
     }
 
     /// The decision itself.
-    pub(super) fn decide<'p>(&self, policy: &'p Policy, action: Action, route: &Route) -> Result<Grant<'p>, Denial> {
+    pub(super) fn decide<'p>(
+        &self,
+        policy: &'p Policy,
+        action: Action,
+        route: &Route,
+    ) -> Result<Grant<'p>, Denial> {
         policy.decide(&self.caller, action, &route.canonical(), route.application.as_ref())
     }
 
-    /// A name that leads nowhere is one that nobody may use. Mirrors say at once that they do not know a registry, so
-    /// that clients go on to it (ACCESS §3.3).
+    /// A name that leads nowhere is one that nobody may use. Mirrors say at once that they do not
+    /// know a registry, so that clients go on to it (ACCESS §3.3).
     pub(super) fn nowhere(&self, ns: &Ns, action: Action, name: &Repository) -> Refusal {
         match Policy::nowhere(&self.caller, action) {
-            Denial::Unauthenticated if self.door.open && *ns != Ns::Absent => Refusal::unknown_name(),
+            Denial::Unauthenticated if self.door.open && *ns != Ns::Absent => {
+                Refusal::unknown_name()
+            }
             denial @ (Denial::Unauthenticated | Denial::Hidden | Denial::Forbidden) => {
                 self.refuse(denial, action, name)
             }
@@ -121,7 +136,9 @@ impl Visit {
                 let message = format!("{} may not {} here", self.caller.principal, verb(action));
                 Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
             }
-            Denial::Unauthenticated => self.challenge(Some(&format!("repository:{name}:{}", actions(action)))),
+            Denial::Unauthenticated => {
+                self.challenge(Some(&format!("repository:{name}:{}", actions(action))))
+            }
         }
     }
 
@@ -136,7 +153,8 @@ impl Visit {
         let error = self.with_token.then_some("insufficient_scope");
         let challenge = challenge(&self.door, scope, error);
         let message = "log in to use this";
-        Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message).with(Extra::Challenge(challenge))
+        Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
+            .with(Extra::Challenge(challenge))
     }
 }
 
@@ -148,11 +166,16 @@ fn door_refusal(door: &Door, with_token: bool, rejection: Rejection) -> Refusal 
         Refusal { cause, ..refusal.with(Extra::Challenge(challenge(door, None, error))) }
     };
     match rejection {
-        Rejection::Unknown { reason } => unauthorized("wrong user, password or licence", Some(reason)),
-        Rejection::InvalidToken { reason } => unauthorized("the token is not good any more", Some(reason)),
+        Rejection::Unknown { reason } => {
+            unauthorized("wrong user, password or licence", Some(reason))
+        }
+        Rejection::InvalidToken { reason } => {
+            unauthorized("the token is not good any more", Some(reason))
+        }
         Rejection::Ended { message } => unauthorized(&message, Some(message.clone())),
         Rejection::Later { retry_after } => {
-            // Failures of this login, or of others who keep us busy: whoever waits need not know which.
+            // Failures of this login, or of others who keep us busy: whoever waits need not know
+            // which.
             let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
             let message = format!("too many logins for now; try again in {seconds} s");
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
@@ -161,7 +184,8 @@ fn door_refusal(door: &Door, with_token: bool, rejection: Rejection) -> Refusal 
     }
 }
 
-/// Parameters quoted and in this order (AUTH-2). Nothing in them needs escaping: names of hosts and repositories.
+/// Parameters quoted and in this order (AUTH-2). Nothing in them needs escaping: names of hosts and
+/// repositories.
 fn challenge(door: &Door, scope: Option<&str>, error: Option<&str>) -> String {
     let scope = scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
     let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();

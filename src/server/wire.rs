@@ -1,12 +1,12 @@
-//! The socket, below TLS and hyper: sends mapped bytes without a copy, counts what is really sent, and ends a connection
-//! whose peer takes nothing.
+//! The socket, below TLS and hyper: sends mapped bytes without a copy, counts what is really sent,
+//! and ends a connection whose peer takes nothing.
 //!
-//! hyper does not poll a body while its socket is blocked, and what TLS has encrypted ahead waits below hyper, so only
-//! here can a stalled reader be noticed (DESIGN §14.11).
+//! hyper does not poll a body while its socket is blocked, and what TLS has encrypted ahead waits
+//! below hyper, so only here can a stalled reader be noticed (DESIGN §14.11).
 //!
-//! A body notes each slice of a mapping that it hands to hyper. When hyper comes to write those very bytes, they leave by
-//! `sendfile` from the page cache; whatever is not recognised is written as it stands, so that recognition only ever
-//! saves a copy.
+//! A body notes each slice of a mapping that it hands to hyper. When hyper comes to write those
+//! very bytes, they leave by `sendfile` from the page cache; whatever is not recognised is written
+//! as it stands, so that recognition only ever saves a copy.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -35,7 +35,11 @@ impl Wire {
     }
 
     /// Sends the first of `bufs` from the page cache; `None` if it is not from there.
-    fn poll_send(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Option<Poll<io::Result<usize>>> {
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Option<Poll<io::Result<usize>>> {
         let bytes = bufs.first()?;
         let (slice, position) = self.line.recognise(bytes)?;
         Some(loop {
@@ -57,7 +61,11 @@ impl Wire {
         bufs.iter().take_while(|buf| !self.line.knows(buf)).count()
     }
 
-    fn progress(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn progress(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         let written = self.patience.apply(cx, written);
         if let Poll::Ready(Ok(count)) = &written {
             self.line.add_sent(*count);
@@ -75,26 +83,39 @@ struct Patience {
 }
 
 impl Patience {
-    fn apply<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn apply<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.allowed)));
+        let stalled =
+            self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.allowed)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes")))
     }
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
 /// A socket's flush and shutdown do not wait for the peer; those of TLS do, by writing here.
 impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.progress(cx, written)
     }

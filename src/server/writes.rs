@@ -1,7 +1,8 @@
-//! Writes: uploads, manifests, deletes, passed through to the private registry (PROTOCOL §3.9, ACCESS §7).
+//! Writes: uploads, manifests, deletes, passed through to the private registry (PROTOCOL §3.9,
+//! ACCESS §7).
 //!
-//! Whoever comes here may do it. An upload is known to its client by a sealed address that opens for the same identity,
-//! registry and repository alone.
+//! Whoever comes here may do it. An upload is known to its client by a sealed address that opens
+//! for the same identity, registry and repository alone.
 
 use std::time::Duration;
 
@@ -18,15 +19,15 @@ use super::respond::{self, Answer};
 use super::service::{Address, Service, header};
 use crate::access::Action;
 use crate::oci::{
-    CanonicalName, ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, Repository, UploadQuery,
-    tag_parameters,
+    CanonicalName, ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, Repository,
+    UploadQuery, tag_parameters,
 };
 use crate::push::{Deletion, NewManifest, Sent, Ticket, Upload};
 use crate::route::Route;
 use crate::upstream::Beginning;
 
-/// How much of a body that nobody wants is read, so that its sender gets to see the answer (UPL-11): also that of a
-/// manifest which is somewhat too large.
+/// How much of a body that nobody wants is read, so that its sender gets to see the answer
+/// (UPL-11): also that of a manifest which is somewhat too large.
 const DRAINED: usize = 8 << 20;
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -65,7 +66,9 @@ impl Service {
         let method = request.method().clone();
         notes.digest = writer.to.target.endpoint.digest().cloned();
         match (&writer.to.target.endpoint, method) {
-            (Endpoint::Upload { session: None, query, .. }, Method::POST) => self.begin(&writer, query, request).await,
+            (Endpoint::Upload { session: None, query, .. }, Method::POST) => {
+                self.begin(&writer, query, request).await
+            }
             (Endpoint::Upload { session: Some(session), query, .. }, method) => {
                 self.upload(&writer, (session, query), method, request).await
             }
@@ -97,7 +100,10 @@ impl Service {
             let upload = self.push.whole(&writer.name, sent).await?;
             return self.uploaded(writer, upload, StatusCode::ACCEPTED);
         }
-        let mount = query.mount.clone().and_then(|digest| Some((digest, writer.mountable(query.from.as_ref()?)?)));
+        let mount = query
+            .mount
+            .clone()
+            .and_then(|digest| Some((digest, writer.mountable(query.from.as_ref()?)?)));
         let beginning = Beginning { mount, algorithm: query.algorithm };
         let upload = self.push.begin(&writer.name, &beginning).await?;
         self.uploaded(writer, upload, StatusCode::ACCEPTED)
@@ -111,7 +117,8 @@ impl Service {
         method: Method,
         request: &mut Request<Incoming>,
     ) -> Result<Answer, Refusal> {
-        let opened = self.gatekeeper.unseal(session, &writer.to.visit.caller.principal, &writer.name);
+        let opened =
+            self.gatekeeper.unseal(session, &writer.to.visit.caller.principal, &writer.name);
         let ticket = opened.and_then(|text| Ticket::parse(&text)).ok_or_else(unknown_upload)?;
         match method {
             Method::GET => {
@@ -124,7 +131,8 @@ impl Service {
             }
             Method::PUT => {
                 let digest = query.digest.clone().ok_or_else(no_digest)?;
-                let upload = self.push.go_on(&writer.name, ticket, sent(request, Some(digest))?).await?;
+                let upload =
+                    self.push.go_on(&writer.name, ticket, sent(request, Some(digest))?).await?;
                 self.uploaded(writer, upload, StatusCode::ACCEPTED)
             }
             Method::DELETE => {
@@ -136,7 +144,12 @@ impl Service {
     }
 
     /// The answer to a step of an upload; `open` is its status while the upload goes on.
-    fn uploaded(&self, writer: &Writer<'_>, upload: Upload, open: StatusCode) -> Result<Answer, Refusal> {
+    fn uploaded(
+        &self,
+        writer: &Writer<'_>,
+        upload: Upload,
+        open: StatusCode,
+    ) -> Result<Answer, Refusal> {
         let name = writer.route.visible_name();
         match upload {
             Upload::Done(digest) => {
@@ -144,12 +157,17 @@ impl Service {
                 Ok(respond::created(&location, &digest))
             }
             Upload::Open { ticket, progress } => {
-                let sealed = self.gatekeeper.seal(&ticket.to_text(), &writer.to.visit.caller.principal, &writer.name);
+                let sealed = self.gatekeeper.seal(
+                    &ticket.to_text(),
+                    &writer.to.visit.caller.principal,
+                    &writer.name,
+                );
                 let sealed = sealed.ok_or_else(|| {
                     let message = "the system gives no randomness";
                     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message)
                 })?;
-                let location = writer.route.visible_target(&format!("/v2/{name}/blobs/uploads/{sealed}"));
+                let location =
+                    writer.route.visible_target(&format!("/v2/{name}/blobs/uploads/{sealed}"));
                 Ok(respond::upload(open, &location, progress))
             }
         }
@@ -166,7 +184,9 @@ impl Service {
             notes.tag = Some(tag.clone());
         }
         let tags = tag_parameters(request.uri().query())?;
-        let media_type = header(request.headers(), CONTENT_TYPE).and_then(MediaType::parse).ok_or_else(no_type)?;
+        let media_type = header(request.headers(), CONTENT_TYPE)
+            .and_then(MediaType::parse)
+            .ok_or_else(no_type)?;
         let bytes = self.whole_manifest(request).await?;
         let manifest = NewManifest { reference: reference.clone(), tags, media_type, bytes };
         let (digest, taken) = self.push.manifest(&writer.name, manifest).await?;
@@ -183,7 +203,8 @@ impl Service {
         }
         asks_for_it(request);
         let whole = Limited::new(request.body_mut(), limit).collect();
-        let read = tokio::time::timeout(self.limits.receive_idle, whole).await.map_err(|_| late())?;
+        let read =
+            tokio::time::timeout(self.limits.receive_idle, whole).await.map_err(|_| late())?;
         read.map(http_body_util::Collected::to_bytes).map_err(|error| {
             let too_long = error.downcast_ref::<http_body_util::LengthLimitError>().is_some();
             if too_long { too_large(limit) } else { broken_off() }
@@ -192,20 +213,24 @@ impl Service {
 }
 
 impl Writer<'_> {
-    /// The repository that a blob may be mounted from: of the same registry and the same application, and one that this
-    /// caller may pull; any other is passed over, as if it had not been named (UPL-7).
+    /// The repository that a blob may be mounted from: of the same registry and the same
+    /// application, and one that this caller may pull; any other is passed over, as if it had not
+    /// been named (UPL-7).
     fn mountable(&self, from: &Repository) -> Option<Repository> {
         let policy = &self.to.generation.policy;
         let route = self.to.resolve(from)?;
         let allowed = self.to.visit.decide(policy, Action::Pull, &route).is_ok();
-        let akin =
-            route.upstream == self.name.upstream && policy.are_of_one_application(&route.canonical(), &self.name);
+        let akin = route.upstream == self.name.upstream
+            && policy.are_of_one_application(&route.canonical(), &self.name);
         (allowed && akin).then_some(route.repository)
     }
 }
 
 /// The bytes of a request, with what its headers say of them.
-fn sent(request: &mut Request<Incoming>, digest: Option<Digest>) -> Result<Sent<&mut Incoming>, Refusal> {
+fn sent(
+    request: &mut Request<Incoming>,
+    digest: Option<Digest>,
+) -> Result<Sent<&mut Incoming>, Refusal> {
     let range = chunk_range(request.headers())?;
     asks_for_it(request);
     // Nothing at all is a length, too.
@@ -214,15 +239,21 @@ fn sent(request: &mut Request<Incoming>, digest: Option<Digest>) -> Result<Sent<
     Ok(Sent { body: request.body_mut(), length, range, digest })
 }
 
-/// From here on the body is read, and its sender waits no more: whatever is refused now, the rest is on its way.
+/// From here on the body is read, and its sender waits no more: whatever is refused now, the rest
+/// is on its way.
 fn asks_for_it(request: &mut Request<Incoming>) {
     request.headers_mut().remove(EXPECT);
 }
 
 fn chunk_range(headers: &HeaderMap) -> Result<Option<ChunkRange>, Refusal> {
     let Some(text) = header(headers, CONTENT_RANGE) else { return Ok(None) };
-    let bad =
-        || Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid, "Content-Range is written as 0-1023");
+    let bad = || {
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            ErrorCode::BlobUploadInvalid,
+            "Content-Range is written as 0-1023",
+        )
+    };
     ChunkRange::parse(text).map(Some).ok_or_else(bad)
 }
 
@@ -253,7 +284,8 @@ fn late() -> Refusal {
 }
 
 fn broken_off() -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, "the request broke off").with(Extra::Close)
+    Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, "the request broke off")
+        .with(Extra::Close)
 }
 
 fn no_such_write(endpoint: &Endpoint) -> Refusal {
@@ -262,8 +294,11 @@ fn no_such_write(endpoint: &Endpoint) -> Refusal {
         Endpoint::Upload { session: Some(_), .. } => "GET, PATCH, PUT, DELETE",
         Endpoint::Manifest { .. } => "GET, HEAD, PUT, DELETE",
         Endpoint::Blob { .. } => "GET, HEAD, DELETE",
-        Endpoint::Ping | Endpoint::Catalog | Endpoint::Tags { .. } | Endpoint::Referrers { .. } => "GET, HEAD",
+        Endpoint::Ping | Endpoint::Catalog | Endpoint::Tags { .. } | Endpoint::Referrers { .. } => {
+            "GET, HEAD"
+        }
     };
     let message = format!("the methods here are {allowed}");
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message).with(Extra::Allow(allowed))
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message)
+        .with(Extra::Allow(allowed))
 }

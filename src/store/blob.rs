@@ -77,15 +77,24 @@ impl Blob {
     ///
     /// # Errors
     /// If the disk fails or the file is shorter than it was; the blob is then discarded.
-    pub fn load(&self, span: &Range<u64>) -> impl Future<Output = Result<Slice, Error>> + Send + use<> {
+    pub fn load(
+        &self,
+        span: &Range<u64>,
+    ) -> impl Future<Output = Result<Slice, Error>> + Send + use<> {
         let this = self.clone();
         let range = self.0.slice(span).unwrap_or(0..0);
         self.0.shared.pool.run(move || {
             let path = this.0.shared.layout.blob(&this.0.digest);
-            let loaded = this.0.mapped().and_then(|mapping| mapping.populate(&range)).or_else(|error| {
-                // Kernels before 5.14 do not know the advice; a plain read warms the page cache as well.
-                if error.kind() == io::ErrorKind::InvalidInput { this.0.read_through(&range) } else { Err(error) }
-            });
+            let loaded =
+                this.0.mapped().and_then(|mapping| mapping.populate(&range)).or_else(|error| {
+                    // Kernels before 5.14 do not know the advice; a plain read warms the page cache
+                    // as well.
+                    if error.kind() == io::ErrorKind::InvalidInput {
+                        this.0.read_through(&range)
+                    } else {
+                        Err(error)
+                    }
+                });
             if let Err(error) = loaded {
                 this.0.shared.discard(&this.0.digest, "unreadable");
                 return Err(Error::file("read", &path)(error));
@@ -96,8 +105,8 @@ impl Blob {
 }
 
 impl Blob {
-    /// The next piece of `span`, copied, if it is in memory already: for connections that encrypt what they send, since
-    /// user code must not read the mapping (DESIGN §14.11). At most 256 KiB.
+    /// The next piece of `span`, copied, if it is in memory already: for connections that encrypt
+    /// what they send, since user code must not read the mapping (DESIGN §14.11). At most 256 KiB.
     ///
     /// `None` means that [`Blob::read`] has to fetch it from the disk first.
     pub fn read_resident(&self, span: &Range<u64>) -> Option<Bytes> {
@@ -108,7 +117,10 @@ impl Blob {
     ///
     /// # Errors
     /// If the disk fails or the file is shorter than it was; the blob is then discarded.
-    pub fn read(&self, span: &Range<u64>) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
+    pub fn read(
+        &self,
+        span: &Range<u64>,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
         let this = self.clone();
         let read = self.0.reader().read_at(span.start, piece(span));
         async move { read.await.inspect_err(|_| this.0.shared.discard(&this.0.digest, "unreadable")) }
@@ -129,21 +141,25 @@ pub struct Slice {
 impl Slice {
     /// The mapped bytes, to be handed to the kernel and not to be read here.
     pub fn bytes(&self) -> &[u8] {
-        // A slice is only made after its mapping; an empty one ends the body short, which the client notices.
+        // A slice is only made after its mapping; an empty one ends the body short, which the
+        // client notices.
         self.blob.mapped().map_or(&[], |mapping| &mapping.bytes()[self.range.clone()])
     }
 
-    /// Where `bytes` begin in this slice, if they are a part of it: of the same memory, not merely equal.
+    /// Where `bytes` begin in this slice, if they are a part of it: of the same memory, not merely
+    /// equal.
     pub fn position(&self, bytes: &[u8]) -> Option<usize> {
         let own = self.bytes();
         let start = bytes.as_ptr().addr().checked_sub(own.as_ptr().addr())?;
         (start + bytes.len() <= own.len()).then_some(start)
     }
 
-    /// Sends up to `len` bytes from `position` on from the page cache to a socket, without a copy of ours. May send less.
+    /// Sends up to `len` bytes from `position` on from the page cache to a socket, without a copy
+    /// of ours. May send less.
     ///
     /// # Errors
-    /// Those of `sendfile(2)`, `WouldBlock` among them; `UnexpectedEof` if somebody has cut the file short.
+    /// Those of `sendfile(2)`, `WouldBlock` among them; `UnexpectedEof` if somebody has cut the
+    /// file short.
     pub fn send(&self, socket: BorrowedFd<'_>, position: usize, len: usize) -> io::Result<usize> {
         let mut offset = (self.range.start + position) as u64;
         let len = len.min(self.range.len() - position);
@@ -198,8 +214,8 @@ impl Drop for OpenBlob {
 }
 
 impl OpenBlob {
-    /// The name is gone while this is open: its bytes are pending from now on. Takes no lock, nor does the drop that may
-    /// follow, because the index is locked meanwhile.
+    /// The name is gone while this is open: its bytes are pending from now on. Takes no lock, nor
+    /// does the drop that may follow, because the index is locked meanwhile.
     pub(super) fn mark_unlinked(&self) {
         if !self.unlinked.swap(true, Ordering::AcqRel) {
             self.shared.pending.fetch_add(self.size, Ordering::Relaxed);
@@ -216,7 +232,8 @@ mod tests {
     use crate::oci::Algorithm;
     use crate::store::{BlobStore, Class};
 
-    /// Eviction looks at the open file under the index's lock, so it may be the last to let go of it.
+    /// Eviction looks at the open file under the index's lock, so it may be the last to let go of
+    /// it.
     #[test]
     fn the_last_reader_may_leave_while_the_index_is_locked() {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -236,7 +253,9 @@ mod tests {
             drop(reader);
             done.send((before, pending())).expect("the test waits");
         });
-        let sums = ended.recv_timeout(Duration::from_secs(20)).expect("nobody waits for a lock that it holds itself");
+        let sums = ended
+            .recv_timeout(Duration::from_secs(20))
+            .expect("nobody waits for a lock that it holds itself");
         assert_eq!(sums, (10, 0));
     }
 }

@@ -32,8 +32,8 @@ type Result<T> = rusqlite::Result<T>;
 pub(super) struct Database(Connection);
 
 impl Database {
-    /// Opens or makes the tables. WAL with `synchronous = NORMAL`: a power cut may lose the last commits, never the rest;
-    /// what is lost is asked upstream again.
+    /// Opens or makes the tables. WAL with `synchronous = NORMAL`: a power cut may lose the last
+    /// commits, never the rest; what is lost is asked upstream again.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(1))?;
@@ -52,12 +52,20 @@ impl Database {
     }
 
     pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, Class)>> {
-        self.one("SELECT size, mtime, manifest FROM blobs WHERE digest = ?1", [digest.as_str()], |row| {
-            Ok((Stamp { size: row.get(0)?, mtime: row.get(1)? }, class_of(row.get(2)?)))
-        })
+        self.one(
+            "SELECT size, mtime, manifest FROM blobs WHERE digest = ?1",
+            [digest.as_str()],
+            |row| Ok((Stamp { size: row.get(0)?, mtime: row.get(1)? }, class_of(row.get(2)?))),
+        )
     }
 
-    pub(super) fn put_stamp(&self, digest: &Digest, stamp: Stamp, class: Class, used: Tick) -> Result<()> {
+    pub(super) fn put_stamp(
+        &self,
+        digest: &Digest,
+        stamp: Stamp,
+        class: Class,
+        used: Tick,
+    ) -> Result<()> {
         let manifest = class == Class::Manifest;
         self.run(
             "INSERT OR REPLACE INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -68,12 +76,15 @@ impl Database {
     pub(super) fn drop_stamps(&mut self, digests: &[Digest]) -> Result<()> {
         let transaction = self.0.transaction()?;
         for digest in digests {
-            transaction.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute([digest.as_str()])?;
+            transaction
+                .prepare_cached("DELETE FROM blobs WHERE digest = ?1")?
+                .execute([digest.as_str()])?;
         }
         transaction.commit()
     }
 
-    /// Drops what is recorded about content that is not on disk: asking upstream again brings it back.
+    /// Drops what is recorded about content that is not on disk: asking upstream again brings it
+    /// back.
     pub(super) fn prune(&mut self) -> Result<()> {
         let transaction = self.0.transaction()?;
         transaction.execute_batch(
@@ -87,7 +98,8 @@ impl Database {
     pub(super) fn put_recency(&mut self, uses: &[(Digest, Tick)]) -> Result<()> {
         let transaction = self.0.transaction()?;
         for (digest, used) in uses {
-            let mut update = transaction.prepare_cached("UPDATE blobs SET used = ?2 WHERE digest = ?1")?;
+            let mut update =
+                transaction.prepare_cached("UPDATE blobs SET used = ?2 WHERE digest = ?1")?;
             update.execute(params![digest.as_str(), used])?;
         }
         transaction.commit()
@@ -117,46 +129,78 @@ impl Database {
         }))
     }
 
-    pub(super) fn put_tag(&self, name: &CanonicalName, tag: &Tag, record: &TagRecord) -> Result<()> {
+    pub(super) fn put_tag(
+        &self,
+        name: &CanonicalName,
+        tag: &Tag,
+        record: &TagRecord,
+    ) -> Result<()> {
         self.run(
             "INSERT OR REPLACE INTO tags (name, tag, digest, checked) VALUES (?1, ?2, ?3, ?4)",
-            params![name.to_string(), tag.as_str(), record.digest.as_str(), to_millis(record.checked)],
+            params![
+                name.to_string(),
+                tag.as_str(),
+                record.digest.as_str(),
+                to_millis(record.checked)
+            ],
         )
     }
 
     pub(super) fn drop_tag(&self, name: &CanonicalName, tag: &Tag) -> Result<()> {
-        self.run("DELETE FROM tags WHERE name = ?1 AND tag = ?2", params![name.to_string(), tag.as_str()])
+        self.run(
+            "DELETE FROM tags WHERE name = ?1 AND tag = ?2",
+            params![name.to_string(), tag.as_str()],
+        )
     }
 
     pub(super) fn drop_tags_of(&self, name: &CanonicalName, digest: &Digest) -> Result<()> {
-        self.run("DELETE FROM tags WHERE name = ?1 AND digest = ?2", params![name.to_string(), digest.as_str()])
+        self.run(
+            "DELETE FROM tags WHERE name = ?1 AND digest = ?2",
+            params![name.to_string(), digest.as_str()],
+        )
     }
 
     pub(super) fn member(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>> {
         let select = "SELECT media_type FROM members WHERE name = ?1 AND digest = ?2";
-        let row =
-            self.one(select, params![name.to_string(), digest.as_str()], |row| row.get::<_, Option<String>>(0))?;
-        Ok(row.map(|media_type| Member { media_type: media_type.as_deref().and_then(MediaType::parse) }))
+        let row = self.one(select, params![name.to_string(), digest.as_str()], |row| {
+            row.get::<_, Option<String>>(0)
+        })?;
+        Ok(row.map(|media_type| Member {
+            media_type: media_type.as_deref().and_then(MediaType::parse),
+        }))
     }
 
     /// Some manifest of the repository, to re-confirm the repository by.
     pub(super) fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>> {
-        let select = "SELECT digest FROM members WHERE name = ?1 AND media_type IS NOT NULL LIMIT 1";
+        let select =
+            "SELECT digest FROM members WHERE name = ?1 AND media_type IS NOT NULL LIMIT 1";
         let digest = self.one(select, [name.to_string()], |row| row.get::<_, String>(0))?;
         Ok(digest.and_then(|digest| Digest::parse(&digest).ok()))
     }
 
     /// Adds a member; a media type that is known already stays if none is given.
-    pub(super) fn put_member(&self, name: &CanonicalName, digest: &Digest, member: &Member) -> Result<()> {
+    pub(super) fn put_member(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        member: &Member,
+    ) -> Result<()> {
         self.run(
             "INSERT INTO members (name, digest, media_type) VALUES (?1, ?2, ?3)
              ON CONFLICT DO UPDATE SET media_type = coalesce(excluded.media_type, media_type)",
-            params![name.to_string(), digest.as_str(), member.media_type.as_ref().map(MediaType::as_str)],
+            params![
+                name.to_string(),
+                digest.as_str(),
+                member.media_type.as_ref().map(MediaType::as_str)
+            ],
         )
     }
 
     pub(super) fn drop_member(&self, name: &CanonicalName, digest: &Digest) -> Result<()> {
-        self.run("DELETE FROM members WHERE name = ?1 AND digest = ?2", params![name.to_string(), digest.as_str()])
+        self.run(
+            "DELETE FROM members WHERE name = ?1 AND digest = ?2",
+            params![name.to_string(), digest.as_str()],
+        )
     }
 
     pub(super) fn drop_members(&self, name: &CanonicalName) -> Result<()> {

@@ -1,8 +1,9 @@
-//! What is on disk, how recently it was used, and how much room is promised. Pure: the disk work is the caller's.
+//! What is on disk, how recently it was used, and how much room is promised. Pure: the disk work is
+//! the caller's.
 //!
-//! Three sums are kept apart: `used` (published), `reserved` (being written) and, beside the index, `pending` (unlinked
-//! but still open). Room is promised from the first two, so that eviction does not chase bytes that only wait for their
-//! last reader.
+//! Three sums are kept apart: `used` (published), `reserved` (being written) and, beside the index,
+//! `pending` (unlinked but still open). Room is promised from the first two, so that eviction does
+//! not chase bytes that only wait for their last reader.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Weak;
@@ -10,7 +11,8 @@ use std::sync::Weak;
 use super::blob::OpenBlob;
 use crate::oci::Digest;
 
-/// What eviction takes first: blobs before manifests, which are small and hold images together (DESIGN §14.10).
+/// What eviction takes first: blobs before manifests, which are small and hold images together
+/// (DESIGN §14.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Blob,
@@ -44,7 +46,8 @@ pub(super) struct Disk {
 pub(super) struct Index {
     limit: u64,
     slots: HashMap<Digest, Slot>,
-    /// What goes first comes first. Many may share a moment: whatever the records have lost was never used.
+    /// What goes first comes first. Many may share a moment: whatever the records have lost was
+    /// never used.
     order: BTreeSet<(Class, Tick, Digest)>,
     used: u64,
     reserved: u64,
@@ -97,7 +100,8 @@ impl Index {
         self.slots.contains_key(digest)
     }
 
-    /// Notes a use at `now` (microseconds since the epoch); gives the open file, if a reader has one.
+    /// Notes a use at `now` (microseconds since the epoch); gives the open file, if a reader has
+    /// one.
     pub(super) fn touch(&mut self, digest: &Digest, now: Tick) -> Option<Weak<OpenBlob>> {
         let slot = self.slots.get_mut(digest)?;
         self.last_tick = now.max(self.last_tick + 1);
@@ -142,7 +146,8 @@ impl Index {
         self.limit / 2
     }
 
-    /// Promises `size` bytes and names what has to be removed for them, already taken out of the index.
+    /// Promises `size` bytes and names what has to be removed for them, already taken out of the
+    /// index.
     ///
     /// # Errors
     /// [`NoRoom`] if `size` is more than half of the limit, or if removing everything would not do.
@@ -152,7 +157,8 @@ impl Index {
         }
         let short = self.shortage(size, disk);
         if short > 0 && !self.loaded {
-            // Nothing is evicted before the scan has shown what there is; the cap is met once it has.
+            // Nothing is evicted before the scan has shown what there is; the cap is met once it
+            // has.
             let disk = Disk { pending: 0, ..disk };
             if disk.shortage(size) > 0 {
                 return Err(NoRoom);
@@ -198,7 +204,8 @@ impl Index {
 
 impl Disk {
     fn shortage(self, size: u64) -> u64 {
-        size.saturating_add(self.keep_free).saturating_sub(self.available.saturating_add(self.pending))
+        size.saturating_add(self.keep_free)
+            .saturating_sub(self.available.saturating_add(self.pending))
     }
 }
 
@@ -261,7 +268,10 @@ mod tests {
         index.insert(&digest(1), 90, Class::Blob, 1);
         assert_eq!(index.reserve(50, ROOMY), Ok(vec![]));
         assert!(index.contains(&digest(1)));
-        assert_eq!(index.reserve(50, Disk { available: 40, keep_free: 0, pending: 0 }), Err(NoRoom));
+        assert_eq!(
+            index.reserve(50, Disk { available: 40, keep_free: 0, pending: 0 }),
+            Err(NoRoom)
+        );
     }
 
     /// A search for a free moment would take minutes for these.

@@ -1,6 +1,7 @@
 //! The I/O pool: the only threads that block on the disk.
 //!
-//! Disk work gets threads of its own, so that a slow disk never takes them from name resolution, nor the other way round.
+//! Disk work gets threads of its own, so that a slow disk never takes them from name resolution,
+//! nor the other way round.
 
 use std::future::Future;
 use std::io;
@@ -13,7 +14,8 @@ use super::Error;
 /// Threads that may block on the disk at once (DESIGN §14.12).
 const THREADS: usize = 8;
 
-/// Runs blocking jobs in the order they come. Callers hold at most one job each, which bounds the queue.
+/// Runs blocking jobs in the order they come. Callers hold at most one job each, which bounds the
+/// queue.
 #[derive(Debug)]
 pub(super) struct IoPool {
     runtime: Option<Runtime>,
@@ -22,8 +24,10 @@ pub(super) struct IoPool {
 
 impl IoPool {
     pub(super) fn new() -> io::Result<Self> {
-        let runtime =
-            Builder::new_current_thread().max_blocking_threads(THREADS).thread_name("roadstead-io").build()?;
+        let runtime = Builder::new_current_thread()
+            .max_blocking_threads(THREADS)
+            .thread_name("roadstead-io")
+            .build()?;
         Ok(Self { runtime: Some(runtime), jobs: TaskTracker::new() })
     }
 
@@ -31,7 +35,10 @@ impl IoPool {
     ///
     /// # Errors
     /// Those of the job, or [`Error::Closed`] if the pool went away first.
-    pub(super) fn run<T, F>(&self, job: F) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
+    pub(super) fn run<T, F>(
+        &self,
+        job: F,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
     where
         T: Send + 'static,
         F: FnOnce() -> Result<T, Error> + Send + 'static,

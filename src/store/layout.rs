@@ -32,7 +32,8 @@ impl Layout {
         self.root.join("staging")
     }
 
-    /// A name no other download uses; `serial` is unique in this process, and start-up empties the folder.
+    /// A name no other download uses; `serial` is unique in this process, and start-up empties the
+    /// folder.
     pub(super) fn staged(&self, digest: &Digest, serial: u64) -> PathBuf {
         self.staging().join(format!("{}-{serial}", digest.hex()))
     }

@@ -1,10 +1,13 @@
-//! Read-only mappings of stored blobs: the zero-copy half of a warm body, and the only `unsafe` of the crate.
+//! Read-only mappings of stored blobs: the zero-copy half of a warm body, and the only `unsafe` of
+//! the crate.
 //!
-//! Why this is sound: a mapping's bytes are only ever handed to the kernel (as the source of a socket write), never read
-//! by this process, so content that changed under us would be wrong bytes on the wire, not undefined behaviour in Rust
-//! code that assumed otherwise. Blobs are immutable once published and only ever unlinked, never truncated or written;
-//! should somebody truncate one by hand all the same, the kernel answers the socket write with `EFAULT`, where a read by
-//! this process would be killed by `SIGBUS`. That is why TLS, which must read, does not use this path (DESIGN §14.11).
+//! Why this is sound: a mapping's bytes are only ever handed to the kernel (as the source of a
+//! socket write), never read by this process, so content that changed under us would be wrong bytes
+//! on the wire, not undefined behaviour in Rust code that assumed otherwise. Blobs are immutable
+//! once published and only ever unlinked, never truncated or written; should somebody truncate one
+//! by hand all the same, the kernel answers the socket write with `EFAULT`, where a read by this
+//! process would be killed by `SIGBUS`. That is why TLS, which must read, does not use this path
+//! (DESIGN §14.11).
 #![expect(
     unsafe_code,
     reason = "mmap, mincore and madvise have no safe form; the argument stands above and at each call"
@@ -34,9 +37,18 @@ impl Mapping {
     /// Maps the first `len` bytes of `file`; `len` must not be 0.
     pub(super) fn new(file: &File, len: usize) -> io::Result<Self> {
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of ours.
-        let start =
-            unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file.as_fd(), 0)? };
-        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mmap gave a null address"))?;
+        let start = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ,
+                MapFlags::SHARED,
+                file.as_fd(),
+                0,
+            )?
+        };
+        let start = NonNull::new(start.cast())
+            .ok_or_else(|| io::Error::other("mmap gave a null address"))?;
         Ok(Self { start, len })
     }
 
@@ -46,12 +58,14 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
-    /// Whether every page of `range` is in the page cache; a write from it will then not wait for the disk.
+    /// Whether every page of `range` is in the page cache; a write from it will then not wait for
+    /// the disk.
     pub(super) fn is_resident(&self, range: &Range<usize>) -> bool {
         let (start, len) = self.pages(range);
         let mut resident = [0_u8; MAX_PAGES];
         let Some(resident) = resident.get_mut(..len.div_ceil(PAGE)) else { return false };
-        // SAFETY: `start` is page-aligned inside the mapping, and `resident` has one byte for each page of `len`.
+        // SAFETY: `start` is page-aligned inside the mapping, and `resident` has one byte for each
+        // page of `len`.
         let result = unsafe { libc::mincore(start.cast(), len, resident.as_mut_ptr()) };
         result == 0 && resident.iter().all(|page| page & 1 == 1)
     }
@@ -75,8 +89,9 @@ impl Mapping {
     }
 }
 
-/// The unit that `mincore` counts in. Larger pages are told as several of these only where the kernel's page is this size,
-/// so elsewhere residency is simply not believed (the slice is populated instead).
+/// The unit that `mincore` counts in. Larger pages are told as several of these only where the
+/// kernel's page is this size, so elsewhere residency is simply not believed (the slice is
+/// populated instead).
 const PAGE: usize = 4096;
 
 /// Pages of the largest slice that is asked about, one more for its unaligned start.

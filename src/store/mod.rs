@@ -1,8 +1,10 @@
-//! The store: verified content by digest on disk, and the records about it. The only code that touches the disk.
+//! The store: verified content by digest on disk, and the records about it. The only code that
+//! touches the disk.
 //!
-//! Content comes in through [`BlobStore::stage`] and becomes visible by rename, whole and verified. It goes out through
-//! [`BlobStore::open`]: from memory if it is small, else as an open [`Blob`]. A file that is not what was recorded when
-//! it was published comes out as a [`Suspect`] and has to be hashed again before anybody may believe it.
+//! Content comes in through [`BlobStore::stage`] and becomes visible by rename, whole and verified.
+//! It goes out through [`BlobStore::open`]: from memory if it is small, else as an open [`Blob`]. A
+//! file that is not what was recorded when it was published comes out as a [`Suspect`] and has to
+//! be hashed again before anybody may believe it.
 
 mod blob;
 mod database;
@@ -59,7 +61,8 @@ struct Shared {
     pool: Arc<IoPool>,
     /// Guards sums and recency; never held across disk work.
     index: Mutex<Index>,
-    /// Bytes that are unlinked but still open; beside the index, so that a last reader may leave under its lock.
+    /// Bytes that are unlinked but still open; beside the index, so that a last reader may leave
+    /// under its lock.
     pending: AtomicU64,
     /// Serialises publishing and deleting of names; taken before `index`.
     names: Mutex<()>,
@@ -92,7 +95,12 @@ impl BlobStore {
             proof_ttl: Duration::ZERO,
             abandon_after: Duration::ZERO,
         };
-        let store = Self::new(&cache, &Limits::default(), Clock::manual(Duration::ZERO), Arc::new(Metrics::new()));
+        let store = Self::new(
+            &cache,
+            &Limits::default(),
+            Clock::manual(Duration::ZERO),
+            Arc::new(Metrics::new()),
+        );
         let store = store.expect("the directory can be used");
         recover::load(&store.0).expect("the directory can be read");
         store
@@ -100,16 +108,22 @@ impl BlobStore {
 }
 
 impl BlobStore {
-    /// Takes the directory, sweeps what an earlier process left half done, and opens the records. Blocks, but walks no
-    /// tree: [`BlobStore::load`] does that later.
+    /// Takes the directory, sweeps what an earlier process left half done, and opens the records.
+    /// Blocks, but walks no tree: [`BlobStore::load`] does that later.
     ///
     /// # Errors
     /// If the directory cannot be made or used, or another process has it.
-    pub fn new(cache: &config::Cache, limits: &Limits, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub fn new(
+        cache: &config::Cache,
+        limits: &Limits,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
         let layout = Layout::new(&cache.path);
         let file = recover::take(&layout)?;
         recover::sweep(&layout)?;
-        let pool = Arc::new(IoPool::new().map_err(Error::file("start the I/O pool of", layout.root()))?);
+        let pool =
+            Arc::new(IoPool::new().map_err(Error::file("start the I/O pool of", layout.root()))?);
         let records = Records::open(&layout.database(), Arc::clone(&pool))?;
         metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
@@ -145,11 +159,16 @@ impl BlobStore {
         self.0.pool.run(move || Ok(Staged::create(&shared, &digest, size))).await?
     }
 
-    /// The same for content that is named when it is whole (`Staged::verify_as`), by a digest of this algorithm.
+    /// The same for content that is named when it is whole (`Staged::verify_as`), by a digest of
+    /// this algorithm.
     ///
     /// # Errors
     /// As [`BlobStore::stage`].
-    pub async fn stage_unnamed(&self, algorithm: Algorithm, size: Option<u64>) -> Result<Staged, StageError> {
+    pub async fn stage_unnamed(
+        &self,
+        algorithm: Algorithm,
+        size: Option<u64>,
+    ) -> Result<Staged, StageError> {
         self.stage(&Digest::of(algorithm, b""), size).await
     }
 
@@ -181,7 +200,8 @@ impl BlobStore {
         }
     }
 
-    /// Writes what is still in memory, waits for the disk work under way, and gives the directory back.
+    /// Writes what is still in memory, waits for the disk work under way, and gives the directory
+    /// back.
     pub async fn close(&self) {
         self.flush().await;
         self.0.pool.close().await;
@@ -213,7 +233,8 @@ impl Shared {
     /// Evicts until `size` more bytes fit, and promises them; blocks.
     fn make_room(&self, size: u64) -> Result<(), StageError> {
         let disk = self.disk()?;
-        let victims = self.index().reserve(size, disk).map_err(|index::NoRoom| StageError::NoRoom)?;
+        let victims =
+            self.index().reserve(size, disk).map_err(|index::NoRoom| StageError::NoRoom)?;
         self.metrics.store.evictions.with_label_values(&["size"]).inc_by(victims.len() as u64);
         self.unlink(&victims);
         Ok(())
@@ -221,7 +242,8 @@ impl Shared {
 
     fn disk(&self) -> Result<Disk, Error> {
         let root = self.layout.root();
-        let stat = rustix::fs::statvfs(root).map_err(|error| Error::file("stat", root)(error.into()))?;
+        let stat =
+            rustix::fs::statvfs(root).map_err(|error| Error::file("stat", root)(error.into()))?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         let keep_free = match *lock(&self.min_free) {
             MinFree::Bytes(bytes) => bytes,
@@ -288,5 +310,9 @@ fn tick(now: Timestamp) -> index::Tick {
 
 /// Makes a folder and its parents, for this user only.
 fn create_folder(path: &Path) -> Result<(), Error> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::file("create", path))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::file("create", path))
 }

@@ -79,7 +79,13 @@ impl Shared {
         let Some(file) = self.open_name(digest, class)? else { return Ok(None) };
         let path = self.layout.blob(digest);
         let stamp = stamp_of(&file).map_err(Error::file("stat", &path))?;
-        let suspect = Suspect { digest: digest.clone(), file: Arc::new(file), stamp, class, shared: Arc::clone(self) };
+        let suspect = Suspect {
+            digest: digest.clone(),
+            file: Arc::new(file),
+            stamp,
+            class,
+            shared: Arc::clone(self),
+        };
         if recorded.is_some_and(|(recorded, _)| recorded == stamp) {
             return suspect.trusted().map(Some);
         }
@@ -109,7 +115,8 @@ impl Shared {
                 Ok(None)
             }
             Err(error) => {
-                // What cannot be opened must not keep a new copy out; a lack of descriptors or memory says nothing about it.
+                // What cannot be opened must not keep a new copy out; a lack of descriptors or
+                // memory says nothing about it.
                 let lack = error.raw_os_error().is_some_and(|code| LACKING.contains(&code));
                 if !lack {
                     self.index().remove(digest);
@@ -141,8 +148,8 @@ impl Suspect {
         Reader::new(Arc::clone(&self.file), Arc::clone(&self.shared))
     }
 
-    /// Hashes the file, telling `progress` how far it is. Right content is recorded and from then on trusted; wrong
-    /// content is removed and counted (DESIGN §14.9).
+    /// Hashes the file, telling `progress` how far it is. Right content is recorded and from then
+    /// on trusted; wrong content is removed and counted (DESIGN §14.9).
     ///
     /// # Errors
     /// If the disk fails; the content is then removed as well.
@@ -165,7 +172,8 @@ impl Suspect {
         Ok(verdict.map(|_| ()))
     }
 
-    /// Hashes a part of the file. What cannot be read is removed, so that the next request fetches it.
+    /// Hashes a part of the file. What cannot be read is removed, so that the next request fetches
+    /// it.
     fn hash(&self, hasher: &mut Hasher, from: u64, to: u64) -> Result<(), Error> {
         self.read(hasher, from, to).map_err(|error| {
             self.shared.discard(&self.digest, "unreadable");

@@ -16,9 +16,11 @@ pub const PIECE: usize = 256 * 1024;
 /// Idle buffers that are kept for the next reads.
 const KEPT: usize = 32;
 
-/// Positioned reads of a file that has no verified name yet. Renaming and unlinking do not disturb it.
+/// Positioned reads of a file that has no verified name yet. Renaming and unlinking do not disturb
+/// it.
 ///
-/// How far the content goes, and whether any of it may be believed, is for the owner of the writing to say.
+/// How far the content goes, and whether any of it may be believed, is for the owner of the writing
+/// to say.
 #[derive(Clone, Debug)]
 pub struct Reader {
     file: Arc<File>,
@@ -34,7 +36,11 @@ impl Reader {
     ///
     /// # Errors
     /// If the disk fails or the file is shorter.
-    pub fn read_at(&self, offset: u64, len: usize) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
+    pub fn read_at(
+        &self,
+        offset: u64,
+        len: usize,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
         let (file, shared) = (Arc::clone(&self.file), Arc::clone(&self.shared));
         self.shared.pool.run(move || {
             let mut piece = shared.buffers.take(len);
@@ -46,8 +52,8 @@ impl Reader {
 }
 
 impl Reader {
-    /// Those of the `len` bytes at `offset` that are in memory, from the first one on, but not more than [`PIECE`]. Never
-    /// waits for the disk.
+    /// Those of the `len` bytes at `offset` that are in memory, from the first one on, but not more
+    /// than [`PIECE`]. Never waits for the disk.
     ///
     /// `None` means that [`Reader::read_at`] has to be asked.
     pub(super) fn read_resident(&self, offset: u64, len: usize) -> Option<Bytes> {
@@ -59,8 +65,9 @@ impl Reader {
     }
 }
 
-/// Buffers that go round. Followers take and leave hundreds of pieces a second, on different threads; every allocator
-/// either maps and clears each of them anew or holds on to many times what is in use.
+/// Buffers that go round. Followers take and leave hundreds of pieces a second, on different
+/// threads; every allocator either maps and clears each of them anew or holds on to many times what
+/// is in use.
 #[derive(Debug, Default)]
 pub(super) struct Buffers(Mutex<Vec<Box<[u8]>>>);
 

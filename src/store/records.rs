@@ -1,8 +1,10 @@
-//! Small durable facts: which digest a tag had, what a repository is proven to hold, when that was last confirmed.
+//! Small durable facts: which digest a tag had, what a repository is proven to hold, when that was
+//! last confirmed.
 //!
-//! The tables stand behind byte-bounded caches, so that nothing in use waits for `SQLite`. One lock orders every read and
-//! write of the tables with the change of the cache that goes with it: a slow read can never bring back what a
-//! later write has removed. Whatever is lost here means "ask upstream", never "allow".
+//! The tables stand behind byte-bounded caches, so that nothing in use waits for `SQLite`. One lock
+//! orders every read and write of the tables with the change of the cache that goes with it: a slow
+//! read can never bring back what a later write has removed. Whatever is lost here means "ask
+//! upstream", never "allow".
 
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
@@ -71,7 +73,12 @@ impl Records {
         self.cached(&self.tags, (name, tag), |database, (name, tag)| database.tag(name, tag)).await
     }
 
-    pub async fn put_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) -> Result<(), Error> {
+    pub async fn put_tag(
+        &self,
+        name: &CanonicalName,
+        tag: &Tag,
+        record: TagRecord,
+    ) -> Result<(), Error> {
         let (name, tag, cache) = (name.clone(), tag.clone(), self.tags.clone());
         self.write(move |database| {
             cache.insert((name.clone(), tag.clone()), record.clone());
@@ -96,16 +103,23 @@ impl Records {
         self.write(move |database| {
             database.drop_tags_of(&name, &digest)?;
             // Cannot fail: the cache was built with support for it.
-            let _ = cache.invalidate_entries_if(move |(of, _), record| *of == name && record.digest == digest);
+            let _ = cache.invalidate_entries_if(move |(of, _), record| {
+                *of == name && record.digest == digest
+            });
             Ok(())
         })
         .await
     }
 
     /// Whether `digest` is proven to be in `name`, and as what.
-    pub async fn member(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>, Error> {
+    pub async fn member(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<Option<Member>, Error> {
         let key = (name.clone(), digest.clone());
-        self.cached(&self.members, key, |database, (name, digest)| database.member(name, digest)).await
+        self.cached(&self.members, key, |database, (name, digest)| database.member(name, digest))
+            .await
     }
 
     /// Some digest that is proven to be a manifest of `name`.
@@ -114,7 +128,12 @@ impl Records {
         self.read(move |database| database.any_manifest(&name)).await
     }
 
-    pub async fn put_member(&self, name: &CanonicalName, digest: &Digest, member: Member) -> Result<(), Error> {
+    pub async fn put_member(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        member: Member,
+    ) -> Result<(), Error> {
         let (name, digest, cache) = (name.clone(), digest.clone(), self.members.clone());
         self.write(move |database| {
             database.put_member(&name, &digest, &member)?;
@@ -137,7 +156,8 @@ impl Records {
 
     /// Upstream refuses `name`: everything that was proven about it is void.
     pub async fn drop_members(&self, name: &CanonicalName) -> Result<(), Error> {
-        let (name, members, confirmed) = (name.clone(), self.members.clone(), self.confirmed.clone());
+        let (name, members, confirmed) =
+            (name.clone(), self.members.clone(), self.confirmed.clone());
         self.write(move |database| {
             confirmed.invalidate(&name);
             let gone = name.clone();
@@ -166,7 +186,13 @@ impl Records {
         self.tables.run("read", |database| database.stamp(digest))
     }
 
-    pub(super) fn put_stamp(&self, digest: &Digest, stamp: Stamp, class: Class, used: Tick) -> Result<(), Error> {
+    pub(super) fn put_stamp(
+        &self,
+        digest: &Digest,
+        stamp: Stamp,
+        class: Class,
+        used: Tick,
+    ) -> Result<(), Error> {
         self.tables.run("write", |database| database.put_stamp(digest, stamp, class, used))
     }
 
@@ -252,7 +278,10 @@ impl Tables {
             Ok(done) => return Ok(done),
             Err(source) => source,
         };
-        if matches!(source.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) {
+        if matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        ) {
             *database = start_over(&self.path, &source)?;
         }
         Err(Error::Database { operation, source })
@@ -296,19 +325,24 @@ mod tests {
         let stamp = Stamp { size: 1, mtime: 2 };
         let tables = Tables::open(&path).expect("new tables");
         for n in 0..1000 {
-            tables.run("write", |database| database.put_stamp(&digest(n), stamp, Class::Blob, 3)).expect("written");
+            tables
+                .run("write", |database| database.put_stamp(&digest(n), stamp, Class::Blob, 3))
+                .expect("written");
         }
         drop(tables);
         let mut content = std::fs::read(&path).expect("the tables");
         content[8192..].fill(0xff);
         std::fs::write(&path, content).expect("damaged");
         let tables = Tables::open(&path).expect("the first page is whole");
-        let damaged = (0..1000).any(|n| tables.run("read", |database| database.stamp(&digest(n))).is_err());
+        let damaged =
+            (0..1000).any(|n| tables.run("read", |database| database.stamp(&digest(n))).is_err());
         assert!(damaged, "the damage is met");
         for n in 0..1000 {
             assert!(tables.run("read", |database| database.stamp(&digest(n))).is_ok(), "row {n}");
         }
-        tables.run("write", |database| database.put_stamp(&digest(1), stamp, Class::Blob, 3)).expect("written again");
+        tables
+            .run("write", |database| database.put_stamp(&digest(1), stamp, Class::Blob, 3))
+            .expect("written again");
         assert!(folder.path().join("records.sqlite.damaged").exists());
     }
 }

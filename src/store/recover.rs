@@ -1,4 +1,5 @@
-//! Start-up: taking the directory, sweeping the staging folder, and reading the index while requests are served already.
+//! Start-up: taking the directory, sweeping the staging folder, and reading the index while
+//! requests are served already.
 
 use std::collections::HashMap;
 use std::fs::{DirEntry, File, TryLockError};
@@ -19,7 +20,8 @@ pub(super) fn take(layout: &Layout) -> Result<File, Error> {
     }
     // The content may be private; an older or looser folder is made ours alone.
     let private = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(layout.root(), private).map_err(Error::file("protect", layout.root()))?;
+    std::fs::set_permissions(layout.root(), private)
+        .map_err(Error::file("protect", layout.root()))?;
     let path = layout.lock();
     let mut options = File::options();
     let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -37,7 +39,8 @@ pub(super) fn sweep(layout: &Layout) -> Result<(), Error> {
     for entry in entries(&staging)? {
         let path = entry.path();
         let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed = if folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed =
+            if folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed.map_err(Error::file("remove", &path))?;
     }
     Ok(())
@@ -62,20 +65,29 @@ pub(super) fn load(shared: &Shared) -> Result<(), Error> {
     }
     shared.index().set_loaded();
     // What is recorded but no longer there.
-    let missing: Vec<Digest> = recorded.into_keys().filter(|digest| !shared.index().contains(digest)).collect();
+    let missing: Vec<Digest> =
+        recorded.into_keys().filter(|digest| !shared.index().contains(digest)).collect();
     shared.note(shared.records.drop_stamps(&missing));
     shared.note(shared.records.prune());
     // The limit may be lower than it was.
     if shared.make_room(0).is_err() {
-        tracing::warn!("the cache's file system is fuller than min_free allows; new content will not be stored");
+        tracing::warn!(
+            "the cache's file system is fuller than min_free allows; new content will not be stored"
+        );
     }
     shared.report();
     Ok(())
 }
 
-fn enter(shared: &Shared, algorithm: Algorithm, file: &DirEntry, recorded: &mut HashMap<Digest, (Class, Tick)>) {
+fn enter(
+    shared: &Shared,
+    algorithm: Algorithm,
+    file: &DirEntry,
+    recorded: &mut HashMap<Digest, (Class, Tick)>,
+) {
     let name = file.file_name();
-    let digest = name.to_str().and_then(|hex| Digest::parse(&format!("{}:{hex}", algorithm.name())).ok());
+    let digest =
+        name.to_str().and_then(|hex| Digest::parse(&format!("{}:{hex}", algorithm.name())).ok());
     let (Some(digest), Ok(metadata)) = (digest, file.metadata()) else { return };
     if metadata.is_file() {
         let (class, used) = recorded.remove(&digest).unwrap_or((Class::Blob, 0));

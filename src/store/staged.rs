@@ -1,7 +1,8 @@
 //! Content on its way in: written and hashed as it comes, visible only once verified and published.
 //!
-//! The steps are types. [`Staged`] takes bytes; [`Staged::verify`] turns it into [`Verified`] if the digest is right;
-//! [`Verified::publish`] makes it a [`Blob`]. Whatever is dropped on the way leaves no file and no promised room.
+//! The steps are types. [`Staged`] takes bytes; [`Staged::verify`] turns it into [`Verified`] if
+//! the digest is right; [`Verified::publish`] makes it a [`Blob`]. Whatever is dropped on the way
+//! leaves no file and no promised room.
 
 use std::fs::File;
 use std::io;
@@ -56,14 +57,26 @@ struct Entry {
 
 impl Staged {
     /// Promises room and makes the file; blocks.
-    pub(super) fn create(shared: &Arc<Shared>, digest: &Digest, size: Option<u64>) -> Result<Self, StageError> {
+    pub(super) fn create(
+        shared: &Arc<Shared>,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<Self, StageError> {
         let room = Room::promise(shared, size.unwrap_or(STEP))?;
-        let name = StagingName { path: shared.layout.staged(digest, shared.next_serial()), shared: Arc::clone(shared) };
+        let name = StagingName {
+            path: shared.layout.staged(digest, shared.next_serial()),
+            shared: Arc::clone(shared),
+        };
         let entry = Entry { file: Arc::new(name.create_file()?), name, room };
         if let Some(size) = size.filter(|size| *size > 0) {
             entry.allocate(size)?;
         }
-        Ok(Self { digest: digest.clone(), entry, hasher: Some(Hasher::new(digest.algorithm())), written: 0 })
+        Ok(Self {
+            digest: digest.clone(),
+            entry,
+            hasher: Some(Hasher::new(digest.algorithm())),
+            written: 0,
+        })
     }
 
     /// For those who follow the writing; bytes beyond what is written are not theirs to read.
@@ -76,7 +89,8 @@ impl Staged {
         self.written
     }
 
-    /// Appends `chunks`; calls `written` with the new length as soon as readers may have them, then hashes.
+    /// Appends `chunks`; calls `written` with the new length as soon as readers may have them, then
+    /// hashes.
     ///
     /// # Errors
     /// If the disk fails or is full. The staged content is then of no more use.
@@ -88,7 +102,8 @@ impl Staged {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         self.reserve_up_to(self.written + length).await?;
         let Some(mut hasher) = self.hasher.take() else { return Err(Error::Closed.into()) };
-        let (file, path, mut offset) = (Arc::clone(&self.entry.file), self.entry.name.path.clone(), self.written);
+        let (file, path, mut offset) =
+            (Arc::clone(&self.entry.file), self.entry.name.path.clone(), self.written);
         let job = self.entry.room.shared.pool.run(move || {
             for chunk in &chunks {
                 file.write_all_at(chunk, offset).map_err(Error::file("write", &path))?;
@@ -115,7 +130,8 @@ impl Staged {
     /// # Errors
     /// [`Mismatch`] if the content is not what the digest names.
     pub fn verify(mut self) -> Result<Verified, Mismatch> {
-        // A hasher is missing only after a failed write; the empty digest then matches nothing but emptiness.
+        // A hasher is missing only after a failed write; the empty digest then matches nothing but
+        // emptiness.
         let hasher = self.hasher.take().unwrap_or_else(|| Hasher::new(self.digest.algorithm()));
         let actual = hasher.finish();
         if actual == self.digest {
@@ -172,7 +188,8 @@ impl Verified {
         let blob = Blob::new(digest.clone(), size, Arc::clone(&file), Arc::clone(&shared));
         let used = super::tick(now);
         {
-            // Publishing and deleting one name exclude each other, so that a deleter cannot unlink a newer file.
+            // Publishing and deleting one name exclude each other, so that a deleter cannot unlink
+            // a newer file.
             let _names = super::lock(&shared.names);
             if shared.index().contains(&digest) {
                 return Ok(blob);
@@ -184,7 +201,9 @@ impl Verified {
             index.set_open(&digest, Arc::downgrade(blob.open()));
         }
         shared.report();
-        File::open(&folder).and_then(|opened| opened.sync_all()).map_err(Error::file("sync", &folder))?;
+        File::open(&folder)
+            .and_then(|opened| opened.sync_all())
+            .map_err(Error::file("sync", &folder))?;
         let stamp = stamp_of(&file).map_err(Error::file("stat", &folder))?;
         shared.records.put_stamp(&digest, stamp, class, used)?;
         Ok(blob)
@@ -196,7 +215,9 @@ impl Entry {
     fn allocate(&self, size: u64) -> Result<(), StageError> {
         match rustix::fs::fallocate(&*self.file, FallocateFlags::KEEP_SIZE, 0, size) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-            Err(error) => Err(full_is_no_room(Error::file("allocate", &self.name.path)(error.into()))),
+            Err(error) => {
+                Err(full_is_no_room(Error::file("allocate", &self.name.path)(error.into())))
+            }
         }
     }
 }
@@ -219,7 +240,8 @@ impl Room {
         self.bytes += std::mem::take(&mut more.bytes);
     }
 
-    /// Ends the promise in the same step that enters what was promised, so that nobody sees the room as free between.
+    /// Ends the promise in the same step that enters what was promised, so that nobody sees the
+    /// room as free between.
     fn give_back(mut self, index: &mut Index) {
         index.release(std::mem::take(&mut self.bytes));
     }
@@ -261,14 +283,19 @@ impl Drop for StagingName {
         }
         // Unlinking a large file takes milliseconds; start-up sweeps what a stop in between leaves.
         let path = std::mem::take(&mut self.path);
-        drop(self.shared.pool.run(move || std::fs::remove_file(&path).map_err(Error::file("remove", &path))));
+        drop(
+            self.shared
+                .pool
+                .run(move || std::fs::remove_file(&path).map_err(Error::file("remove", &path))),
+        );
     }
 }
 
 /// Size and time of a file as the records keep them.
 pub(super) fn stamp_of(file: &File) -> io::Result<Stamp> {
     let metadata = file.metadata()?;
-    let nanos = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+    let nanos =
+        metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
     Ok(Stamp { size: metadata.len(), mtime: nanos })
 }
 

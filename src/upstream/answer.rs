@@ -1,6 +1,8 @@
 //! What the headers of an answer say, checked against what was asked. Pure.
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, LINK};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, LINK,
+};
 use http::{HeaderValue, StatusCode};
 use url::Url;
 
@@ -43,24 +45,33 @@ pub(super) fn rate_limit_remaining(headers: &HeaderMap) -> Option<i64> {
 
 /// Fails if the body is encoded: its bytes would not be those of the digest (BLOB-3).
 pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Failure> {
-    let plain = |value: &HeaderValue| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity");
+    let plain = |value: &HeaderValue| {
+        value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity")
+    };
     if headers.get_all(CONTENT_ENCODING).iter().all(plain) {
         return Ok(());
     }
     Err(Failure::protocol("the body is encoded although identity was asked for"))
 }
 
-/// The type of a manifest, which clients cannot do without; types that are never a manifest's are refused (MAN-4).
+/// The type of a manifest, which clients cannot do without; types that are never a manifest's are
+/// refused (MAN-4).
 pub(super) fn manifest_type(headers: &HeaderMap) -> Result<MediaType, Failure> {
-    let media_type = media_type(headers).ok_or_else(|| Failure::protocol("a manifest without a media type"))?;
-    if media_type.as_str().starts_with("text/") || media_type.as_str() == "application/octet-stream" {
+    let media_type =
+        media_type(headers).ok_or_else(|| Failure::protocol("a manifest without a media type"))?;
+    if media_type.as_str().starts_with("text/") || media_type.as_str() == "application/octet-stream"
+    {
         return Err(Failure::protocol(format!("a manifest of type {media_type}")));
     }
     Ok(media_type)
 }
 
 /// Which bytes of a blob an answer holds, and that they begin where it was asked to.
-pub(super) fn extent(status: StatusCode, headers: &HeaderMap, part: Option<Part>) -> Result<Extent, Failure> {
+pub(super) fn extent(
+    status: StatusCode,
+    headers: &HeaderMap,
+    part: Option<Part>,
+) -> Result<Extent, Failure> {
     check_identity(headers)?;
     if media_type(headers).is_some_and(|media_type| media_type.as_str() == "text/html") {
         return Err(Failure::protocol("a web page instead of a blob"));
@@ -68,7 +79,9 @@ pub(super) fn extent(status: StatusCode, headers: &HeaderMap, part: Option<Part>
     match (status, part) {
         (StatusCode::OK, _) => Ok(Extent::Whole { size: length(headers) }),
         (StatusCode::PARTIAL_CONTENT, Some(part)) => part_extent(headers, part),
-        (StatusCode::PARTIAL_CONTENT, None) => Err(Failure::protocol("a part of the blob although all was asked for")),
+        (StatusCode::PARTIAL_CONTENT, None) => {
+            Err(Failure::protocol("a part of the blob although all was asked for"))
+        }
         (other, _) => Err(Failure::protocol(format!("status {} for a blob", other.as_u16()))),
     }
 }
@@ -91,10 +104,13 @@ fn part_extent(headers: &HeaderMap, part: Part) -> Result<Extent, Failure> {
     Ok(Extent::Part { first, last, total })
 }
 
-/// The size of a blob from the answer to a GET of its first byte (BLOB-13); an empty blob has none to give.
+/// The size of a blob from the answer to a GET of its first byte (BLOB-13); an empty blob has none
+/// to give.
 pub(super) fn probed_size(status: StatusCode, headers: &HeaderMap) -> Result<Option<u64>, Failure> {
     let range = text(headers, CONTENT_RANGE).and_then(content_range);
-    if let (StatusCode::RANGE_NOT_SATISFIABLE, Some(ContentRange::Unsatisfied { total: 0 })) = (status, range) {
+    if let (StatusCode::RANGE_NOT_SATISFIABLE, Some(ContentRange::Unsatisfied { total: 0 })) =
+        (status, range)
+    {
         return Ok(Some(0));
     }
     match extent(status, headers, Some(Part::Span(0, 0)))? {
@@ -122,13 +138,20 @@ fn content_range(value: &str) -> Option<ContentRange> {
     sound.then_some(ContentRange::Bytes { first, last, total })
 }
 
-/// The query of `Link: <…>; rel="next"`; its host and path are dropped, so that it leads nowhere else (TAG-3).
+/// The query of `Link: <…>; rel="next"`; its host and path are dropped, so that it leads nowhere
+/// else (TAG-3).
 pub(super) fn next_page(headers: &HeaderMap, asked: &Url) -> Result<Option<String>, Failure> {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
-    let Some(target) = links.flat_map(|line| line.split('<').skip(1)).find_map(next_target) else { return Ok(None) };
-    let next = asked.join(target).map_err(|_| Failure::protocol("the Link to the next page is not a URL"))?;
+    let Some(target) = links.flat_map(|line| line.split('<').skip(1)).find_map(next_target) else {
+        return Ok(None);
+    };
+    let next = asked
+        .join(target)
+        .map_err(|_| Failure::protocol("the Link to the next page is not a URL"))?;
     match next.query() {
-        Some(query) if query.len() > LONGEST_QUERY => Err(Failure::protocol("the Link to the next page is too long")),
+        Some(query) if query.len() > LONGEST_QUERY => {
+            Err(Failure::protocol("the Link to the next page is too long"))
+        }
         query => Ok(query.map(ToOwned::to_owned)),
     }
 }
@@ -138,13 +161,14 @@ fn next_target(link: &str) -> Option<&str> {
     let (target, parameters) = link.split_once('>')?;
     let is_next = |parameter: &str| {
         let (name, value) = parameter.split_once('=').unwrap_or_default();
-        name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
+        name.trim().eq_ignore_ascii_case("rel")
+            && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
     };
     parameters.split([';', ',']).any(is_next).then_some(target)
 }
 
-/// Whether the text of a refusal says that the token is no longer good: registries of AWS send that with 400 or 403 and
-/// no challenge (PROTOCOL §2.3, ECR).
+/// Whether the text of a refusal says that the token is no longer good: registries of AWS send that
+/// with 400 or 403 and no challenge (PROTOCOL §2.3, ECR).
 pub(super) fn says_expired(body: &[u8]) -> bool {
     let body = String::from_utf8_lossy(body).to_ascii_lowercase();
     body.contains("token") && ["expired", "invalid"].iter().any(|word| body.contains(word))
@@ -156,15 +180,19 @@ mod tests {
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&str, &str)| {
-            (name.parse::<HeaderName>().expect("a name"), value.parse::<HeaderValue>().expect("a value"))
+            (
+                name.parse::<HeaderName>().expect("a name"),
+                value.parse::<HeaderValue>().expect("a value"),
+            )
         };
         pairs.iter().map(pair).collect()
     }
 
     #[test]
     fn a_part_starts_where_it_was_asked_to() {
-        let extent =
-            |range: &str, part| extent(StatusCode::PARTIAL_CONTENT, &headers(&[("content-range", range)]), part);
+        let extent = |range: &str, part| {
+            extent(StatusCode::PARTIAL_CONTENT, &headers(&[("content-range", range)]), part)
+        };
         let good = Extent::Part { first: 5, last: 9, total: Some(10) };
         assert_eq!(extent("bytes 5-9/10", Some(Part::From(5))).expect("as asked"), good);
         assert_eq!(extent("bytes 5-9/10", Some(Part::Span(5, 20))).expect("clipped"), good);
@@ -195,16 +223,24 @@ mod tests {
 
     #[test]
     fn a_whole_answers_any_question_and_other_statuses_none() {
-        let ten = headers(&[("content-length", "10"), ("content-type", "application/octet-stream")]);
+        let ten =
+            headers(&[("content-length", "10"), ("content-type", "application/octet-stream")]);
         let whole = Extent::Whole { size: Some(10) };
         assert_eq!(extent(StatusCode::OK, &ten, None).expect("asked for"), whole);
         assert_eq!(extent(StatusCode::OK, &ten, Some(Part::From(5))).expect("allowed"), whole);
-        for status in [StatusCode::NO_CONTENT, StatusCode::ACCEPTED, StatusCode::RANGE_NOT_SATISFIABLE] {
+        for status in
+            [StatusCode::NO_CONTENT, StatusCode::ACCEPTED, StatusCode::RANGE_NOT_SATISFIABLE]
+        {
             assert!(extent(status, &ten, Some(Part::From(5))).is_err(), "{status}");
         }
-        assert!(extent(StatusCode::OK, &headers(&[("content-type", "text/html; charset=x")]), None).is_err());
+        assert!(
+            extent(StatusCode::OK, &headers(&[("content-type", "text/html; charset=x")]), None)
+                .is_err()
+        );
         assert!(extent(StatusCode::OK, &headers(&[("content-encoding", "gzip")]), None).is_err());
-        assert!(extent(StatusCode::OK, &headers(&[("content-encoding", "Identity")]), None).is_ok());
+        assert!(
+            extent(StatusCode::OK, &headers(&[("content-encoding", "Identity")]), None).is_ok()
+        );
     }
 
     #[test]
@@ -225,7 +261,11 @@ mod tests {
             ("application/octet-stream", false),
             ("nonsense", false),
         ] {
-            assert_eq!(manifest_type(&headers(&[("content-type", value)])).is_ok(), good, "{value}");
+            assert_eq!(
+                manifest_type(&headers(&[("content-type", value)])).is_ok(),
+                good,
+                "{value}"
+            );
         }
         assert!(manifest_type(&headers(&[])).is_err());
     }
@@ -234,8 +274,14 @@ mod tests {
     fn the_next_page_is_a_query_whoever_it_points_to() {
         let asked = Url::parse("https://acme.test/v2/a/tags/list?n=2").expect("valid");
         let next = |link: &str| next_page(&headers(&[("link", link)]), &asked).expect(link);
-        assert_eq!(next(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#).as_deref(), Some("n=2&last=b"));
-        assert_eq!(next("<https://evil.example/x?next_page=abc>; rel=next").as_deref(), Some("next_page=abc"));
+        assert_eq!(
+            next(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#).as_deref(),
+            Some("n=2&last=b")
+        );
+        assert_eq!(
+            next("<https://evil.example/x?next_page=abc>; rel=next").as_deref(),
+            Some("next_page=abc")
+        );
         assert_eq!(next(r#"<?last=c>; REL="NEXT""#).as_deref(), Some("last=c"));
         assert_eq!(next(r#"</p?x>; rel="prev", </n?y,z>; rel="next""#).as_deref(), Some("y,z"));
         assert_eq!(next(r#"</v2/a/tags/list>; rel="next""#), None);
@@ -255,8 +301,14 @@ mod tests {
 
     #[test]
     fn aws_says_that_a_token_has_expired_in_two_ways() {
-        assert!(says_expired(br#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#));
-        assert!(says_expired(br#"{"errors":[{"code":"DENIED","message":"Your Authorization Token is invalid."}]}"#));
-        assert!(!says_expired(br#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#));
+        assert!(says_expired(
+            br#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#
+        ));
+        assert!(says_expired(
+            br#"{"errors":[{"code":"DENIED","message":"Your Authorization Token is invalid."}]}"#
+        ));
+        assert!(!says_expired(
+            br#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#
+        ));
     }
 }

@@ -1,7 +1,9 @@
-//! What we present to an upstream: nothing, Basic, or a Bearer token, as its challenges ask (PROTOCOL §2.3).
+//! What we present to an upstream: nothing, Basic, or a Bearer token, as its challenges ask
+//! (PROTOCOL §2.3).
 //!
-//! The scheme is learned from the first 401 and kept until another contradicts it. A challenge tells where tokens come
-//! from; what a token is for is never taken from it, since some registries send placeholders (UP-1, UP-2).
+//! The scheme is learned from the first 401 and kept until another contradicts it. A challenge
+//! tells where tokens come from; what a token is for is never taken from it, since some registries
+//! send placeholders (UP-1, UP-2).
 
 use std::sync::{Arc, Mutex};
 
@@ -61,16 +63,23 @@ impl Auth {
     }
 
     /// What to present at first, for a token that allows `scope`.
-    pub(super) async fn present(&self, speaker: &Speaker, scope: &str) -> Result<Presented, Failure> {
+    pub(super) async fn present(
+        &self,
+        speaker: &Speaker,
+        scope: &str,
+    ) -> Result<Presented, Failure> {
         let scheme = self.scheme.lock().expect("nothing panics while it holds the scheme").clone();
         match (scheme, &speaker.login) {
             (None, _) | (Some(Scheme::Basic), None) => Ok(Presented::Nothing),
             (Some(Scheme::Basic), Some(login)) => Ok(Presented::Basic(login.basic())),
-            (Some(Scheme::Bearer { realm, service }), _) => self.token(key(speaker, scope, realm, service), None).await,
+            (Some(Scheme::Bearer { realm, service }), _) => {
+                self.token(key(speaker, scope, realm, service), None).await
+            }
         }
     }
 
-    /// What to present after `rejected` was, with these challenges; `None` if there is nothing better (UP-6).
+    /// What to present after `rejected` was, with these challenges; `None` if there is nothing
+    /// better (UP-6).
     pub(super) async fn reconsider(
         &self,
         (speaker, scope): (&Speaker, &str),
@@ -80,9 +89,10 @@ impl Auth {
         let login = speaker.login.as_ref();
         let (scheme, is_new) = self.learn(challenges, login.is_some())?;
         match (scheme, rejected) {
-            (Some(Scheme::Basic), Presented::Nothing | Presented::Kept(_) | Presented::Fresh(_)) => {
-                Ok(login.map(|login| Presented::Basic(login.basic())))
-            }
+            (
+                Some(Scheme::Basic),
+                Presented::Nothing | Presented::Kept(_) | Presented::Fresh(_),
+            ) => Ok(login.map(|login| Presented::Basic(login.basic()))),
             (None, _) | (Some(Scheme::Basic), Presented::Basic(_)) => Ok(None),
             (Some(Scheme::Bearer { .. }), Presented::Fresh(_)) if !is_new => Ok(None),
             (Some(Scheme::Bearer { realm, service }), rejected) => {
@@ -96,8 +106,13 @@ impl Auth {
         Ok(if is_fresh { Presented::Fresh(token.header) } else { Presented::Kept(token.header) })
     }
 
-    /// The scheme to use from now on, and whether it differs from before. No challenge changes nothing.
-    fn learn(&self, challenges: &[Challenge], with_login: bool) -> Result<(Option<Scheme>, bool), Failure> {
+    /// The scheme to use from now on, and whether it differs from before. No challenge changes
+    /// nothing.
+    fn learn(
+        &self,
+        challenges: &[Challenge],
+        with_login: bool,
+    ) -> Result<(Option<Scheme>, bool), Failure> {
         let asked = self.choose(challenges, with_login)?;
         let mut scheme = self.scheme.lock().expect("nothing panics while it holds the scheme");
         let is_new = asked.is_some() && *scheme != asked;
@@ -108,14 +123,22 @@ impl Auth {
         Ok((chosen, is_new))
     }
 
-    /// The first challenge that we can and may answer. A realm that we may not go to is an error if nothing else is left.
-    fn choose(&self, challenges: &[Challenge], with_login: bool) -> Result<Option<Scheme>, Failure> {
+    /// The first challenge that we can and may answer. A realm that we may not go to is an error if
+    /// nothing else is left.
+    fn choose(
+        &self,
+        challenges: &[Challenge],
+        with_login: bool,
+    ) -> Result<Option<Scheme>, Failure> {
         let mut refusal = None;
         for challenge in challenges {
             if challenge.is("basic") && with_login {
                 return Ok(Some(Scheme::Basic));
             }
-            let Some(realm) = challenge.parameter("realm").filter(|_| challenge.is("bearer")) else { continue };
+            let Some(realm) = challenge.parameter("realm").filter(|_| challenge.is("bearer"))
+            else {
+                continue;
+            };
             match self.wire.gate.realm(realm) {
                 Ok(realm) => {
                     let service = challenge.parameter("service").map(ToOwned::to_owned);

@@ -48,8 +48,10 @@ impl Incoming {
     /// The whole body, if it has at most `limit` bytes.
     pub(super) async fn whole(&mut self, limit: usize) -> Result<Bytes, Failure> {
         let too_large = || Failure::protocol(format!("the body is larger than {limit} bytes"));
-        let announced =
-            self.response.content_length().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        let announced = self
+            .response
+            .content_length()
+            .map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
         if announced > limit {
             return Err(too_large());
         }

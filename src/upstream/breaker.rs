@@ -1,7 +1,9 @@
-//! The reachability gate: after three failures in a row nothing is dialled for a while, then one probe is (DESIGN §14.4).
+//! The reachability gate: after three failures in a row nothing is dialled for a while, then one
+//! probe is (DESIGN §14.4).
 //!
-//! [`Breaker`] is the state machine, pure; [`Reachability`] shares it, and a [`Permit`] reports what became of one
-//! operation. A permit that is dropped without a report, because its caller left, gives the probe slot back.
+//! [`Breaker`] is the state machine, pure; [`Reachability`] shares it, and a [`Permit`] reports
+//! what became of one operation. A permit that is dropped without a report, because its caller
+//! left, gives the probe slot back.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -57,13 +59,16 @@ impl Breaker {
 
     fn failed(&mut self, pass: Pass, now: Timestamp) {
         *self = match (&*self, pass) {
-            (Self::Closed { failures }, Pass::Ordinary | Pass::Probe) if failures + 1 < FAILURES => {
+            (Self::Closed { failures }, Pass::Ordinary | Pass::Probe)
+                if failures + 1 < FAILURES =>
+            {
                 Self::Closed { failures: failures + 1 }
             }
             (Self::Closed { .. }, Pass::Ordinary | Pass::Probe) => open(now, FIRST_PAUSE),
             (Self::Probing { pause }, Pass::Probe) => open(now, (*pause * 2).min(LONGEST_PAUSE)),
             // Operations that were under way when the gate opened add nothing.
-            (Self::Open { .. }, Pass::Ordinary | Pass::Probe) | (Self::Probing { .. }, Pass::Ordinary) => return,
+            (Self::Open { .. }, Pass::Ordinary | Pass::Probe)
+            | (Self::Probing { .. }, Pass::Ordinary) => return,
         };
     }
 
@@ -134,7 +139,9 @@ impl Permit<'_> {
     /// The operation failed; what was observed decides whether that counts.
     pub(super) fn failed(self, symptom: Symptom) {
         match symptom {
-            Symptom::Connect | Symptom::Silence | Symptom::Reset | Symptom::Status(500..) => self.timed_out(),
+            Symptom::Connect | Symptom::Silence | Symptom::Reset | Symptom::Status(500..) => {
+                self.timed_out();
+            }
             Symptom::Status(_) | Symptom::Answered => self.reached(),
             Symptom::Cut | Symptom::Local => drop(self),
         }

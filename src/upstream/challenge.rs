@@ -58,10 +58,14 @@ impl<'a> Rest<'a> {
         self.token()
     }
 
-    /// Takes `= value`, the value bare or quoted; `None` if the token before stood alone. The padding of a token68,
-    /// which looks like the start of one, is skipped.
+    /// Takes `= value`, the value bare or quoted; `None` if the token before stood alone. The
+    /// padding of a token68, which looks like the start of one, is skipped.
     fn value(&mut self) -> Option<String> {
-        let after = self.0.trim_start_matches([' ', '\t']).strip_prefix('=')?.trim_start_matches([' ', '\t']);
+        let after = self
+            .0
+            .trim_start_matches([' ', '\t'])
+            .strip_prefix('=')?
+            .trim_start_matches([' ', '\t']);
         let padding = after.trim_start_matches('=');
         if padding.len() < after.len() || padding.is_empty() || padding.starts_with(',') {
             self.0 = padding;
@@ -121,14 +125,21 @@ mod tests {
         assert!(challenge.is("bearer"));
         assert_eq!(challenge.parameter("realm"), Some("https://auth.docker.io/token"));
         assert_eq!(challenge.parameter("service"), Some("registry.docker.io"));
-        assert_eq!(challenge.parameter("scope"), Some("repository:a/b:pull,push registry:catalog:*"));
+        assert_eq!(
+            challenge.parameter("scope"),
+            Some("repository:a/b:pull,push registry:catalog:*")
+        );
         assert_eq!(challenge.parameter("error"), Some("invalid_token"));
     }
 
     #[test]
     fn several_schemes_come_in_one_line_or_in_many() {
-        let one = of(&[r#"Negotiate, Basic realm="a, b", Bearer Realm = "https://x/y" , service=svc"#]);
-        assert_eq!(one.iter().map(|c| c.scheme.as_str()).collect::<Vec<_>>(), ["Negotiate", "Basic", "Bearer"]);
+        let one =
+            of(&[r#"Negotiate, Basic realm="a, b", Bearer Realm = "https://x/y" , service=svc"#]);
+        assert_eq!(
+            one.iter().map(|c| c.scheme.as_str()).collect::<Vec<_>>(),
+            ["Negotiate", "Basic", "Bearer"]
+        );
         assert_eq!(one[1].parameter("realm"), Some("a, b"));
         assert_eq!(one[2].parameter("realm"), Some("https://x/y"));
         assert_eq!(one[2].parameter("service"), Some("svc"));
@@ -138,7 +149,8 @@ mod tests {
 
     #[test]
     fn quoted_pairs_and_token68_are_understood() {
-        let found = of(&[r#"Bearer realm="a\"b\\c",service="""#, r#"Negotiate YWJj==, Basic realm="x""#]);
+        let found =
+            of(&[r#"Bearer realm="a\"b\\c",service="""#, r#"Negotiate YWJj==, Basic realm="x""#]);
         assert_eq!(found[0].parameter("realm"), Some(r#"a"b\c"#));
         assert_eq!(found[0].parameter("service"), Some(""));
         let basic = found.iter().find(|c| c.is("basic")).expect("found after the token68");

@@ -1,5 +1,5 @@
-//! One operation, from the caller's patience to the registry's answer: between the two gates, with a login, again where
-//! that helps.
+//! One operation, from the caller's patience to the registry's answer: between the two gates, with
+//! a login, again where that helps.
 
 use std::future::{Future, ready};
 use std::sync::atomic::Ordering;
@@ -16,9 +16,13 @@ use super::retry;
 use crate::oci::Repository;
 
 impl Upstream {
-    /// Waits until it is known who speaks for the repository, for which a credential helper may have to run: for those
-    /// who would keep others waiting while they ask.
-    pub async fn know_login(&self, repository: &Repository, patience: Duration) -> Result<(), Error> {
+    /// Waits until it is known who speaks for the repository, for which a credential helper may
+    /// have to run: for those who would keep others waiting while they ask.
+    pub async fn know_login(
+        &self,
+        repository: &Repository,
+        patience: Duration,
+    ) -> Result<(), Error> {
         let known = self.speaker(repository, Instant::now() + patience).await;
         known.map(drop).map_err(|failure| failure.during(self.name(), Operation::BlobGet, 0))
     }
@@ -39,20 +43,28 @@ impl Upstream {
         outcome.map_err(|failure| failure.during(self.name(), ask.operation, attempts))
     }
 
-    /// Sends what cannot be sent a second time, once it is known how this upstream wants to be asked. The caller sets the
-    /// deadline of the sending itself.
-    pub(super) async fn run_once(&self, ask: &Ask<'_>, body: reqwest::Body) -> Result<Arrival, Error> {
+    /// Sends what cannot be sent a second time, once it is known how this upstream wants to be
+    /// asked. The caller sets the deadline of the sending itself.
+    pub(super) async fn run_once(
+        &self,
+        ask: &Ask<'_>,
+        body: reqwest::Body,
+    ) -> Result<Arrival, Error> {
         self.meet(ask).await?;
         let sent = self.send_once(ask, body).await;
         sent.map_err(|failure| failure.during(self.name(), ask.operation, 1))
     }
 
-    /// Finds out how the registry wants to be asked, as far as it says: a body could not be sent again after a challenge.
+    /// Finds out how the registry wants to be asked, as far as it says: a body could not be sent
+    /// again after a challenge.
     async fn meet(&self, ask: &Ask<'_>) -> Result<(), Error> {
         if self.met.load(Ordering::Relaxed) || self.auth.knows_scheme() {
             return Ok(());
         }
-        let ping = Ask { scope: ask.scope.clone(), ..self.get(ask.operation, ask.repository, "/v2/", "*/*") };
+        let ping = Ask {
+            scope: ask.scope.clone(),
+            ..self.get(ask.operation, ask.repository, "/v2/", "*/*")
+        };
         match self.run(&ping, self.patience, |_| ready(Ok(()))).await {
             Err(error) if !error.is_refusal() => Err(error),
             Ok(()) | Err(_) => {
@@ -70,9 +82,11 @@ impl Upstream {
         report(permit, Ok::<_, Failure>(sent))
     }
 
-    /// Asks between the two gates and tells them how it went; once more if the login is rejected and there is another.
+    /// Asks between the two gates and tells them how it went; once more if the login is rejected
+    /// and there is another.
     ///
-    /// Waiting for a login is no fault of the upstream, so it happens before the reachability gate's permit.
+    /// Waiting for a login is no fault of the upstream, so it happens before the reachability
+    /// gate's permit.
     async fn converse<T, F>(
         &self,
         ask: &Ask<'_>,
@@ -88,13 +102,19 @@ impl Upstream {
         let mut is_last = false;
         loop {
             let permit = self.reachability.admit().ok_or_else(left_alone)?;
-            let outcome = tokio::time::timeout_at(until, self.persist(ask, &speaker, attempts, &finish)).await;
+            let outcome =
+                tokio::time::timeout_at(until, self.persist(ask, &speaker, attempts, &finish))
+                    .await;
             let outcome = report(permit, outcome);
-            let is_rejected = outcome.as_ref().is_err_and(|failure| failure.kind == ErrorKind::CredentialRejected);
+            let is_rejected = outcome
+                .as_ref()
+                .is_err_and(|failure| failure.kind == ErrorKind::CredentialRejected);
             if is_last || !is_rejected {
                 return outcome;
             }
-            let Some(other) = in_time(until, self.logins.instead_of(&speaker)).await? else { return outcome };
+            let Some(other) = in_time(until, self.logins.instead_of(&speaker)).await? else {
+                return outcome;
+            };
             (speaker, is_last) = (other, true);
         }
     }
@@ -126,7 +146,8 @@ impl Upstream {
                 },
                 Err(failure) => failure,
             };
-            let Some(pause) = retry::pause(failure.symptom, *attempts, self.retry_pause, chance()) else {
+            let Some(pause) = retry::pause(failure.symptom, *attempts, self.retry_pause, chance())
+            else {
                 return Err(failure);
             };
             tokio::time::sleep(pause).await;
@@ -157,12 +178,25 @@ fn report<T, E>(permit: Permit<'_>, outcome: Result<Result<T, Failure>, E>) -> R
 }
 
 fn left_alone() -> Failure {
-    Failure::new(ErrorKind::Unreachable, Symptom::Local, "it has been unreachable and is left alone")
+    Failure::new(
+        ErrorKind::Unreachable,
+        Symptom::Local,
+        "it has been unreachable and is left alone",
+    )
 }
 
 /// Waits for a login until the caller's patience ends.
-async fn in_time<T>(until: Instant, login: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let late = |_| Failure::new(ErrorKind::Timeout, Symptom::Local, "no login in time from the credential helper");
+async fn in_time<T>(
+    until: Instant,
+    login: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let late = |_| {
+        Failure::new(
+            ErrorKind::Timeout,
+            Symptom::Local,
+            "no login in time from the credential helper",
+        )
+    };
     tokio::time::timeout_at(until, login).await.map_err(late).flatten()
 }
 

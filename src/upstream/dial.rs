@@ -1,8 +1,8 @@
 //! The two HTTP clients of an upstream, and how they turn names into addresses.
 //!
-//! Both go through one [`Lookup`]. The client for configured hosts takes any address; the one for hosts that somebody
-//! else named drops every address that is not public and connects to exactly those that remain, so that there is no
-//! second lookup to answer differently.
+//! Both go through one [`Lookup`]. The client for configured hosts takes any address; the one for
+//! hosts that somebody else named drops every address that is not public and connects to exactly
+//! those that remain, so that there is no second lookup to answer differently.
 
 use std::fmt;
 use std::io;
@@ -72,7 +72,8 @@ impl Resolve for Resolver {
         Box::pin(async move {
             let found = found.await?;
             let named = !found.is_empty();
-            let allowed: Vec<_> = found.into_iter().filter(|address| !only_public || is_public(*address)).collect();
+            let allowed: Vec<_> =
+                found.into_iter().filter(|address| !only_public || is_public(*address)).collect();
             if named && allowed.is_empty() {
                 return Err(Refusal::PrivateName.into());
             }
@@ -100,13 +101,17 @@ impl Clients {
         let client = |verify: bool, only_public: bool| -> Result<reqwest::Client, BoxError> {
             let tls = tls::client_config(roots.clone(), verify)?;
             let resolver = Resolver { lookup: lookup.clone(), only_public };
-            Ok(plain_client(limits).dns_resolver(Arc::new(resolver)).tls_backend_preconfigured(tls).build()?)
+            Ok(plain_client(limits)
+                .dns_resolver(Arc::new(resolver))
+                .tls_backend_preconfigured(tls)
+                .build()?)
         };
         Ok(Self { configured: client(config.tls_verify, false)?, public: client(true, true)? })
     }
 }
 
-/// A client that does nothing on its own: no redirects, retries, proxies, decompression or referers.
+/// A client that does nothing on its own: no redirects, retries, proxies, decompression or
+/// referers.
 fn plain_client(limits: &Limits) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
@@ -129,8 +134,13 @@ fn plain_client(limits: &Limits) -> reqwest::ClientBuilder {
 mod tests {
     use super::*;
 
-    async fn resolved(only_public: bool, found: &'static [&'static str]) -> Result<Vec<String>, BoxError> {
-        let lookup = Lookup::new(move |_| async move { Ok(found.iter().map(|a| a.parse().expect("valid")).collect()) });
+    async fn resolved(
+        only_public: bool,
+        found: &'static [&'static str],
+    ) -> Result<Vec<String>, BoxError> {
+        let lookup = Lookup::new(move |_| async move {
+            Ok(found.iter().map(|a| a.parse().expect("valid")).collect())
+        });
         let addresses = Resolver { lookup, only_public }.resolve("name".parse()?).await?;
         Ok(addresses.map(|address| address.ip().to_string()).collect())
     }
@@ -138,7 +148,10 @@ mod tests {
     #[tokio::test]
     async fn the_public_client_sees_public_addresses_only() {
         let mixed = &["10.0.0.1", "1.1.1.1", "::1", "2606:4700::1111", "169.254.169.254"];
-        assert_eq!(resolved(true, mixed).await.expect("two are public"), ["1.1.1.1", "2606:4700::1111"]);
+        assert_eq!(
+            resolved(true, mixed).await.expect("two are public"),
+            ["1.1.1.1", "2606:4700::1111"]
+        );
         assert_eq!(resolved(false, mixed).await.expect("all").len(), 5);
     }
 

@@ -12,13 +12,15 @@ use crate::oci::{ErrorCode, UpstreamName};
 pub enum ErrorKind {
     /// The upstream says that there is no such thing.
     NotFound,
-    /// The upstream refuses this repository, with the configured credential or without one (UP-6, UP-7).
+    /// The upstream refuses this repository, with the configured credential or without one (UP-6,
+    /// UP-7).
     Denied,
     /// The configured credential itself was rejected or has expired (UP-9).
     CredentialRejected,
     /// The credential helper that has the login failed, so the upstream was not asked.
     NoLogin,
-    /// What was presented for something that is sent once was not taken; now there is something better to present.
+    /// What was presented for something that is sent once was not taken; now there is something
+    /// better to present.
     Outdated,
     /// The upstream asked for a pause, of which this is left.
     RateLimited { retry_after: Duration },
@@ -78,7 +80,8 @@ impl Operation {
 }
 
 impl Operation {
-    /// Whether it changes the upstream, so that what the upstream objects to is the client's to know.
+    /// Whether it changes the upstream, so that what the upstream objects to is the client's to
+    /// know.
     pub(super) fn is_write(self) -> bool {
         match self {
             Self::ManifestHead
@@ -98,7 +101,8 @@ impl Operation {
     }
 }
 
-/// A failed operation. `Display` names upstream, operation, reason and attempts, never a path, query or secret.
+/// A failed operation. `Display` names upstream, operation, reason and attempts, never a path,
+/// query or secret.
 #[derive(Clone, Debug)]
 pub struct Error {
     pub(super) upstream: UpstreamName,
@@ -123,7 +127,10 @@ impl Error {
 
     /// Whether the upstream may have done what it was asked, although it did not say so.
     pub fn leaves_doubt(&self) -> bool {
-        matches!(self.failure.kind, ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::ServerError(_))
+        matches!(
+            self.failure.kind,
+            ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::ServerError(_)
+        )
     }
 
     /// Whether the upstream understood what was asked, and will not do it.
@@ -146,7 +153,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// What was observed, for the two policies that look back at it: retries, and the reachability gate.
+/// What was observed, for the two policies that look back at it: retries, and the reachability
+/// gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Symptom {
     /// TCP, TLS or name resolution failed.
@@ -176,7 +184,11 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(kind: ErrorKind, symptom: Symptom, reason: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn new(
+        kind: ErrorKind,
+        symptom: Symptom,
+        reason: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self { kind, symptom, reason: reason.into(), source: None }
     }
 
@@ -185,7 +197,10 @@ impl Failure {
     }
 
     #[must_use]
-    pub(super) fn because(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+    pub(super) fn because(
+        mut self,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
         self.source = Some(Arc::new(source));
         self
     }
@@ -195,7 +210,12 @@ impl Failure {
         if let Symptom::Status(status) = self.symptom { Some(status) } else { None }
     }
 
-    pub(super) fn during(self, upstream: &UpstreamName, operation: Operation, attempts: u32) -> Error {
+    pub(super) fn during(
+        self,
+        upstream: &UpstreamName,
+        operation: Operation,
+        attempts: u32,
+    ) -> Error {
         Error { upstream: upstream.clone(), operation, attempts, failure: self }
     }
 }

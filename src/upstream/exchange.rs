@@ -1,4 +1,5 @@
-//! One attempt at an operation: present, follow redirects, and if the registry objects, present something better once.
+//! One attempt at an operation: present, follow redirects, and if the registry objects, present
+//! something better once.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
@@ -69,17 +70,25 @@ impl Exchange<'_> {
         }
     }
 
-    /// Sends what cannot be sent a second time. An objection is final, but what it teaches is kept for the next request,
-    /// and makes it no denial.
-    pub(super) async fn send_once(&self, ask: &Ask<'_>, body: reqwest::Body) -> Result<Arrival, Failure> {
+    /// Sends what cannot be sent a second time. An objection is final, but what it teaches is kept
+    /// for the next request, and makes it no denial.
+    pub(super) async fn send_once(
+        &self,
+        ask: &Ask<'_>,
+        body: reqwest::Body,
+    ) -> Result<Arrival, Failure> {
         let presented = self.auth.present(self.speaker, &ask.scope).await?;
-        let outbound = Outbound { payload: Payload::Stream(body), ..ask.outbound(&ask.url, presented.header()) };
+        let outbound = Outbound {
+            payload: Payload::Stream(body),
+            ..ask.outbound(&ask.url, presented.header())
+        };
         let incoming = self.wire.send(ask.operation, outbound).await?;
         match Arrival::at_home(incoming).judged(ask, &presented).await {
             Ok(arrival) => self.settle(ask, arrival).await,
             Err(objection) => {
                 let wanted = (self.speaker, ask.scope.as_str());
-                let better = self.auth.reconsider(wanted, &objection.challenges, &presented).await?;
+                let better =
+                    self.auth.reconsider(wanted, &objection.challenges, &presented).await?;
                 Err(better.map_or_else(|| objection.failure(&presented), |_| objection.outdated()))
             }
         }
@@ -108,7 +117,8 @@ impl Exchange<'_> {
 
     fn redirected(&self, from: &Url, incoming: &Incoming) -> Result<Url, Failure> {
         let location = incoming.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.ok_or_else(|| Failure::protocol("a redirect without a usable Location"))?;
+        let location =
+            location.ok_or_else(|| Failure::protocol("a redirect without a usable Location"))?;
         self.wire.gate.redirect(from, location).map_err(|refusal| match from.join(location) {
             Ok(to) => refused(&to, refusal),
             Err(_) => Failure::protocol("a redirect to something that is not a URL"),
@@ -123,19 +133,26 @@ impl Exchange<'_> {
         }
     }
 
-    /// Passes answers with content, and the 416 that an operation may have a use for; the rest are failures.
+    /// Passes answers with content, and the 416 that an operation may have a use for; the rest are
+    /// failures.
     async fn settle(&self, ask: &Ask<'_>, mut arrival: Arrival) -> Result<Arrival, Failure> {
         let (status, write) = (arrival.incoming.status(), ask.operation.is_write());
         if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && !write) {
             return Ok(arrival);
         }
         let symptom = Symptom::Status(status.as_u16());
-        let answered = if arrival.abroad { "the redirect's target answered" } else { "the upstream answered" };
+        let answered =
+            if arrival.abroad { "the redirect's target answered" } else { "the upstream answered" };
         let reason = format!("{answered} {}", status.as_u16());
         Err(match status.as_u16() {
-            429 => self.throttle.close(self.speaker.holder, ask.operation, arrival.incoming.headers()),
+            429 => {
+                self.throttle.close(self.speaker.holder, ask.operation, arrival.incoming.headers())
+            }
             code @ 400..500 if write => {
-                let code = ErrorKind::Rejected { status: code, code: ErrorCode::of_document(arrival.text().await) };
+                let code = ErrorKind::Rejected {
+                    status: code,
+                    code: ErrorCode::of_document(arrival.text().await),
+                };
                 Failure::new(code, symptom, reason)
             }
             404 => Failure::new(ErrorKind::NotFound, symptom, reason),
@@ -165,7 +182,8 @@ fn is_redirect(status: StatusCode) -> bool {
 struct Objection {
     status: u16,
     challenges: Vec<Challenge>,
-    /// The text says that the token is no longer good; after a HEAD, which has none, a bare 400 is taken to.
+    /// The text says that the token is no longer good; after a HEAD, which has none, a bare 400 is
+    /// taken to.
     expired: bool,
 }
 
@@ -191,8 +209,12 @@ impl Arrival {
         let challenges = challenges(self.incoming.headers());
         let expired = match presented {
             Presented::Kept(_) if status == 400 && ask.method == Method::HEAD => true,
-            _ if challenges.is_empty() && presented.header().is_some() => answer::says_expired(self.text().await),
-            Presented::Nothing | Presented::Basic(_) | Presented::Kept(_) | Presented::Fresh(_) => false,
+            _ if challenges.is_empty() && presented.header().is_some() => {
+                answer::says_expired(self.text().await)
+            }
+            Presented::Nothing | Presented::Basic(_) | Presented::Kept(_) | Presented::Fresh(_) => {
+                false
+            }
         };
         if status == 400 && !expired {
             return Ok(self);

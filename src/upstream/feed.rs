@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-/// Pieces on their way to the socket. Whoever feeds more waits: a registry that stalls holds up its client.
+/// Pieces on their way to the socket. Whoever feeds more waits: a registry that stalls holds up its
+/// client.
 const PIECES: usize = 4;
 
 enum Piece {
@@ -59,7 +60,10 @@ impl Body for UploadBody {
     type Data = Bytes;
     type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if self.ended {
             return Poll::Ready(None);
         }

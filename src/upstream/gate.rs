@@ -1,9 +1,10 @@
 //! The outbound gate: which URLs may be dialled, and by which client. Pure.
 //!
-//! Registries name further addresses themselves: redirects to blob storage, token realms. What they name must not
-//! reach into our network, nor take a credential elsewhere (RELIABILITY §2.1, §2.2). The gate sees every URL before
-//! it is dialled; names that are not configured are resolved by the filtering resolver in `dial`, which asks
-//! [`is_public`] about each address. Literal addresses never reach a resolver, so the gate refuses them itself.
+//! Registries name further addresses themselves: redirects to blob storage, token realms. What they
+//! name must not reach into our network, nor take a credential elsewhere (RELIABILITY §2.1, §2.2).
+//! The gate sees every URL before it is dialled; names that are not configured are resolved by the
+//! filtering resolver in `dial`, which asks [`is_public`] about each address. Literal addresses
+//! never reach a resolver, so the gate refuses them itself.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -78,7 +79,8 @@ impl Gate {
     /// Decides whether `url` is dialled, and how.
     pub(super) fn judge(&self, url: &Url) -> Result<Dial, Refusal> {
         let host = url.host().ok_or(Refusal::Unparsable)?;
-        let configured = self.is_home(url) || listed(&self.token_hosts, url) || listed(&self.blob_hosts, url);
+        let configured =
+            self.is_home(url) || listed(&self.token_hosts, url) || listed(&self.blob_hosts, url);
         let scheme_ok = match url.scheme() {
             "https" => true,
             "http" => self.home.scheme() == "http" && configured,
@@ -106,7 +108,11 @@ impl Gate {
     pub(super) fn realm(&self, realm: &str) -> Result<Url, Refusal> {
         let url = Url::parse(realm).map_err(|_| Refusal::Unparsable)?;
         self.judge(&url)?;
-        if self.is_home(&url) || listed(&self.token_hosts, &url) { Ok(url) } else { Err(Refusal::ForeignRealm) }
+        if self.is_home(&url) || listed(&self.token_hosts, &url) {
+            Ok(url)
+        } else {
+            Err(Refusal::ForeignRealm)
+        }
     }
 
     fn is_home(&self, url: &Url) -> bool {
@@ -118,9 +124,12 @@ fn has_user(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
 }
 
-/// Whether `host:port` of the URL is in the list; a bare `host` there stands for the scheme's own port.
+/// Whether `host:port` of the URL is in the list; a bare `host` there stands for the scheme's own
+/// port.
 fn listed(hosts: &[String], url: &Url) -> bool {
-    let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+    let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+        return false;
+    };
     let with_port = format!("{host}:{port}");
     hosts.iter().any(|entry| *entry == with_port || (url.port().is_none() && entry == host))
 }
@@ -165,13 +174,17 @@ const NAT64: Ipv6Net = v6(0x64, 0xff9b, 96);
 /// Protocol assignments (Teredo and ORCHID among them) and documentation, inside the global range.
 const NOT_PUBLIC_V6: [Ipv6Net; 3] = [v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v6(0x3fff, 0, 20)];
 
-/// Whether an address lies in the public Internet, seen through the forms in which IPv6 carries an IPv4 address.
+/// Whether an address lies in the public Internet, seen through the forms in which IPv6 carries an
+/// IPv4 address.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => NOT_PUBLIC_V4.iter().all(|net| !net.contains(&address)),
         IpAddr::V6(address) => match carried(address) {
             Some(inner) => is_public(IpAddr::V4(inner)),
-            None => GLOBAL_V6.contains(&address) && NOT_PUBLIC_V6.iter().all(|net| !net.contains(&address)),
+            None => {
+                GLOBAL_V6.contains(&address)
+                    && NOT_PUBLIC_V6.iter().all(|net| !net.contains(&address))
+            }
         },
     }
 }
@@ -265,7 +278,11 @@ mod tests {
         assert!(gate.realm("https://acme.test/token").is_ok());
         assert!(gate.realm("https://auth.acme.test/token").is_ok());
         assert!(gate.realm("https://10.0.0.2:5001/token").is_ok());
-        for realm in ["https://cdn.internal/token", "https://acme.test.evil.example/", "https://acme.test:444/"] {
+        for realm in [
+            "https://cdn.internal/token",
+            "https://acme.test.evil.example/",
+            "https://acme.test:444/",
+        ] {
             assert_eq!(gate.realm(realm), Err(Refusal::ForeignRealm), "{realm}");
         }
         assert_eq!(gate.realm("token"), Err(Refusal::Unparsable));

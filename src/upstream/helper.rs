@@ -1,8 +1,8 @@
 //! A docker credential helper: a program that is asked for a login and prints it (PROTOCOL §2.6).
 //!
-//! It runs without a shell, in the environment of this process, within a deadline; then it and whatever it has started
-//! are killed. What it prints is held back even in failures, since a secret may stand in it; of what it says on stderr
-//! one line goes to the log.
+//! It runs without a shell, in the environment of this process, within a deadline; then it and
+//! whatever it has started are killed. What it prints is held back even in failures, since a secret
+//! may stand in it; of what it says on stderr one line goes to the log.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -54,7 +54,10 @@ impl Helper {
     pub(super) async fn login(&self) -> Result<Option<Login>, Failure> {
         let late = |_| format!("gave no answer within {} s", self.deadline.as_secs());
         let ran = tokio::time::timeout(self.deadline, self.run()).await.map_err(late).flatten();
-        let said = ran.as_ref().map(|answer| complaint(&answer.stderr, &answer.stdout)).unwrap_or_default();
+        let said = ran
+            .as_ref()
+            .map(|answer| complaint(&answer.stderr, &answer.stdout))
+            .unwrap_or_default();
         let login = ran.and_then(|answer| login(answer.status, &answer.stdout));
         let (upstream, helper) = (&self.upstream, self.name());
         match &login {
@@ -62,24 +65,34 @@ impl Helper {
             Ok(None) => {
                 tracing::info!(%upstream, helper, said, "the credential helper has no login; asking anonymously");
             }
-            Err(reason) => tracing::warn!(%upstream, helper, said, "the credential helper {reason}"),
+            Err(reason) => {
+                tracing::warn!(%upstream, helper, said, "the credential helper {reason}");
+            }
         }
         login.map_err(|reason| {
-            Failure::new(ErrorKind::NoLogin, Symptom::Local, format!("the credential helper {helper} {reason}"))
+            Failure::new(
+                ErrorKind::NoLogin,
+                Symptom::Local,
+                format!("the credential helper {helper} {reason}"),
+            )
         })
     }
 
     async fn run(&self) -> Result<Answer, String> {
-        let mut child = Running::start(&self.program).map_err(|error| format!("cannot be run: {error}"))?;
-        let (stdin, stdout, stderr) = (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
+        let mut child =
+            Running::start(&self.program).map_err(|error| format!("cannot be run: {error}"))?;
+        let (stdin, stdout, stderr) =
+            (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
         let tell = async {
             // Some helpers do not read; dropping the pipe is the end of the request.
             let _ = stdin.expect("it is piped").write_all(self.server.as_bytes()).await;
             Ok(())
         };
         let listen = answer(stdout.expect("it is piped"));
-        let (stdout, stderr, ()) = tokio::try_join!(listen, beginning(stderr.expect("it is piped")), tell)?;
-        let status = child.0.wait().await.map_err(|error| format!("cannot be waited for: {error}"))?;
+        let (stdout, stderr, ()) =
+            tokio::try_join!(listen, beginning(stderr.expect("it is piped")), tell)?;
+        let status =
+            child.0.wait().await.map_err(|error| format!("cannot be waited for: {error}"))?;
         Ok(Answer { status, stdout, stderr })
     }
 
@@ -101,7 +114,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // There is an id as long as nobody has waited for the process; so long the group is no one else's.
+        // There is an id as long as nobody has waited for the process; so long the group is no one
+        // else's.
         if let Some(group) = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -128,7 +142,8 @@ async fn beginning(mut stderr: impl AsyncRead + Unpin) -> Result<Zeroizing<Vec<u
     Ok(bytes)
 }
 
-/// User and secret out of what a helper printed. The parser's error is left out: it may quote what it has read.
+/// User and secret out of what a helper printed. The parser's error is left out: it may quote what
+/// it has read.
 fn printed(stdout: &[u8]) -> Option<(String, Secret)> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
@@ -152,7 +167,10 @@ fn login(status: ExitStatus, stdout: &[u8]) -> Result<Option<Login>, String> {
         return Err("printed no login (JSON with Username and Secret)".to_owned());
     };
     if username == IDENTITY_TOKEN {
-        return Err("has an identity token for this upstream; only a user and a password can be used".to_owned());
+        return Err(
+            "has an identity token for this upstream; only a user and a password can be used"
+                .to_owned(),
+        );
     }
     if username.is_empty() || secret.expose().is_empty() {
         return Err("printed a login without a user or without a password".to_owned());
@@ -165,7 +183,8 @@ fn complaint(stderr: &[u8], stdout: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let output = String::from_utf8_lossy(stdout.trim_ascii());
     let repeats = |secret: &str| !secret.is_empty() && text.contains(secret);
-    let is_told = repeats(&output) || printed(stdout).is_some_and(|(_, secret)| repeats(secret.expose()));
+    let is_told =
+        repeats(&output) || printed(stdout).is_some_and(|(_, secret)| repeats(secret.expose()));
     if is_told || text.contains("\"Secret\"") {
         return "(withheld: a secret may stand in it)".to_owned();
     }
@@ -185,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_login_is_read_from_an_answer_and_nothing_else() {
-        let found = read(0, r#"{"ServerURL":"acme.test","Username":"AWS","Secret":"hush"}"#).expect("one");
+        let found =
+            read(0, r#"{"ServerURL":"acme.test","Username":"AWS","Secret":"hush"}"#).expect("one");
         let found = found.expect("a login");
         assert_eq!((found.username(), found.password()), ("AWS", "hush"));
         assert_eq!(read(1, "credentials not found in native keychain\n"), Ok(None));
@@ -205,13 +225,20 @@ mod tests {
             let reason = read(code, stdout).expect_err(stdout);
             assert!(!reason.contains("hush"), "{reason}");
         }
-        assert!(read(0, r#"{"Username":"<token>","Secret":"hush"}"#).expect_err("no password").contains("identity"));
+        assert!(
+            read(0, r#"{"Username":"<token>","Secret":"hush"}"#)
+                .expect_err("no password")
+                .contains("identity")
+        );
     }
 
     #[test]
     fn a_complaint_is_one_short_line_without_the_secret() {
         let shown = |stderr: &str, stdout: &str| complaint(stderr.as_bytes(), stdout.as_bytes());
-        assert_eq!(shown("no region\nset \x1b[31mAWS_REGION\n", ""), "no region set  [31mAWS_REGION");
+        assert_eq!(
+            shown("no region\nset \x1b[31mAWS_REGION\n", ""),
+            "no region set  [31mAWS_REGION"
+        );
         assert_eq!(shown(&"é".repeat(1000), "").chars().count(), LONGEST_COMPLAINT);
         for (stderr, stdout) in [
             ("hush: no such password", "hush\n"),

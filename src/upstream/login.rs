@@ -1,7 +1,8 @@
-//! Who speaks to an upstream: the credential that is for a repository, and the login that it stands for at the moment.
+//! Who speaks to an upstream: the credential that is for a repository, and the login that it stands
+//! for at the moment.
 //!
-//! The login of a helper is kept for a while, since helpers do not tell how long it lives, and asked for again when the
-//! upstream rejects it. A helper that failed is left alone for a moment.
+//! The login of a helper is kept for a while, since helpers do not tell how long it lives, and
+//! asked for again when the upstream rejects it. A helper that failed is left alone for a moment.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use crate::config::{self, Credential, Secret};
 use crate::limits::Limits;
 use crate::oci::{Pattern, Repository};
 
-/// Before a helper is run again that failed, or that was run because the upstream had rejected a login.
+/// Before a helper is run again that failed, or that was run because the upstream had rejected a
+/// login.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Which of an upstream's credentials speaks, if any: for the keys of the throttle's gates.
@@ -49,7 +51,8 @@ impl Login {
     /// The value of an `Authorization` header, marked sensitive.
     pub(super) fn basic(&self) -> HeaderValue {
         let encoded = STANDARD.encode(format!("{}:{}", self.username(), self.password()));
-        let mut value = HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is visible ASCII");
+        let mut value =
+            HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is visible ASCII");
         value.set_sensitive(true);
         value
     }
@@ -87,9 +90,12 @@ impl Logins {
     pub(super) fn new(upstream: &config::Upstream, clock: &Clock, limits: &Limits) -> Self {
         let source = |credential: &Credential| {
             let source = match &credential.login {
-                config::Login::Fixed { username, password } => Source::Fixed(Login::new(username, password.clone())),
+                config::Login::Fixed { username, password } => {
+                    Source::Fixed(Login::new(username, password.clone()))
+                }
                 config::Login::Helper { program, server } => {
-                    let (upstream, program, server) = (upstream.name.clone(), program.clone(), server.clone());
+                    let (upstream, program, server) =
+                        (upstream.name.clone(), program.clone(), server.clone());
                     let helper = Helper { upstream, program, server, deadline: limits.helper };
                     Source::Helper(Arc::new(Keeper::new(helper, clock.clone(), limits.login_life)))
                 }
@@ -112,7 +118,8 @@ impl Logins {
         self.resolve(self.holder(repository), None).await
     }
 
-    /// Who speaks now that the upstream has rejected the login of `rejected`; `None` if nobody else does.
+    /// Who speaks now that the upstream has rejected the login of `rejected`; `None` if nobody else
+    /// does.
     ///
     /// # Errors
     /// `NoLogin` if a helper fails.
@@ -131,7 +138,8 @@ impl Logins {
     }
 }
 
-/// Keeps what one helper answered. It is run once, however many ask, by a task that belongs to none of them.
+/// Keeps what one helper answered. It is run once, however many ask, by a task that belongs to none
+/// of them.
 #[derive(Debug)]
 struct Keeper {
     helper: Helper,
@@ -151,7 +159,8 @@ struct Kept {
 
 impl Kept {
     fn is_good(&self, now: Timestamp, rejected: Option<&Login>) -> bool {
-        let is_rejected = rejected.is_some() && matches!(&self.answer, Ok(login) if login.as_ref() == rejected);
+        let is_rejected =
+            rejected.is_some() && matches!(&self.answer, Ok(login) if login.as_ref() == rejected);
         now < self.until && (!is_rejected || now < self.renewable)
     }
 }
@@ -164,12 +173,15 @@ impl Keeper {
     /// The login that is kept, if it is not `rejected`; else what the helper says.
     async fn login(self: &Arc<Self>, rejected: Option<&Login>) -> Result<Option<Login>, Failure> {
         let now = self.clock.now();
-        if let Some(kept) = self.kept.lock().await.as_ref().filter(|kept| kept.is_good(now, rejected)) {
+        if let Some(kept) =
+            self.kept.lock().await.as_ref().filter(|kept| kept.is_good(now, rejected))
+        {
             return kept.answer.clone();
         }
         let asking = tokio::spawn(self.clone().ask(rejected.cloned()));
         let ended = |error| {
-            Failure::new(ErrorKind::NoLogin, Symptom::Local, "the credential helper's task ended").because(error)
+            Failure::new(ErrorKind::NoLogin, Symptom::Local, "the credential helper's task ended")
+                .because(error)
         };
         asking.await.map_err(ended).flatten()
     }

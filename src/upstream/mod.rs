@@ -1,10 +1,12 @@
 //! Upstream registries: the only code that dials out, and the only code that runs other programs.
 //!
-//! An operation passes the two gates of its upstream (`breaker`: is it reachable; `throttle`: did it ask for a pause).
-//! `login` says who speaks, for which a `helper` may have to run. Then `exchange` sends it: with what `auth` presents, along redirects, again where `retry` allows. Every URL, the
-//! first as well as redirects and token realms, goes through `gate`, which decides whether and by which of two clients
-//! it is dialled; `wire` owns the clients (`dial`) and the counters. `answer` reads what came back. What one client of ours sent
-//! never reaches an upstream: requests are built here from names, digests and ranges alone.
+//! An operation passes the two gates of its upstream (`breaker`: is it reachable; `throttle`: did
+//! it ask for a pause). `login` says who speaks, for which a `helper` may have to run. Then
+//! `exchange` sends it: with what `auth` presents, along redirects, again where `retry` allows.
+//! Every URL, the first as well as redirects and token realms, goes through `gate`, which decides
+//! whether and by which of two clients it is dialled; `wire` owns the clients (`dial`) and the
+//! counters. `answer` reads what came back. What one client of ours sent never reaches an upstream:
+//! requests are built here from names, digests and ranges alone.
 
 mod answer;
 mod auth;
@@ -114,7 +116,8 @@ pub enum Extent {
 pub struct Page {
     pub media_type: Option<MediaType>,
     pub bytes: Bytes,
-    /// The query of the next page, raw; the host and path that the upstream named are dropped (TAG-3).
+    /// The query of the next page, raw; the host and path that the upstream named are dropped
+    /// (TAG-3).
     pub next: Option<String>,
     /// `OCI-Filters-Applied` (REF-2).
     pub filters_applied: Option<String>,
@@ -148,8 +151,8 @@ impl Upstreams {
         Ok(upstreams)
     }
 
-    /// Has these upstreams from now on. One whose configuration is the same stays as it is, with its tokens, gates and
-    /// connections; transfers under way end on what they began with.
+    /// Has these upstreams from now on. One whose configuration is the same stays as it is, with
+    /// its tokens, gates and connections; transfers under way end on what they began with.
     ///
     /// # Errors
     /// If a certificate authority cannot be used; then nothing has changed.
@@ -177,7 +180,13 @@ impl Surroundings {
     fn build(&self, config: &config::Upstream) -> Result<Upstream, BuildError> {
         let gate = gate::Gate::new(config);
         let idle = self.limits.upstream_idle;
-        let wire = wire::Wire::new(config.name.clone(), gate, self.clients(config)?, self.metrics.clone(), idle);
+        let wire = wire::Wire::new(
+            config.name.clone(),
+            gate,
+            self.clients(config)?,
+            self.metrics.clone(),
+            idle,
+        );
         Ok(Upstream::new(config, Arc::new(wire), self.clock.clone(), &self.limits))
     }
 
@@ -185,7 +194,8 @@ impl Surroundings {
         let upstream = || config.name.clone();
         let mut roots = self.roots.clone();
         if let Some(ca) = &config.ca {
-            tls::add_pem(&mut roots, ca).map_err(|source| BuildError::Ca { upstream: upstream(), source })?;
+            tls::add_pem(&mut roots, ca)
+                .map_err(|source| BuildError::Ca { upstream: upstream(), source })?;
         }
         dial::Clients::new(config, &roots, &self.limits, &self.lookup)
             .map_err(|source| BuildError::Client { upstream: upstream(), source })

@@ -1,4 +1,5 @@
-//! The operations of one upstream: what is asked for each, how long, how often, and what its answer must look like.
+//! The operations of one upstream: what is asked for each, how long, how often, and what its answer
+//! must look like.
 
 use std::fmt;
 use std::future::ready;
@@ -24,21 +25,23 @@ use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
 use crate::oci::{
-    ACCEPT, Algorithm, Digest, OCI_INDEX, PageQuery, Reference, Repository, UpstreamName, blob_path, manifest_path,
-    referrers_path, tags_path,
+    ACCEPT, Algorithm, Digest, OCI_INDEX, PageQuery, Reference, Repository, UpstreamName,
+    blob_path, manifest_path, referrers_path, tags_path,
 };
 
 /// One registry behind us; shared by everyone who pulls from it.
 ///
-/// Every operation takes `patience`, which bounds tokens, redirects and retries until the response headers, and for
-/// manifests and pages the body as well; when it runs out the answer is [`Timeout`](super::ErrorKind::Timeout).
+/// Every operation takes `patience`, which bounds tokens, redirects and retries until the response
+/// headers, and for manifests and pages the body as well; when it runs out the answer is
+/// [`Timeout`](super::ErrorKind::Timeout).
 pub struct Upstream {
     pub(super) wire: Arc<Wire>,
     pub(super) logins: Logins,
     pub(super) auth: Auth,
     pub(super) reachability: Reachability,
     pub(super) throttle: Arc<Throttle>,
-    /// HEAD was refused where GET was not; asking again would cost a token each time (PROTOCOL §2.3, ECR Public).
+    /// HEAD was refused where GET was not; asking again would cost a token each time (PROTOCOL
+    /// §2.3, ECR Public).
     refuses_blob_head: AtomicBool,
     page_limit: Option<u32>,
     caches_pushes: bool,
@@ -51,10 +54,19 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub(super) fn new(config: &config::Upstream, wire: Arc<Wire>, clock: Clock, limits: &Limits) -> Self {
+    pub(super) fn new(
+        config: &config::Upstream,
+        wire: Arc<Wire>,
+        clock: Clock,
+        limits: &Limits,
+    ) -> Self {
         let throttle = Arc::new(Throttle::new(clock.clone()));
-        let source =
-            Source { wire: wire.clone(), throttle: throttle.clone(), clock: clock.clone(), deadline: limits.head };
+        let source = Source {
+            wire: wire.clone(),
+            throttle: throttle.clone(),
+            clock: clock.clone(),
+            deadline: limits.head,
+        };
         let gauge = wire.metrics().upstream.breaker_open.with_label_values(&[config.name.as_str()]);
         Self {
             logins: Logins::new(config, &clock, limits),
@@ -77,8 +89,8 @@ impl Upstream {
         &self.wire.name
     }
 
-    /// Asks for a manifest's digest, type and size without spending a pull (PROTOCOL §3.10, Docker Hub). Where the
-    /// upstream knows no HEAD the manifest is fetched for it (MAN-5).
+    /// Asks for a manifest's digest, type and size without spending a pull (PROTOCOL §3.10, Docker
+    /// Hub). Where the upstream knows no HEAD the manifest is fetched for it (MAN-5).
     pub async fn head_manifest(
         &self,
         repository: &Repository,
@@ -86,7 +98,10 @@ impl Upstream {
         patience: Duration,
     ) -> Result<ManifestHead, Error> {
         let until = Instant::now() + patience;
-        let ask = Ask { method: Method::HEAD, ..self.manifest(Operation::ManifestHead, repository, reference) };
+        let ask = Ask {
+            method: Method::HEAD,
+            ..self.manifest(Operation::ManifestHead, repository, reference)
+        };
         let head = self.run(&ask, patience, |arrival| ready(manifest_head(&arrival))).await;
         match head {
             Err(error) if error.failure.status() == Some(405) => {
@@ -108,8 +123,8 @@ impl Upstream {
         self.run(&ask, patience, |arrival| fetched_manifest(arrival, limit)).await
     }
 
-    /// Whether the repository has the blob, and its size if the upstream tells; a refused HEAD becomes a GET of one
-    /// byte (BLOB-13, RED-3).
+    /// Whether the repository has the blob, and its size if the upstream tells; a refused HEAD
+    /// becomes a GET of one byte (BLOB-13, RED-3).
     pub async fn head_blob(
         &self,
         repository: &Repository,
@@ -121,18 +136,22 @@ impl Upstream {
         if !self.refuses_blob_head.load(Ordering::Relaxed) {
             let head = Ask { method: Method::HEAD, ..get.clone() };
             let size = self.run(&head, patience, |arrival| ready(blob_head(&arrival))).await;
-            if !size.as_ref().is_err_and(|error| matches!(error.failure.status(), Some(400 | 401 | 403 | 405))) {
+            if !size
+                .as_ref()
+                .is_err_and(|error| matches!(error.failure.status(), Some(400 | 401 | 403 | 405)))
+            {
                 return size;
             }
         }
         let first_byte = Ask { headers: part_header(Part::Span(0, 0)), ..get };
-        let size = self.run(&first_byte, left(until), |arrival| ready(blob_probe(&arrival))).await?;
+        let size =
+            self.run(&first_byte, left(until), |arrival| ready(blob_probe(&arrival))).await?;
         self.refuses_blob_head.store(true, Ordering::Relaxed);
         Ok(size)
     }
 
-    /// Starts fetching a blob or a part of it. An answer with the whole where a part was asked for is left to the
-    /// caller.
+    /// Starts fetching a blob or a part of it. An answer with the whole where a part was asked for
+    /// is left to the caller.
     pub async fn get_blob(
         &self,
         repository: &Repository,
@@ -177,11 +196,21 @@ impl Upstream {
         self.run(ask, patience, |arrival| page(arrival, ask.url.clone(), limit)).await
     }
 
-    fn manifest<'a>(&self, operation: Operation, repository: &'a Repository, reference: &Reference) -> Ask<'a> {
+    fn manifest<'a>(
+        &self,
+        operation: Operation,
+        repository: &'a Repository,
+        reference: &Reference,
+    ) -> Ask<'a> {
         self.get(operation, repository, &manifest_path(repository, reference), ACCEPT)
     }
 
-    fn blob<'a>(&self, operation: Operation, repository: &'a Repository, digest: &Digest) -> Ask<'a> {
+    fn blob<'a>(
+        &self,
+        operation: Operation,
+        repository: &'a Repository,
+        digest: &Digest,
+    ) -> Ask<'a> {
         self.get(operation, repository, &blob_path(repository, digest), "*/*")
     }
 
@@ -195,13 +224,23 @@ impl Upstream {
     ) -> Ask<'a> {
         let (url, scope) = (self.url(path), format!("repository:{repository}:pull"));
         let headers = HeaderMap::new();
-        Ask { operation, method: Method::GET, url, repository, scope, accept, headers, content: None }
+        Ask {
+            operation,
+            method: Method::GET,
+            url,
+            repository,
+            scope,
+            accept,
+            headers,
+            content: None,
+        }
     }
 
     /// `path`, and the query behind it, at the registry itself.
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.wire.gate.home().clone();
-        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let (path, query) =
+            path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         url.set_path(path);
         url.set_query(query);
         url
@@ -278,7 +317,11 @@ async fn page(mut arrival: Arrival, asked: Url, limit: usize) -> Result<Page, Fa
 /// Passes a 200; no other status carries a whole answer.
 fn answered(arrival: &Arrival) -> Result<&Arrival, Failure> {
     let status = arrival.incoming.status().as_u16();
-    if status == 200 { Ok(arrival) } else { Err(Failure::protocol(format!("status {status} where 200 was due"))) }
+    if status == 200 {
+        Ok(arrival)
+    } else {
+        Err(Failure::protocol(format!("status {status} where 200 was due")))
+    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,19 @@ use super::error::Symptom;
 
 /// The pause before the next attempt, or `None` if `attempt` (counted from 1) was the last.
 ///
-/// Pauses double from `first`; `jitter`, in `0.0..1.0`, takes away up to half of one. A 429 is never retried (ERR-2,
-/// DESIGN §14.4), nor is any answer that would be the same again.
-pub(super) fn pause(symptom: Symptom, attempt: u32, first: Duration, jitter: f64) -> Option<Duration> {
+/// Pauses double from `first`; `jitter`, in `0.0..1.0`, takes away up to half of one. A 429 is
+/// never retried (ERR-2, DESIGN §14.4), nor is any answer that would be the same again.
+pub(super) fn pause(
+    symptom: Symptom,
+    attempt: u32,
+    first: Duration,
+    jitter: f64,
+) -> Option<Duration> {
     let attempts = match symptom {
-        Symptom::Connect | Symptom::Reset | Symptom::Cut | Symptom::Status(500 | 502 | 503 | 504) => 3,
+        Symptom::Connect
+        | Symptom::Reset
+        | Symptom::Cut
+        | Symptom::Status(500 | 502 | 503 | 504) => 3,
         // Each such attempt has cost a connect timeout already.
         Symptom::Silence => 2,
         Symptom::Status(_) | Symptom::Answered | Symptom::Local => 1,
@@ -43,7 +51,9 @@ mod tests {
 
     #[test]
     fn answers_are_not_asked_for_again() {
-        for symptom in [Symptom::Status(429), Symptom::Status(404), Symptom::Status(501), Symptom::Answered] {
+        for symptom in
+            [Symptom::Status(429), Symptom::Status(404), Symptom::Status(501), Symptom::Answered]
+        {
             assert_eq!(pause(symptom, 1, FIRST, 0.0), None, "{symptom:?}");
         }
         assert_eq!(pause(Symptom::Local, 1, FIRST, 0.0), None);

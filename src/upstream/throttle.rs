@@ -1,4 +1,5 @@
-//! The throttle gate: after a 429 nothing of that kind is sent until the upstream's pause is over (DESIGN §14.4).
+//! The throttle gate: after a 429 nothing of that kind is sent until the upstream's pause is over
+//! (DESIGN §14.4).
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -66,7 +67,12 @@ impl Throttle {
     }
 
     /// Takes note of a 429 and says how to report it.
-    pub(super) fn close(&self, holder: Holder, operation: Operation, headers: &HeaderMap) -> Failure {
+    pub(super) fn close(
+        &self,
+        holder: Holder,
+        operation: Operation,
+        headers: &HeaderMap,
+    ) -> Failure {
         let now = self.clock.now();
         let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let pause = value.and_then(|value| retry_after(value, now)).unwrap_or(DEFAULT_PAUSE);
@@ -77,10 +83,15 @@ impl Throttle {
 }
 
 fn limited(retry_after: Duration, symptom: Symptom) -> Failure {
-    Failure::new(ErrorKind::RateLimited { retry_after }, symptom, "the upstream limits the rate of requests")
+    Failure::new(
+        ErrorKind::RateLimited { retry_after },
+        symptom,
+        "the upstream limits the rate of requests",
+    )
 }
 
-/// Reads `Retry-After`: seconds, an HTTP date, or a Unix time; between a second and an hour from now.
+/// Reads `Retry-After`: seconds, an HTTP date, or a Unix time; between a second and an hour from
+/// now.
 fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let ahead = |unix: Duration| Timestamp::from_unix(unix).since(now);
     let value = value.trim();
@@ -88,7 +99,9 @@ fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
         Ok(unix) if unix >= UNIX_TIME => ahead(Duration::from_secs(unix)),
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => LONGEST_PAUSE,
-        Err(_) => ahead(httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?),
+        Err(_) => ahead(
+            httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?,
+        ),
     };
     Some(wait.clamp(Duration::from_secs(1), LONGEST_PAUSE))
 }

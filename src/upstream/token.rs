@@ -1,6 +1,8 @@
-//! Bearer tokens: one request per credential, realm, service and scope, however many ask; renewed before they end.
+//! Bearer tokens: one request per credential, realm, service and scope, however many ask; renewed
+//! before they end.
 //!
-//! A refresh runs in a task of its own, so that a client that leaves does not take it along (PROTOCOL §2.1, UP-2…UP-5).
+//! A refresh runs in a task of its own, so that a client that leaves does not take it along
+//! (PROTOCOL §2.1, UP-2…UP-5).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +63,11 @@ impl Tokens {
     }
 
     /// A token other than `rejected`, and whether it was issued just now.
-    pub(super) async fn obtain(&self, key: Key, rejected: Option<&HeaderValue>) -> Result<(Token, bool), Failure> {
+    pub(super) async fn obtain(
+        &self,
+        key: Key,
+        rejected: Option<&HeaderValue>,
+    ) -> Result<(Token, bool), Failure> {
         let now = self.source.clock.now();
         let cached = self.cache.get(&key).await.and_then(Result::ok);
         let usable = cached.filter(|token| now < token.expires && Some(&token.header) != rejected);
@@ -69,8 +75,9 @@ impl Tokens {
             return Ok((token.clone(), false));
         }
         let renewal = tokio::spawn(self.clone().renew(key, usable, rejected.cloned()));
-        let slot =
-            renewal.await.unwrap_or_else(|error| Err(Failure::protocol("the token request ended").because(error)));
+        let slot = renewal.await.unwrap_or_else(|error| {
+            Err(Failure::protocol("the token request ended").because(error))
+        });
         slot.map(|token| (token, true))
     }
 
@@ -99,9 +106,15 @@ pub(super) struct Source {
 impl Source {
     async fn fetch_or_keep(&self, key: &Key, old: Option<Token>) -> Slot {
         let late = || Err(Failure::new(ErrorKind::Timeout, Symptom::Silence, "no token in time"));
-        let fetched = tokio::time::timeout(self.deadline, self.fetch(key)).await.unwrap_or_else(|_| late());
+        let fetched =
+            tokio::time::timeout(self.deadline, self.fetch(key)).await.unwrap_or_else(|_| late());
         let outcome = outcome(&fetched);
-        self.wire.metrics().upstream.token_refreshes.with_label_values(&[self.wire.name.as_str(), outcome]).inc();
+        self.wire
+            .metrics()
+            .upstream
+            .token_refreshes
+            .with_label_values(&[self.wire.name.as_str(), outcome])
+            .inc();
         match (fetched, old) {
             (Err(failure), Some(old)) if is_passing(&failure) => {
                 Ok(Token { renew: old.expires.min(self.clock.now().plus(RENEWAL_PAUSE)), ..old })
@@ -132,15 +145,21 @@ impl Source {
         match status.as_u16() {
             200 => {
                 let body = answer.whole(LARGEST_ANSWER).await?;
-                parse(&body, self.clock.now()).ok_or_else(|| Failure::protocol("the token endpoint sent no token"))
+                parse(&body, self.clock.now())
+                    .ok_or_else(|| Failure::protocol("the token endpoint sent no token"))
             }
             401 if speaker.login.is_some() => {
                 failure(ErrorKind::CredentialRejected, "the token endpoint rejects the credential")
             }
-            // With a good credential too, some say it of a repository that is private or missing (GHCR, GAR; UP-9).
-            401 | 403 => failure(ErrorKind::Denied, "the token endpoint gives no token for this repository"),
+            // With a good credential too, some say it of a repository that is private or missing
+            // (GHCR, GAR; UP-9).
+            401 | 403 => {
+                failure(ErrorKind::Denied, "the token endpoint gives no token for this repository")
+            }
             429 => Err(self.throttle.close(speaker.holder, Operation::Token, answer.headers())),
-            300..=399 => failure(ErrorKind::Refused, "the token endpoint redirects, which is not followed"),
+            300..=399 => {
+                failure(ErrorKind::Refused, "the token endpoint redirects, which is not followed")
+            }
             500.. => Err(server_error(status)),
             _ => Err(Failure::protocol(format!("the token endpoint answered {}", status.as_u16()))),
         }
@@ -156,7 +175,10 @@ fn server_error(status: StatusCode) -> Failure {
 /// Whether the next try may go better; then a token that is still good is kept.
 fn is_passing(failure: &Failure) -> bool {
     match failure.kind {
-        ErrorKind::RateLimited { .. } | ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::ServerError(_) => true,
+        ErrorKind::RateLimited { .. }
+        | ErrorKind::Unreachable
+        | ErrorKind::Timeout
+        | ErrorKind::ServerError(_) => true,
         ErrorKind::NotFound
         | ErrorKind::Denied
         | ErrorKind::CredentialRejected
@@ -223,8 +245,11 @@ fn parse(body: &[u8], now: Timestamp) -> Option<Token> {
     let answer: Answer = serde_json::from_slice(body).ok()?;
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
     let told = answer.expires_in.and_then(|value| value.as_u64()).filter(|seconds| *seconds > 0);
-    let life =
-        told.map(Duration::from_secs).or_else(|| jwt_life(&token, now)).unwrap_or(DEFAULT_LIFE).min(LONGEST_LIFE);
+    let life = told
+        .map(Duration::from_secs)
+        .or_else(|| jwt_life(&token, now))
+        .unwrap_or(DEFAULT_LIFE)
+        .min(LONGEST_LIFE);
     let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
     header.set_sensitive(true);
     Some(Token { header, renew: now.plus(life * 4 / 5), expires: now.plus(life) })
@@ -256,18 +281,25 @@ mod tests {
 
     #[test]
     fn either_name_of_the_token_will_do() {
-        let header =
-            |body: &str| parse(body.as_bytes(), now()).map(|token| token.header.to_str().map(ToOwned::to_owned));
+        let header = |body: &str| {
+            parse(body.as_bytes(), now()).map(|token| token.header.to_str().map(ToOwned::to_owned))
+        };
         assert_eq!(header(r#"{"token":"a"}"#).expect("token").as_deref().ok(), Some("Bearer a"));
-        assert_eq!(header(r#"{"access_token":"b","x":1}"#).expect("token").as_deref().ok(), Some("Bearer b"));
-        for bad in ["{}", "[]", "", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, r#"{"token":1}"#, "<html>"] {
+        assert_eq!(
+            header(r#"{"access_token":"b","x":1}"#).expect("token").as_deref().ok(),
+            Some("Bearer b")
+        );
+        for bad in
+            ["{}", "[]", "", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, r#"{"token":1}"#, "<html>"]
+        {
             assert!(header(bad).is_none(), "{bad}");
         }
     }
 
     #[test]
     fn the_life_is_told_or_read_from_the_token_or_a_minute() {
-        let jwt = |exp: &str| format!("h.{}.s", URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{exp}}}"#)));
+        let jwt =
+            |exp: &str| format!("h.{}.s", URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{exp}}}"#)));
         assert_eq!(life(r#"{"token":"a","expires_in":300}"#), Some(300));
         assert_eq!(life(r#"{"token":"a"}"#), Some(60));
         assert_eq!(life(r#"{"token":"a","expires_in":0}"#), Some(60));

@@ -1,4 +1,5 @@
-//! One request on the wire: through the gate, by the client it picks, counted; and what errors of the wire mean.
+//! One request on the wire: through the gate, by the client it picks, counted; and what errors of
+//! the wire mean.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use super::gate::{Dial, Gate, Refusal, shown};
 use crate::metrics::{Counter, Metrics};
 use crate::oci::UpstreamName;
 
-/// Everything a single request needs; shared by the operations of one upstream and its token requests.
+/// Everything a single request needs; shared by the operations of one upstream and its token
+/// requests.
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) name: UpstreamName,
@@ -50,7 +52,13 @@ pub(super) enum Payload {
 
 impl Wire {
     /// `idle` bounds the silence within a body.
-    pub(super) fn new(name: UpstreamName, gate: Gate, clients: Clients, metrics: Arc<Metrics>, idle: Duration) -> Self {
+    pub(super) fn new(
+        name: UpstreamName,
+        gate: Gate,
+        clients: Clients,
+        metrics: Arc<Metrics>,
+        idle: Duration,
+    ) -> Self {
         let received = metrics.upstream.received_bytes.with_label_values(&[name.as_str()]);
         Self { name, gate, clients, metrics, received, idle }
     }
@@ -60,7 +68,11 @@ impl Wire {
     }
 
     /// Sends one request and waits for the headers of its answer. The caller sets the deadline.
-    pub(super) async fn send(&self, operation: Operation, outbound: Outbound) -> Result<Incoming, Failure> {
+    pub(super) async fn send(
+        &self,
+        operation: Operation,
+        outbound: Outbound,
+    ) -> Result<Incoming, Failure> {
         let Outbound { method, url, headers, payload } = outbound;
         let client = match self.gate.judge(&url).map_err(|refusal| refused(&url, refusal))? {
             Dial::Configured => &self.clients.configured,
@@ -72,11 +84,14 @@ impl Wire {
             .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let request = match payload {
             Payload::Nothing => request,
-            Payload::Form(form) => request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form),
+            Payload::Form(form) => {
+                request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+            }
             Payload::Whole(bytes) => request.body(bytes),
             Payload::Stream(body) => request.body(body),
         };
-        let mut sent = Sent { wire: self, operation, at: Instant::now(), outcome: Err("abandoned") };
+        let mut sent =
+            Sent { wire: self, operation, at: Instant::now(), outcome: Err("abandoned") };
         let answer = request.send().await;
         sent.outcome = answer.as_ref().map(reqwest::Response::status).map_err(|_| "error");
         drop(sent);
@@ -100,7 +115,11 @@ impl Drop for Sent<'_> {
         let code = self.outcome.as_ref().map_or_else(|word| *word, StatusCode::as_str);
         metrics.upstream.requests.with_label_values(&[upstream, operation, code]).inc();
         let seconds = self.at.elapsed().as_secs_f64();
-        metrics.upstream.request_duration.with_label_values(&[upstream, operation]).observe(seconds);
+        metrics
+            .upstream
+            .request_duration
+            .with_label_values(&[upstream, operation])
+            .observe(seconds);
     }
 }
 

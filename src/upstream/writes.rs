@@ -1,14 +1,17 @@
 //! What is written to an upstream: uploads, manifests, deletes (PROTOCOL §3.9).
 //!
-//! An upload's address is the upstream's own, path and query as it wrote them; whatever host it names with them, the
-//! registry that is configured is asked and no other (ACCESS §7.2).
+//! An upload's address is the upstream's own, path and query as it wrote them; whatever host it
+//! names with them, the registry that is configured is asked and no other (ACCESS §7.2).
 
 use std::fmt;
 use std::future::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    RANGE,
+};
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use url::Url;
@@ -18,21 +21,25 @@ use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
 use super::exchange::{Arrival, Ask};
 use super::feed::UploadBody;
 use super::registry::Upstream;
-use crate::oci::{Algorithm, ChunkRange, Digest, MediaType, Reference, Repository, Tag, manifest_path, uploads_path};
+use crate::oci::{
+    Algorithm, ChunkRange, Digest, MediaType, Reference, Repository, Tag, manifest_path,
+    uploads_path,
+};
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// Some registries answer 411 to a POST or PUT that says nothing of its length, and hyper says nothing of an empty one.
+/// Some registries answer 411 to a POST or PUT that says nothing of its length, and hyper says
+/// nothing of an empty one.
 const NOTHING: (HeaderName, HeaderValue) = (CONTENT_LENGTH, HeaderValue::from_static("0"));
 
 /// Bytes of an upload's address; distribution's take about 500.
 const LONGEST_ADDRESS: usize = 4 * 1024;
 
-/// Where an upload goes on: path and query at the upstream, as it wrote them. May hold what only the upstream's clients
-/// should see, so it has no `Debug`.
+/// Where an upload goes on: path and query at the upstream, as it wrote them. May hold what only
+/// the upstream's clients should see, so it has no `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UploadAddress(String);
 
@@ -91,8 +98,8 @@ pub struct NewManifest {
 pub enum Uploaded {
     /// It goes on.
     Open(Progress),
-    /// A blob is there: it was mounted, or is complete. Under this digest, if the upstream says; some hash anew by an
-    /// algorithm of their own.
+    /// A blob is there: it was mounted, or is complete. Under this digest, if the upstream says;
+    /// some hash anew by an algorithm of their own.
     Done(Option<Digest>),
 }
 
@@ -124,14 +131,22 @@ impl Upstream {
     ) -> Result<Uploaded, Error> {
         let (path, scope) = (uploads_path(repository), push_scope(repository));
         let (path, scope) = match (&beginning.mount, beginning.algorithm) {
-            (Some((digest, from)), _) => {
-                (format!("{path}?mount={digest}&from={from}"), format!("repository:{from}:pull {scope}"))
+            (Some((digest, from)), _) => (
+                format!("{path}?mount={digest}&from={from}"),
+                format!("repository:{from}:pull {scope}"),
+            ),
+            (None, Some(algorithm)) => {
+                (format!("{path}?digest-algorithm={}", algorithm.name()), scope)
             }
-            (None, Some(algorithm)) => (format!("{path}?digest-algorithm={}", algorithm.name()), scope),
             (None, None) => (path, scope),
         };
         let ask = self.write(Operation::UploadBegin, Method::POST, repository, &path);
-        let ask = Ask { scope, headers: HeaderMap::from_iter([NOTHING]), content: Some(Bytes::new()), ..ask };
+        let ask = Ask {
+            scope,
+            headers: HeaderMap::from_iter([NOTHING]),
+            content: Some(Bytes::new()),
+            ..ask
+        };
         self.run(&ask, patience, |arrival| ready(uploaded(&arrival, &ask.url))).await
     }
 
@@ -160,15 +175,21 @@ impl Upstream {
     }
 
     /// Begins an upload with all of its bytes (end-4b).
-    pub async fn send_whole(&self, repository: &Repository, chunk: Chunk) -> Result<Uploaded, Error> {
+    pub async fn send_whole(
+        &self,
+        repository: &Repository,
+        chunk: Chunk,
+    ) -> Result<Uploaded, Error> {
         let path = match &chunk.digest {
             Some(digest) => format!("{}?digest={digest}", uploads_path(repository)),
             None => uploads_path(repository),
         };
-        self.stream(self.write(Operation::UploadBegin, Method::POST, repository, &path), chunk).await
+        self.stream(self.write(Operation::UploadBegin, Method::POST, repository, &path), chunk)
+            .await
     }
 
-    /// Adds to an upload (end-5), or ends it (end-6). Nothing is sent twice; the caller sets the deadline.
+    /// Adds to an upload (end-5), or ends it (end-6). Nothing is sent twice; the caller sets the
+    /// deadline.
     pub async fn send_chunk(
         &self,
         repository: &Repository,
@@ -200,7 +221,12 @@ impl Upstream {
     }
 
     /// Deletes a manifest, a tag or a blob, which `path` names (end-9, end-10).
-    pub async fn delete(&self, repository: &Repository, path: &str, patience: Duration) -> Result<(), Error> {
+    pub async fn delete(
+        &self,
+        repository: &Repository,
+        path: &str,
+        patience: Duration,
+    ) -> Result<(), Error> {
         let ask = self.write(Operation::Delete, Method::DELETE, repository, path);
         let ask = Ask { scope: format!("repository:{repository}:delete"), ..ask };
         self.run(&ask, patience, |_| ready(Ok(()))).await
@@ -214,10 +240,17 @@ impl Upstream {
         let headers = octets.into_iter().chain(range).chain(empty).collect();
         let ask = Ask { headers, ..ask };
         let arrival = self.run_once(&ask, reqwest::Body::wrap(chunk.body)).await?;
-        uploaded(&arrival, &ask.url).map_err(|failure| failure.during(self.name(), ask.operation, 1))
+        uploaded(&arrival, &ask.url)
+            .map_err(|failure| failure.during(self.name(), ask.operation, 1))
     }
 
-    fn write<'a>(&self, operation: Operation, method: Method, repository: &'a Repository, path: &str) -> Ask<'a> {
+    fn write<'a>(
+        &self,
+        operation: Operation,
+        method: Method,
+        repository: &'a Repository,
+        path: &str,
+    ) -> Ask<'a> {
         let (url, scope, headers) = (self.url(path), push_scope(repository), HeaderMap::new());
         Ask { operation, method, url, repository, scope, accept: "*/*", headers, content: None }
     }
@@ -247,12 +280,17 @@ fn uploaded(arrival: &Arrival, asked: &Url) -> Result<Uploaded, Failure> {
 }
 
 fn address(headers: &HeaderMap, asked: &Url) -> Result<UploadAddress, Failure> {
-    let location = text(headers, &LOCATION).ok_or_else(|| Failure::protocol("an upload without a usable Location"))?;
-    let url = asked.join(&location).map_err(|_| Failure::protocol("an upload whose Location is no URL"))?;
+    let location = text(headers, &LOCATION)
+        .ok_or_else(|| Failure::protocol("an upload without a usable Location"))?;
+    let url = asked
+        .join(&location)
+        .map_err(|_| Failure::protocol("an upload whose Location is no URL"))?;
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     let address = format!("{}{query}", url.path());
     if address.len() > LONGEST_ADDRESS {
-        return Err(Failure::protocol(format!("an upload whose Location is longer than {LONGEST_ADDRESS} bytes")));
+        return Err(Failure::protocol(format!(
+            "an upload whose Location is longer than {LONGEST_ADDRESS} bytes"
+        )));
     }
     Ok(UploadAddress(address))
 }
@@ -263,13 +301,21 @@ fn taken(arrival: &Arrival) -> Result<Taken, Failure> {
         return Err(unexpected(status));
     }
     let subject = text(headers, &OCI_SUBJECT).and_then(|text| Digest::parse(&text).ok());
-    let tags = headers.get_all(OCI_TAG).iter().filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
+    let tags = headers
+        .get_all(OCI_TAG)
+        .iter()
+        .filter_map(|value| value.to_str().ok().map(str::to_owned))
+        .collect();
     Ok(Taken { digest: digest(headers), subject, tags })
 }
 
 fn unexpected(status: StatusCode) -> Failure {
     let status = status.as_u16();
-    Failure::new(ErrorKind::Protocol, Symptom::Status(status), format!("the upstream answered a write with {status}"))
+    Failure::new(
+        ErrorKind::Protocol,
+        Symptom::Status(status),
+        format!("the upstream answered a write with {status}"),
+    )
 }
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
@@ -289,7 +335,10 @@ mod tests {
     #[test]
     fn an_address_is_path_and_query_as_the_upstream_wrote_them() {
         for (location, expected) in [
-            ("/v2/a/b/blobs/uploads/1?_state=a%3D%2Bb==", "/v2/a/b/blobs/uploads/1?_state=a%3D%2Bb=="),
+            (
+                "/v2/a/b/blobs/uploads/1?_state=a%3D%2Bb==",
+                "/v2/a/b/blobs/uploads/1?_state=a%3D%2Bb==",
+            ),
             ("http://other.test/up/1?x=/?&y", "/up/1?x=/?&y"),
             ("2?x", "/v2/a/b/blobs/uploads/2?x"),
             ("https://registry.test:5000/v2/a/b/blobs/uploads/1", "/v2/a/b/blobs/uploads/1"),

@@ -14,13 +14,21 @@ use tempfile::TempDir;
 use crate::licences::{ISSUE, licence};
 use crate::text;
 
-/// Puts a licence into the directory, as `licences/<id>`; it is issued and begins at the first day from now and is good
-/// for an hour after the second.
-pub(crate) fn put(directory: &TempDir, id: &str, host: &str, applications: &[&str], days: Range<i64>) {
+/// Puts a licence into the directory, as `licences/<id>`; it is issued and begins at the first day
+/// from now and is good for an hour after the second.
+pub(crate) fn put(
+    directory: &TempDir,
+    id: &str,
+    host: &str,
+    applications: &[&str],
+    days: Range<i64>,
+) {
     let hour = 3600;
     let now = i64::try_from(Clock::system().now().unix().as_secs()).expect("a small number");
     let at = |days: i64, more| {
-        Timestamp::from_unix(Duration::from_secs(u64::try_from(now + 24 * hour * days + more).expect("after 1970")))
+        Timestamp::from_unix(Duration::from_secs(
+            u64::try_from(now + 24 * hour * days + more).expect("after 1970"),
+        ))
     };
     let licence = Licence {
         id: LicenceId::parse(id).expect(id),
@@ -50,12 +58,18 @@ pub(crate) fn spoil(directory: &TempDir) {
 }
 
 pub(crate) fn complains_of_what_was_spoilt(stderr: &str) -> bool {
-    ["broken:1: has no token", "binary: it is not UTF-8", "large is larger", "unreadable: No such file"]
-        .iter()
-        .all(|part| stderr.contains(part))
+    [
+        "broken:1: has no token",
+        "binary: it is not UTF-8",
+        "large is larger",
+        "unreadable: No such file",
+    ]
+    .iter()
+    .all(|part| stderr.contains(part))
 }
 
-/// Runs a command with the licences at `licence` and the request on stdin: exit code, stdout, stderr.
+/// Runs a command with the licences at `licence` and the request on stdin: exit code, stdout,
+/// stderr.
 pub(crate) fn asked(
     command: &mut Command,
     directory: &TempDir,
@@ -75,7 +89,12 @@ pub(crate) fn asked(
 }
 
 /// Runs the binary as docker's helper.
-fn helper(directory: &TempDir, licence: &str, verb: &str, request: &str) -> (Option<i32>, String, String) {
+fn helper(
+    directory: &TempDir,
+    licence: &str,
+    verb: &str,
+    request: &str,
+) -> (Option<i32>, String, String) {
     let path = directory.path().join("docker-credential-roadstead");
     if !path.exists() {
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_roadstead"), &path).expect("a link");
@@ -90,10 +109,15 @@ fn the_credential_helper_answers_from_the_licence_and_lets_other_registries_be()
     let directory = tempfile::tempdir().expect("a directory");
     licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
     fs::create_dir(directory.path().join("licences")).expect("a folder");
-    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "licences/acme.licence"]].concat())
-        .expect("a licence");
+    licence(
+        &directory,
+        &[&ISSUE[..], &["--expires", "90d", "--out", "licences/acme.licence"]].concat(),
+    )
+    .expect("a licence");
     fs::write(directory.path().join("licences/broken"), "version: 1\n").expect("writable");
-    for server in ["registry.example.com", "https://registry.example.com", "https://registry.example.com/\n"] {
+    for server in
+        ["registry.example.com", "https://registry.example.com", "https://registry.example.com/\n"]
+    {
         let (code, stdout, stderr) = helper(&directory, "licences", "get", server);
         let answer: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
         assert_eq!(
@@ -126,16 +150,24 @@ fn the_credential_helper_says_when_a_licence_ends_and_gives_one_that_has_ended()
         let directory = tempfile::tempdir().expect("a directory");
         put(&directory, "acme", "registry.example.com", &["myapp"], days.clone());
         let (code, stdout, stderr) = helper(&directory, "licences", "get", "registry.example.com");
-        let answer: serde_json::Value = serde_json::from_str(&stdout).expect("stdout is the protocol's");
+        let answer: serde_json::Value =
+            serde_json::from_str(&stdout).expect("stdout is the protocol's");
         assert_eq!((code, &answer["Username"]), (Some(0), &"acme".into()), "{days:?}");
         match told {
             Some(told) => {
-                assert!(stderr.contains(told) && stderr.ends_with("; ask Acme Inc. for a new one\n"), "{stderr}");
+                assert!(
+                    stderr.contains(told) && stderr.ends_with("; ask Acme Inc. for a new one\n"),
+                    "{stderr}"
+                );
             }
             None => assert_eq!(stderr, ""),
         }
         let elsewhere = helper(&directory, "licences", "get", "quay.io");
-        assert_eq!(elsewhere, (Some(1), NOT_FOUND.to_owned(), String::new()), "of which nobody was asked");
+        assert_eq!(
+            elsewhere,
+            (Some(1), NOT_FOUND.to_owned(), String::new()),
+            "of which nobody was asked"
+        );
     }
 }
 
@@ -149,7 +181,10 @@ fn the_credential_helper_passes_over_files_that_are_no_licences() {
     put(&directory, "acme", "registry.example.com", &["myapp"], -1..90);
     put(&directory, "acme-next", "registry.example.com", &["myapp"], 1..90);
     let (code, stdout, stderr) = helper(&directory, "licences", "get", "registry.example.com");
-    assert!(code == Some(0) && stdout.contains(r#""Username":"acme""#), "one that begins later waits: {stdout}");
+    assert!(
+        code == Some(0) && stdout.contains(r#""Username":"acme""#),
+        "one that begins later waits: {stdout}"
+    );
     assert!(complains_of_what_was_spoilt(&stderr), "{stderr}");
     let (_, listed, _) = helper(&directory, "licences", "list", "");
     assert_eq!(listed, "{\"registry.example.com\":\"acme\"}\n", "what get gives");

@@ -34,7 +34,9 @@ fn answer(directory: &TempDir, image: &str) -> (Value, String) {
 /// Keys and user names.
 fn logins(answer: &Value) -> Vec<(&str, &str)> {
     let auth = answer["auth"].as_object().expect("a mapping");
-    auth.iter().map(|(key, login)| (key.as_str(), login["username"].as_str().expect("a name"))).collect()
+    auth.iter()
+        .map(|(key, login)| (key.as_str(), login["username"].as_str().expect("a name")))
+        .collect()
 }
 
 fn names(value: &Value) -> BTreeSet<&str> {
@@ -55,12 +57,19 @@ fn every_application_of_the_host_is_answered_in_the_version_that_was_asked() {
         let (code, stdout, stderr) = provider(&directory, &request.to_string());
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
         let answer: Value = serde_json::from_str(&stdout).expect("JSON");
-        assert_eq!(names(&answer), ["apiVersion", "kind", "cacheKeyType", "cacheDuration", "auth"].into(), "no others");
+        assert_eq!(
+            names(&answer),
+            ["apiVersion", "kind", "cacheKeyType", "cacheDuration", "auth"].into(),
+            "no others"
+        );
         assert_eq!(
             (&answer["apiVersion"], &answer["kind"]),
             (&version(name).into(), &"CredentialProviderResponse".into())
         );
-        assert_eq!((&answer["cacheKeyType"], &answer["cacheDuration"]), (&"Registry".into(), &"300s".into()));
+        assert_eq!(
+            (&answer["cacheKeyType"], &answer["cacheDuration"]),
+            (&"Registry".into(), &"300s".into())
+        );
         let expected = [
             ("registry.example.com/myapp", "acme"),
             ("registry.example.com/other", "acme-other"),
@@ -72,7 +81,8 @@ fn every_application_of_the_host_is_answered_in_the_version_that_was_asked() {
         assert_eq!(logins(&answer), expected);
         let login = &answer["auth"]["registry.example.com/myapp"];
         assert_eq!(names(login), ["username", "password"].into(), "no others");
-        let file = std::fs::read_to_string(directory.path().join("licences/acme")).expect("a licence");
+        let file =
+            std::fs::read_to_string(directory.path().join("licences/acme")).expect("a licence");
         assert!(file.contains(&format!("token: {}\n", login["password"].as_str().expect("text"))));
     }
 }
@@ -82,7 +92,11 @@ fn without_a_licence_there_is_an_empty_answer_and_no_error() {
     let directory = tempfile::tempdir().expect("a directory");
     let nothing = |image| {
         let (answer, stderr) = answer(&directory, image);
-        assert_eq!((&answer["auth"], &answer["cacheDuration"]), (&json!({}), &"30s".into()), "{image}");
+        assert_eq!(
+            (&answer["auth"], &answer["cacheDuration"]),
+            (&json!({}), &"30s".into()),
+            "{image}"
+        );
         assert_eq!(answer["cacheKeyType"], "Registry");
         stderr
     };
@@ -90,7 +104,14 @@ fn without_a_licence_there_is_an_empty_answer_and_no_error() {
     spoil(&directory);
     assert!(complains_of_what_was_spoilt(&nothing(IMAGE)));
     put(&directory, "acme", HOST, &["myapp"], -1..90);
-    for image in ["quay.io/myapp/worker", "registry.example.com:5000/myapp/worker", "nginx", "", "/", "a b/c"] {
+    for image in [
+        "quay.io/myapp/worker",
+        "registry.example.com:5000/myapp/worker",
+        "nginx",
+        "",
+        "/",
+        "a b/c",
+    ] {
         assert!(complains_of_what_was_spoilt(&nothing(image)));
     }
     let (answer, stderr) = answer(&directory, IMAGE);
@@ -116,16 +137,31 @@ fn the_better_of_two_licences_for_an_application_is_answered() {
     ];
     assert_eq!(direct, expected, "one that has ended only where there is no other");
     assert_eq!(answer["cacheDuration"], "30s", "soon somebody brings a new one");
-    let told: Vec<&str> = stderr.lines().map(|line| line.split(", on ").next().unwrap_or(line)).collect();
+    let told: Vec<&str> =
+        stderr.lines().map(|line| line.split(", on ").next().unwrap_or(line)).collect();
     assert_eq!(told[1], "roadstead: licence newer ends in 3 days");
-    assert!(told[0].starts_with("roadstead: licence ended expired on 20") && told.len() == 2, "each once: {stderr}");
+    assert!(
+        told[0].starts_with("roadstead: licence ended expired on 20") && told.len() == 2,
+        "each once: {stderr}"
+    );
 }
 
 #[test]
 fn an_answer_is_not_kept_beyond_the_end_of_a_licence() {
     let directory = tempfile::tempdir().expect("a directory");
-    let issue =
-        ["issue", "--key", "acme.key", "--issuer", "a", "--id", "a", "--customer", "a", "--application", "myapp"];
+    let issue = [
+        "issue",
+        "--key",
+        "acme.key",
+        "--issuer",
+        "a",
+        "--id",
+        "a",
+        "--customer",
+        "a",
+        "--application",
+        "myapp",
+    ];
     crate::licences::licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
     std::fs::create_dir(directory.path().join("licences")).expect("a folder");
     let end = roadstead::clock::Clock::system().now().plus(std::time::Duration::from_mins(2));
@@ -133,7 +169,9 @@ fn an_answer_is_not_kept_beyond_the_end_of_a_licence() {
     let more = ["--host", HOST, "--expires", end.as_str(), "--out", "licences/a"];
     crate::licences::licence(&directory, &[&issue[..], &more].concat()).expect("a licence");
     let (answer, _) = answer(&directory, IMAGE);
-    let kept = answer["cacheDuration"].as_str().and_then(|text| text.strip_suffix('s')?.parse::<u64>().ok());
+    let kept = answer["cacheDuration"]
+        .as_str()
+        .and_then(|text| text.strip_suffix('s')?.parse::<u64>().ok());
     assert!(kept.is_some_and(|seconds| (30..=120).contains(&seconds)), "{answer}");
 }
 
@@ -143,7 +181,10 @@ fn keys_have_the_host_as_the_image_has_it() {
     put(&directory, "acme", "registry.example.com:5000", &["myapp"], -1..90);
     let digest = format!("Registry.example.com:5000/myapp/worker@sha256:{}", "0".repeat(64));
     let (answer, _) = answer(&directory, &digest);
-    let expected = [("Registry.example.com:5000/myapp", "acme"), ("Registry.example.com:5000/proxy/myapp", "acme")];
+    let expected = [
+        ("Registry.example.com:5000/myapp", "acme"),
+        ("Registry.example.com:5000/proxy/myapp", "acme"),
+    ];
     assert_eq!(logins(&answer), expected);
 }
 
@@ -157,7 +198,10 @@ fn what_is_no_request_of_kubelet_is_refused_with_a_sentence() {
         request.to_string()
     };
     for (request, told) in [
-        (with("apiVersion", version("v2").into()), "write apiVersion: credentialprovider.kubelet.k8s.io/v1"),
+        (
+            with("apiVersion", version("v2").into()),
+            "write apiVersion: credentialprovider.kubelet.k8s.io/v1",
+        ),
         (with("apiVersion", "v1".into()), "there is no answer in \"v1\""),
         (with("apiVersion", "credentialprovider.kubelet.k8s.iov1".into()), "there is no answer in"),
         (with("kind", "CredentialProviderResponse".into()), "\"CredentialProviderResponse\" is no"),

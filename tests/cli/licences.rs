@@ -42,19 +42,36 @@ fn a_licence_is_made_shown_and_revoked() {
     assert_eq!(permissions & 0o777, 0o600);
     let again = licence(&directory, &["keygen", "acme"]).expect_err("keys are never overwritten");
     assert!(again.contains("acme.key") && again.contains("exists"), "{again}");
-    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat()).expect("a licence");
-    let shown = licence(&directory, &["show", "acme.licence", "--public-key", "acme.pub"]).expect("a good licence");
-    for line in ["licence       acme-prod\n", "applications  myapp\n", "(90 days left)\n", "signature     good"] {
-        assert!(shown.contains(line) || shown.contains(&line.replace("90", "89")), "{line:?} is missing in\n{shown}");
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat())
+        .expect("a licence");
+    let shown = licence(&directory, &["show", "acme.licence", "--public-key", "acme.pub"])
+        .expect("a good licence");
+    for line in [
+        "licence       acme-prod\n",
+        "applications  myapp\n",
+        "(90 days left)\n",
+        "signature     good",
+    ] {
+        assert!(
+            shown.contains(line) || shown.contains(&line.replace("90", "89")),
+            "{line:?} is missing in\n{shown}"
+        );
     }
     licence(&directory, &["keygen", "other"]).expect("a pair of keys");
-    let wrong = licence(&directory, &["show", "acme.licence", "--public-key", "other.pub"]).expect_err("another key");
+    let wrong = licence(&directory, &["show", "acme.licence", "--public-key", "other.pub"])
+        .expect_err("another key");
     assert!(wrong.contains("no configured key has signed it"), "{wrong}");
-    licence(&directory, &["revoke", "acme-prod", "--list", "revoked", "--reason", "left us"]).expect("a revocation");
+    licence(&directory, &["revoke", "acme-prod", "--list", "revoked", "--reason", "left us"])
+        .expect("a revocation");
     licence(&directory, &["revoke", "acme-test", "--list", "revoked"]).expect("another");
     let list = fs::read_to_string(directory.path().join("revoked")).expect("a list");
     let lines: Vec<&str> = list.lines().collect();
-    assert!(lines[0].starts_with("acme-prod 20") && lines[0].ends_with("Z # left us") && lines.len() == 2, "{list}");
+    assert!(
+        lines[0].starts_with("acme-prod 20")
+            && lines[0].ends_with("Z # left us")
+            && lines.len() == 2,
+        "{list}"
+    );
 }
 
 #[test]
@@ -73,13 +90,23 @@ fn what_cannot_be_issued_is_told_and_leaves_no_file() {
         (&["--expires", "0d"], "lies behind us"),
         (&["--expires", "1d", "--not-before", "2200-01-01"], "it ends before it begins"),
         (&["--expires", "90d", "--application", "My.App"], "is no application name"),
-        (&["--expires", "90d", "--host", "https://a.test"], "--host: \"https://a.test\" is no host; write it without"),
+        (
+            &["--expires", "90d", "--host", "https://a.test"],
+            "--host: \"https://a.test\" is no host; write it without",
+        ),
         (&["--expires", "90d", "--host", "a.test/myapp"], "--host: \"a.test/myapp\" is no host"),
         (&["--expires", "90d", "--email", &long], "shorten the email, which takes most of it"),
-        (&["--expires", "90d", "--config", config], "has no application myapp; add it under applications, or take one"),
-        (&["--expires", "90d", "--config", other], "accepts no licence of \"Acme Inc.\"; write --issuer \"Other\""),
+        (
+            &["--expires", "90d", "--config", config],
+            "has no application myapp; add it under applications, or take one",
+        ),
+        (
+            &["--expires", "90d", "--config", other],
+            "accepts no licence of \"Acme Inc.\"; write --issuer \"Other\"",
+        ),
     ] {
-        let refused = licence(&directory, &[&ISSUE[..], more, &["--out", "x.licence"]].concat()).expect_err(told);
+        let refused = licence(&directory, &[&ISSUE[..], more, &["--out", "x.licence"]].concat())
+            .expect_err(told);
         assert!(refused.contains(told), "{refused}");
         assert!(!directory.path().join("x.licence").exists());
     }
@@ -125,16 +152,21 @@ fn a_revocation_goes_to_the_list_of_the_configuration_and_is_shown() {
     fs::create_dir(directory.path().join("lists")).expect("a folder");
     fs::write(directory.path().join("list"), "left-open 2026-01-01T00:00:00Z").expect("writable");
     licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
-    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat()).expect("a licence");
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat())
+        .expect("a licence");
     for (list, written) in [("list", "list"), ("lists", "lists/roadstead"), ("new", "new")] {
         let (_vendor, config) = directory_of_vendor(&directory, "Acme Inc.", list);
         let config = config.to_str().expect("text");
         if list != "list" {
             fs::write(directory.path().join(written), "").expect("writable");
         }
-        let show = || licence(&directory, &["show", "acme.licence", "--config", config]).expect("signed by their key");
+        let show = || {
+            licence(&directory, &["show", "acme.licence", "--config", config])
+                .expect("signed by their key")
+        };
         assert!(show().contains(" days left)\nsignature     good, by key"), "{}", show());
-        let said = licence(&directory, &["revoke", "acme-prod", "--config", config]).expect("a revocation");
+        let said = licence(&directory, &["revoke", "acme-prod", "--config", config])
+            .expect("a revocation");
         let file = directory.path().join(written);
         assert!(said.starts_with(&format!("{}: acme-prod 20", file.display())), "{said}");
         let text = fs::read_to_string(file).expect("the list");
@@ -149,11 +181,13 @@ fn a_revocation_goes_to_the_list_of_the_configuration_and_is_shown() {
 fn a_licence_is_shown_as_the_proxy_would_take_it() {
     let directory = tempfile::tempdir().expect("a directory");
     licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
-    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat()).expect("a licence");
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat())
+        .expect("a licence");
     let (_vendor, other) = directory_of_vendor(&directory, "Other", "revoked");
     let (_empty, none) = crate::directory("");
-    let show =
-        |config: &Path| licence(&directory, &["show", "acme.licence", "--config", &config.display().to_string()]);
+    let show = |config: &Path| {
+        licence(&directory, &["show", "acme.licence", "--config", &config.display().to_string()])
+    };
     fs::write(directory.path().join("revoked"), "").expect("writable");
     for (file, told) in [(&other, "its issuer is not ours"), (&none, "accepts no licences")] {
         let refused = show(file).expect_err(told);
@@ -168,17 +202,26 @@ fn show_tells_people_apart_from_the_answer_when_a_licence_ends() {
     let directory = tempfile::tempdir().expect("a directory");
     for (id, days, state, told) in [
         ("good", -1..20, "(20 days left)", None),
-        ("ending", -1..13, "(13 days left)", Some("roadstead: licence ending ends in 13 days, on 20")),
+        (
+            "ending",
+            -1..13,
+            "(13 days left)",
+            Some("roadstead: licence ending ends in 13 days, on 20"),
+        ),
         ("ended", -9..-1, "(expired)", Some("roadstead: licence ended expired on 20")),
         ("next", 1..50, "(not before 20", None),
     ] {
         put(&directory, id, "registry.example.com", &["myapp"], days);
-        let output = run(roadstead(&["licence", "show"]).arg(directory.path().join("licences").join(id)));
+        let output =
+            run(roadstead(&["licence", "show"]).arg(directory.path().join("licences").join(id)));
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success() && stdout.contains(state), "{stdout}");
         match told {
             Some(told) => {
-                assert!(stderr.starts_with(told) && stderr.ends_with("; ask Acme Inc. for a new one\n"), "{stderr}");
+                assert!(
+                    stderr.starts_with(told) && stderr.ends_with("; ask Acme Inc. for a new one\n"),
+                    "{stderr}"
+                );
             }
             None => assert_eq!(stderr, ""),
         }
@@ -193,14 +236,22 @@ fn a_revocation_takes_one_list_and_a_valid_id() {
     for (arguments, code, told) in [
         (&["acme"][..], 2, "<--list <FILE>|--config <FILE>>"),
         (&[&["acme"][..], &list, &missing].concat(), 2, "cannot be used with"),
-        (&[&["acme"][..], &missing].concat(), 1, "has no licences.revoked; add it, as revoked: /etc/roadstead/revoked"),
+        (
+            &[&["acme"][..], &missing].concat(),
+            1,
+            "has no licences.revoked; add it, as revoked: /etc/roadstead/revoked",
+        ),
         (&[&["ACME"][..], &list].concat(), 1, "\"ACME\" is no licence id; use at most 63"),
         (&[&["acme x"][..], &list].concat(), 1, "is no licence id"),
         (&["acme", "--config", "gone.yaml"], 64, "gone.yaml: cannot be read"),
     ] {
-        let output = run(roadstead(&["licence", "revoke"]).args(arguments).current_dir(directory.path()));
+        let output =
+            run(roadstead(&["licence", "revoke"]).args(arguments).current_dir(directory.path()));
         let stderr = text(&output.stderr);
-        assert!(output.status.code() == Some(code) && stderr.contains(told), "{arguments:?}: {stderr}");
+        assert!(
+            output.status.code() == Some(code) && stderr.contains(told),
+            "{arguments:?}: {stderr}"
+        );
     }
     assert!(!directory.path().join("revoked").exists());
 }
@@ -209,25 +260,38 @@ fn a_revocation_takes_one_list_and_a_valid_id() {
 fn openssl_reads_our_keys_and_we_read_its() {
     let directory = tempfile::tempdir().expect("a directory");
     licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
-    let openssl = |arguments: &[&str]| run(Command::new("openssl").args(arguments).current_dir(directory.path()));
+    let openssl = |arguments: &[&str]| {
+        run(Command::new("openssl").args(arguments).current_dir(directory.path()))
+    };
     let public = openssl(&["pkey", "-in", "acme.key", "-pubout"]);
-    assert_eq!(text(&public.stdout), fs::read_to_string(directory.path().join("acme.pub")).expect("a key"));
+    assert_eq!(
+        text(&public.stdout),
+        fs::read_to_string(directory.path().join("acme.pub")).expect("a key")
+    );
     assert!(openssl(&["genpkey", "-algorithm", "ed25519", "-out", "theirs.key"]).status.success());
-    let arguments: Vec<&str> = ISSUE.iter().map(|word| if *word == "acme.key" { "theirs.key" } else { word }).collect();
-    licence(&directory, &[&arguments[..], &["--expires", "1d"]].concat()).expect("a licence by their key");
+    let arguments: Vec<&str> =
+        ISSUE.iter().map(|word| if *word == "acme.key" { "theirs.key" } else { word }).collect();
+    licence(&directory, &[&arguments[..], &["--expires", "1d"]].concat())
+        .expect("a licence by their key");
 }
 
 #[test]
 fn a_pull_secret_holds_the_login_in_each_clients_form() {
     let directory = tempfile::tempdir().expect("a directory");
     licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
-    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat()).expect("a licence");
-    let secret = |format| licence(&directory, &["pull-secret", "acme.licence", "--format", format]).expect(format);
+    licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat())
+        .expect("a licence");
+    let secret = |format| {
+        licence(&directory, &["pull-secret", "acme.licence", "--format", format]).expect(format)
+    };
     let docker: serde_json::Value = serde_json::from_str(&secret("docker")).expect("JSON");
     let entry = &docker["auths"]["registry.example.com"];
     assert_eq!(entry["username"], "acme-prod");
     let auth = entry["auth"].as_str().expect("text");
     assert!(secret("hosts").contains(&format!("authorization = \"Basic {auth}\"")));
     let kubernetes = secret("kubernetes");
-    assert!(kubernetes.contains("kind: Secret\n") && kubernetes.contains("type: kubernetes.io/dockerconfigjson\n"));
+    assert!(
+        kubernetes.contains("kind: Secret\n")
+            && kubernetes.contains("type: kubernetes.io/dockerconfigjson\n")
+    );
 }

@@ -28,7 +28,10 @@ fn directory(more: &str) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("config.yaml");
     let cache = directory.path().join("cache");
-    let base = format!("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: {} }}\n", cache.display());
+    let base = format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: {} }}\n",
+        cache.display()
+    );
     fs::write(&file, base + more).expect("writable");
     (directory, file)
 }
@@ -48,7 +51,11 @@ impl Serving {
     fn start(more: &str, arguments: &[&str]) -> Self {
         let (directory, file) = directory(more);
         let mut command = roadstead(&["serve"]);
-        command.args(arguments).env("ROADSTEAD_CONFIG", &file).stderr(Stdio::piped()).stdout(Stdio::null());
+        command
+            .args(arguments)
+            .env("ROADSTEAD_CONFIG", &file)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null());
         let mut child = command.spawn().expect("the binary runs");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         Self { child, stderr, _directory: directory }
@@ -90,17 +97,22 @@ impl Drop for Serving {
 
 #[test]
 fn check_says_that_a_file_is_valid() {
-    let (_directory, file) = directory("upstreams: { quay.io: , acme.test: { url: 'https://acme.test' } }\n");
+    let (_directory, file) =
+        directory("upstreams: { quay.io: , acme.test: { url: 'https://acme.test' } }\n");
     let output = run(&mut roadstead(&["check", &file.display().to_string()]));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let expected = format!("{} is valid: 2 upstreams (quay.io, acme.test), clients at 127.0.0.1:0\n", file.display());
+    let expected = format!(
+        "{} is valid: 2 upstreams (quay.io, acme.test), clients at 127.0.0.1:0\n",
+        file.display()
+    );
     assert_eq!(text(&output.stdout), expected);
 }
 
 #[test]
 fn check_and_serve_tell_every_problem_and_exit_with_64() {
-    let (_directory, file) =
-        directory("lisen: x\nupstreams: { quay.io: { credentials: [{ username: u, password: hunter2 }] } }\n");
+    let (_directory, file) = directory(
+        "lisen: x\nupstreams: { quay.io: { credentials: [{ username: u, password: hunter2 }] } }\n",
+    );
     let name = file.display().to_string();
     for arguments in [vec!["check", &name], vec!["serve", "--config", &name]] {
         let output = run(&mut roadstead(&arguments));
@@ -109,7 +121,10 @@ fn check_and_serve_tell_every_problem_and_exit_with_64() {
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), 2, "{stderr}");
         assert_eq!(lines[0], format!("{name}:4: lisen: unknown key; did you mean listen?"));
-        assert!(lines[1].starts_with(&format!("{name}:5: upstreams.quay.io.credentials[0].password: ")), "{stderr}");
+        assert!(
+            lines[1].starts_with(&format!("{name}:5: upstreams.quay.io.credentials[0].password: ")),
+            "{stderr}"
+        );
         assert!(!stderr.contains("hunter2"));
         assert!(!Path::new(&name).with_file_name("cache").exists(), "nothing was started");
     }
@@ -119,7 +134,9 @@ fn check_and_serve_tell_every_problem_and_exit_with_64() {
 fn a_missing_file_is_a_bad_configuration() {
     let output = run(&mut roadstead(&["serve", "--config", "/nonexistent/config.yaml"]));
     assert_eq!(output.status.code(), Some(64));
-    assert!(text(&output.stderr).starts_with("/nonexistent/config.yaml: cannot be read: No such file"));
+    assert!(
+        text(&output.stderr).starts_with("/nonexistent/config.yaml: cannot be read: No such file")
+    );
 }
 
 #[test]
@@ -136,7 +153,10 @@ fn a_port_in_use_is_told_with_its_key() {
         assert_eq!(output.status.code(), Some(1));
         let stderr = text(&output.stderr);
         assert!(stderr.contains(&format!("roadstead: cannot listen on {address}: ")), "{stderr}");
-        assert!(stderr.contains(&format!("another address as {key} in the configuration")), "{stderr}");
+        assert!(
+            stderr.contains(&format!("another address as {key} in the configuration")),
+            "{stderr}"
+        );
     }
 }
 
@@ -144,9 +164,23 @@ fn a_port_in_use_is_told_with_its_key() {
 fn serve_says_where_it_is_and_how_to_try_it_and_ends_on_sigterm() {
     let mut serving = Serving::start("upstreams: { quay.io: { tls_verify: false } }\n", &[]);
     let lines = serving.until("tls_verify is false").join("\n");
-    let address = lines.split_once("clients    http://").expect("the address").1.lines().next().expect("a line");
-    assert_ne!(address.parse::<SocketAddr>().expect("an address").port(), 0, "the port that was bound");
-    assert!(lines.contains("/metrics") && lines.contains("docker pull 127.0.0.1:") && lines.contains("curl http://"));
+    let address = lines
+        .split_once("clients    http://")
+        .expect("the address")
+        .1
+        .lines()
+        .next()
+        .expect("a line");
+    assert_ne!(
+        address.parse::<SocketAddr>().expect("an address").port(),
+        0,
+        "the port that was bound"
+    );
+    assert!(
+        lines.contains("/metrics")
+            && lines.contains("docker pull 127.0.0.1:")
+            && lines.contains("curl http://")
+    );
     assert!(lines.contains("upstreams  quay.io") && !lines.contains('\u{1b}'), "{lines}");
     assert!(TcpListener::bind(address).is_err(), "it listens there");
     serving.signal(Signal::TERM);
@@ -165,14 +199,19 @@ fn sigint_ends_it_as_well() {
 
 #[test]
 fn json_lines_are_all_that_machines_read() {
-    let mut serving = Serving::start("upstreams: { quay.io: { tls_verify: false } }\n", &["--log-format", "json"]);
+    let mut serving = Serving::start(
+        "upstreams: { quay.io: { tls_verify: false } }\n",
+        &["--log-format", "json"],
+    );
     let mut lines = serving.until("tls_verify is false");
     serving.signal(Signal::TERM);
     lines.extend(serving.end().1.lines().map(str::to_owned));
     for line in &lines {
         let object: serde_json::Value = serde_json::from_str(line).expect(line);
         assert!(
-            object["level"].is_string() && object["message"].is_string() && object["timestamp"].is_string(),
+            object["level"].is_string()
+                && object["message"].is_string()
+                && object["timestamp"].is_string(),
             "{line}"
         );
     }

@@ -42,9 +42,13 @@ async fn killed_during_pulls_it_starts_clean_and_pulls_again() {
         drop(proxy);
         proxy = restart(&settings).await;
         assert_eq!(files(&settings.cache().join("staging")), [] as [PathBuf; 0], "round {round}");
-        pull(proxy.clients, &prefix(round), "1", image).await.expect("the pull goes through after the restart");
+        pull(proxy.clients, &prefix(round), "1", image)
+            .await
+            .expect("the pull goes through after the restart");
         let earlier = usize::try_from(random.number()).expect("64 bits") % (round + 1);
-        pull(proxy.clients, &prefix(earlier), "1", &images[earlier]).await.expect("what was there is still there");
+        pull(proxy.clients, &prefix(earlier), "1", &images[earlier])
+            .await
+            .expect("what was there is still there");
     }
     assert!(interrupted >= images.len() / 2, "only {interrupted} of the kills fell into a pull");
 }
@@ -58,7 +62,8 @@ pub(crate) async fn images(folder: &Path, count: u64, sizes: &[usize]) -> Vec<Im
 }
 
 async fn registry(folder: &Path, images: &[Image]) -> Registry {
-    let repositories: Vec<String> = (0..images.len()).map(|round| format!("acme/app{round}")).collect();
+    let repositories: Vec<String> =
+        (0..images.len()).map(|round| format!("acme/app{round}")).collect();
     let held: Vec<(&str, &Image)> = repositories.iter().map(String::as_str).zip(images).collect();
     Registry::holding(folder, Auth::Anonymous, &held).await
 }
@@ -95,8 +100,9 @@ pub(crate) fn every_blob_is_whole(cache: &Path) {
 
 /// Every file below `folder`; none if there is no such folder.
 pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries: Vec<_> =
-        fs::read_dir(folder).map(|entries| entries.filter_map(Result::ok).collect()).unwrap_or_default();
+    let entries: Vec<_> = fs::read_dir(folder)
+        .map(|entries| entries.filter_map(Result::ok).collect())
+        .unwrap_or_default();
     let paths = entries.into_iter().map(|entry| entry.path());
     paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }

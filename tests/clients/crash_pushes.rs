@@ -1,4 +1,5 @@
-//! kill -9 at any moment of a push: the push goes through after the restart, and nothing half done is left or served.
+//! kill -9 at any moment of a push: the push goes through after the restart, and nothing half done
+//! is left or served.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,7 +30,8 @@ async fn killed_during_pushes_it_starts_clean_and_takes_them_again() {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let kills = std::env::var(VARIABLE).map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
+    let kills =
+        std::env::var(VARIABLE).map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
     let images = images(scratch.path(), kills, SIZES).await;
     let registry = Registry::holding(scratch.path(), Auth::Anonymous, &[]).await;
     let line = Line::thin_towards(registry.address, RATE).await;
@@ -48,19 +50,32 @@ async fn killed_during_pushes_it_starts_clean_and_takes_them_again() {
         proxy = restart(&settings).await;
         assert_eq!(files(&staging), [] as [PathBuf; 0], "round {round}");
         nothing_wrong_is_served(&proxy, round, image).await;
-        writer(&proxy).image(&repository(round), "1", image).await.expect("the push goes through after the restart");
+        writer(&proxy)
+            .image(&repository(round), "1", image)
+            .await
+            .expect("the push goes through after the restart");
         assert_eq!(files(&staging), [] as [PathBuf; 0], "round {round}, after the push");
         let earlier = usize::try_from(random.number()).expect("64 bits") % (round + 1);
         for there in [round, earlier] {
-            pull(proxy.clients, &prefix(there), "1", &images[there]).await.expect("what was pushed is served");
+            pull(proxy.clients, &prefix(there), "1", &images[there])
+                .await
+                .expect("what was pushed is served");
         }
     }
     println!("{during_uploads} of {kills} kills fell into an upload, {during_pushes} into a push");
-    assert!(during_uploads >= images.len() / 3, "only {during_uploads} of the kills fell into an upload");
+    assert!(
+        during_uploads >= images.len() / 3,
+        "only {during_uploads} of the kills fell into an upload"
+    );
 }
 
 /// Where the push was cut short; None if it was over.
-async fn kill_during(proxy: &mut Proxy, round: usize, image: &Image, moment: Duration) -> Option<String> {
+async fn kill_during(
+    proxy: &mut Proxy,
+    round: usize,
+    image: &Image,
+    moment: Duration,
+) -> Option<String> {
     let (writer, image) = (writer(proxy), image.clone());
     let mut push = tokio::spawn(async move { writer.image(&repository(round), "1", &image).await });
     let early = timeout(moment, &mut push).await;
@@ -73,7 +88,8 @@ async fn kill_during(proxy: &mut Proxy, round: usize, image: &Image, moment: Dur
     outcome.expect("a push fails with a reason").err()
 }
 
-/// By digest, whatever the registry has of it: a blob that it has not is an error here, a wrong one ends the test.
+/// By digest, whatever the registry has of it: a blob that it has not is an error here, a wrong one
+/// ends the test.
 async fn nothing_wrong_is_served(proxy: &Proxy, round: usize, image: &Image) {
     for blob in image.platforms.iter().flat_map(|platform| platform.blobs()) {
         let path = format!("{}/blobs/{}", prefix(round), blob.digest);

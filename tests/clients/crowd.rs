@@ -19,16 +19,20 @@ async fn pushes_of_many_images_and_pulls_beside_them_all_succeed() {
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let images = images(scratch.path(), CLIENTS, &[10_000, 300_000]).await;
-    let registry = Registry::holding(scratch.path(), Auth::Anonymous, &[("acme/old", &images[0])]).await;
-    let proxy = Proxy::start(&Settings::taking_pushes(scratch.path(), &registry, registry.address)).await;
+    let registry =
+        Registry::holding(scratch.path(), Auth::Anonymous, &[("acme/old", &images[0])]).await;
+    let proxy =
+        Proxy::start(&Settings::taking_pushes(scratch.path(), &registry, registry.address)).await;
     let pushes = images.iter().enumerate().map(async |(number, image)| {
         let repository = format!("acme/new{number}");
         let writer = Writer::to(&format!("http://{}", proxy.clients), client(), None);
         writer.image(&repository, "1", image).await?;
         pull(proxy.clients, &format!("/v2/{repository}"), "1", image).await
     });
-    let pulls = images.iter().map(async |_| pull(proxy.clients, "/v2/acme/old", "1", &images[0]).await);
+    let pulls =
+        images.iter().map(async |_| pull(proxy.clients, "/v2/acme/old", "1", &images[0]).await);
     let outcomes = tokio::join!(join_all(pushes), join_all(pulls));
-    let failures: Vec<String> = outcomes.0.into_iter().chain(outcomes.1).filter_map(Result::err).collect();
+    let failures: Vec<String> =
+        outcomes.0.into_iter().chain(outcomes.1).filter_map(Result::err).collect();
     assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -58,10 +58,13 @@ async fn every_blob_was_fetched_once(registry: &Registry, image: &Image) {
 async fn scene() -> (Vendor, Proxy) {
     let vendor = Vendor::open().await;
     let licence = vendor.issue("acme-prod").await;
-    let (url, ca, file) = (vendor.host(), vendor.site.certificate.display(), licence.file.display());
-    let upstream =
-        format!("{HOST}:\n    url: https://{url}\n    ca: '{ca}'\n    credentials: [{{ licence_file: '{file}' }}]\n");
-    let settings = Settings::empty(vendor.scratch.path().join("customer"), HOST).with_upstream(&upstream);
+    let (url, ca, file) =
+        (vendor.host(), vendor.site.certificate.display(), licence.file.display());
+    let upstream = format!(
+        "{HOST}:\n    url: https://{url}\n    ca: '{ca}'\n    credentials: [{{ licence_file: '{file}' }}]\n"
+    );
+    let settings =
+        Settings::empty(vendor.scratch.path().join("customer"), HOST).with_upstream(&upstream);
     let mut command = vendor.site.command(BINARY);
     // The certificate is trusted because the configuration says so.
     command.env_remove("SSL_CERT_FILE");

@@ -1,4 +1,5 @@
-//! Pulls with nothing but a licence file: the binary as docker's credential helper, for every client that knows helpers.
+//! Pulls with nothing but a licence file: the binary as docker's credential helper, for every
+//! client that knows helpers.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -35,7 +36,8 @@ async fn pulls_by_helper<C: Client>(configure: Configure<C>) {
     }
     let vendor = Vendor::open().await;
     let folder = vendor.folder("client");
-    let public = Registry::holding(&folder, Auth::Anonymous, &[("acme/tools", &vendor.external)]).await;
+    let public =
+        Registry::holding(&folder, Auth::Anonymous, &[("acme/tools", &vendor.external)]).await;
     let elsewhere = public.address.to_string();
     let licence = vendor.issue("acme-prod").await;
     // What it leads to changes, the client does not.
@@ -62,7 +64,8 @@ async fn pulls_by_helper<C: Client>(configure: Configure<C>) {
 fn with_helper(site: &Site, folder: &Path) -> Site {
     let programs = folder.join("bin");
     fs::create_dir(&programs).expect("the folder is the test's own");
-    symlink(BINARY, programs.join("docker-credential-roadstead")).expect("the folder is the test's own");
+    symlink(BINARY, programs.join("docker-credential-roadstead"))
+        .expect("the folder is the test's own");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(programs).chain(std::env::split_paths(&path)));
     site.clone().with("PATH", path.expect("no colon is in the names of temporary folders"))
@@ -80,7 +83,8 @@ fn with_useless_ones(folder: &Path, licence: &Path) -> PathBuf {
 
 /// The host that no licence names is asked about as well.
 fn name_for_each_host(client: &impl Client, _: &Site, hosts: [&str; 2]) {
-    let helpers: serde_json::Map<_, _> = hosts.into_iter().map(|host| (host.to_owned(), "roadstead".into())).collect();
+    let helpers: serde_json::Map<_, _> =
+        hosts.into_iter().map(|host| (host.to_owned(), "roadstead".into())).collect();
     let text = serde_json::json!({ "credHelpers": helpers }).to_string();
     fs::write(client.logins(), text).expect("the folder is the test's own");
 }
@@ -90,5 +94,6 @@ fn name_for_all_hosts(client: &impl Client, site: &Site, _: [&str; 2]) {
     let file = site.etc("containers/registries.conf");
     fs::write(client.logins(), "{}").expect("the folder is the test's own");
     let text = fs::read_to_string(&file).expect("it was written");
-    fs::write(file, format!("credential-helpers = [\"roadstead\"]\n{text}")).expect("the folder is the test's own");
+    fs::write(file, format!("credential-helpers = [\"roadstead\"]\n{text}"))
+        .expect("the folder is the test's own");
 }

@@ -49,8 +49,8 @@ pub(crate) struct Image {
 const NATIVE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 impl Image {
-    /// An image whose layers for this machine are `sizes` bytes that nobody can compress, the same for the same `seed`;
-    /// those for the other platform are small.
+    /// An image whose layers for this machine are `sizes` bytes that nobody can compress, the same
+    /// for the same `seed`; those for the other platform are small.
     pub(crate) async fn make(folder: &Path, seed: u64, sizes: &[usize]) -> Self {
         let folder = folder.join(format!("image-{seed}"));
         let mut random = Random::new(seed);
@@ -71,7 +71,10 @@ impl Image {
 
     /// What a client on this machine pulls of it.
     pub(crate) fn native(&self) -> &Platform {
-        self.platforms.iter().find(|platform| platform.architecture == NATIVE).expect("both are made")
+        self.platforms
+            .iter()
+            .find(|platform| platform.architecture == NATIVE)
+            .expect("both are made")
     }
 }
 
@@ -92,7 +95,9 @@ impl Platform {
 
     /// The blobs that a client fetches for it.
     pub(crate) fn blobs(&self) -> Vec<&Content> {
-        std::iter::once(&self.config).chain(self.layers.iter().map(|layer| &layer.content)).collect()
+        std::iter::once(&self.config)
+            .chain(self.layers.iter().map(|layer| &layer.content))
+            .collect()
     }
 
     /// The layers' diff ids, as engines report them.
@@ -113,7 +118,15 @@ impl Layer {
         fs::create_dir_all(&root).expect("the folder is ours");
         fs::write(root.join(name), random).expect("the folder is ours");
         let mut pack = Command::new("tar");
-        pack.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "--create", "--file"]);
+        pack.args([
+            "--sort=name",
+            "--owner=0",
+            "--group=0",
+            "--numeric-owner",
+            "--mtime=@0",
+            "--create",
+            "--file",
+        ]);
         run("tar", folder, {
             pack.arg(&tar).arg("--directory").arg(&root).arg(name);
             pack
@@ -127,7 +140,10 @@ impl Layer {
         })
         .await;
         let packed = fs::read(folder.join(format!("{name}.tar.gz"))).expect("gzip wrote it");
-        Self { content: Content::new(LAYER, packed), diff_id: Digest::of(Algorithm::Sha256, &plain) }
+        Self {
+            content: Content::new(LAYER, packed),
+            diff_id: Digest::of(Algorithm::Sha256, &plain),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! kubelet's own code asks the credential provider and decodes what it says: `tests/kubelet`, a program in Go.
+//! kubelet's own code asks the credential provider and decodes what it says: `tests/kubelet`, a
+//! program in Go.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,13 +41,16 @@ fn put(folder: &Path, id: &str, host: &str, applications: &[&str]) {
         expires: now.plus(Duration::from_hours(24 * 90)),
     };
     let token = PrivateKey::generate().and_then(|key| key.sign(&licence)).expect("a token");
-    fs::write(folder.join(id), LicenceFile::write(&licence, &token)).expect("the folder is the test's own");
+    fs::write(folder.join(id), LicenceFile::write(&licence, &token))
+        .expect("the folder is the test's own");
 }
 
 /// What kubelet makes of the answer for the first image, and which keys it would try for each.
 async fn ask(program: &Path, scratch: &Path, version: &str, images: &[&str]) -> Vec<String> {
     let mut command = Command::new(program);
-    command.arg(env!("CARGO_BIN_EXE_roadstead")).arg(format!("credentialprovider.kubelet.k8s.io/{version}"));
+    command
+        .arg(env!("CARGO_BIN_EXE_roadstead"))
+        .arg(format!("credentialprovider.kubelet.k8s.io/{version}"));
     command.args(images).env("ROADSTEAD_LICENCE", scratch.join("licences"));
     let mut process = Process::start("ask", scratch, command);
     let status = process.exit(PATIENCE).await;
@@ -99,6 +103,9 @@ async fn kubelet_decodes_every_answer_and_finds_the_login_of_each_image() {
         let answer = ask(&program, scratch, version, &[image]).await;
         assert_eq!(answer.last(), Some(&format!("image {image} registry.test:5000/proxy/myapp")));
         let nothing = ask(&program, scratch, version, &["quay.io/acme/app"]).await;
-        assert_eq!(nothing, ["cacheKeyType Registry", "cacheDuration 30s", "image quay.io/acme/app"]);
+        assert_eq!(
+            nothing,
+            ["cacheKeyType Registry", "cacheDuration 30s", "image quay.io/acme/app"]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Customers with a licence, users with a password, and what they are told when it is no good: every client, over TLS.
+//! Customers with a licence, users with a password, and what they are told when it is no good:
+//! every client, over TLS.
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,7 +48,10 @@ async fn logs_in_and_pulls<C: Client>() {
         assert!(is_not_found(&other), "{other}");
     }
     for line in [&vendor.lines[0], &vendor.lines[1]] {
-        assert!(!line.asked().contains("other/api"), "a registry was asked for what nobody may pull");
+        assert!(
+            !line.asked().contains("other/api"),
+            "a registry was asked for what nobody may pull"
+        );
     }
 }
 
@@ -104,14 +108,17 @@ struct Refusals {
 async fn refusals<C: Client>() -> Option<Refusals> {
     let Scene { vendor, folder, client } = Scene::<C>::set().await?;
     let host = vendor.host();
-    let login = async |user: &str, password: &str| fail("login", &folder, client.login(&host, user, password)).await;
+    let login = async |user: &str, password: &str| {
+        fail("login", &folder, client.login(&host, user, password)).await
+    };
     let good = vendor.issue("acme-prod").await;
     let wrong = [login(&good.id, "wrong").await, login("eve@customer.test", &good.token).await];
     let end = in_seconds(-1);
     let ended = vendor.issue_until("acme-old", end);
     let login = login(&ended.id, &ended.token).await;
     // As if it had logged in earlier.
-    fs::write(client.logins(), vendor.pull_secret(&ended, "docker").await).expect("the folder is the test's own");
+    fs::write(client.logins(), vendor.pull_secret(&ended, "docker").await)
+        .expect("the folder is the test's own");
     let pull = fail("pull", &folder, client.pull(&vendor.name(APP))).await;
     let expected = format!("licence acme-old expired on {}; ask Acme Inc.", calendar::day(end));
     Some(Refusals { wrong, login, pull, expected })
@@ -126,7 +133,8 @@ async fn containerd_pulls_with_a_licence_given_for_one_pull() {
         run("pull", &folder, client.pull(&["--user", &pair], &name)).await;
         client.holds(&name, image).await;
     }
-    let refused = fail("other", &folder, client.pull(&["--user", &pair], &vendor.name(OTHER))).await;
+    let refused =
+        fail("other", &folder, client.pull(&["--user", &pair], &vendor.name(OTHER))).await;
     assert!(is_not_found(&refused), "{refused}");
     let refused = fail("nobody", &folder, client.pull(&[], &vendor.name(OTHER))).await;
     assert!(refused.contains("401 Unauthorized"), "{refused}");
@@ -138,7 +146,8 @@ async fn containerd_pulls_with_a_pull_secret_in_its_hosts_file() {
     let hosts = folder.join("hosts");
     let own = hosts.join(vendor.host());
     fs::create_dir_all(&own).expect("the folder is the test's own");
-    fs::write(own.join("hosts.toml"), vendor.pull_secret(&licence, "hosts").await).expect("it is our own");
+    fs::write(own.join("hosts.toml"), vendor.pull_secret(&licence, "hosts").await)
+        .expect("it is our own");
     let options = ["--hosts-dir", hosts.to_str().expect("a path of ours")];
     for (repository, image) in [(APP, &vendor.app), (EXTERNAL, &vendor.external)] {
         let name = vendor.name(repository);

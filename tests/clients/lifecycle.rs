@@ -35,7 +35,8 @@ impl Scene {
     async fn set(bytes_per_second: u32) -> Self {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let image = Image::make(scratch.path(), 2, &[8 << 20]).await;
-        let registry = Registry::holding(scratch.path(), Auth::Anonymous, &[("acme/app", &image)]).await;
+        let registry =
+            Registry::holding(scratch.path(), Auth::Anonymous, &[("acme/app", &image)]).await;
         let line = Line::thin(registry.address, bytes_per_second).await;
         Self { layer: image.native().layers[0].content.clone(), scratch, registry, line }
     }
@@ -46,7 +47,8 @@ impl Scene {
 
     /// Asks for the layer and returns when the head of the answer is there.
     async fn begin(&self, proxy: &Proxy) -> Response {
-        let url = format!("http://{}/v2/quay.io/acme/app/blobs/{}", proxy.clients, self.layer.digest);
+        let url =
+            format!("http://{}/v2/quay.io/acme/app/blobs/{}", proxy.clients, self.layer.digest);
         let response = client().get(url).send().await.expect("the proxy answers");
         assert_eq!(response.status(), StatusCode::OK);
         response
@@ -63,7 +65,8 @@ async fn sigterm_ends_readiness_at_once_and_the_process_after_its_transfers() {
     let response = scene.begin(&proxy).await;
     proxy.process.signal(Signal::TERM);
     let off = StatusCode::SERVICE_UNAVAILABLE;
-    let not_ready = async || web::status(proxy.admin, "/readyz").await.filter(|status| *status == off);
+    let not_ready =
+        async || web::status(proxy.admin, "/readyz").await.filter(|status| *status == off);
     poll("end of readiness", PATIENCE, not_ready).await;
     let body = response.bytes().await.expect("the transfer that was under way completes");
     assert_eq!(Digest::of(Algorithm::Sha256, &body), scene.layer.digest);
@@ -86,7 +89,8 @@ async fn transfers_that_outlast_the_grace_period_are_cut_and_leave_nothing() {
     let taken = asked.elapsed();
     assert!(taken < Duration::from_secs(4), "{taken:?}");
     assert!(response.bytes().await.is_err(), "the body had a complete end");
-    let left: Vec<_> = ["staging", "blobs"].iter().flat_map(|name| files(&settings.cache().join(name))).collect();
+    let left: Vec<_> =
+        ["staging", "blobs"].iter().flat_map(|name| files(&settings.cache().join(name))).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -102,8 +106,15 @@ async fn a_second_process_on_the_same_cache_is_refused() {
     let status = second.exit(PATIENCE).await;
     assert!(!status.success());
     let says = second.err();
-    assert!(says.contains(&*settings.cache().to_string_lossy()) && says.contains("in use"), "{says}");
-    assert_eq!(web::status(first.admin, "/readyz").await, Some(StatusCode::OK), "the first goes on");
+    assert!(
+        says.contains(&*settings.cache().to_string_lossy()) && says.contains("in use"),
+        "{says}"
+    );
+    assert_eq!(
+        web::status(first.admin, "/readyz").await,
+        Some(StatusCode::OK),
+        "the first goes on"
+    );
 }
 
 #[tokio::test]
@@ -122,7 +133,8 @@ async fn a_log_that_nobody_reads_holds_up_no_request() {
         burst(clients, 1000).await;
         let metrics = web::get(admin, "/metrics").await.expect("the operator is answered as well");
         let text = String::from_utf8_lossy(&metrics.body).into_owned();
-        let line = text.lines().find(|line| line.starts_with("roadstead_access_log_dropped_total "))?;
+        let line =
+            text.lines().find(|line| line.starts_with("roadstead_access_log_dropped_total "))?;
         (!line.ends_with(" 0")).then_some(())
     };
     poll("lost line", PATIENCE, lost).await;
@@ -133,10 +145,16 @@ async fn a_log_that_nobody_reads_holds_up_no_request() {
 async fn burst(address: SocketAddr, count: usize) {
     let requests = "GET /v2/ HTTP/1.1\r\nhost: proxy\r\n\r\n".repeat(count - 1)
         + "GET /v2/ HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n";
-    let (mut from, mut to) = TcpStream::connect(address).await.expect("the proxy accepts").into_split();
+    let (mut from, mut to) =
+        TcpStream::connect(address).await.expect("the proxy accepts").into_split();
     let mut answers = Vec::new();
-    let exchange = async { tokio::try_join!(to.write_all(requests.as_bytes()), from.read_to_end(&mut answers)) };
-    timeout(PATIENCE, exchange).await.expect("the log holds nobody up").expect("the connection holds");
+    let exchange = async {
+        tokio::try_join!(to.write_all(requests.as_bytes()), from.read_to_end(&mut answers))
+    };
+    timeout(PATIENCE, exchange)
+        .await
+        .expect("the log holds nobody up")
+        .expect("the connection holds");
     let answers = String::from_utf8_lossy(&answers);
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), count);
 }
@@ -160,13 +178,26 @@ async fn without_a_configuration_it_serves_on_loopback_out_of_the_folder_it_is_i
     let scratch = TempDir::new().expect("the system has a temporary folder");
     // The ports are fixed, so it gets a network of its own.
     let mut command = Command::new("unshare");
-    command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" serve", env!("CARGO_BIN_EXE_roadstead")]);
+    command.args([
+        "--net",
+        "sh",
+        "-c",
+        "ip link set lo up && exec \"$0\" serve",
+        env!("CARGO_BIN_EXE_roadstead"),
+    ]);
     command.current_dir(scratch.path()).env_remove("ROADSTEAD_CONFIG").env_remove("RUST_LOG");
     let mut process = Process::start("roadstead", scratch.path(), command);
-    let (clients, admin) = process.until("addresses", async |process| addresses(&process.err())).await;
-    assert_eq!((clients.to_string(), admin.to_string()), ("127.0.0.1:5000".into(), "127.0.0.1:5001".into()));
+    let (clients, admin) =
+        process.until("addresses", async |process| addresses(&process.err())).await;
+    assert_eq!(
+        (clients.to_string(), admin.to_string()),
+        ("127.0.0.1:5000".into(), "127.0.0.1:5001".into())
+    );
     let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", process.pid())).expect("it runs");
-    assert!(sockets.contains(" 0100007F:1388 00000000:0000 0A"), "nobody listens on port 5000:\n{sockets}");
+    assert!(
+        sockets.contains(" 0100007F:1388 00000000:0000 0A"),
+        "nobody listens on port 5000:\n{sockets}"
+    );
     assert!(scratch.path().join("roadstead-data").is_dir());
     process.signal(Signal::TERM);
     assert!(process.exit(PATIENCE).await.success());

@@ -1,5 +1,5 @@
-//! A line to the upstream: a TCP relay that remembers what was asked, and can be thin: then it lets each connection's
-//! answers, or what it sends, through at a bounded rate.
+//! A line to the upstream: a TCP relay that remembers what was asked, and can be thin: then it lets
+//! each connection's answers, or what it sends, through at a bounded rate.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -50,7 +50,12 @@ impl Line {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, rates: [Option<u32>; 2], asked: Arc<Mutex<Vec<u8>>>) {
+async fn accept(
+    listener: TcpListener,
+    target: SocketAddr,
+    rates: [Option<u32>; 2],
+    asked: Arc<Mutex<Vec<u8>>>,
+) {
     let mut lines = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
         let asked = Arc::clone(&asked);
@@ -58,8 +63,10 @@ async fn accept(listener: TcpListener, target: SocketAddr, rates: [Option<u32>; 
             let Ok(far) = TcpStream::connect(target).await else { return };
             let (near, far) = (near.into_split(), far.into_split());
             // Either side may hang up at any time.
-            let _ =
-                tokio::join!(forward(near.0, far.1, rates[0], Some(&asked)), forward(far.0, near.1, rates[1], None));
+            let _ = tokio::join!(
+                forward(near.0, far.1, rates[0], Some(&asked)),
+                forward(far.0, near.1, rates[1], None)
+            );
         });
     }
 }
@@ -83,7 +90,8 @@ async fn forward(
         }
         to.write_all(&buffer[..count]).await?;
         let Some(rate) = rate else { continue };
-        let cost = Duration::from_secs(1) * u32::try_from(count).expect("at most the buffer") / rate;
+        let cost =
+            Duration::from_secs(1) * u32::try_from(count).expect("at most the buffer") / rate;
         // An idle line saves nothing up.
         due = due.max(Instant::now()) + cost;
         sleep_until(due).await;

@@ -1,6 +1,8 @@
-//! The real binary against the real world: clients as people run them, a registry as people run it, and kill -9.
+//! The real binary against the real world: clients as people run them, a registry as people run it,
+//! and kill -9.
 //!
-//! A test that lacks a program or root says `skipped: …` and passes; with `CI` set it fails (`process::ready`).
+//! A test that lacks a program or root says `skipped: …` and passes; with `CI` set it fails
+//! (`process::ready`).
 
 mod container;
 mod crash;

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 /// How long any one step may take before it counts as hung.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A running program. Its output is in `NAME.out` and `NAME.err` of the folder it was started with; the end of both is
-/// shown if the test fails.
+/// A running program. Its output is in `NAME.out` and `NAME.err` of the folder it was started with;
+/// the end of both is shown if the test fails.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
@@ -31,10 +31,16 @@ impl Process {
     }
 
     /// The same, with its standard error somewhere else.
-    pub(crate) fn logging_to(name: &str, folder: &Path, mut command: Command, err: impl Into<Stdio>) -> Self {
+    pub(crate) fn logging_to(
+        name: &str,
+        folder: &Path,
+        mut command: Command,
+        err: impl Into<Stdio>,
+    ) -> Self {
         let out = folder.join(format!("{name}.out"));
         command.stdin(Stdio::null()).stdout(file(&out)).stderr(err).process_group(0);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name: name.into(), child, out, err: folder.join(format!("{name}.err")) }
     }
 
@@ -66,7 +72,11 @@ impl Process {
     }
 
     /// Waits until `condition` holds; fails early if the program ends first.
-    pub(crate) async fn until<T>(&mut self, what: &str, mut condition: impl AsyncFnMut(&Self) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(
+        &mut self,
+        what: &str,
+        mut condition: impl AsyncFnMut(&Self) -> Option<T>,
+    ) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(value) = condition(self).await {
@@ -81,7 +91,12 @@ impl Process {
 
     /// The last lines of what it wrote.
     fn report(&self) -> String {
-        format!("--- {0} stdout\n{1}\n--- {0} stderr\n{2}", self.name, tail(&self.out()), tail(&self.err()))
+        format!(
+            "--- {0} stdout\n{1}\n--- {0} stderr\n{2}",
+            self.name,
+            tail(&self.out()),
+            tail(&self.err())
+        )
     }
 }
 
@@ -115,7 +130,11 @@ pub(crate) async fn fail(name: &str, folder: &Path, command: Command) -> String 
 }
 
 /// Asks `condition` until it has an answer.
-pub(crate) async fn poll<T>(what: &str, patience: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn poll<T>(
+    what: &str,
+    patience: Duration,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = condition().await {
@@ -149,7 +168,8 @@ impl Need {
     }
 }
 
-/// True if the test can run. If not, says why on a line of its own that `./test` counts; in CI that is a failure.
+/// True if the test can run. If not, says why on a line of its own that `./test` counts; in CI that
+/// is a failure.
 pub(crate) fn ready(needs: &[Need]) -> bool {
     let Some(reason) = needs.iter().find_map(|need| need.missing()) else { return true };
     assert!(std::env::var_os("CI").is_none(), "cannot be skipped in CI: {reason}");

@@ -37,7 +37,9 @@ impl Settings {
     /// The same, with the registry reached at `address`.
     pub(crate) fn at(folder: &Path, registry: &Registry, address: SocketAddr) -> Self {
         let settings = Self::empty(folder.join("roadstead"), "docker.io");
-        ["docker.io", "quay.io"].iter().fold(settings, |settings, name| settings.with_registry(name, registry, address))
+        ["docker.io", "quay.io"]
+            .iter()
+            .fold(settings, |settings, name| settings.with_registry(name, registry, address))
     }
 
     /// No upstreams yet.
@@ -48,7 +50,12 @@ impl Settings {
     }
 
     /// With a registry that is reached at `address`, and what opens it.
-    pub(crate) fn with_registry(self, name: &str, registry: &Registry, address: SocketAddr) -> Self {
+    pub(crate) fn with_registry(
+        self,
+        name: &str,
+        registry: &Registry,
+        address: SocketAddr,
+    ) -> Self {
         let mut entry = format!("{name}:\n    url: http://{address}\n");
         if let Some(tokens) = &registry.tokens {
             let _ = writeln!(entry, "    token_hosts: ['{}']", tokens.address);
@@ -117,7 +124,12 @@ impl Settings {
     pub(crate) fn serve(&self, mut command: Command) -> Command {
         let config = self.file();
         fs::write(&config, self.text()).expect("the folder is the test's own");
-        command.arg("serve").arg("--config").arg(config).env_remove("RUST_LOG").current_dir(&self.folder);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(config)
+            .env_remove("RUST_LOG")
+            .current_dir(&self.folder);
         command
     }
 }
@@ -138,14 +150,18 @@ impl Proxy {
 
     /// Waits until a `process` that was started otherwise says so.
     pub(crate) async fn watch(mut process: Process) -> Self {
-        let (clients, admin) = process.until("addresses", async |process| addresses(&process.err())).await;
-        let ready = async |_: &Process| web::status(admin, "/readyz").await.filter(|status| *status == StatusCode::OK);
+        let (clients, admin) =
+            process.until("addresses", async |process| addresses(&process.err())).await;
+        let ready = async |_: &Process| {
+            web::status(admin, "/readyz").await.filter(|status| *status == StatusCode::OK)
+        };
         process.until("readiness", ready).await;
         Self { process, clients, admin }
     }
 }
 
-/// The two addresses, from the first line that has both: `… clients=127.0.0.1:PORT admin=127.0.0.1:PORT`, or as JSON.
+/// The two addresses, from the first line that has both: `… clients=127.0.0.1:PORT
+/// admin=127.0.0.1:PORT`, or as JSON.
 pub(crate) fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     // A line that is still being written may end within a port.
     let mut lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));

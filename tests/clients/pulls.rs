@@ -1,4 +1,5 @@
-//! Every client, from every kind of upstream: cold, and warm with new storage. The registry's log is the witness.
+//! Every client, from every kind of upstream: cold, and warm with new storage. The registry's log
+//! is the witness.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -90,7 +91,11 @@ async fn three_clients_at_once_cost_the_upstream_one_transfer() {
     scene.every_blob_was_fetched_once(&scene.registry.log("all").await);
 }
 
-async fn cold_then_warm(auth: Auth, needs: &[Need], client: impl AsyncFn(SocketAddr, &Path, &Image)) {
+async fn cold_then_warm(
+    auth: Auth,
+    needs: &[Need],
+    client: impl AsyncFn(SocketAddr, &Path, &Image),
+) {
     if !ready(needs) {
         return;
     }
@@ -102,7 +107,8 @@ async fn cold_then_warm(auth: Auth, needs: &[Need], client: impl AsyncFn(SocketA
 
     client(mirror, &scene.folder("warm"), &scene.image).await;
     let both = scene.registry.log("warm").await;
-    let more: Vec<_> = both[cold.len()..].iter().filter(|logged| logged.carries_content()).collect();
+    let more: Vec<_> =
+        both[cold.len()..].iter().filter(|logged| logged.carries_content()).collect();
     assert!(more.is_empty(), "fetched again for the second pull: {more:#?}");
 }
 

@@ -1,4 +1,5 @@
-//! Every client that pushes, over TLS: what arrives at the registry, what is in the cache then, and who is refused.
+//! Every client that pushes, over TLS: what arrives at the registry, what is in the cache then, and
+//! who is refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,9 +77,12 @@ async fn pushes<C: Pusher, P: Client>() {
 
 async fn config_of(vendor: &Vendor, repository: &str) -> Digest {
     let (user, password) = PUBLISHER;
-    let manifest = vendor.get(&format!("/v2/{repository}/manifests/1"), &basic(user, password)).await;
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest.body).expect("a manifest is JSON");
-    Digest::parse(manifest["config"]["digest"].as_str().expect("it has a configuration")).expect("by its digest")
+    let manifest =
+        vendor.get(&format!("/v2/{repository}/manifests/1"), &basic(user, password)).await;
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&manifest.body).expect("a manifest is JSON");
+    Digest::parse(manifest["config"]["digest"].as_str().expect("it has a configuration"))
+        .expect("by its digest")
 }
 
 async fn pull_as_customer<P: Client>(vendor: &Vendor, name: &str) {
@@ -130,7 +134,10 @@ async fn is_told_why<C: Pusher>() {
     }
     fail("login", &folder, client.login(&vendor.host(), PUBLISHER.0, "wrong")).await;
     let asked = vendor.lines[0].asked();
-    assert!(!asked.contains("/uploads/") && !asked.contains("other/"), "the registry was asked all the same: {asked}");
+    assert!(
+        !asked.contains("/uploads/") && !asked.contains("other/"),
+        "the registry was asked all the same: {asked}"
+    );
 }
 
 /// A vendor, and a client that has an image to push as [`FIRST`] and is not logged in.
@@ -157,7 +164,12 @@ impl<C: Pusher> Scene<C> {
 }
 
 /// The image as `docker save` writes it: nothing in there says what its layers were compressed to.
-pub(crate) async fn archive(from: &Registry, repository: &str, name: &str, folder: &Path) -> PathBuf {
+pub(crate) async fn archive(
+    from: &Registry,
+    repository: &str,
+    name: &str,
+    folder: &Path,
+) -> PathBuf {
     let file = folder.join("image.tar");
     let mut copy = Command::new("skopeo");
     copy.args(["--insecure-policy", "copy", "--src-tls-verify=false"]).env("HOME", folder);

@@ -1,4 +1,5 @@
-//! The upstream: CNCF distribution as Debian packages it (`docker-registry`), open or behind a credential.
+//! The upstream: CNCF distribution as Debian packages it (`docker-registry`), open or behind a
+//! credential.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -86,7 +87,8 @@ impl Registry {
             for blob in platform.blobs() {
                 self.push_blob(repository, blob).await;
             }
-            self.push_manifest(repository, platform.manifest.digest.as_str(), &platform.manifest).await;
+            self.push_manifest(repository, platform.manifest.digest.as_str(), &platform.manifest)
+                .await;
         }
         self.push_manifest(repository, "1", &image.index).await;
     }
@@ -95,8 +97,9 @@ impl Registry {
         let uploads = format!("http://{}/v2/{repository}/blobs/uploads/", self.address);
         let begun = client().post(uploads).send().await.expect("the registry answers");
         let location = begun.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let mut url: url::Url =
-            location.and_then(|text| text.parse().ok()).expect("an upload has an absolute location");
+        let mut url: url::Url = location
+            .and_then(|text| text.parse().ok())
+            .expect("an upload has an absolute location");
         url.query_pairs_mut().append_pair("digest", blob.digest.as_str());
         self.put(url.as_str(), "application/octet-stream", blob).await;
     }
@@ -109,14 +112,17 @@ impl Registry {
     /// The registry says the digest of what it stored; a direct pull gets those bytes.
     async fn put(&self, url: &str, media_type: &str, content: &Content) {
         let request = client().request(Method::PUT, url).header(header::CONTENT_TYPE, media_type);
-        let response = request.body(content.bytes.clone()).send().await.expect("the registry answers");
+        let response =
+            request.body(content.bytes.clone()).send().await.expect("the registry answers");
         assert_eq!(response.status(), StatusCode::CREATED, "{url}");
         assert_eq!(response.headers()["docker-content-digest"], content.digest.as_str(), "{url}");
     }
 
     /// The digest that the tag has on its disk.
     pub(crate) fn tagged(&self, repository: &str, tag: &str) -> Digest {
-        let file = format!("docker/registry/v2/repositories/{repository}/_manifests/tags/{tag}/current/link");
+        let file = format!(
+            "docker/registry/v2/repositories/{repository}/_manifests/tags/{tag}/current/link"
+        );
         let digest = fs::read_to_string(self.data.join(file)).expect("there is such a tag");
         Digest::parse(&digest).expect("the registry writes digests")
     }
@@ -125,7 +131,8 @@ impl Registry {
     pub(crate) async fn log(&self, mark: &str) -> Vec<Logged> {
         let fence = format!("/v2/?mark={mark}");
         crate::web::get(self.address, &fence).await.expect("the registry answers");
-        // A request is logged after its answer; the one asked for last stands after those that were over before it.
+        // A request is logged after its answer; the one asked for last stands after those that were
+        // over before it.
         poll("line of the last request in the registry's log", PATIENCE, async || {
             let mut log: Vec<_> = self.process.err().lines().filter_map(Logged::parse).collect();
             let complete = log.iter().any(|logged| logged.path == fence);
@@ -165,7 +172,8 @@ fn configure(folder: &Path, auth: Auth, tokens: Option<&TokenServer>) -> PathBuf
     let root = folder.display();
     let auth = match (auth, tokens) {
         (Auth::Basic(password), _) => {
-            fs::write(folder.join("htpasswd"), htpasswd(USERNAME, password)).expect("the folder is the test's own");
+            fs::write(folder.join("htpasswd"), htpasswd(USERNAME, password))
+                .expect("the folder is the test's own");
             format!("auth: {{ htpasswd: {{ realm: registry, path: {root}/htpasswd }} }}\n")
         }
         (Auth::Bearer, Some(TokenServer { address, .. })) => format!(

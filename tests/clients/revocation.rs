@@ -1,4 +1,5 @@
-//! Licences that end while they are used: how long it takes until nothing is served for them any more.
+//! Licences that end while they are used: how long it takes until nothing is served for them any
+//! more.
 
 use std::fs;
 use std::time::Duration;
@@ -12,34 +13,50 @@ use crate::tools::{Client, Docker, Skopeo};
 use crate::vendor::{APP, Issued, Vendor, in_seconds};
 use crate::web;
 
-/// How long a licence may be served after its end; clocks are right here, so that leaves room for a slow machine alone.
+/// How long a licence may be served after its end; clocks are right here, so that leaves room for a
+/// slow machine alone.
 const MOMENT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_revocation_ends_pulls_within_a_minute() {
-    let Some(Scene { vendor, client, licence, loops }) = Scene::<Docker>::set().await else { return };
+    let Some(Scene { vendor, client, licence, loops }) = Scene::<Docker>::set().await else {
+        return;
+    };
     let kept = vendor.issue("acme-test").await;
     loops.all_served(&vendor).await;
     vendor.revoke(&licence.id).await;
     let written = Instant::now();
     let message = loops.until_refused(&vendor).await;
-    println!("revoked: refused {:.1} s after the file was written", written.elapsed().as_secs_f64());
+    println!(
+        "revoked: refused {:.1} s after the file was written",
+        written.elapsed().as_secs_f64()
+    );
     assert!(message.starts_with("licence acme-prod was revoked on "), "{message}");
     refused_with(&message, &vendor, &client).await;
-    assert_eq!(vendor.get(MANIFEST, &kept.basic()).await.status, StatusCode::OK, "another licence of the customer");
+    assert_eq!(
+        vendor.get(MANIFEST, &kept.basic()).await.status,
+        StatusCode::OK,
+        "another licence of the customer"
+    );
 }
 
 #[tokio::test]
 async fn a_revocation_ends_pulls_within_a_minute_while_the_configuration_is_broken() {
-    let Some(Scene { vendor, client, licence, loops }) = Scene::<Skopeo>::set().await else { return };
+    let Some(Scene { vendor, client, licence, loops }) = Scene::<Skopeo>::set().await else {
+        return;
+    };
     fs::write(vendor.settings.file(), "licences: [\0").expect("the folder is the test's own");
     loops.all_served(&vendor).await;
     vendor.revoke(&licence.id).await;
     let written = Instant::now();
     let message = loops.until_refused(&vendor).await;
-    println!("revoked beside a broken configuration: refused after {:.1} s", written.elapsed().as_secs_f64());
+    println!(
+        "revoked beside a broken configuration: refused after {:.1} s",
+        written.elapsed().as_secs_f64()
+    );
     refused_with(&message, &vendor, &client).await;
-    let metrics = web::get(vendor.proxy.admin, "/metrics").await.expect("the admin listener answers");
+    let metrics =
+        web::get(vendor.proxy.admin, "/metrics").await.expect("the admin listener answers");
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     let refused = "roadstead_reloads_total{outcome=\"refused\",part=\"configuration\"} 1";
     assert!(metrics.contains(refused), "the configuration was not found to be broken:\n{metrics}");
@@ -50,7 +67,8 @@ async fn a_licence_that_expires_ends_pulls_at_that_moment() {
     let Some(Scene { vendor, client, .. }) = Scene::<Skopeo>::set().await else { return };
     let end = in_seconds(4);
     let licence = vendor.issue_until("acme-trial", end);
-    fs::write(client.logins(), vendor.pull_secret(&licence, "docker").await).expect("the folder is the test's own");
+    fs::write(client.logins(), vendor.pull_secret(&licence, "docker").await)
+        .expect("the folder is the test's own");
     let loops = Loops::begin(&vendor, &licence).await;
     loops.all_served(&vendor).await;
     let message = loops.until_refused(&vendor).await;
@@ -89,7 +107,8 @@ impl<C: Client> Scene<C> {
 
 const MANIFEST: &str = "/v2/registry.test/myapp/api/manifests/1";
 
-/// What is presented again and again: the licence itself, and an access token that it bought while it was good.
+/// What is presented again and again: the licence itself, and an access token that it bought while
+/// it was good.
 struct Loops([String; 2]);
 
 impl Loops {

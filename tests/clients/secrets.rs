@@ -1,5 +1,5 @@
-//! What the proxy knows and must not tell: no log, metric, argument, error or cached file holds a credential, a token or
-//! a key.
+//! What the proxy knows and must not tell: no log, metric, argument, error or cached file holds a
+//! credential, a token or a key.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,9 @@ use crate::image::Image;
 use crate::process::{Need, PATIENCE, ready};
 use crate::proxy::{Proxy, Settings};
 use crate::registry::{Auth, NEED, PASSWORD, Registry, USERNAME};
-use crate::vendor::{APP, EMAIL, EXTERNAL, Issued, OTHER, QUAY_PASSWORD, USER, Vendor, basic, in_seconds};
+use crate::vendor::{
+    APP, EMAIL, EXTERNAL, Issued, OTHER, QUAY_PASSWORD, USER, Vendor, basic, in_seconds,
+};
 use crate::web::{self, pull};
 
 #[tokio::test]
@@ -37,8 +39,12 @@ async fn nothing_tells(auth: Auth) {
     let registry = Registry::holding(scratch.path(), auth, &[("acme/app", &image)]).await;
     let settings = Settings::mirroring(scratch.path(), &registry).with("log: { level: trace }");
     let proxy = Proxy::start(&settings).await;
-    pull(proxy.clients, "/v2/quay.io/acme/app", "1", &image).await.expect("the credential is a good one");
-    let missing = web::get(proxy.clients, "/v2/quay.io/acme/none/manifests/1").await.expect("the proxy answers");
+    pull(proxy.clients, "/v2/quay.io/acme/app", "1", &image)
+        .await
+        .expect("the credential is a good one");
+    let missing = web::get(proxy.clients, "/v2/quay.io/acme/none/manifests/1")
+        .await
+        .expect("the proxy answers");
     assert!(missing.status.is_client_error());
 
     let told = Told::by(proxy, settings.cache()).await;
@@ -61,8 +67,10 @@ async fn nothing_tells_a_licence_a_password_an_access_token_or_a_key() {
         return;
     }
     let vendor = Vendor::with("log: { level: trace }").await;
-    let (licence, ended) = (vendor.issue("acme-prod").await, vendor.issue_until("acme-old", in_seconds(-1)));
-    let mut logins = [(&*licence.id, &*licence.token), (EMAIL, &licence.token), USER].map(Login::of).to_vec();
+    let (licence, ended) =
+        (vendor.issue("acme-prod").await, vendor.issue_until("acme-old", in_seconds(-1)));
+    let mut logins =
+        [(&*licence.id, &*licence.token), (EMAIL, &licence.token), USER].map(Login::of).to_vec();
     let (tokens, mut bodies) = pull_with(&vendor, &logins).await;
     logins.extend(bad_logins(&licence, &ended));
     bodies.extend(be_refused(&vendor, &logins[3..], &tokens).await);
@@ -73,9 +81,14 @@ async fn nothing_tells_a_licence_a_password_an_access_token_or_a_key() {
     let mut told = Told::by(vendor.proxy, vendor.settings.cache()).await;
     assert!(told.at("stderr").contains("licence:acme-prod"), "nothing was logged");
     told.0.push(("error bodies".into(), bodies.join("\n")));
-    let places = [("asked of the registry", &lines[0], PASSWORD), ("asked of Quay", &lines[1], QUAY_PASSWORD)];
+    let places = [
+        ("asked of the registry", &lines[0], PASSWORD),
+        ("asked of Quay", &lines[1], QUAY_PASSWORD),
+    ];
     told.0.extend(places.iter().map(|(place, line, _)| ((*place).to_owned(), line.asked())));
-    for secret in logins.iter().flat_map(Login::secrets).chain(tokens.iter().flat_map(|token| parts(token))) {
+    for secret in
+        logins.iter().flat_map(Login::secrets).chain(tokens.iter().flat_map(|token| parts(token)))
+    {
         told.nowhere(&secret);
     }
     told.nowhere(&tls_key);
@@ -117,22 +130,28 @@ impl Login {
 /// Good ones that ended, or belong to somebody else, and one that is nearly right.
 fn bad_logins(licence: &Issued, ended: &Issued) -> Vec<Login> {
     let nearly = format!("{}!", USER.1);
-    [("eve", &*licence.token), ("eve", USER.1), (USER.0, &nearly), (&ended.id, &ended.token)].map(Login::of).to_vec()
+    [("eve", &*licence.token), ("eve", USER.1), (USER.0, &nearly), (&ended.id, &ended.token)]
+        .map(Login::of)
+        .to_vec()
 }
 
-/// Logs in both ways and pulls with what is bought, and with the login itself. The tokens, and what was said about an
-/// image that is for none of them.
+/// Logs in both ways and pulls with what is bought, and with the login itself. The tokens, and what
+/// was said about an image that is for none of them.
 async fn pull_with(vendor: &Vendor, logins: &[Login]) -> (Vec<String>, Vec<String>) {
     let (mut tokens, mut bodies) = (Vec::new(), Vec::new());
     for login in logins {
-        let (by_header, by_form) = (vendor.token(&login.basic()).await, vendor.post("/token", login.form()).await);
+        let (by_header, by_form) =
+            (vendor.token(&login.basic()).await, vendor.post("/token", login.form()).await);
         assert!(by_form.status.is_success(), "{by_form:?}");
         for authorization in [login.basic(), by_header.clone()] {
             for repository in [APP, EXTERNAL] {
-                let answer = vendor.get(&format!("/v2/{repository}/manifests/1"), &authorization).await;
+                let answer =
+                    vendor.get(&format!("/v2/{repository}/manifests/1"), &authorization).await;
                 assert!(answer.status.is_success(), "{answer:?}");
             }
-            bodies.push(refusal(&vendor.get(&format!("/v2/{OTHER}/manifests/1"), &authorization).await));
+            bodies.push(refusal(
+                &vendor.get(&format!("/v2/{OTHER}/manifests/1"), &authorization).await,
+            ));
         }
         tokens.push(by_header);
     }
@@ -173,7 +192,8 @@ impl Told {
         proxy.process.signal(Signal::TERM);
         proxy.process.exit(PATIENCE).await;
         let (out, err) = (proxy.process.out(), proxy.process.err());
-        let shown = [("metrics", metrics), ("arguments", arguments), ("stdout", out), ("stderr", err)];
+        let shown =
+            [("metrics", metrics), ("arguments", arguments), ("stdout", out), ("stderr", err)];
         let mut told: Vec<_> = shown.map(|(place, text)| (place.to_owned(), text)).into();
         told.extend(files(cache).iter().map(|path| (path.display().to_string(), text(path))));
         Self(told)
@@ -194,7 +214,11 @@ impl Told {
 
     fn places_of(&self, secret: &str) -> Vec<&str> {
         assert!(!secret.is_empty());
-        self.0.iter().filter(|(_, text)| text.contains(secret)).map(|(name, _)| name.as_str()).collect()
+        self.0
+            .iter()
+            .filter(|(_, text)| text.contains(secret))
+            .map(|(name, _)| name.as_str())
+            .collect()
     }
 }
 

@@ -1,6 +1,6 @@
-//! An image and its signatures, as cosign and its kind push and find them: a manifest with the image as its `subject`,
-//! and, because the registry has no referrers API, an index under the tag that stands in for it. Those who verify need
-//! not know: the proxy has the API.
+//! An image and its signatures, as cosign and its kind push and find them: a manifest with the
+//! image as its `subject`, and, because the registry has no referrers API, an index under the tag
+//! that stands in for it. Those who verify need not know: the proxy has the API.
 
 use http::StatusCode;
 use roadstead::oci::Digest;
@@ -30,16 +30,24 @@ async fn signatures_are_pushed_kept_by_the_registry_and_found_by_customers() {
     writer.image(REPOSITORY, "1", &image).await.expect("the publisher may push");
     let customer = vendor.issue("acme-prod").await.basic();
     let subject = &image.index;
-    assert_eq!(found(&vendor, subject, &customer).await, [] as [Digest; 0], "nobody has signed it yet");
+    assert_eq!(
+        found(&vendor, subject, &customer).await,
+        [] as [Digest; 0],
+        "nobody has signed it yet"
+    );
 
     let mut signatures = Vec::new();
     for signer in ["build", "release"] {
         signatures.push(sign(&writer, subject, signer).await);
         let listed = index_of(&signatures);
-        writer.manifest(REPOSITORY, &fallback_tag(subject), &listed).await.expect("the publisher may push");
+        writer
+            .manifest(REPOSITORY, &fallback_tag(subject), &listed)
+            .await
+            .expect("the publisher may push");
         // If it lived in our cache alone, it would be gone with it.
         assert_eq!(vendor.registry.tagged(REPOSITORY, &fallback_tag(subject)), listed.digest);
-        let expected: Vec<Digest> = signatures.iter().map(|signature| signature.digest.clone()).collect();
+        let expected: Vec<Digest> =
+            signatures.iter().map(|signature| signature.digest.clone()).collect();
         assert_eq!(found(&vendor, subject, &customer).await, expected);
     }
     for signature in &signatures {
@@ -52,12 +60,11 @@ async fn signatures_are_pushed_kept_by_the_registry_and_found_by_customers() {
     assert!(fetched.is_empty(), "fetched although it had passed by: {fetched:#?}");
 }
 
-/// Pushes a signature. The registry says nothing of subjects, so neither may we: else its client would not write the
-/// tag that everybody finds it by (ACCESS §7.4).
+/// Pushes a signature. The registry says nothing of subjects, so neither may we: else its client
+/// would not write the tag that everybody finds it by (ACCESS §7.4).
 async fn sign(writer: &Writer, subject: &Content, signer: &str) -> Content {
     let empty = Content::json(EMPTY, &json!({}));
-    let payload =
-        json!({ "critical": { "image": { "docker-manifest-digest": subject.digest.as_str() } }, "by": signer });
+    let payload = json!({ "critical": { "image": { "docker-manifest-digest": subject.digest.as_str() } }, "by": signer });
     let payload = Content::json(PAYLOAD, &payload);
     let manifest = Content::json(
         MANIFEST,
@@ -81,7 +88,10 @@ fn index_of(signatures: &[Content]) -> Content {
         entry["artifactType"] = SIGNATURE.into();
         entry
     });
-    Content::json(INDEX, &json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries.collect::<Vec<_>>() }))
+    Content::json(
+        INDEX,
+        &json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries.collect::<Vec<_>>() }),
+    )
 }
 
 /// What a client that verifies finds by the API.
@@ -94,7 +104,9 @@ async fn found(vendor: &Vendor, subject: &Content, authorization: &str) -> Vec<D
     let index: Value = serde_json::from_slice(&answer.body).expect("an index is JSON");
     let entries = index["manifests"].as_array().expect("an index has a list").iter();
     let signatures = entries.filter(|entry| entry["artifactType"] == SIGNATURE);
-    signatures.map(|entry| Digest::parse(entry["digest"].as_str().expect("a text")).expect("a digest")).collect()
+    signatures
+        .map(|entry| Digest::parse(entry["digest"].as_str().expect("a text")).expect("a digest"))
+        .collect()
 }
 
 /// distribution-spec, "Referrers Tag Schema".

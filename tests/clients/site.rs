@@ -1,4 +1,5 @@
-//! A host name, a certificate and an `/etc` that hold for the programs of one test and for nobody else.
+//! A host name, a certificate and an `/etc` that hold for the programs of one test and for nobody
+//! else.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -13,8 +14,8 @@ pub(crate) const HOST: &str = "vendor.test";
 /// Takes a folder for `/etc` and becomes another program; the mount is gone with it.
 const ENTER: &str = r#"mount --bind "$0" /etc && exec "$@""#;
 
-/// A private view of the machine: [`HOST`] is this machine, its certificate is trusted, and what programs leave in
-/// `/etc` or at home vanishes with the test.
+/// A private view of the machine: [`HOST`] is this machine, its certificate is trusted, and what
+/// programs leave in `/etc` or at home vanishes with the test.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
     folder: PathBuf,
@@ -30,7 +31,8 @@ impl Site {
         let mut copy = Command::new("cp");
         copy.args(["--archive", "/etc"]).arg(&folder);
         run("cp", &folder, copy).await;
-        let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).expect("the name is a valid one");
+        let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()])
+            .expect("the name is a valid one");
         let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
         for (file, text) in [
             (&certificate, made.cert.pem()),
@@ -58,7 +60,8 @@ impl Site {
     /// For podman and its kin; docker trusts loopback anyway.
     pub(crate) fn trust_plain_http(&self, host: &str) {
         let text = format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true\n");
-        fs::write(self.etc("containers/registries.conf"), text).expect("the folder is the test's own");
+        fs::write(self.etc("containers/registries.conf"), text)
+            .expect("the folder is the test's own");
     }
 
     /// Runs `program` there. Whatever it mounts vanishes with it.

@@ -1,4 +1,5 @@
-//! A token server (distribution's token specification) whose tokens `docker-registry` 2.8 verifies by their `x5c` chain.
+//! A token server (distribution's token specification) whose tokens `docker-registry` 2.8 verifies
+//! by their `x5c` chain.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -75,10 +76,18 @@ struct Signer {
 
 impl Signer {
     fn new(certificate: &Path, issued: Arc<Mutex<Vec<String>>>) -> Self {
-        let made = rcgen::generate_simple_self_signed(vec![ISSUER.to_owned()]).expect("the name is a valid one");
+        let made = rcgen::generate_simple_self_signed(vec![ISSUER.to_owned()])
+            .expect("the name is a valid one");
         std::fs::write(certificate, made.cert.pem()).expect("the folder is the test's own");
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &made.signing_key.serialize_der());
-        Self { key: key.expect("rcgen's default is P-256"), certificate: STANDARD.encode(made.cert.der()), issued }
+        let key = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            &made.signing_key.serialize_der(),
+        );
+        Self {
+            key: key.expect("rcgen's default is P-256"),
+            certificate: STANDARD.encode(made.cert.der()),
+            issued,
+        }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -103,7 +112,8 @@ impl Signer {
         });
         let head = json!({ "typ": "JWT", "alg": "ES256", "x5c": [self.certificate] });
         let text = format!("{}.{}", encode(&head), encode(&claims));
-        let signature = self.key.sign(&SystemRandom::new(), text.as_bytes()).expect("P-256 signs anything");
+        let signature =
+            self.key.sign(&SystemRandom::new(), text.as_bytes()).expect("P-256 signs anything");
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
@@ -120,6 +130,7 @@ fn encode(value: &serde_json::Value) -> String {
 }
 
 fn respond(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
-    let response = Response::builder().status(status).header(header::CONTENT_TYPE, "application/json");
+    let response =
+        Response::builder().status(status).header(header::CONTENT_TYPE, "application/json");
     response.body(Full::from(body.to_string())).expect("status and header are valid")
 }

@@ -1,5 +1,5 @@
-//! A vendor: a private registry and a private account on Quay behind one proxy with TLS, two applications, users, and
-//! licences as `roadstead licence` makes them.
+//! A vendor: a private registry and a private account on Quay behind one proxy with TLS, two
+//! applications, users, and licences as `roadstead licence` makes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,8 @@ pub(crate) const PUBLISHER: (&str, &str) = ("ci", "stream of consciousness");
 pub(crate) const EMAIL: &str = "ops@customer.test";
 const ISSUER: &str = "Acme Inc.";
 
-/// Repositories as the vendor's proxy names them: of `myapp`, in the private registry and on Quay, and of `other`.
+/// Repositories as the vendor's proxy names them: of `myapp`, in the private registry and on Quay,
+/// and of `other`.
 pub(crate) const APP: &str = "registry.test/myapp/api";
 pub(crate) const EXTERNAL: &str = "proxy/myapp/quay.io/acme/api";
 pub(crate) const OTHER: &str = "registry.test/other/api";
@@ -62,10 +63,13 @@ impl Vendor {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let folder = scratch.path();
         let site = Site::make(folder).await;
-        let (app, external) =
-            tokio::join!(Image::make(folder, 11, &[20_000, 1 << 20]), Image::make(folder, 12, &[30_000]));
+        let (app, external) = tokio::join!(
+            Image::make(folder, 11, &[20_000, 1 << 20]),
+            Image::make(folder, 12, &[30_000])
+        );
         let (here, there) = (folder.join("private"), folder.join("quay"));
-        let (private, account) = ([("myapp/api", &app), ("other/api", &app)], [("acme/api", &external)]);
+        let (private, account) =
+            ([("myapp/api", &app), ("other/api", &app)], [("acme/api", &external)]);
         let (registry, quay) = tokio::join!(
             Registry::holding(&here, Auth::Basic(PASSWORD), &private),
             Registry::holding(&there, Auth::Basic(QUAY_PASSWORD), &account),
@@ -103,9 +107,23 @@ impl Vendor {
     /// A licence for `myapp`, by the command.
     pub(crate) async fn issue(&self, id: &str) -> Issued {
         let (file, key) = (self.licence(id), self.file("licence.key"));
-        let mut command = licence(&["issue", "--issuer", ISSUER, "--customer", "A customer", "--application", "myapp"]);
+        let mut command = licence(&[
+            "issue",
+            "--issuer",
+            ISSUER,
+            "--customer",
+            "A customer",
+            "--application",
+            "myapp",
+        ]);
         command.args(["--id", id, "--email", EMAIL, "--expires", "90d", "--host", &self.host()]);
-        command.arg("--config").arg(self.settings.file()).arg("--key").arg(key).arg("--out").arg(&file);
+        command
+            .arg("--config")
+            .arg(self.settings.file())
+            .arg("--key")
+            .arg(key)
+            .arg("--out")
+            .arg(&file);
         run("licence-issue", self.scratch.path(), command).await;
         Issued::read(file)
     }
@@ -128,7 +146,8 @@ impl Vendor {
         };
         let token = key.sign(&licence).expect("the licence is a good one");
         let file = self.licence(id);
-        fs::write(&file, LicenceFile::write(&licence, &token)).expect("the folder is the test's own");
+        fs::write(&file, LicenceFile::write(&licence, &token))
+            .expect("the folder is the test's own");
         Issued::read(file)
     }
 
@@ -148,7 +167,8 @@ impl Vendor {
 
     /// GET over TLS.
     pub(crate) async fn get(&self, path: &str, authorization: &str) -> Answer {
-        self.ask(Method::GET, path, |request| request.header(header::AUTHORIZATION, authorization)).await
+        self.ask(Method::GET, path, |request| request.header(header::AUTHORIZATION, authorization))
+            .await
     }
 
     /// POST of a form over TLS.
@@ -157,18 +177,27 @@ impl Vendor {
         self.ask(Method::POST, path, |request| request.header(head.0, head.1).body(form)).await
     }
 
-    async fn ask(&self, method: Method, path: &str, more: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Answer {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        more: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Answer {
         let client = self.site.client(self.proxy.clients.port());
         let request = client.request(method, format!("https://{}{path}", self.host()));
         let response = more(request).send().await.expect("the proxy answers");
-        Answer { status: response.status(), body: response.bytes().await.expect("the answer is whole") }
+        Answer {
+            status: response.status(),
+            body: response.bytes().await.expect("the answer is whole"),
+        }
     }
 
     /// An access token for a user and password, as a header's value.
     pub(crate) async fn token(&self, authorization: &str) -> String {
         let answer = self.get("/token?service=x", authorization).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
-        let document: serde_json::Value = serde_json::from_slice(&answer.body).expect("a token comes as JSON");
+        let document: serde_json::Value =
+            serde_json::from_slice(&answer.body).expect("a token comes as JSON");
         format!("Bearer {}", document["token"].as_str().expect("a token"))
     }
 
@@ -207,7 +236,9 @@ pub(crate) fn basic(user: &str, password: &str) -> String {
 
 /// A moment so many seconds from now; licences have whole seconds.
 pub(crate) fn in_seconds(seconds: i64) -> Timestamp {
-    Timestamp::from_unix(Duration::from_secs(Clock::system().now().unix().as_secs().saturating_add_signed(seconds)))
+    Timestamp::from_unix(Duration::from_secs(
+        Clock::system().now().unix().as_secs().saturating_add_signed(seconds),
+    ))
 }
 
 fn licence(arguments: &[&str]) -> Command {
@@ -231,7 +262,8 @@ async fn keys(folder: &Path) {
 }
 
 fn access(folder: &Path, site: &Site) -> String {
-    let (folder, certificate, key) = (folder.display(), site.certificate.display(), site.key.display());
+    let (folder, certificate, key) =
+        (folder.display(), site.certificate.display(), site.key.display());
     format!(
         "hosts: [{HOST}]\n\
          tls: {{ certificate: '{certificate}', key: '{key}' }}\n\

@@ -1,5 +1,5 @@
-//! The demonstration in `deploy/`, as the README walks through it: the same configuration and the same commands, with
-//! processes where compose has containers.
+//! The demonstration in `deploy/`, as the README walks through it: the same configuration and the
+//! same commands, with processes where compose has containers.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -29,7 +29,8 @@ async fn the_readmes_walk_goes_as_it_says() {
     }
     let walk = Walk::begin().await;
     let readme = file("README.md");
-    let (_, section) = readme.split_once("## Try it in one line\n").expect("the README has the section");
+    let (_, section) =
+        readme.split_once("## Try it in one line\n").expect("the README has the section");
     let block = section.split("```").nth(1).expect("it has a block of commands");
     let mut lines: Vec<&str> = block.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(lines.len(), 8, "{lines:#?}");
@@ -45,7 +46,10 @@ async fn the_readmes_walk_goes_as_it_says() {
         (!status.success()).then(|| process.err())
     };
     let said = poll("refusal", PATIENCE, refusal).await;
-    assert!(said.contains("licence customer was revoked on ") && said.contains("; ask Acme Inc."), "{said}");
+    assert!(
+        said.contains("licence customer was revoked on ") && said.contains("; ask Acme Inc."),
+        "{said}"
+    );
 }
 
 /// Everything that the README's first line starts.
@@ -66,12 +70,15 @@ impl Walk {
         let folder = scratch.path().to_owned();
         let site = Site::make(&folder).await;
         let image = Image::make(&folder, 31, &[20_000, 1 << 20]).await;
-        let registry = Registry::holding(&folder, Auth::Anonymous, &[("library/alpine", &image)]).await;
-        let alpine = archive(&registry, "library/alpine", "docker.io/library/alpine:latest", &folder).await;
+        let registry =
+            Registry::holding(&folder, Auth::Anonymous, &[("library/alpine", &image)]).await;
+        let alpine =
+            archive(&registry, "library/alpine", "docker.io/library/alpine:latest", &folder).await;
         demo(&folder).await;
         let etc = site.etc("roadstead");
         fs::create_dir(&etc).expect("the folder is the test's own");
-        symlink(folder.join("deploy/vendor/server"), etc.join("vendor")).expect("the folder is the test's own");
+        symlink(folder.join("deploy/vendor/server"), etc.join("vendor"))
+            .expect("the folder is the test's own");
         let proxy = proxy(&site, &folder, &registry).await;
         let docker = Docker::start(&site, &folder).await;
         Self { _scratch: scratch, folder, docker, _registry: registry, proxy, alpine }
@@ -99,16 +106,20 @@ async fn demo(folder: &Path) {
     }
 }
 
-/// roadstead with `deploy/demo.yaml`, in which nothing but addresses and the cache's folder is replaced.
+/// roadstead with `deploy/demo.yaml`, in which nothing but addresses and the cache's folder is
+/// replaced.
 async fn proxy(site: &Site, folder: &Path, registry: &Registry) -> Proxy {
-    let (url, cache) = (format!("http://{}", registry.address), folder.join("cache").display().to_string());
+    let (url, cache) =
+        (format!("http://{}", registry.address), folder.join("cache").display().to_string());
     let mut text = file("deploy/demo.yaml");
     let config = site.etc("roadstead/config.yaml");
     fs::write(&config, &text).expect("the folder is the test's own");
     run("check", folder, roadstead(site, "check", &[])).await;
-    for (there, here) in
-        [("0.0.0.0:5000", "127.0.0.1:0"), ("http://registry:5000", &*url), ("/var/lib/roadstead", &*cache)]
-    {
+    for (there, here) in [
+        ("0.0.0.0:5000", "127.0.0.1:0"),
+        ("http://registry:5000", &*url),
+        ("/var/lib/roadstead", &*cache),
+    ] {
         assert_eq!(text.matches(there).count(), 1, "{there} in {text}");
         text = text.replace(there, here);
     }
@@ -124,12 +135,22 @@ fn roadstead(site: &Site, command: &str, arguments: &[&str]) -> Command {
 
 #[test]
 fn the_composition_mounts_and_opens_what_the_configuration_names() {
-    let [composition, config] = ["deploy/compose.yaml", "deploy/demo.yaml"].map(|path| yaml(&file(path)));
+    let [composition, config] =
+        ["deploy/compose.yaml", "deploy/demo.yaml"].map(|path| yaml(&file(path)));
     let service = &composition["services"]["roadstead"];
-    let port = text(&config["listen"]).strip_prefix("0.0.0.0:").expect("containers are reached from outside");
+    let port = text(&config["listen"])
+        .strip_prefix("0.0.0.0:")
+        .expect("containers are reached from outside");
     assert_eq!(texts(&service["ports"]), [format!("127.0.0.1:5000:{port}")]);
-    assert!(text(&config["upstreams"]["registry.example.com"]["url"]).starts_with("http://registry:5000"));
-    assert_eq!(text(&composition["services"]["registry"]["image"]), "registry:2", "which listens on 5000");
+    assert!(
+        text(&config["upstreams"]["registry.example.com"]["url"])
+            .starts_with("http://registry:5000")
+    );
+    assert_eq!(
+        text(&composition["services"]["registry"]["image"]),
+        "registry:2",
+        "which listens on 5000"
+    );
 
     let mounts = texts(&service["volumes"]);
     let mounts: Vec<Vec<&str>> = mounts.iter().map(|mount| mount.split(':').collect()).collect();
@@ -142,7 +163,10 @@ fn the_composition_mounts_and_opens_what_the_configuration_names() {
         text(&licences["revoked"]),
         text(&config["cache"]["path"]),
     ] {
-        assert!(mounts.iter().any(|mount| Path::new(path).starts_with(mount[1])), "{path} is not mounted: {mounts:?}");
+        assert!(
+            mounts.iter().any(|mount| Path::new(path).starts_with(mount[1])),
+            "{path} is not mounted: {mounts:?}"
+        );
     }
     for mount in mounts {
         let (source, script) = (mount[0], file("deploy/demo"));

@@ -33,7 +33,8 @@ pub(crate) struct Answer {
 impl Answer {
     /// What the first error says.
     pub(crate) fn message(&self) -> String {
-        let document: serde_json::Value = serde_json::from_slice(&self.body).expect("errors come as JSON");
+        let document: serde_json::Value =
+            serde_json::from_slice(&self.body).expect("errors come as JSON");
         document["errors"][0]["message"].as_str().expect("an error has a message").to_owned()
     }
 }
@@ -50,18 +51,27 @@ pub(crate) async fn status(address: SocketAddr, path: &str) -> Option<StatusCode
     get(address, path).await.ok().map(|answer| answer.status)
 }
 
-/// Pulls tag, index, manifest and all blobs at once, and compares every byte with `image`. `prefix` ends the path
-/// before the manifests: `/v2/quay.io/acme/app`.
-pub(crate) async fn pull(address: SocketAddr, prefix: &str, tag: &str, image: &Image) -> Result<(), String> {
+/// Pulls tag, index, manifest and all blobs at once, and compares every byte with `image`. `prefix`
+/// ends the path before the manifests: `/v2/quay.io/acme/app`.
+pub(crate) async fn pull(
+    address: SocketAddr,
+    prefix: &str,
+    tag: &str,
+    image: &Image,
+) -> Result<(), String> {
     let platform = image.native();
     same(address, &format!("{prefix}/manifests/{tag}"), &image.index).await?;
-    same(address, &format!("{prefix}/manifests/{}", platform.manifest.digest), &platform.manifest).await?;
+    same(address, &format!("{prefix}/manifests/{}", platform.manifest.digest), &platform.manifest)
+        .await?;
     let blobs = platform.blobs();
-    let pulls = blobs.iter().map(async |blob| same(address, &format!("{prefix}/blobs/{}", blob.digest), blob).await);
+    let pulls = blobs
+        .iter()
+        .map(async |blob| same(address, &format!("{prefix}/blobs/{}", blob.digest), blob).await);
     join_all(pulls).await.into_iter().collect()
 }
 
-/// Fetches one path that must hold `content`. Wrong bytes in a complete answer panic, at any time; anything less is an error.
+/// Fetches one path that must hold `content`. Wrong bytes in a complete answer panic, at any time;
+/// anything less is an error.
 pub(crate) async fn same(address: SocketAddr, path: &str, content: &Content) -> Result<(), String> {
     let answer = get(address, path).await.map_err(|error| format!("{path}: {error:?}"))?;
     if answer.status != StatusCode::OK {

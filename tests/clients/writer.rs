@@ -1,4 +1,5 @@
-//! The tests' own pushes, in docker's order: each blob by HEAD, POST, PATCH and PUT, then the manifests.
+//! The tests' own pushes, in docker's order: each blob by HEAD, POST, PATCH and PUT, then the
+//! manifests.
 
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{Body, RequestBuilder, Response};
@@ -27,19 +28,26 @@ impl Writer {
     ///
     /// # Errors
     /// The path that it broke off at, and why.
-    pub(crate) async fn image(&self, repository: &str, tag: &str, image: &Image) -> Result<(), String> {
+    pub(crate) async fn image(
+        &self,
+        repository: &str,
+        tag: &str,
+        image: &Image,
+    ) -> Result<(), String> {
         for platform in &image.platforms {
             for blob in platform.blobs() {
                 self.blob(repository, blob).await?;
             }
-            self.manifest(repository, platform.manifest.digest.as_str(), &platform.manifest).await?;
+            self.manifest(repository, platform.manifest.digest.as_str(), &platform.manifest)
+                .await?;
         }
         self.manifest(repository, tag, &image.index).await.map(drop)
     }
 
     /// Nothing is sent if it is there already.
     pub(crate) async fn blob(&self, repository: &str, blob: &Content) -> Result<(), String> {
-        let there = self.request(Method::HEAD, self.url(&format!("{repository}/blobs/{}", blob.digest)));
+        let there =
+            self.request(Method::HEAD, self.url(&format!("{repository}/blobs/{}", blob.digest)));
         if sent(there, None).await?.status() == StatusCode::OK {
             return Ok(());
         }
@@ -49,7 +57,9 @@ impl Writer {
         let passed = sent(pass.body(blob.bytes.clone()), Some(StatusCode::ACCEPTED)).await?;
         let mut whole = self.location(&passed);
         whole.query_pairs_mut().append_pair("digest", blob.digest.as_str());
-        sent(self.request(Method::PUT, whole).body(Body::default()), Some(StatusCode::CREATED)).await.map(drop)
+        sent(self.request(Method::PUT, whole).body(Body::default()), Some(StatusCode::CREATED))
+            .await
+            .map(drop)
     }
 
     /// What the answer says in its headers.
@@ -59,14 +69,18 @@ impl Writer {
         reference: &str,
         manifest: &Content,
     ) -> Result<HeaderMap, String> {
-        let put = self.request(Method::PUT, self.url(&format!("{repository}/manifests/{reference}")));
-        let put = put.header(header::CONTENT_TYPE, manifest.media_type).body(manifest.bytes.clone());
+        let put =
+            self.request(Method::PUT, self.url(&format!("{repository}/manifests/{reference}")));
+        let put =
+            put.header(header::CONTENT_TYPE, manifest.media_type).body(manifest.bytes.clone());
         sent(put, Some(StatusCode::CREATED)).await.map(|answer| answer.headers().clone())
     }
 
     fn request(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.client.request(method, url);
-        self.authorization.iter().fold(request, |request, value| request.header(header::AUTHORIZATION, value))
+        self.authorization
+            .iter()
+            .fold(request, |request, value| request.header(header::AUTHORIZATION, value))
     }
 
     fn url(&self, path: &str) -> Url {

@@ -53,7 +53,10 @@ impl Distribution {
     /// Pushes an image, an index of it, and a signature of the image that the fallback tag lists.
     pub(crate) async fn push(&self, repository: &str) -> Fixture {
         let (config, layer) = (json!({ "os": "linux" }).to_string(), "a layer");
-        let blobs = vec![self.push_blob(repository, &config).await, self.push_blob(repository, layer).await];
+        let blobs = vec![
+            self.push_blob(repository, &config).await,
+            self.push_blob(repository, layer).await,
+        ];
         let document = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": descriptor(CONFIG, &config), "layers": [descriptor(LAYER, layer)],
@@ -67,7 +70,8 @@ impl Distribution {
         let signature = signature.to_string();
         let subject = digest(&image);
         let fallback = Tag::of_referrers(&subject).to_string();
-        let (index, referrers) = (index(&descriptor(MANIFEST, &image)), index(&descriptor(MANIFEST, &signature)));
+        let (index, referrers) =
+            (index(&descriptor(MANIFEST, &image)), index(&descriptor(MANIFEST, &signature)));
         let manifests = vec![
             self.push_manifest(repository, "v1", MANIFEST, &image).await,
             self.push_manifest(repository, digest(&signature).as_str(), MANIFEST, &signature).await,
@@ -82,14 +86,26 @@ impl Distribution {
         let uploads = format!("http://{}/v2/{repository}/blobs/uploads/", self.address);
         let begun = client().post(uploads).send().await.expect("the registry answers");
         let location = begun.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let mut url: url::Url = location.and_then(|text| text.parse().ok()).expect("an absolute location");
+        let mut url: url::Url =
+            location.and_then(|text| text.parse().ok()).expect("an absolute location");
         url.query_pairs_mut().append_pair("digest", digest.as_str());
         put(url.as_str(), "application/octet-stream", content).await;
         digest
     }
 
-    async fn push_manifest(&self, repository: &str, reference: &str, media_type: &str, content: &str) -> Digest {
-        put(&format!("http://{}/v2/{repository}/manifests/{reference}", self.address), media_type, content).await;
+    async fn push_manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+        media_type: &str,
+        content: &str,
+    ) -> Digest {
+        put(
+            &format!("http://{}/v2/{repository}/manifests/{reference}", self.address),
+            media_type,
+            content,
+        )
+        .await;
         digest(content)
     }
 }
@@ -104,8 +120,13 @@ fn client() -> reqwest::Client {
 }
 
 async fn put(url: &str, media_type: &str, content: &str) {
-    let request = client().put(url).header(header::CONTENT_TYPE, media_type).body(content.to_owned());
-    assert_eq!(request.send().await.expect("the registry answers").status(), StatusCode::CREATED, "{url}");
+    let request =
+        client().put(url).header(header::CONTENT_TYPE, media_type).body(content.to_owned());
+    assert_eq!(
+        request.send().await.expect("the registry answers").status(),
+        StatusCode::CREATED,
+        "{url}"
+    );
 }
 
 fn digest(content: &str) -> Digest {

@@ -1,8 +1,10 @@
-//! The conformance suite of the distribution spec: against CNCF distribution directly, and through roadstead in front of
-//! it. Distribution itself does not pass everything; what it passes directly has to pass through us.
+//! The conformance suite of the distribution spec: against CNCF distribution directly, and through
+//! roadstead in front of it. Distribution itself does not pass everything; what it passes directly
+//! has to pass through us.
 //!
-//! Both tools are built by `go install`, once, into `conformance` of the target folder. Where they cannot be, the test
-//! says `skipped: …` and passes; with `CI` set that is a failure if there is Go 1.24, which Debian may not have.
+//! Both tools are built by `go install`, once, into `conformance` of the target folder. Where they
+//! cannot be, the test says `skipped: …` and passes; with `CI` set that is a failure if there is Go
+//! 1.24, which Debian may not have.
 
 mod distribution;
 #[expect(dead_code, reason = "what only the other tests use")]
@@ -32,7 +34,9 @@ async fn what_passes_directly_passes_through_us() {
     let suite = Suite { program: tools.suite, folder: folder.into() };
     let mut verdict = Verdict::default();
 
-    let pulled = suite.run("directly, pulls only", &Aim::pulls(registry.address, "library/fixture", &fixture)).await;
+    let pulled = suite
+        .run("directly, pulls only", &Aim::pulls(registry.address, "library/fixture", &fixture))
+        .await;
     let mirror = Roadstead::start(&folder.join("mirror"), &registry, MIRROR).await;
     let aim = Aim::pulls(mirror.address, "docker.io/library/fixture", &fixture);
     // The second time everything comes from the cache.
@@ -43,10 +47,15 @@ async fn what_passes_directly_passes_through_us() {
     let direct = suite.run("directly", &Aim::everything(registry.address, "direct")).await;
     let private = Roadstead::start(&folder.join("private"), &registry, PRIVATE).await;
     // By the default upstream, and with the upstream in the name.
-    for (name, repositories, keeps_tokens) in
-        [("private, tokens kept", "kept", true), ("private, a token each", "registry.test/each", false)]
-    {
-        let aim = Aim::everything(private.address, repositories).logged_in(USERNAME, PASSWORD, keeps_tokens);
+    for (name, repositories, keeps_tokens) in [
+        ("private, tokens kept", "kept", true),
+        ("private, a token each", "registry.test/each", false),
+    ] {
+        let aim = Aim::everything(private.address, repositories).logged_in(
+            USERNAME,
+            PASSWORD,
+            keeps_tokens,
+        );
         verdict.compare(&direct, suite.run(name, &aim).await);
     }
     verdict.pronounce(&[(&pulled, 20), (&direct, 600)]);

@@ -35,10 +35,13 @@ impl Roadstead {
     pub(crate) async fn start(folder: &Path, registry: &Distribution, config: &str) -> Self {
         fs::create_dir_all(folder).expect("the folder is the test's own");
         fs::write(folder.join("htpasswd"), HTPASSWD).expect("the folder is the test's own");
-        let text = format!("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: FOLDER/cache }}\n{config}");
+        let text = format!(
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: FOLDER/cache }}\n{config}"
+        );
         let text = text.replace("REGISTRY", &registry.address.to_string());
         let file = folder.join("config.yaml");
-        fs::write(&file, text.replace("FOLDER", &folder.display().to_string())).expect("the folder is the test's own");
+        fs::write(&file, text.replace("FOLDER", &folder.display().to_string()))
+            .expect("the folder is the test's own");
         let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
         command.args(["serve", "--config"]).arg(file).env_remove("RUST_LOG");
         let mut process = Process::start("roadstead", folder, command);

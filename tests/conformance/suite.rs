@@ -25,7 +25,8 @@ pub(crate) struct Suite {
 #[derive(Debug)]
 pub(crate) struct Aim(Vec<(&'static str, String)>);
 
-/// Results of the tests by name. The suite gives one name to several, in no order that could be relied on.
+/// Results of the tests by name. The suite gives one name to several, in no order that could be
+/// relied on.
 #[derive(Debug)]
 pub(crate) struct Results {
     pub(crate) name: &'static str,
@@ -49,10 +50,11 @@ impl Aim {
         ])
     }
 
-    /// What can be asked of a repository that holds `fixture` and takes no writes. The suite would delete what it is told
-    /// of, so that is switched off.
+    /// What can be asked of a repository that holds `fixture` and takes no writes. The suite would
+    /// delete what it is told of, so that is switched off.
     pub(crate) fn pulls(address: SocketAddr, repository: &str, fixture: &Fixture) -> Self {
-        let texts = |digests: &[Digest]| digests.iter().map(Digest::as_str).collect::<Vec<_>>().join(" ");
+        let texts =
+            |digests: &[Digest]| digests.iter().map(Digest::as_str).collect::<Vec<_>>().join(" ");
         let off = [
             "OCI_API_PUSH",
             "OCI_API_BLOBS_DELETE",
@@ -75,7 +77,8 @@ impl Aim {
 
     /// As somebody, who keeps tokens or gets one for every request.
     pub(crate) fn logged_in(mut self, username: &str, password: &str, keeps_tokens: bool) -> Self {
-        self.0.extend([("OCI_USERNAME", username.to_owned()), ("OCI_PASSWORD", password.to_owned())]);
+        self.0
+            .extend([("OCI_USERNAME", username.to_owned()), ("OCI_PASSWORD", password.to_owned())]);
         self.0.push(("OCI_CACHE_AUTH", keeps_tokens.to_string()));
         self
     }
@@ -88,14 +91,16 @@ impl Suite {
         // Away from any configuration file of the suite.
         let mut command = Command::new(&self.program);
         command.current_dir(&folder);
-        for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("OCI_")) {
+        for (key, _) in
+            std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("OCI_"))
+        {
             command.env_remove(key);
         }
         command.env("OCI_VERSION", "dev").env("OCI_TLS", "disabled").env("OCI_LOG", "error");
         command.env("OCI_RESULTS_DIR", &folder).envs(aim.0.iter().map(|(key, value)| (key, value)));
         let mut process = Process::start("suite", &folder, command);
-        // Its status is 1 after any failure, and 0 if it could not even begin; without pushes it falls over once it has
-        // reported, before it writes files. So only what it prints tells.
+        // Its status is 1 after any failure, and 0 if it could not even begin; without pushes it
+        // falls over once it has reported, before it writes files. So only what it prints tells.
         process.exit(RUN).await;
         Results { name, tests: tests(&process.out()).expect("a run ends with a whole report") }
     }

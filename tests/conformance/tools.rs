@@ -8,10 +8,14 @@ use std::time::Duration;
 use crate::process::Process;
 
 /// Module, version and name of the program.
-const SUITE: [&str; 3] =
-    ["github.com/opencontainers/distribution-spec/conformance", "v0.0.0-20260831232431-97274622c111", "conformance"];
+const SUITE: [&str; 3] = [
+    "github.com/opencontainers/distribution-spec/conformance",
+    "v0.0.0-20260831232431-97274622c111",
+    "conformance",
+];
 /// Later versions want a later Go.
-const REGISTRY: [&str; 3] = ["github.com/distribution/distribution/v3/cmd/registry", "v3.0.0", "registry"];
+const REGISTRY: [&str; 3] =
+    ["github.com/distribution/distribution/v3/cmd/registry", "v3.0.0", "registry"];
 
 /// The oldest Go that builds both: 1.this.
 const GO_MINOR: u32 = 24;
@@ -26,7 +30,8 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    /// Both, as built before or just now; `None`, and a line that says why, where they cannot be built.
+    /// Both, as built before or just now; `None`, and a line that says why, where they cannot be
+    /// built.
     pub(crate) async fn ready() -> Option<Self> {
         if go_minor().is_none_or(|minor| minor < GO_MINOR) {
             return skip(&format!("needs Go 1.{GO_MINOR} or later"));
@@ -52,14 +57,20 @@ fn skip<T>(reason: &str) -> Option<T> {
 /// 26 of `go1.26.8`; `None` without Go, or with something newer than that scheme.
 fn go_minor() -> Option<u32> {
     // Elsewhere than here, where nothing asks for another toolchain.
-    let output = Command::new("go").args(["env", "GOVERSION"]).current_dir("/").stderr(Stdio::null()).output().ok()?;
+    let output = Command::new("go")
+        .args(["env", "GOVERSION"])
+        .current_dir("/")
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     let version = String::from_utf8(output.stdout).ok()?;
     version.trim().strip_prefix("go1.")?.split('.').next()?.parse().ok()
 }
 
 /// The program, which is compiled once for all runs.
 async fn install([module, version, program]: [&str; 3]) -> Option<PathBuf> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target folder");
+    let target =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target folder");
     let folder = target.join("conformance").join(format!("{program}-{version}"));
     let built = folder.join(program);
     if !built.exists() {

@@ -22,7 +22,8 @@ async fn get(vendor: &Vendor, authorization: &str, path: &str) -> Answer {
 }
 
 async fn token(vendor: &Vendor, authorization: &str) -> String {
-    let answer = get(vendor, authorization, "/token?service=x&scope=repository:any/thing:pull,push").await;
+    let answer =
+        get(vendor, authorization, "/token?service=x&scope=repository:any/thing:pull,push").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let document = answer.json();
     assert_eq!(document["token"], document["access_token"]);
@@ -54,7 +55,8 @@ async fn a_stranger_is_challenged_once_and_told_where_to_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_means_something_everywhere() {
     let vendor = Vendor::start().await;
-    let wrong = ["ci:wrong", "eve:ci-secret", "ci:"].map(|pair| pair.split_once(':').expect("a pair"));
+    let wrong =
+        ["ci:wrong", "eve:ci-secret", "ci:"].map(|pair| pair.split_once(':').expect("a pair"));
     for (user, password) in wrong {
         vendor.proxy.clock().advance(Duration::from_mins(1));
         for path in ["/v2/", "/token", MYAPP, PUBLIC] {
@@ -78,7 +80,8 @@ async fn a_login_means_something_everywhere() {
 async fn nobody_gets_a_token_for_nobody_only_where_that_opens_something() {
     let vendor = Vendor::start().await;
     for empty in ["Basic Og==", ""] {
-        let headers: &[(&'static str, &str)] = if empty.is_empty() { &[] } else { &[("authorization", empty)] };
+        let headers: &[(&'static str, &str)] =
+            if empty.is_empty() { &[] } else { &[("authorization", empty)] };
         let answer = vendor.proxy.request(Method::GET, "/token", headers).await;
         assert_eq!(answer.status, 200);
         let bearer = format!("Bearer {}", answer.json()["token"].as_str().expect("a token"));
@@ -86,7 +89,12 @@ async fn nobody_gets_a_token_for_nobody_only_where_that_opens_something() {
         assert_eq!(vendor.status(&bearer, PUBLIC).await, 200);
         let refused = get(&vendor, &bearer, MYAPP).await;
         assert_eq!(refused.status, 401);
-        assert!(refused.header("www-authenticate").expect("a challenge").ends_with(r#",error="insufficient_scope""#));
+        assert!(
+            refused
+                .header("www-authenticate")
+                .expect("a challenge")
+                .ends_with(r#",error="insufficient_scope""#)
+        );
     }
     let closed = Vendor::start_with(|setup| setup.config.access.rules.clear()).await;
     assert_eq!(closed.proxy.get("/token").await.status, 401);
@@ -116,11 +124,17 @@ async fn a_licence_pulls_its_application_by_either_name_and_nothing_else() {
             assert_eq!(vendor.status(authorization, path).await, status, "{path}");
         }
     }
-    let by_email = basic("it@customer.test", &vendor.sign(&vendor.licence("acme-prod", &["myapp"], DAY)));
+    let by_email =
+        basic("it@customer.test", &vendor.sign(&vendor.licence("acme-prod", &["myapp"], DAY)));
     assert_eq!(vendor.status(&by_email, MYAPP).await, 200);
     let by_other = basic("somebody", &vendor.sign(&vendor.licence("acme-prod", &["myapp"], DAY)));
     assert_eq!(vendor.status(&by_other, MYAPP).await, 401);
-    assert_eq!(vendor.registry.count(|request| request.path.contains("other") || request.path.contains("hidden")), 0);
+    assert_eq!(
+        vendor
+            .registry
+            .count(|request| request.path.contains("other") || request.path.contains("hidden")),
+        0
+    );
     assert_eq!(vendor.registry.count(|request| request.header("authorization").is_some()), 0);
 }
 
@@ -131,18 +145,28 @@ async fn absent_and_forbidden_look_the_same() {
     assert_eq!(vendor.status(&warm, OTHER).await, 200);
     let digest = get(&vendor, &warm, OTHER).await.digest();
     let customer = vendor.customer("acme-prod", &["myapp"]);
-    let kinds =
-        ["manifests/1.0".to_owned(), format!("manifests/{digest}"), format!("blobs/{digest}"), "tags/list".to_owned()];
+    let kinds = [
+        "manifests/1.0".to_owned(),
+        format!("manifests/{digest}"),
+        format!("blobs/{digest}"),
+        "tags/list".to_owned(),
+    ];
     for kind in kinds {
         let mut answers = Vec::new();
-        for name in
-            ["registry.test/other/worker", "registry.test/other/missing", "registry.test/missing", "gone.test/a"]
-        {
+        for name in [
+            "registry.test/other/worker",
+            "registry.test/other/missing",
+            "registry.test/missing",
+            "gone.test/a",
+        ] {
             let mut answer = get(&vendor, &customer, &format!("/v2/{name}/{kind}")).await;
             answer.headers.remove("date");
             answers.push((answer.status, answer.headers, answer.body));
         }
-        assert!(answers.iter().all(|answer| *answer == answers[0] && answer.0 == 404), "{kind}: {answers:?}");
+        assert!(
+            answers.iter().all(|answer| *answer == answers[0] && answer.0 == 404),
+            "{kind}: {answers:?}"
+        );
     }
 }
 
@@ -167,8 +191,10 @@ async fn writes_are_refused_with_a_sentence_to_those_who_are_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_licence_ends_on_its_day_also_under_a_running_token() {
     let vendor = Vendor::start().await;
-    let customer =
-        basic("acme-prod", &vendor.sign(&vendor.licence("acme-prod", &["myapp"], 10 * 60 * Duration::from_secs(1))));
+    let customer = basic(
+        "acme-prod",
+        &vendor.sign(&vendor.licence("acme-prod", &["myapp"], 10 * 60 * Duration::from_secs(1))),
+    );
     let issued = get(&vendor, &customer, "/token").await.json();
     assert_eq!(issued["expires_in"], 600, "the token does not outlive the licence");
     let bearer = token(&vendor, &customer).await;
@@ -179,16 +205,29 @@ async fn a_licence_ends_on_its_day_also_under_a_running_token() {
         warned.headers
     );
     vendor.proxy.clock().advance(Duration::from_secs(599));
-    assert_eq!((vendor.status(&customer, MYAPP).await, vendor.status(&bearer, MYAPP).await), (200, 200));
+    assert_eq!(
+        (vendor.status(&customer, MYAPP).await, vendor.status(&bearer, MYAPP).await),
+        (200, 200)
+    );
     vendor.proxy.clock().advance(Duration::from_secs(1));
-    for (authorization, path) in [(&customer, "/token"), (&customer, MYAPP), (&bearer, MYAPP), (&bearer, "/v2/")] {
+    for (authorization, path) in
+        [(&customer, "/token"), (&customer, MYAPP), (&bearer, MYAPP), (&bearer, "/v2/")]
+    {
         let answer = get(&vendor, authorization, path).await;
         let told = message(&answer);
-        assert!(answer.status == 401 && told.starts_with("licence acme-prod expired on "), "{path}: {told}");
+        assert!(
+            answer.status == 401 && told.starts_with("licence acme-prod expired on "),
+            "{path}: {told}"
+        );
         assert!(told.ends_with("; ask Acme Inc."), "{told}");
     }
     let challenge = get(&vendor, &bearer, MYAPP).await;
-    assert!(challenge.header("www-authenticate").expect("a challenge").contains(r#"error="invalid_token""#));
+    assert!(
+        challenge
+            .header("www-authenticate")
+            .expect("a challenge")
+            .contains(r#"error="invalid_token""#)
+    );
     let far = vendor.customer("acme-next", &["myapp"]);
     assert_eq!(get(&vendor, &far, MYAPP).await.header("warning"), None);
 }
@@ -199,19 +238,26 @@ async fn a_revocation_counts_at_once_and_a_broken_list_changes_nothing() {
     let customer = vendor.customer("acme-prod", &["myapp"]);
     let bearer = token(&vendor, &customer).await;
     let list = vendor.proxy.directory().join("revoked");
-    let reloads =
-        |outcome| vendor.proxy.metric("roadstead_reloads_total", &[("part", "revocations"), ("outcome", outcome)]);
+    let reloads = |outcome| {
+        vendor
+            .proxy
+            .metric("roadstead_reloads_total", &[("part", "revocations"), ("outcome", outcome)])
+    };
     std::fs::write(&list, "acme-prod yesterday\n").expect("writable");
     vendor.proxy.reload();
     eventually("the broken list is seen", || reloads("refused") == 1).await;
     assert_eq!(vendor.status(&bearer, MYAPP).await, 200);
     let id = roadstead::licence::LicenceId::parse("acme-prod").expect("an id");
-    std::fs::write(&list, revocation_line(&id, vendor.proxy.clock().now(), Some("left"))).expect("writable");
+    std::fs::write(&list, revocation_line(&id, vendor.proxy.clock().now(), Some("left")))
+        .expect("writable");
     vendor.proxy.reload();
     eventually("the list is read", || reloads("loaded") == 1).await;
     for authorization in [&customer, &bearer] {
         let answer = get(&vendor, authorization, MYAPP).await;
-        assert!(answer.status == 401 && message(&answer).starts_with("licence acme-prod was revoked on "));
+        assert!(
+            answer.status == 401
+                && message(&answer).starts_with("licence acme-prod was revoked on ")
+        );
     }
     vendor.proxy.clock().advance(2 * DAY);
     assert_eq!(
@@ -228,12 +274,18 @@ async fn a_changed_password_ends_the_tokens_of_its_user() {
     let other = token(&vendor, &basic("ops@acme.test", "ops-secret")).await;
     let file = vendor.proxy.directory().join("users");
     let users = std::fs::read_to_string(&file).expect("users");
-    let others = users.lines().filter(|line| !line.starts_with("ci:")).collect::<Vec<_>>().join("\n");
+    let others =
+        users.lines().filter(|line| !line.starts_with("ci:")).collect::<Vec<_>>().join("\n");
     std::fs::write(&file, others).expect("writable");
     vendor.proxy.reload();
-    let loaded = || vendor.proxy.metric("roadstead_reloads_total", &[("part", "users"), ("outcome", "loaded")]);
+    let loaded = || {
+        vendor.proxy.metric("roadstead_reloads_total", &[("part", "users"), ("outcome", "loaded")])
+    };
     eventually("the users are read", || loaded() == 1).await;
-    assert_eq!((vendor.status(&bearer, MYAPP).await, vendor.status(&other, MYAPP).await), (401, 200));
+    assert_eq!(
+        (vendor.status(&bearer, MYAPP).await, vendor.status(&other, MYAPP).await),
+        (401, 200)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +294,9 @@ async fn on_an_open_name_an_unknown_credential_is_as_good_as_none() {
         setup.config.hosts[0].unknown_credentials = UnknownCredentials::Anonymous;
     };
     let vendor = Vendor::start_with(open).await;
-    for uninvited in [basic("hub-user", "hub-password"), "Bearer x.y.z".to_owned(), "Digest x".to_owned()] {
+    for uninvited in
+        [basic("hub-user", "hub-password"), "Bearer x.y.z".to_owned(), "Digest x".to_owned()]
+    {
         assert_eq!(vendor.status(&uninvited, "/v2/").await, 200);
         assert_eq!(vendor.status(&uninvited, PUBLIC).await, 200);
         assert_eq!(vendor.status(&uninvited, MYAPP).await, 401);
@@ -257,19 +311,26 @@ async fn tokens_are_given_to_posts_and_refresh_tokens_to_nobody() {
     let post = async |form: &str| {
         let url = format!("http://{}/token", vendor.proxy.authority());
         let request = reqwest::Client::builder().no_proxy().build().expect("a client").post(url);
-        let request = request.header("content-type", "application/x-www-form-urlencoded").body(form.to_owned());
+        let request = request
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.to_owned());
         let answer = request.send().await.expect("an answer");
         (answer.status().as_u16(), answer.text().await.expect("a body"))
     };
-    let (status, body) =
-        post("grant_type=password&username=ci&password=ci-secret&scope=repository:a:pull&service=x").await;
+    let (status, body) = post(
+        "grant_type=password&username=ci&password=ci-secret&scope=repository:a:pull&service=x",
+    )
+    .await;
     let document: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!((status, &document["scope"]), (200, &"repository:a:pull".into()));
     let bearer = format!("Bearer {}", document["access_token"].as_str().expect("a token"));
     assert_eq!(vendor.status(&bearer, MYAPP).await, 200);
     assert_eq!(post("grant_type=password&username=ci&password=wrong").await.0, 401);
     assert_eq!(post("grant_type=refresh_token&refresh_token=x").await.0, 401);
-    assert_eq!(post(&format!("grant_type=password&username=ci&password={}", "x".repeat(70_000))).await.0, 400);
+    assert_eq!(
+        post(&format!("grant_type=password&username=ci&password={}", "x".repeat(70_000))).await.0,
+        400
+    );
     let deleted = vendor.proxy.request(Method::DELETE, "/token", &[]).await;
     assert_eq!((deleted.status, deleted.header("allow")), (405, Some("GET, HEAD, POST")));
 }
@@ -279,9 +340,15 @@ async fn the_operator_sees_which_licences_are_used() {
     let vendor = Vendor::start().await;
     assert_eq!(vendor.proxy.admin("/licences").await.json(), serde_json::json!([]));
     let customer = vendor.customer("acme-prod", &["myapp"]);
-    assert_eq!((vendor.status(&customer, MYAPP).await, vendor.status(&customer, OTHER).await), (200, 404));
+    assert_eq!(
+        (vendor.status(&customer, MYAPP).await, vendor.status(&customer, OTHER).await),
+        (200, 404)
+    );
     let listed = vendor.proxy.admin("/licences").await.json();
-    assert_eq!((&listed[0]["id"], &listed[0]["image"]), (&"acme-prod".into(), &"registry.test/myapp/worker".into()));
+    assert_eq!(
+        (&listed[0]["id"], &listed[0]["image"]),
+        (&"acme-prod".into(), &"registry.test/myapp/worker".into())
+    );
     assert_eq!(listed.as_array().map(Vec::len), Some(1));
 }
 
@@ -296,7 +363,8 @@ async fn a_name_that_is_not_ours_is_misdirected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customers_own_proxy_mirrors_the_vendors_with_nothing_but_the_licence() {
     let vendor = Vendor::start().await;
-    let (id, token) = ("acme-prod", vendor.sign(&vendor.licence("acme-prod", &["myapp"], 90 * DAY)));
+    let (id, token) =
+        ("acme-prod", vendor.sign(&vendor.licence("acme-prod", &["myapp"], 90 * DAY)));
     let mut setup = Setup::new();
     setup.upstream("registry.test", &vendor.registry);
     let upstream = &mut setup.config.upstreams[0];
@@ -307,12 +375,17 @@ async fn a_customers_own_proxy_mirrors_the_vendors_with_nothing_but_the_licence(
     }];
     let customer = setup.start().await;
     let image = Image::new(100, &[70_000]);
-    let blob = format!("/v2/registry.test/registry.test/myapp/worker/blobs/{}", image.layers[0].digest);
+    let blob =
+        format!("/v2/registry.test/registry.test/myapp/worker/blobs/{}", image.layers[0].digest);
     let clients = (0..32).map(|_| customer.get(&blob));
     for answer in futures_util::future::join_all(clients).await {
         assert!(answer.status == 200 && answer.body == image.layers[0].bytes());
     }
-    assert_eq!(vendor.registry.blob_gets(&image.layers[0].digest), 1, "32 cold clients behind two proxies");
+    assert_eq!(
+        vendor.registry.blob_gets(&image.layers[0].digest),
+        1,
+        "32 cold clients behind two proxies"
+    );
     let manifest = customer.get("/v2/registry.test/registry.test/myapp/worker/manifests/1.0").await;
     assert_eq!((manifest.status, manifest.body), (200, image.manifest.bytes));
     let other = customer.get("/v2/registry.test/registry.test/other/worker/manifests/1.0").await;

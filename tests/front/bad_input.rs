@@ -1,4 +1,5 @@
-//! Input that no client of ours sends: a clear 4xx, nothing stored, nothing asked, and no way to smuggle.
+//! Input that no client of ours sends: a clear 4xx, nothing stored, nothing asked, and no way to
+//! smuggle.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -65,7 +66,10 @@ async fn names_made_of_keywords_are_read_from_the_right() {
     let image = Image::new(1, &[10]);
     let origin = Origin::with("manifests/blobs/tags", "list", &image).await;
     let proxy = Proxy::of(&origin).await;
-    assert_eq!(proxy.get("/v2/manifests/blobs/tags/manifests/list").await.body, image.manifest.bytes);
+    assert_eq!(
+        proxy.get("/v2/manifests/blobs/tags/manifests/list").await.body,
+        image.manifest.bytes
+    );
     assert_eq!(proxy.get("/v2/manifests/blobs/tags/tags/list").await.status, 200);
     assert_eq!(proxy.get(&blob("manifests/blobs/tags", &image.layers[0].digest)).await.status, 200);
 }
@@ -121,7 +125,8 @@ async fn shapes_that_two_servers_could_read_differently_are_refused() {
         "X: a\0b",
     ] {
         for method in ["GET", "POST"] {
-            let request = format!("{method} /v2/ HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n0\r\n\r\n{hidden}");
+            let request =
+                format!("{method} /v2/ HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n0\r\n\r\n{hidden}");
             let answer = proxy.raw(request.as_bytes()).await;
             assert!((400..500).contains(&status(&answer)), "{method} {head:?}: {answer}");
             assert_eq!(answers(&answer), 1, "{method} {head:?}: {answer}");
@@ -152,7 +157,9 @@ async fn a_head_without_end_is_refused() {
     let large = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
     let many = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(10_000));
     let long = format!("GET /v2/{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(1 << 20));
-    for (what, request) in [("a large header", large), ("many headers", many), ("a long path", long)] {
+    for (what, request) in
+        [("a large header", large), ("many headers", many), ("a long path", long)]
+    {
         let answer = proxy.raw(request.as_bytes()).await;
         // The connection may be reset while the client is still writing.
         assert!(answer.is_empty() || (400..500).contains(&status(&answer)), "{what}: {answer}");
@@ -164,10 +171,13 @@ async fn a_head_without_end_is_refused() {
 async fn a_target_in_absolute_form_dials_nobody() {
     let (origin, canary) = (Origin::start().await, Origin::start().await);
     let proxy = Proxy::of(&origin).await;
-    for target in [format!("http://{}/v2/a/b/manifests/v1", canary.authority()), canary.authority()] {
+    for target in [format!("http://{}/v2/a/b/manifests/v1", canary.authority()), canary.authority()]
+    {
         for method in ["GET", "CONNECT"] {
-            let request =
-                format!("{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", canary.authority());
+            let request = format!(
+                "{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+                canary.authority()
+            );
             let answer = proxy.raw(request.as_bytes()).await;
             assert!((400..500).contains(&status(&answer)), "{method} {target}: {answer}");
         }
@@ -181,8 +191,10 @@ async fn pipelined_requests_are_answered_in_order() {
     let layer = origin.blob("a/b", 1, 5);
     let proxy = Proxy::of(&origin).await;
     let path = blob("a/b", &layer.digest);
-    let both =
-        format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\nHEAD /v2/ HTTP/1.1\r\nHost: x\r\n\r\n{}", get("/v2/nothing"));
+    let both = format!(
+        "HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\nHEAD /v2/ HTTP/1.1\r\nHost: x\r\n\r\n{}",
+        get("/v2/nothing")
+    );
     let answer = proxy.raw(both.as_bytes()).await;
     let lines: Vec<&str> = answer.lines().filter(|line| line.starts_with("HTTP/1.1")).collect();
     assert_eq!(lines, ["HTTP/1.1 200 OK", "HTTP/1.1 200 OK", "HTTP/1.1 404 Not Found"]);
@@ -198,7 +210,8 @@ async fn a_client_that_says_nothing_is_let_go() {
         let mut stream = proxy.connect().await;
         stream.write_all(said.as_bytes()).await.expect("the proxy reads");
         let mut rest = Vec::new();
-        let _reset_is_an_end_too = soon("the end of a silent connection", stream.read_to_end(&mut rest)).await;
+        let _reset_is_an_end_too =
+            soon("the end of a silent connection", stream.read_to_end(&mut rest)).await;
     }
     eventually("both are gone", || proxy.metric("roadstead_http_connections", &[]) == 0).await;
 }

@@ -45,7 +45,11 @@ async fn a_blob_is_fetched_once_and_looks_the_same_ever_after() {
 
     for round in ["warm", "restarted"] {
         let warm = proxy.get(&path).await;
-        assert_eq!((warm.status, headers(&warm), warm.digest()), (200, expected, layer.digest.clone()), "{round}");
+        assert_eq!(
+            (warm.status, headers(&warm), warm.digest()),
+            (200, expected, layer.digest.clone()),
+            "{round}"
+        );
         let head = proxy.head(&path).await;
         assert_eq!((head.status, headers(&head), head.body.len()), (200, expected, 0), "{round}");
         proxy.restart().await;
@@ -95,7 +99,11 @@ async fn an_upstream_that_refuses_head_tells_the_size_by_one_byte() {
         origin.fault(On::kind(Kind::Blob).heads(), Fault::Status(status));
         let proxy = Proxy::of(&origin).await;
         let head = proxy.head(&blob("a/b", &layer.digest)).await;
-        assert_eq!((head.status, head.header("content-length")), (200, Some("1000000")), "{status}");
+        assert_eq!(
+            (head.status, head.header("content-length")),
+            (200, Some("1000000")),
+            "{status}"
+        );
         assert_eq!(origin.ranges(&layer.digest), [Some("bytes=0-0".to_owned())], "{status}");
     }
 }
@@ -144,7 +152,10 @@ async fn a_blob_of_no_bytes_is_a_blob() {
     let path = blob("a/b", &empty.digest);
     for _ in 0..2 {
         let answer = proxy.get(&path).await;
-        assert_eq!((answer.status, answer.header("content-length"), answer.complete), (200, Some("0"), true));
+        assert_eq!(
+            (answer.status, answer.header("content-length"), answer.complete),
+            (200, Some("0"), true)
+        );
         eventually("the blob is stored", || proxy.has_stored(&empty.digest)).await;
     }
     assert_eq!(origin.blob_gets(&empty.digest), 1);
@@ -159,10 +170,16 @@ async fn a_blob_of_unknown_length_is_chunked_once_and_has_a_length_ever_after() 
         let proxy = Proxy::of(&origin).await;
         let path = blob("a/b", &layer.digest);
         let cold = proxy.get(&path).await;
-        assert_eq!((cold.status, cold.header("content-length"), cold.digest()), (200, None, layer.digest.clone()));
+        assert_eq!(
+            (cold.status, cold.header("content-length"), cold.digest()),
+            (200, None, layer.digest.clone())
+        );
         eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
         let warm = proxy.get(&path).await;
-        assert_eq!((warm.header("content-length"), warm.digest()), (Some("1000000"), layer.digest.clone()));
+        assert_eq!(
+            (warm.header("content-length"), warm.digest()),
+            (Some("1000000"), layer.digest.clone())
+        );
         assert_eq!(origin.blob_gets(&layer.digest), 1);
     }
 }
@@ -176,7 +193,10 @@ async fn the_manifest_tells_the_length_that_upstream_does_not() {
     let proxy = Proxy::of(&origin).await;
     proxy.get(&manifest("a/b", "v1")).await;
     let cold = proxy.get(&blob("a/b", &layer.digest)).await;
-    assert_eq!((cold.header("content-length"), cold.digest()), (Some("1000000"), layer.digest.clone()));
+    assert_eq!(
+        (cold.header("content-length"), cold.digest()),
+        (Some("1000000"), layer.digest.clone())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +215,8 @@ async fn an_unknown_blob_is_a_404_that_is_believed_for_a_while() {
     assert!(origin.requests().len() > first, "but not for ever");
 }
 
-/// What no registry sends for a blob: 502 before any byte, nothing stored, right again once it is repaired.
+/// What no registry sends for a blob: 502 before any byte, nothing stored, right again once it is
+/// repaired.
 async fn refused(what: &str, fault: Fault) {
     let origin = Origin::start().await;
     let layer = origin.blob("a/b", 1, 200_000);
@@ -241,7 +262,10 @@ async fn redirects_are_followed_here_and_without_the_credential_elsewhere() {
     let layer = origin.blob("a/b", 1, 200_000);
     cdn.put_blob("any", &layer);
     origin.require(Auth::Bearer(Bearer::default()));
-    origin.fault(On::kind(Kind::Blob), Fault::Redirect(format!("{}storage/{{digest}}?sig=1", cdn.url())));
+    origin.fault(
+        On::kind(Kind::Blob),
+        Fault::Redirect(format!("{}storage/{{digest}}?sig=1", cdn.url())),
+    );
     let mut setup = Setup::new();
     setup.upstream("docker.io", &origin).blob_hosts = vec![cdn.authority()];
     let proxy = setup.start().await;

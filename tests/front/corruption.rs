@@ -12,7 +12,11 @@ const MIB: u64 = 1 << 20;
 fn assert_not_delivered(answer: &Answer, layer: &Blob, what: &str) {
     let whole = answer.status == 200 && answer.complete;
     assert!(!whole, "{what}: a clean end");
-    assert!((answer.body.len() as u64) < layer.len() || layer.len() == 0, "{what}: {} bytes", answer.body.len());
+    assert!(
+        (answer.body.len() as u64) < layer.len() || layer.len() == 0,
+        "{what}: {} bytes",
+        answer.body.len()
+    );
 }
 
 /// A blob that arrives wrong is cut, not kept, and right once the origin is repaired.
@@ -27,19 +31,25 @@ async fn cut(what: &str, size: u64, faults: Vec<Fault>) {
     for attempt in 0..2 {
         let answer = proxy.get(&path).await;
         assert_not_delivered(&answer, &layer, &format!("{what}, attempt {attempt}"));
-        eventually("the download ends", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
+        eventually("the download ends", || proxy.metric("roadstead_fills_in_flight", &[]) == 0)
+            .await;
         assert!(!proxy.has_stored(&layer.digest), "{what}");
     }
     eventually("the staged file goes", || proxy.staged_files() == 0).await;
     assert_eq!(proxy.metric("roadstead_store_bytes", &[]), 0, "{what}");
-    assert!(proxy.metric("roadstead_fill_failures_total", &[("upstream", "docker.io")]) >= 2, "{what} is counted");
+    assert!(
+        proxy.metric("roadstead_fill_failures_total", &[("upstream", "docker.io")]) >= 2,
+        "{what} is counted"
+    );
     origin.repair();
     assert_eq!(proxy.get(&path).await.digest(), layer.digest, "{what}: the repaired origin");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_byte_anywhere_cuts_the_body() {
-    for (size, at) in [(MIB, 0), (MIB, 500_000), (MIB, MIB - 1), (1000, 999), (64 * 1024, 1), (64 * 1024 + 1, 0)] {
+    for (size, at) in
+        [(MIB, 0), (MIB, 500_000), (MIB, MIB - 1), (1000, 999), (64 * 1024, 1), (64 * 1024 + 1, 0)]
+    {
         cut(&format!("byte {at} of {size}"), size, vec![Fault::Flip(at)]).await;
     }
 }

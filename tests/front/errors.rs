@@ -39,7 +39,10 @@ async fn what_a_client_asks_wrongly() {
     for (path, status, code) in rows {
         let answer = proxy.get(&path).await;
         assert_eq!(answer.refusal(), (status, code.to_owned()), "{path}");
-        assert!(answer.json()["errors"][0]["message"].as_str().is_some_and(|text| !text.is_empty()), "{path}");
+        assert!(
+            answer.json()["errors"][0]["message"].as_str().is_some_and(|text| !text.is_empty()),
+            "{path}"
+        );
         let head = proxy.head(&path).await;
         assert_eq!((head.status, head.body.len()), (status, 0), "HEAD {path}");
         assert_eq!(head.header("content-length"), answer.header("content-length"), "HEAD {path}");
@@ -87,8 +90,16 @@ async fn what_upstream_does_wrongly() {
             let proxy = Proxy::of(&origin).await;
             let answer = proxy.get(&path).await;
             assert_eq!(answer.refusal(), (status, code.to_owned()), "{path} when {fault:?}");
-            assert!(!answer.text().contains(&origin.authority()), "no inner address: {}", answer.text());
-            assert!(!answer.text().contains("the origin says so"), "no foreign text (ERR-4): {}", answer.text());
+            assert!(
+                !answer.text().contains(&origin.authority()),
+                "no inner address: {}",
+                answer.text()
+            );
+            assert!(
+                !answer.text().contains("the origin says so"),
+                "no foreign text (ERR-4): {}",
+                answer.text()
+            );
             assert_eq!(proxy.head(&path).await.status, status, "HEAD {path} when {fault:?}");
         }
     }
@@ -123,7 +134,10 @@ async fn with_credential(origin: &Origin, password: &str) -> Proxy {
     let mut setup = Setup::new();
     setup.upstream("docker.io", origin).credentials = vec![Credential {
         images: Pattern::parse("**").expect("a glob"),
-        login: config::Login::Fixed { username: "robot".into(), password: Secret::new(password.into()) },
+        login: config::Login::Fixed {
+            username: "robot".into(),
+            password: Secret::new(password.into()),
+        },
     }];
     setup.start().await
 }
@@ -131,7 +145,10 @@ async fn with_credential(origin: &Origin, password: &str) -> Proxy {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_credential_is_our_fault_and_not_the_clients() {
     let login = Login { username: "robot", password: "right" };
-    for auth in [Auth::Basic(login.clone()), Auth::Bearer(Bearer { login: Some(login), ..Bearer::default() })] {
+    for auth in [
+        Auth::Basic(login.clone()),
+        Auth::Bearer(Bearer { login: Some(login), ..Bearer::default() }),
+    ] {
         let image = Image::new(1, &[1000]);
         let origin = Origin::with("a/b", "v1", &image).await;
         origin.require(auth.clone());
@@ -141,7 +158,11 @@ async fn a_rejected_credential_is_our_fault_and_not_the_clients() {
         let answer = bad.get(&manifest("a/b", "v1")).await;
         assert!(matches!(answer.status, 404 | 502), "{auth:?}: {}", answer.status);
         if matches!(auth, Auth::Bearer(_)) {
-            assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()), "the token endpoint says so clearly");
+            assert_eq!(
+                answer.refusal(),
+                (502, "UNAVAILABLE".into()),
+                "the token endpoint says so clearly"
+            );
         }
         assert_eq!(answer.header("www-authenticate"), None);
     }
@@ -172,7 +193,8 @@ async fn what_policy_forbids_looks_like_what_does_not_exist() {
     let origin = Origin::with("secret/app", "v1", &image).await;
     origin.push("acme/app", "v1", &image);
     let mut setup = Setup::of(&origin);
-    setup.config.access.rules[0].images = vec![Pattern::parse("docker.io/acme/**").expect("a glob")];
+    setup.config.access.rules[0].images =
+        vec![Pattern::parse("docker.io/acme/**").expect("a glob")];
     let proxy = setup.start().await;
     assert_eq!(proxy.get(&manifest("acme/app", "v1")).await.status, 200);
     let layer = blob("acme/app", &image.layers[0].digest);
@@ -185,7 +207,8 @@ async fn what_policy_forbids_looks_like_what_does_not_exist() {
         "/v2/secret/app/tags/list".into(),
         format!("/v2/secret/app/referrers/{}", image.manifest.digest),
     ] {
-        let (forbidden, absent) = (proxy.get(&path).await, proxy.get(&path.replace("secret", "ghost")).await);
+        let (forbidden, absent) =
+            (proxy.get(&path).await, proxy.get(&path.replace("secret", "ghost")).await);
         assert_eq!(forbidden.refusal(), (404, "NAME_UNKNOWN".into()), "{path}");
         assert_eq!(
             (forbidden.status, forbidden.text().replace("secret", "ghost")),
@@ -203,6 +226,9 @@ async fn an_unmet_range_and_several_ranges() {
     let path = blob("a/b", &layer.digest);
     proxy.get(&path).await;
     let unmet = proxy.get_range(&path, "bytes=1000-").await;
-    assert_eq!((unmet.refusal(), unmet.header("content-range")), ((416, "RANGE_INVALID".into()), Some("bytes */1000")));
+    assert_eq!(
+        (unmet.refusal(), unmet.header("content-range")),
+        ((416, "RANGE_INVALID".into()), Some("bytes */1000"))
+    );
     assert_eq!(proxy.request(Method::GET, &path, &[("range", "bytes=0-1,5-9")]).await.status, 400);
 }

@@ -69,7 +69,11 @@ async fn the_least_recently_used_goes_first() {
     eventually("one goes", || !proxy.has_stored(&layers[1].digest)).await;
     let kept: Vec<bool> = layers.iter().map(|layer| proxy.has_stored(&layer.digest)).collect();
     assert_eq!(kept, [true, false, true, true]);
-    assert_eq!(proxy.get(&blob("a/b", &layers[1].digest)).await.digest(), layers[1].digest, "and can be fetched again");
+    assert_eq!(
+        proxy.get(&blob("a/b", &layers[1].digest)).await.digest(),
+        layers[1].digest,
+        "and can be fetched again"
+    );
     assert_eq!(origin.blob_gets(&layers[1].digest), 2);
 }
 
@@ -117,10 +121,16 @@ async fn a_blob_above_half_of_the_cache_is_passed_through() {
     let path = blob("a/b", &large.digest);
     for round in 1..=2 {
         let answer = proxy.get(&path).await;
-        assert_eq!((answer.status, answer.complete, answer.digest()), (200, true, large.digest.clone()));
+        assert_eq!(
+            (answer.status, answer.complete, answer.digest()),
+            (200, true, large.digest.clone())
+        );
         assert_eq!(answer.header("content-length"), Some((6 * MIB).to_string().as_str()));
         proxy.settled().await;
-        assert_eq!((relayed(&proxy), origin.blob_gets(&large.digest)), (round, usize::try_from(round).expect("small")));
+        assert_eq!(
+            (relayed(&proxy), origin.blob_gets(&large.digest)),
+            (round, usize::try_from(round).expect("small"))
+        );
     }
     assert!(!proxy.has_stored(&large.digest));
     assert!(proxy.has_stored(&small.digest), "nothing was evicted for it");
@@ -136,7 +146,11 @@ async fn a_wrong_blob_that_is_passed_through_has_no_clean_end_either() {
     let large = origin.blob("a/b", 2, 6 * MIB);
     origin.fault(On::path(&large.digest), Fault::Flip(5));
     let answer = proxy.get(&blob("a/b", &large.digest)).await;
-    assert!(!answer.complete && (answer.body.len() as u64) < 6 * MIB, "{} bytes", answer.body.len());
+    assert!(
+        !answer.complete && (answer.body.len() as u64) < 6 * MIB,
+        "{} bytes",
+        answer.body.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,10 +14,12 @@ use crate::support::{eventually, soon};
 
 /// Asks an origin directly.
 async fn ask(origin: &Origin, method: Method, path: &str, headers: &[(&str, &str)]) -> Reading {
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+    let client =
+        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
     let url = origin.url().join(path).expect("a path");
     let request = client.expect("a client").request(method, url);
-    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request =
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     Reading::new(soon(path, request.send()).await.expect("the origin answers"))
 }
 
@@ -49,13 +51,22 @@ async fn an_origin_answers_as_distribution_does() {
     let part = get_range(&origin, &path, "bytes=70000-70009").await;
     assert_eq!((part.status, &part.body), (206, &layer.content.slice(70_000..70_010)));
     assert_eq!(part.header("content-range"), Some("bytes 70000-70009/100000"));
-    assert_eq!(get_range(&origin, &path, "bytes=-7").await.body, layer.content.slice(99_993..100_000));
+    assert_eq!(
+        get_range(&origin, &path, "bytes=-7").await.body,
+        layer.content.slice(99_993..100_000)
+    );
     assert_eq!(get_range(&origin, &path, "bytes=100000-").await.status, 416);
 
     let unknown = get(&origin, &blob("other", &layer.digest)).await;
-    assert_eq!((unknown.status, &unknown.json()["errors"][0]["code"]), (404, &"BLOB_UNKNOWN".into()));
+    assert_eq!(
+        (unknown.status, &unknown.json()["errors"][0]["code"]),
+        (404, &"BLOB_UNKNOWN".into())
+    );
     let unknown = get(&origin, &manifest("a/b", "v2")).await;
-    assert_eq!((unknown.status, &unknown.json()["errors"][0]["code"]), (404, &"MANIFEST_UNKNOWN".into()));
+    assert_eq!(
+        (unknown.status, &unknown.json()["errors"][0]["code"]),
+        (404, &"MANIFEST_UNKNOWN".into())
+    );
     assert_eq!(origin.blob_gets(&layer.digest), 5);
 }
 
@@ -105,7 +116,10 @@ async fn wrong_bytes_and_wrong_lengths_are_as_told() {
     for framing in [Fault::Chunked, Fault::UntilClose] {
         origin.fault(On::any().once(), framing);
         let unknown = get(&origin, &path).await;
-        assert_eq!((unknown.header("content-length"), unknown.digest()), (None, layer.digest.clone()));
+        assert_eq!(
+            (unknown.header("content-length"), unknown.digest()),
+            (None, layer.digest.clone())
+        );
     }
 
     origin.fault(On::any().once(), Fault::IgnoreRange);
@@ -133,8 +147,14 @@ async fn tokens_open_one_repository() {
     let login = Login { username: "robot", password: "hunter2" };
     origin.require(Auth::Bearer(Bearer { login: Some(login.clone()), ..Bearer::default() }));
     let refused = get(&origin, &blob("a", &layer.digest)).await;
-    let expected = format!("Bearer realm=\"{}token\",service=\"scripted\",scope=\"repository:a:pull\"", origin.url());
-    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some(expected.as_str())));
+    let expected = format!(
+        "Bearer realm=\"{}token\",service=\"scripted\",scope=\"repository:a:pull\"",
+        origin.url()
+    );
+    assert_eq!(
+        (refused.status, refused.header("www-authenticate")),
+        (401, Some(expected.as_str()))
+    );
     assert_eq!(get(&origin, "/token?scope=repository:a:pull").await.status, 401);
 
     origin.require(Auth::Bearer(Bearer::default()));
@@ -195,7 +215,10 @@ async fn tags_come_in_pages() {
     let next = format!("<{}v2/a/tags/list?last=v1&n=2>; rel=\"next\"", origin.url());
     assert_eq!(page.header("link"), Some(next.as_str()));
     let last = get(&origin, "/v2/a/tags/list?last=v3").await;
-    assert_eq!((last.json()["tags"].clone(), last.header("link")), (serde_json::json!(["v4"]), None));
+    assert_eq!(
+        (last.json()["tags"].clone(), last.header("link")),
+        (serde_json::json!(["v4"]), None)
+    );
 }
 
 /// Sends a body to an origin directly.
@@ -215,14 +238,20 @@ async fn an_origin_takes_an_upload_and_minds_its_address() {
     };
     let digest = Digest::of(Algorithm::Sha256, b"abcd");
     let begun = location(&send(&origin, Method::POST, "/v2/a/blobs/uploads/", "").await);
-    for altered in
-        [begun.replace("%2f", "%2F"), begun.replace("==", "%3D="), begun.split_once('?').expect("a query").0.into()]
-    {
+    for altered in [
+        begun.replace("%2f", "%2F"),
+        begun.replace("==", "%3D="),
+        begun.split_once('?').expect("a query").0.into(),
+    ] {
         assert_eq!(send(&origin, Method::PATCH, &altered, "ab").await.status, 404, "{altered}");
     }
     let sent = send(&origin, Method::PATCH, &begun, "ab").await;
     assert_eq!((sent.status, sent.header("range")), (202, Some("0-1")));
-    assert_eq!(send(&origin, Method::PATCH, &begun, "cd").await.status, 404, "it has another address by now");
+    assert_eq!(
+        send(&origin, Method::PATCH, &begun, "cd").await.status,
+        404,
+        "it has another address by now"
+    );
     let end = |of: &Digest| format!("{}&digest={of}", location(&sent));
     let wrong = Digest::of(Algorithm::Sha256, b"x");
     assert_eq!(send(&origin, Method::PUT, &end(&wrong), "cd").await.status, 400);

@@ -23,11 +23,16 @@ async fn sixty_four_clients_cost_one_download() {
     let readings = join_all((0..64).map(|_| proxy.open(&path))).await;
     gate.open();
     for answer in join_all(readings.into_iter().map(Reading::finish)).await {
-        assert_eq!((answer.status, answer.complete, answer.digest()), (200, true, layer.digest.clone()));
+        assert_eq!(
+            (answer.status, answer.complete, answer.digest()),
+            (200, true, layer.digest.clone())
+        );
     }
     assert_eq!(origin.blob_gets(&layer.digest), 1);
     proxy.settled().await;
-    let outcome = |outcome| proxy.metric("roadstead_cache_requests_total", &[("kind", "blob"), ("outcome", outcome)]);
+    let outcome = |outcome| {
+        proxy.metric("roadstead_cache_requests_total", &[("kind", "blob"), ("outcome", outcome)])
+    };
     assert_eq!((outcome("miss"), outcome("joined")), (1, 63));
 }
 
@@ -42,7 +47,10 @@ async fn the_first_client_may_leave_and_the_others_get_everything() {
     assert!(first.read(1 << 20).await >= 1 << 20);
     let second = proxy.open(&path).await;
     drop(first);
-    eventually("the proxy sees that it left", || proxy.metric("roadstead_http_requests_in_flight", &[]) == 1).await;
+    eventually("the proxy sees that it left", || {
+        proxy.metric("roadstead_http_requests_in_flight", &[]) == 1
+    })
+    .await;
     gate.open();
     assert_eq!(second.finish().await.digest(), layer.digest);
     assert_eq!(origin.blob_gets(&layer.digest), 1);
@@ -58,7 +66,10 @@ async fn a_download_completes_although_every_client_left() {
     let mut only = proxy.open(&path).await;
     assert!(only.read(1 << 20).await >= 1 << 20);
     drop(only);
-    eventually("the proxy sees that it left", || proxy.metric("roadstead_http_requests_in_flight", &[]) == 0).await;
+    eventually("the proxy sees that it left", || {
+        proxy.metric("roadstead_http_requests_in_flight", &[]) == 0
+    })
+    .await;
     gate.open();
     eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
     assert_eq!(proxy.get(&path).await.digest(), layer.digest);
@@ -84,7 +95,11 @@ async fn a_download_that_nobody_wants_for_long_stops_and_keeps_nothing() {
     assert!(!proxy.has_stored(&layer.digest));
     eventually("the staged file goes", || proxy.staged_files() == 0).await;
     gate.open();
-    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest, "and it can start anew");
+    assert_eq!(
+        proxy.get(&blob("a/b", &layer.digest)).await.digest(),
+        layer.digest,
+        "and it can start anew"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +148,10 @@ async fn a_credential_helper_that_hangs_takes_nobodys_turn() {
         panic!("the helper has answered");
     };
     let others = async {
-        eventually("the helper runs", || std::fs::read(&started).is_ok_and(|text| !text.is_empty())).await;
+        eventually("the helper runs", || {
+            std::fs::read(&started).is_ok_and(|text| !text.is_empty())
+        })
+        .await;
         assert_eq!(proxy.get(&blob("a/b", &ours.digest)).await.digest(), ours.digest);
     };
     tokio::select! {

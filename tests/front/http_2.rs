@@ -1,4 +1,5 @@
-//! HTTP/2: every connection and every stream has an end, whatever its client does, and none of them disturbs another.
+//! HTTP/2: every connection and every stream has an end, whatever its client does, and none of them
+//! disturbs another.
 
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ fn encrypted(origin: &Origin) -> (Setup, Authority) {
     (setup, authority)
 }
 
-/// A well-behaved connection and its driver. The windows are this client's; that of the connection leaves room beside a
-/// stream whose own is full.
+/// A well-behaved connection and its driver. The windows are this client's; that of the connection
+/// leaves room beside a stream whose own is full.
 async fn http_2(
     proxy: &Proxy,
     trusts: &Authority,
@@ -54,7 +55,8 @@ async fn http_2(
 const WINDOW: u32 = 65_535;
 
 async fn open(send: &SendRequest<Bytes>, path: &str) -> h2::RecvStream {
-    let request = http::Request::get(format!("https://registry.test{path}")).body(()).expect("a request");
+    let request =
+        http::Request::get(format!("https://registry.test{path}")).body(()).expect("a request");
     let mut send = send.clone().ready().await.expect("room for a stream");
     let (response, _) = send.send_request(request, true).expect("sent");
     let response = response.await.expect("an answer");
@@ -102,8 +104,8 @@ async fn end(mut body: h2::RecvStream) -> Result<usize, Option<Reason>> {
     Ok(count)
 }
 
-/// Of a small blob everything is in hyper's hands at once; of a large one it asks for more; with no window it never gets
-/// as far as that.
+/// Of a small blob everything is in hyper's hands at once; of a large one it asks for more; with no
+/// window it never gets as far as that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_whose_reader_stops_is_reset_and_only_that_stream() {
     let image = Image::new(1, &[3_000_000, 200_000]);
@@ -127,7 +129,11 @@ async fn a_stream_whose_reader_stops_is_reset_and_only_that_stream() {
     }
     gate.open();
     assert_eq!(soon("the slow blob", waits).await.expect("it is not reset").len(), 2_000_000);
-    let whole = soon("a blob", read(open(&send, &blob("library/a", &image.layers[0].digest)).await, usize::MAX)).await;
+    let whole = soon(
+        "a blob",
+        read(open(&send, &blob("library/a", &image.layers[0].digest)).await, usize::MAX),
+    )
+    .await;
     assert!(whole == image.layers[0].bytes());
     proxy.settled().await;
 }
@@ -140,7 +146,8 @@ async fn a_shut_window_of_the_whole_connection_ends_its_streams() {
     setup.limits.send_idle = SHORT;
     let proxy = setup.start().await;
     let builder = h2::client::Builder::new();
-    let (send, connection) = builder.handshake(for_http_2(&proxy, &authority).await).await.expect("HTTP/2");
+    let (send, connection) =
+        builder.handshake(for_http_2(&proxy, &authority).await).await.expect("HTTP/2");
     let _driver = tokio::spawn(connection);
     let path = |i: usize| blob("library/a", &image.layers[i].digest);
     let (first, second) = (open(&send, &path(0)).await, open(&send, &path(1)).await);
@@ -180,9 +187,14 @@ async fn a_connection_without_streams_ends_with_a_goodbye_and_one_with_streams_s
     let _goodbye_or_closed = soon("the end of one that was used", driver).await.expect("no panic");
     // Says nothing more, not even that it has heard the goodbye.
     let mut mute = for_http_2(&proxy, &authority).await;
-    mute.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b"")].concat()).await.expect("the proxy reads");
+    mute.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b"")].concat())
+        .await
+        .expect("the proxy reads");
     let heard = all(&mut mute).await;
-    assert!(heard.iter().any(|(kind, payload)| *kind == GOAWAY && payload[4..8] == [0; 4]), "{heard:?}");
+    assert!(
+        heard.iter().any(|(kind, payload)| *kind == GOAWAY && payload[4..8] == [0; 4]),
+        "{heard:?}"
+    );
     gate.open();
     assert_eq!(soon("the blob", read(waits, usize::MAX)).await.len(), 2_000_000);
 }
@@ -200,8 +212,12 @@ async fn a_drain_lets_streams_finish_and_takes_no_new_ones() {
     proxy.begin_shutdown();
     let refused = soon("the goodbye", async {
         loop {
-            let request = http::Request::get("https://registry.test/v2/").body(()).expect("a request");
-            match std::future::poll_fn(|cx| send.poll_ready(cx)).await.and_then(|()| send.send_request(request, true)) {
+            let request =
+                http::Request::get("https://registry.test/v2/").body(()).expect("a request");
+            match std::future::poll_fn(|cx| send.poll_ready(cx))
+                .await
+                .and_then(|()| send.send_request(request, true))
+            {
                 Ok((answer, _)) => match answer.await {
                     Ok(_) => {}
                     Err(error) => break error,
@@ -211,7 +227,10 @@ async fn a_drain_lets_streams_finish_and_takes_no_new_ones() {
         }
     });
     let refused = refused.await;
-    assert!(refused.is_go_away() || refused.reason() == Some(Reason::REFUSED_STREAM), "{refused:?}");
+    assert!(
+        refused.is_go_away() || refused.reason() == Some(Reason::REFUSED_STREAM),
+        "{refused:?}"
+    );
     gate.open();
     assert_eq!(soon("the blob", read(waits, usize::MAX)).await.len(), 2_000_000);
     let _goodbye_or_closed = soon("the end", driver).await.expect("no panic");
@@ -247,15 +266,22 @@ async fn all(stream: &mut (impl AsyncRead + Unpin)) -> Vec<(u8, Vec<u8>)> {
     let _closed_or_reset = soon("the end", stream.read_to_end(&mut bytes)).await;
     let (mut frames, mut rest) = (Vec::new(), bytes.as_slice());
     while let [a, b, c, kind, _, _, _, _, _, after @ ..] = rest {
-        let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).expect("small").min(after.len());
+        let length =
+            usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).expect("small").min(after.len());
         frames.push((*kind, after[..length].to_vec()));
         rest = &after[length..];
     }
     frames
 }
 
-/// Begins a connection, repeats `frames` up to 10,000 times and leaves; the reason that the proxy gave for its goodbye.
-async fn flood(proxy: &Proxy, trusts: &Authority, first: Vec<u8>, frames: impl Fn(u32) -> Vec<u8>) -> Option<Reason> {
+/// Begins a connection, repeats `frames` up to 10,000 times and leaves; the reason that the proxy
+/// gave for its goodbye.
+async fn flood(
+    proxy: &Proxy,
+    trusts: &Authority,
+    first: Vec<u8>,
+    frames: impl Fn(u32) -> Vec<u8>,
+) -> Option<Reason> {
     let (mut reader, mut writer) = tokio::io::split(for_http_2(proxy, trusts).await);
     let heard = tokio::spawn(async move { all(&mut reader).await });
     let _cut_off = writer.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b""), &first].concat()).await;
@@ -265,7 +291,8 @@ async fn flood(proxy: &Proxy, trusts: &Authority, first: Vec<u8>, frames: impl F
         }
     }
     let _cut_off = writer.shutdown().await;
-    let goodbye = heard.await.expect("no panic").into_iter().rev().find(|(kind, _)| *kind == GOAWAY)?.1;
+    let goodbye =
+        heard.await.expect("no panic").into_iter().rev().find(|(kind, _)| *kind == GOAWAY)?.1;
     Some(u32::from_be_bytes(goodbye[4..8].try_into().expect("a code")).into())
 }
 
@@ -277,19 +304,30 @@ async fn floods_end_their_connection_or_are_served_and_others_are_served_meanwhi
     let (send, _driver) = http_2(&proxy, &authority, WINDOW).await;
     let calm = async {
         loop {
-            assert!(soon("another client", read(open(&send, "/v2/").await, usize::MAX)).await == b"{}");
+            assert!(
+                soon("another client", read(open(&send, "/v2/").await, usize::MAX)).await == b"{}"
+            );
         }
     };
     let floods = async {
         let calm_down = Some(Reason::ENHANCE_YOUR_CALM);
         let request = |stream, flags| frame(HEADERS, flags, stream, PING_REQUEST);
         let reset = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
-        let resets = |round: u32| [request(2 * round + 1, END_STREAM | END_HEADERS), reset(2 * round + 1)].concat();
+        let resets = |round: u32| {
+            [request(2 * round + 1, END_STREAM | END_HEADERS), reset(2 * round + 1)].concat()
+        };
         assert_eq!(flood(&proxy, &authority, Vec::new(), resets).await, calm_down, "resets");
         let more = |_| frame(CONTINUATION, 0, 1, &[b'\x40'; 1000]);
-        assert!(flood(&proxy, &authority, request(1, END_STREAM), more).await.is_some(), "CONTINUATION");
+        assert!(
+            flood(&proxy, &authority, request(1, END_STREAM), more).await.is_some(),
+            "CONTINUATION"
+        );
         let nothing = |_| frame(DATA, 0, 1, b"");
-        assert_eq!(flood(&proxy, &authority, request(1, END_HEADERS), nothing).await, calm_down, "empty DATA");
+        assert_eq!(
+            flood(&proxy, &authority, request(1, END_HEADERS), nothing).await,
+            calm_down,
+            "empty DATA"
+        );
         let pings = |_| frame(PING, 0, 0, &[0; 8]);
         assert_eq!(flood(&proxy, &authority, Vec::new(), pings).await, None, "PING");
         let settings = |_| frame(SETTINGS, 0, 0, b"");
@@ -299,5 +337,8 @@ async fn floods_end_their_connection_or_are_served_and_others_are_served_meanwhi
         () = calm => {}
         () = floods => {}
     }
-    eventually("only the calm one is left", || proxy.metric("roadstead_http_connections", &[]) == 1).await;
+    eventually("only the calm one is left", || {
+        proxy.metric("roadstead_http_connections", &[]) == 1
+    })
+    .await;
 }

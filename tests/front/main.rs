@@ -1,4 +1,5 @@
-//! The proxy as its clients see it: the whole of it in this process, in front of scripted registries.
+//! The proxy as its clients see it: the whole of it in this process, in front of scripted
+//! registries.
 
 mod access;
 mod bad_input;

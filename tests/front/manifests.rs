@@ -12,13 +12,22 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 
 /// A manifest that no serializer would write.
 fn odd() -> Manifest {
-    Manifest::new(DOCKER_MANIFEST, "{ \"schemaVersion\" :2,\n\t\"layers\":[ ],   \"x\":\"\\u00e9\" }\n\n")
+    Manifest::new(
+        DOCKER_MANIFEST,
+        "{ \"schemaVersion\" :2,\n\t\"layers\":[ ],   \"x\":\"\\u00e9\" }\n\n",
+    )
 }
 
 /// The headers that clients read.
 fn headers(answer: &Answer) -> [Option<&str>; 5] {
-    ["docker-content-digest", "content-type", "content-length", "etag", "docker-distribution-api-version"]
-        .map(|name| answer.header(name))
+    [
+        "docker-content-digest",
+        "content-type",
+        "content-length",
+        "etag",
+        "docker-distribution-api-version",
+    ]
+    .map(|name| answer.header(name))
 }
 
 fn manifest_gets(origin: &Origin) -> usize {
@@ -54,13 +63,22 @@ async fn head_and_get_by_tag_and_digest_agree_and_cost_one_get() {
     let digest = image.manifest.digest.as_str();
     let quoted = format!("\"{digest}\"");
     let length = image.manifest.bytes.len().to_string();
-    let expected =
-        [Some(digest), Some(OCI_MANIFEST), Some(length.as_str()), Some(quoted.as_str()), Some("registry/2.0")];
+    let expected = [
+        Some(digest),
+        Some(OCI_MANIFEST),
+        Some(length.as_str()),
+        Some(quoted.as_str()),
+        Some("registry/2.0"),
+    ];
 
     for round in ["cold", "warm"] {
         for reference in ["v1", digest] {
             let head = proxy.head(&manifest("a/b", reference)).await;
-            assert_eq!((head.status, headers(&head), head.body.len()), (200, expected, 0), "HEAD {round} {reference}");
+            assert_eq!(
+                (head.status, headers(&head), head.body.len()),
+                (200, expected, 0),
+                "HEAD {round} {reference}"
+            );
             let get = proxy.get(&manifest("a/b", reference)).await;
             assert_eq!((get.status, headers(&get)), (200, expected), "GET {round} {reference}");
             assert_eq!(get.body, image.manifest.bytes);
@@ -87,7 +105,8 @@ async fn a_get_by_tag_fetches_the_digest_that_head_named() {
     let origin = Origin::with("a/b", "v1", &image).await;
     let proxy = Proxy::of(&origin).await;
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 200);
-    let asked: Vec<_> = origin.requests().into_iter().filter(|r| r.kind == Kind::Manifest).collect();
+    let asked: Vec<_> =
+        origin.requests().into_iter().filter(|r| r.kind == Kind::Manifest).collect();
     let asked: Vec<_> = asked.iter().map(|r| (r.method.as_str(), r.reference.as_str())).collect();
     assert_eq!(asked, [("HEAD", "v1"), ("GET", image.manifest.digest.as_str())]);
 }
@@ -115,7 +134,11 @@ async fn upstream_is_asked_for_every_type_whatever_the_client_accepts() {
     let proxy = Proxy::of(&origin).await;
     let narrow = [("accept", DOCKER_MANIFEST), ("accept-encoding", "gzip, zstd")];
     let answer = proxy.request(Method::GET, &manifest("a/b", "v1"), &narrow).await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some(OCI_MANIFEST)), "served as stored");
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some(OCI_MANIFEST)),
+        "served as stored"
+    );
     assert_eq!(answer.header("content-encoding"), None);
     for request in origin.requests().iter().filter(|r| r.kind == Kind::Manifest) {
         let accept = request.header("accept").expect("an Accept");
@@ -134,8 +157,13 @@ async fn a_client_that_has_the_manifest_gets_304() {
     let digest = image.manifest.digest.as_str();
     let quoted = format!("\"{digest}\"");
     let other = Digest::of(Algorithm::Sha256, b"other");
-    let forms =
-        [digest.to_owned(), quoted.clone(), format!("W/{quoted}"), format!("\"{other}\", {quoted}"), "*".into()];
+    let forms = [
+        digest.to_owned(),
+        quoted.clone(),
+        format!("W/{quoted}"),
+        format!("\"{other}\", {quoted}"),
+        "*".into(),
+    ];
     for form in forms {
         for reference in ["v1", digest] {
             let path = manifest("a/b", reference);
@@ -146,7 +174,8 @@ async fn a_client_that_has_the_manifest_gets_304() {
         }
     }
     let other = format!("\"{other}\"");
-    let answer = proxy.request(Method::GET, &manifest("a/b", "v1"), &[("if-none-match", &other)]).await;
+    let answer =
+        proxy.request(Method::GET, &manifest("a/b", "v1"), &[("if-none-match", &other)]).await;
     assert_eq!((answer.status, answer.body), (200, image.manifest.bytes.clone()));
 }
 
@@ -171,12 +200,16 @@ async fn an_index_and_what_it_lists_are_each_fetched_once() {
     for _ in 0..2 {
         let answer = proxy.get(&manifest("a/b", "v1")).await;
         assert_eq!((answer.header("content-type"), &answer.body), (Some(OCI_INDEX), &index.bytes));
-        assert_eq!(proxy.get(&manifest("a/b", &arm.manifest.digest)).await.body, arm.manifest.bytes);
+        assert_eq!(
+            proxy.get(&manifest("a/b", &arm.manifest.digest)).await.body,
+            arm.manifest.bytes
+        );
     }
     assert_eq!(manifest_gets(&origin), 2);
 }
 
-/// Whatever an upstream sends instead of the manifest: 502, nothing stored, and right again once it is repaired.
+/// Whatever an upstream sends instead of the manifest: 502, nothing stored, and right again once it
+/// is repaired.
 async fn refused(what: &str, faults: &[Fault]) {
     let image = Image::new(1, &[10]);
     let origin = Origin::with("a/b", "v1", &image).await;
@@ -192,7 +225,11 @@ async fn refused(what: &str, faults: &[Fault]) {
     assert_eq!(proxy.metric("roadstead_store_blobs", &[]), 0, "{what}");
     origin.repair();
     for reference in ["v1", image.manifest.digest.as_str()] {
-        assert_eq!(proxy.get(&manifest("a/b", reference)).await.body, image.manifest.bytes, "{what}");
+        assert_eq!(
+            proxy.get(&manifest("a/b", reference)).await.body,
+            image.manifest.bytes,
+            "{what}"
+        );
     }
 }
 
@@ -203,7 +240,11 @@ async fn wrong_bytes_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_html_is_refused() {
-    refused("HTML", &[Fault::Instead(200, "text/html", "<h1>Log in to the hotel's network</h1>".into())]).await;
+    refused(
+        "HTML",
+        &[Fault::Instead(200, "text/html", "<h1>Log in to the hotel's network</h1>".into())],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +254,8 @@ async fn an_encoded_manifest_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_is_no_manifest_is_refused() {
-    refused("octets", &[Fault::Header("Content-Type", Some("application/octet-stream".into()))]).await;
+    refused("octets", &[Fault::Header("Content-Type", Some("application/octet-stream".into()))])
+        .await;
     refused("no type", &[Fault::Header("Content-Type", None)]).await;
 }
 

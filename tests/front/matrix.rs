@@ -1,5 +1,6 @@
-//! Every identity, repository, operation and state of the cache against an oracle that was written from the table of
-//! rights alone (RELIABILITY A-1). The oracle knows nothing of rules, routes or policies.
+//! Every identity, repository, operation and state of the cache against an oracle that was written
+//! from the table of rights alone (RELIABILITY A-1). The oracle knows nothing of rules, routes or
+//! policies.
 
 use bytes::Bytes;
 use http::Method;
@@ -28,7 +29,14 @@ const ABSENT: &str = "registry.test/missing/image";
 const REPOSITORIES: [&str; 6] = [OURS, THEIRS, PUBLIC, HIDDEN, EXTERNAL, ABSENT];
 
 const IDENTITIES: [Identity; 10] = [
-    Identity { name: "anonymous", pulls: &[PUBLIC], lists: &[PUBLIC], pushes: &[], deletes: &[], known: false },
+    Identity {
+        name: "anonymous",
+        pulls: &[PUBLIC],
+        lists: &[PUBLIC],
+        pushes: &[],
+        deletes: &[],
+        known: false,
+    },
     Identity {
         name: "licence for myapp",
         pulls: &[PUBLIC, OURS, EXTERNAL],
@@ -69,7 +77,14 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: true,
     },
-    Identity { name: "list only", pulls: &[PUBLIC], lists: &[PUBLIC, HIDDEN], pushes: &[], deletes: &[], known: true },
+    Identity {
+        name: "list only",
+        pulls: &[PUBLIC],
+        lists: &[PUBLIC, HIDDEN],
+        pushes: &[],
+        deletes: &[],
+        known: true,
+    },
     Identity {
         name: "push only",
         pulls: &[PUBLIC],
@@ -104,9 +119,9 @@ enum State {
     InFlight,
 }
 
-/// Method, path behind the repository (`T` a tag, `M` its manifest, `L` its layer, `F` a layer of another application that
-/// a manifest here lists, `S` the digest of another application's manifest that one here has as its subject, `N` the
-/// repository itself).
+/// Method, path behind the repository (`T` a tag, `M` its manifest, `L` its layer, `F` a layer of
+/// another application that a manifest here lists, `S` the digest of another application's manifest
+/// that one here has as its subject, `N` the repository itself).
 const READS: [(&str, &str); 12] = [
     ("GET", "manifests/T"),
     ("HEAD", "manifests/T"),
@@ -155,7 +170,12 @@ fn read_oracle(identity: &Identity, repository: &str, method: &str, path: &str) 
 }
 
 /// What it says of a write, to a registry that takes writes or to a mirror.
-fn write_oracle(identity: &Identity, repository: &str, (method, path): (&str, &str), writable: bool) -> u16 {
+fn write_oracle(
+    identity: &Identity,
+    repository: &str,
+    (method, path): (&str, &str),
+    writable: bool,
+) -> u16 {
     let deletes = method == "DELETE" && !path.contains("uploads");
     let may = if deletes { identity.deletes } else { identity.pushes }.contains(&repository);
     let pulls = identity.pulls.contains(&repository);
@@ -179,7 +199,8 @@ fn write_oracle(identity: &Identity, repository: &str, (method, path): (&str, &s
     }
 }
 
-/// A blob of `other` that a manifest of `myapp` lists as its own layer, and a manifest with a foreign subject.
+/// A blob of `other` that a manifest of `myapp` lists as its own layer, and a manifest with a
+/// foreign subject.
 fn foreign_manifests(registry: &Origin, theirs: &Image) {
     let mine = Image::of(900, theirs.layers.clone());
     registry.put_manifest("myapp/worker", &mine.manifest);
@@ -190,7 +211,8 @@ fn foreign_manifests(registry: &Origin, theirs: &Image) {
         theirs.manifest.digest,
         theirs.manifest.bytes.len()
     );
-    let subject = crate::support::image::Manifest::new("application/vnd.oci.image.manifest.v1+json", subject);
+    let subject =
+        crate::support::image::Manifest::new("application/vnd.oci.image.manifest.v1+json", subject);
     registry.put_manifest("myapp/worker", &subject);
     registry.tag("myapp/worker", "foreign-subject", &subject.digest);
 }
@@ -236,14 +258,20 @@ async fn vendor(writable: bool) -> (Vendor, Vec<Image>) {
             ("deleter", delete, &[HIDDEN, OURS]),
             ("owner", all, &["registry.test/**"]),
         ];
-        setup.config.access.rules.extend(rules.map(|(who, allow, images)| rule(id(who), allow, images)));
+        setup
+            .config
+            .access
+            .rules
+            .extend(rules.map(|(who, allow, images)| rule(id(who), allow, images)));
         if writable {
             setup.config.upstreams[0].writes = Writes::Kept;
         }
     })
     .await;
-    let images =
-        (100..104).map(|seed| Image::new(seed, &[70_000])).chain([Image::new(200, &[70_000])]).collect::<Vec<_>>();
+    let images = (100..104)
+        .map(|seed| Image::new(seed, &[70_000]))
+        .chain([Image::new(200, &[70_000])])
+        .collect::<Vec<_>>();
     foreign_manifests(&vendor.registry, &images[1]);
     let empty = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
     for image in &images {
@@ -253,26 +281,41 @@ async fn vendor(writable: bool) -> (Vendor, Vec<Image>) {
     (vendor, images)
 }
 
-/// Puts the content of `other` and `hidden` into the cache, or into a download under way, by people who may have it.
+/// Puts the content of `other` and `hidden` into the cache, or into a download under way, by people
+/// who may have it.
 async fn prepare(vendor: &Vendor, images: &[Image], state: State) {
-    let (rival, operator) = (vendor.customer("rival", &["other"]), basic("ops@acme.test", "ops-secret"));
+    let (rival, operator) =
+        (vendor.customer("rival", &["other"]), basic("ops@acme.test", "ops-secret"));
     let myapp = vendor.customer("acme", &["myapp"]);
     let mut visits = vec![(&rival, THEIRS, 1, "1.0"), (&operator, HIDDEN, 3, "1.0")];
     if state == State::WarmByAll {
-        visits.extend([(&myapp, OURS, 0, "1.0"), (&operator, PUBLIC, 2, "1.0"), (&myapp, EXTERNAL, 4, "2.0")]);
+        visits.extend([
+            (&myapp, OURS, 0, "1.0"),
+            (&operator, PUBLIC, 2, "1.0"),
+            (&myapp, EXTERNAL, 4, "2.0"),
+        ]);
     }
     for (authorization, repository, image, tag) in visits {
         if state == State::Cold || state == State::InFlight {
             continue;
         }
-        assert_eq!(send(vendor, authorization, "GET", &format!("/v2/{repository}/manifests/{tag}")).await, 200);
+        assert_eq!(
+            send(vendor, authorization, "GET", &format!("/v2/{repository}/manifests/{tag}")).await,
+            200
+        );
         let layer = &images[image].layers[0].digest;
-        assert_eq!(send(vendor, authorization, "GET", &format!("/v2/{repository}/blobs/{layer}")).await, 200);
+        assert_eq!(
+            send(vendor, authorization, "GET", &format!("/v2/{repository}/blobs/{layer}")).await,
+            200
+        );
     }
     if state != State::Cold {
         // The customer has pulled the manifests that name what is not theirs.
         for tag in ["foreign-layer", "foreign-subject"] {
-            assert_eq!(send(vendor, &myapp, "GET", &format!("/v2/{OURS}/manifests/{tag}")).await, 200);
+            assert_eq!(
+                send(vendor, &myapp, "GET", &format!("/v2/{OURS}/manifests/{tag}")).await,
+                200
+            );
         }
     }
 }
@@ -280,7 +323,10 @@ async fn prepare(vendor: &Vendor, images: &[Image], state: State) {
 /// Everything is at the registry, whatever has been deleted.
 fn restore(vendor: &Vendor, images: &[Image]) {
     let repositories = ["myapp/worker", "other/worker", "public/base", "hidden/secret"];
-    repositories.iter().zip(images).for_each(|(repository, image)| vendor.registry.push(repository, "1.0", image));
+    repositories
+        .iter()
+        .zip(images)
+        .for_each(|(repository, image)| vendor.registry.push(repository, "1.0", image));
 }
 
 /// The path of an operation on a repository that has, or would have, this image.
@@ -298,7 +344,12 @@ fn path_of(repository: &str, operation: &str, own: &Image, theirs: &Image) -> St
     format!("/v2/{repository}/{path}")
 }
 
-async fn write(vendor: &Vendor, authorization: &str, (method, path): (&str, &str), own: &Image) -> u16 {
+async fn write(
+    vendor: &Vendor,
+    authorization: &str,
+    (method, path): (&str, &str),
+    own: &Image,
+) -> u16 {
     let body = if method == "PUT" { own.manifest.bytes.clone() } else { Bytes::new() };
     let headers = [("authorization", authorization), ("content-type", OCI_MANIFEST)];
     vendor.proxy.send(method.parse().expect("a method"), path, &headers, body).await.status
@@ -310,19 +361,24 @@ async fn check(state: State, writable: bool) -> usize {
     let theirs = &images[1];
     let rival = vendor.customer("rival", &["other"]);
     // While this is held, every other request meets the download of the layer under way.
-    let held = (state == State::InFlight).then(|| vendor.registry.hold_at(&theirs.layers[0].digest, 10));
+    let held =
+        (state == State::InFlight).then(|| vendor.registry.hold_at(&theirs.layers[0].digest, 10));
     let path = format!("/v2/{THEIRS}/blobs/{}", theirs.layers[0].digest);
     let _reading = match &held {
-        Some(_) => Some(vendor.proxy.open_with(Method::GET, &path, &[("authorization", rival.as_str())]).await),
+        Some(_) => Some(
+            vendor.proxy.open_with(Method::GET, &path, &[("authorization", rival.as_str())]).await,
+        ),
         None => None,
     };
     let own = |i: usize| &images[[0, 1, 2, 3, 4, 1][i]];
-    let identities: Vec<_> = IDENTITIES.iter().map(|identity| (identity, authorization(&vendor, identity))).collect();
+    let identities: Vec<_> =
+        IDENTITIES.iter().map(|identity| (identity, authorization(&vendor, identity))).collect();
     let mut cells = 0;
     for (identity, authorization) in &identities {
         for (i, repository) in REPOSITORIES.into_iter().enumerate() {
             for (method, operation) in READS {
-                let waits = held.is_some() && identity.pulls.contains(&THEIRS) && repository == THEIRS;
+                let waits =
+                    held.is_some() && identity.pulls.contains(&THEIRS) && repository == THEIRS;
                 if waits && method != "HEAD" && operation.starts_with("blobs/") {
                     // Whoever may have it waits for the rest, which is another test's matter.
                     continue;
@@ -330,7 +386,8 @@ async fn check(state: State, writable: bool) -> usize {
                 let expected = read_oracle(identity, repository, method, operation);
                 let path = path_of(repository, operation, own(i), theirs);
                 let status = send(&vendor, authorization, method, &path).await;
-                let cell = format!("{state:?}: {} {method} {repository}/{operation}", identity.name);
+                let cell =
+                    format!("{state:?}: {} {method} {repository}/{operation}", identity.name);
                 assert_eq!(status, expected, "{cell}");
                 cells += 1;
             }
@@ -342,8 +399,10 @@ async fn check(state: State, writable: bool) -> usize {
                 let expected = write_oracle(identity, repository, (method, operation), writable);
                 let path = path_of(repository, operation, own(i), theirs);
                 let status = write(&vendor, authorization, (method, &path), own(i)).await;
-                let cell =
-                    format!("{state:?}, writable {writable}: {} {method} {repository}/{operation}", identity.name);
+                let cell = format!(
+                    "{state:?}, writable {writable}: {} {method} {repository}/{operation}",
+                    identity.name
+                );
                 assert_eq!(status, expected, "{cell}");
                 restore(&vendor, &images);
                 cells += 1;

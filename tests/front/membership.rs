@@ -70,7 +70,10 @@ async fn a_manifest_is_guarded_like_a_blob() {
     proxy.get(&manifest("a/b", "v1")).await;
     assert_eq!(proxy.get(&manifest("c/d", &image.manifest.digest)).await.status, 404);
     origin.push("e/f", "v1", &image);
-    assert_eq!(proxy.get(&manifest("e/f", &image.manifest.digest)).await.body, image.manifest.bytes);
+    assert_eq!(
+        proxy.get(&manifest("e/f", &image.manifest.digest)).await.body,
+        image.manifest.bytes
+    );
     assert_eq!((asked(&origin, "HEAD", "e/f"), asked(&origin, "GET", "e/f")), (1, 0));
 }
 
@@ -187,7 +190,9 @@ async fn a_manifest_deleted_upstream_is_gone_by_digest_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_keeps_proofs_for_as_long_as_tags_may_be_stale() {
-    for (what, fault) in [("hang-up", Fault::Hangup), ("503", Fault::Status(503)), ("429", Fault::Status(429))] {
+    for (what, fault) in
+        [("hang-up", Fault::Hangup), ("503", Fault::Status(503)), ("429", Fault::Status(429))]
+    {
         let (origin, layer, proxy) = stored().await;
         origin.fault(On::any(), fault);
         proxy.clock().advance(PROOF_TTL);

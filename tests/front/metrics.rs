@@ -17,7 +17,10 @@ async fn pulled() -> (Origin, Image, Proxy) {
         proxy.get(&blob("acme/app", &image.layers[0].digest)).await;
         eventually("the blob is stored", || proxy.has_stored(&image.layers[0].digest)).await;
     }
-    eventually("the last request is over", || proxy.metric("roadstead_http_requests_in_flight", &[]) == 0).await;
+    eventually("the last request is over", || {
+        proxy.metric("roadstead_http_requests_in_flight", &[]) == 0
+    })
+    .await;
     (origin, image, proxy)
 }
 
@@ -26,9 +29,13 @@ fn shapes(exposition: &Answer) -> BTreeSet<String> {
     let series = exposition.text().lines().filter(|line| !line.starts_with('#'));
     series
         .map(|line| {
-            let (name, labels) = line.rsplit_once(' ').expect("a sample").0.split_once('{').unwrap_or((line, ""));
-            let keys: Vec<&str> =
-                labels.split(',').filter_map(|pair| pair.split_once('=')).map(|(key, _)| key).collect();
+            let (name, labels) =
+                line.rsplit_once(' ').expect("a sample").0.split_once('{').unwrap_or((line, ""));
+            let keys: Vec<&str> = labels
+                .split(',')
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(key, _)| key)
+                .collect();
             if keys.is_empty() {
                 name.split(' ').next().unwrap_or(name).to_owned()
             } else {
@@ -44,7 +51,11 @@ async fn the_names_and_labels_are_the_documented_ones() {
     proxy.settled().await;
     let exposition = proxy.admin("/metrics").await;
     assert_eq!(exposition.status, 200);
-    assert!(exposition.header("content-type").is_some_and(|value| value.starts_with("text/plain; version=0.0.4")));
+    assert!(
+        exposition
+            .header("content-type")
+            .is_some_and(|value| value.starts_with("text/plain; version=0.0.4"))
+    );
     let shapes = shapes(&exposition);
     for expected in [
         "roadstead_http_requests_total{code,method,route}",
@@ -83,19 +94,31 @@ async fn a_cold_and_a_warm_pull_add_up() {
     let upstream = [("upstream", "docker.io")];
     assert_eq!(proxy.metric("roadstead_served_bytes_total", &upstream), 2 * size);
     assert_eq!(proxy.metric("roadstead_upstream_received_bytes_total", &upstream), size);
-    assert_eq!((proxy.metric("roadstead_store_bytes", &[]), proxy.metric("roadstead_store_blobs", &[])), (size, 2));
-    let requests =
-        |route| proxy.metric("roadstead_http_requests_total", &[("route", route), ("method", "GET"), ("code", "200")]);
+    assert_eq!(
+        (proxy.metric("roadstead_store_bytes", &[]), proxy.metric("roadstead_store_blobs", &[])),
+        (size, 2)
+    );
+    let requests = |route| {
+        proxy.metric(
+            "roadstead_http_requests_total",
+            &[("route", route), ("method", "GET"), ("code", "200")],
+        )
+    };
     assert_eq!((requests("manifest"), requests("blob")), (2, 2));
-    eventually("the download is over", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
+    eventually("the download is over", || proxy.metric("roadstead_fills_in_flight", &[]) == 0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scanners_add_no_series() {
     let (_origin, _image, proxy) = pulled().await;
     let count = |answer: &Answer| answer.text().lines().count();
-    for path in ["/v2/a/b/manifests/x", "/nothing", "/v2/evil.example/a/tags/list", "/v2/a/b/manifests/v1?ns=e.example"]
-    {
+    for path in [
+        "/v2/a/b/manifests/x",
+        "/nothing",
+        "/v2/evil.example/a/tags/list",
+        "/v2/a/b/manifests/v1?ns=e.example",
+    ] {
         proxy.get(path).await;
     }
     proxy.settled().await;
@@ -104,7 +127,11 @@ async fn scanners_add_no_series() {
         proxy.get(&format!("/scan/{n}")).await;
         proxy.get(&format!("/v2/evil{n}.example/a/tags/list")).await;
         proxy.get(&format!("/v2/a/b/manifests/v1?ns=e{n}.example")).await;
-        proxy.raw(format!("BREW{n} /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        proxy
+            .raw(
+                format!("BREW{n} /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+            )
+            .await;
     }
     let exposition = proxy.admin("/metrics").await;
     assert!(

@@ -1,4 +1,5 @@
-//! Path confusion (RELIABILITY A-8): however a path is written, it is the image that it says, or none.
+//! Path confusion (RELIABILITY A-8): however a path is written, it is the image that it says, or
+//! none.
 
 use std::collections::BTreeSet;
 
@@ -42,8 +43,8 @@ const SLASHES: [&str; 24] = [
 
 /// What may be cut off at the end by somebody.
 const ENDS: [&str; 22] = [
-    ".", "..", "/", "/.", "/..", "%00", "%00.json", ";", ";x=y", "%20", "%09", "%0a", "%0d%0a", "%23", "%3f", "?",
-    "#x", "\\", "%5c", "%", "%2", "%zz",
+    ".", "..", "/", "/.", "/..", "%00", "%00.json", ";", ";x=y", "%20", "%09", "%0a", "%0d%0a",
+    "%23", "%3f", "?", "#x", "\\", "%5c", "%", "%2", "%zz",
 ];
 
 /// Ways from the allowed image to the forbidden one, in front of what is asked of it.
@@ -80,9 +81,11 @@ fn variants(path: &str, name: &str) -> BTreeSet<String> {
             with(&format!("%{code:02x}"));
             with(&format!("%{code:02X}"));
             with(&format!("%25{code:02x}"));
-            // The same in two bytes, which UTF-8 does not allow; as a full-width letter; as the other case.
+            // The same in two bytes, which UTF-8 does not allow; as a full-width letter; as the
+            // other case.
             with(&format!("%c{:x}%{:02x}", code >> 6, 0x80 | (code & 0x3f)));
-            let wide = char::from_u32(code + 0xfee0).expect("there is one for every visible ASCII character");
+            let wide = char::from_u32(code + 0xfee0)
+                .expect("there is one for every visible ASCII character");
             with(&wide.to_string());
             with(&letter.to_ascii_uppercase().to_string());
         }
@@ -140,7 +143,8 @@ fn is_forbidden(request: &Request) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_way_of_writing_a_path_is_decided_like_the_path_or_is_none() {
     let (vendor, owner) = vendor().await;
-    let images = [(ALLOWED, Image::new(102, &[70_000]), 0), (FORBIDDEN, Image::new(103, &[70_000]), 1)];
+    let images =
+        [(ALLOWED, Image::new(102, &[70_000]), 0), (FORBIDDEN, Image::new(103, &[70_000]), 1)];
     let restore = || vendor.registry.push("public/base", "1.0", &images[0].1);
     let (mut tried, mut refused) = (0, 0);
     for (name, image, right) in &images {
@@ -149,12 +153,16 @@ async fn every_way_of_writing_a_path_is_decided_like_the_path_or_is_none() {
             let canonical = status(&vendor, &owner, (method, &path), body).await;
             restore();
             assert_eq!(canonical, statuses[*right], "{method} {path}");
-            let climbs = CLIMBS.iter().map(|climb| path.replace(name, &format!("registry.test/{climb}")));
+            let climbs =
+                CLIMBS.iter().map(|climb| path.replace(name, &format!("registry.test/{climb}")));
             for variant in variants(&path, name).into_iter().chain(climbs) {
                 let decided = status(&vendor, &owner, (method, &variant), body).await;
                 // A path to the allowed image may have become one to another, which nobody may use.
                 let hidden = statuses[1];
-                assert!([canonical, hidden, 400, 404].contains(&decided), "{method} {variant}: {decided}");
+                assert!(
+                    [canonical, hidden, 400, 404].contains(&decided),
+                    "{method} {variant}: {decided}"
+                );
                 refused += usize::from(decided == 400 || decided == 404);
                 tried += 1;
                 if method != "GET" && method != "HEAD" {
@@ -176,13 +184,19 @@ async fn every_way_of_writing_where_to_mount_from_is_decided_like_the_name() {
     let (vendor, owner) = vendor().await;
     let layer = &Image::new(103, &[70_000]).layers[0].digest;
     let mut tried = 0;
-    for variant in variants(FORBIDDEN, FORBIDDEN).into_iter().filter(|variant| !variant.contains(['#', '&', '\\'])) {
+    for variant in variants(FORBIDDEN, FORBIDDEN)
+        .into_iter()
+        .filter(|variant| !variant.contains(['#', '&', '\\']))
+    {
         let path = format!("/v2/{ALLOWED}/blobs/uploads/?mount={layer}&from={variant}");
         let decided = status(&vendor, &owner, ("POST", &path), "").await;
         assert!([202, 400].contains(&decided), "{path}: {decided}");
         tried += 1;
     }
-    assert_eq!(vendor.registry.count(|request| is_forbidden(request) || request.query.contains("mount")), 0);
+    assert_eq!(
+        vendor.registry.count(|request| is_forbidden(request) || request.query.contains("mount")),
+        0
+    );
     println!("{tried} variants of a mount");
     assert!(tried > 150, "{tried}");
 }

@@ -12,7 +12,11 @@ async fn the_ping_says_that_this_is_a_registry() {
     for path in ["/v2/", "/v2", "/v2/?ns=docker.io"] {
         let answer = proxy.get(path).await;
         assert_eq!((answer.status, answer.text()), (200, "{}"), "{path}");
-        assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"), "{path}");
+        assert_eq!(
+            answer.header("docker-distribution-api-version"),
+            Some("registry/2.0"),
+            "{path}"
+        );
         assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
         assert_eq!(answer.header("www-authenticate"), None, "an open mirror challenges nobody");
     }
@@ -24,7 +28,10 @@ async fn a_head_ping_has_the_headers_and_no_body() {
     let origin = Origin::start().await;
     let proxy = Proxy::of(&origin).await;
     let answer = proxy.head("/v2/").await;
-    assert_eq!((answer.status, answer.header("content-length"), answer.body.len()), (200, Some("2"), 0));
+    assert_eq!(
+        (answer.status, answer.header("content-length"), answer.body.len()),
+        (200, Some("2"), 0)
+    );
     assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"));
 }
 
@@ -45,5 +52,8 @@ async fn a_write_to_the_ping_is_refused() {
     let origin = Origin::start().await;
     let proxy = Proxy::of(&origin).await;
     let answer = proxy.request(Method::POST, "/v2/", &[]).await;
-    assert_eq!((answer.refusal(), answer.header("allow")), ((405, "UNSUPPORTED".into()), Some("GET, HEAD")));
+    assert_eq!(
+        (answer.refusal(), answer.header("allow")),
+        ((405, "UNSUPPORTED".into()), Some("GET, HEAD"))
+    );
 }

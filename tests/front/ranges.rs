@@ -1,4 +1,5 @@
-//! Ranges on blobs: the same answers cold and warm, and one download however many ask (BLOB-4 to BLOB-8).
+//! Ranges on blobs: the same answers cold and warm, and one download however many ask (BLOB-4 to
+//! BLOB-8).
 
 use futures_util::future::join_all;
 use http::Method;
@@ -53,8 +54,10 @@ async fn ask(before: Before, row: &Row) -> (Answer, bytes::Bytes) {
         eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
     }
     let if_range = row.1.map(|text| text.replace("{digest}", layer.digest.as_str()));
-    let headers: Vec<_> =
-        [("range", row.0)].into_iter().chain(if_range.as_deref().map(|value| ("if-range", value))).collect();
+    let headers: Vec<_> = [("range", row.0)]
+        .into_iter()
+        .chain(if_range.as_deref().map(|value| ("if-range", value)))
+        .collect();
     let answer = proxy.request(Method::GET, &path, &headers).await;
     (answer, layer.content.slice(row.4.clone()))
 }
@@ -68,7 +71,11 @@ async fn check(before: Before) {
             400 | 416 => assert_eq!(answer.code(), "RANGE_INVALID", "{what}"),
             _ => {
                 assert!(answer.complete && answer.body == bytes, "{what}");
-                assert_eq!(answer.header("content-length"), Some(bytes.len().to_string().as_str()), "{what}");
+                assert_eq!(
+                    answer.header("content-length"),
+                    Some(bytes.len().to_string().as_str()),
+                    "{what}"
+                );
             }
         }
     }
@@ -113,7 +120,10 @@ async fn six_open_ended_ranges_of_a_cold_blob_are_one_download() {
         assert_eq!(reading.status(), 206);
         // containerd takes its chunk and closes the connection.
         assert!(reading.read(chunk).await >= chunk);
-        assert_eq!(reading.so_far()[..chunk], layer.content.slice(n * 4 * MIB..(n + 1) * 4 * MIB)[..]);
+        assert_eq!(
+            reading.so_far()[..chunk],
+            layer.content.slice(n * 4 * MIB..(n + 1) * 4 * MIB)[..]
+        );
     }
     eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
     assert_eq!(origin.ranges(&layer.digest), [None]);

@@ -1,5 +1,5 @@
-//! Referrers: passed through where the upstream has them; where not, the fallback tag answers, or a 404 that no client
-//! mistakes (REF-1 to REF-5).
+//! Referrers: passed through where the upstream has them; where not, the fallback tag answers, or a
+//! 404 that no client mistakes (REF-1 to REF-5).
 
 use std::time::Duration;
 
@@ -34,7 +34,10 @@ fn list(types: &[&str]) -> Manifest {
         json!({ "mediaType": OCI_MANIFEST, "digest": digest.as_str(), "size": 2, "artifactType": of })
     };
     let entries: Vec<_> = types.iter().map(entry).collect();
-    Manifest::new(OCI_INDEX, json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries }).to_string())
+    Manifest::new(
+        OCI_INDEX,
+        json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries }).to_string(),
+    )
 }
 
 fn put(origin: &Origin, tag: &str, manifest: &Manifest) {
@@ -57,11 +60,15 @@ fn asked(origin: &Origin) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_upstream_lists_is_passed_on() {
     let origin = Origin::start().await;
-    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{ "size": 1 }] }).to_string();
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{ "size": 1 }] })
+        .to_string();
     origin.put_referrers(&subject(), index.clone());
     let proxy = Proxy::of(&origin).await;
     let answer = proxy.get(&path()).await;
-    assert_eq!((answer.status, answer.header("content-type"), answer.text()), (200, Some(OCI_INDEX), index.as_str()));
+    assert_eq!(
+        (answer.status, answer.header("content-type"), answer.text()),
+        (200, Some(OCI_INDEX), index.as_str())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +88,10 @@ async fn a_filter_goes_upstream_and_its_confirmation_comes_back() {
     let filtered = format!("{}?artifactType=application/x&ns=docker.io", path());
     assert_eq!(proxy.get(&filtered).await.header("oci-filters-applied"), None);
     proxy.clock().advance(Duration::from_hours(1));
-    origin.fault(On::kind(Kind::Referrers), Fault::Header("OCI-Filters-Applied", Some("artifactType".into())));
+    origin.fault(
+        On::kind(Kind::Referrers),
+        Fault::Header("OCI-Filters-Applied", Some("artifactType".into())),
+    );
     let answer = proxy.get(&filtered.replace("/x", "/y")).await;
     assert_eq!(answer.header("oci-filters-applied"), Some("artifactType"));
     let last = origin.requests().pop().expect("it was asked");
@@ -124,7 +134,11 @@ async fn the_tag_that_clients_fall_back_to_is_believed_absent_too() {
             assert_eq!(proxy.get(&fallback).await.refusal(), (404, "MANIFEST_UNKNOWN".into()));
             proxy.clock().advance(Duration::from_mins(1));
         }
-        assert_eq!(origin.count(|request| request.kind == Kind::Manifest), before + 1, "{algorithm}");
+        assert_eq!(
+            origin.count(|request| request.kind == Kind::Manifest),
+            before + 1,
+            "{algorithm}"
+        );
     }
 }
 
@@ -145,18 +159,30 @@ async fn without_an_api_the_fallback_tag_is_the_answer_and_is_cached() {
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         let (origin, list) = (Origin::start().await, list(&[SIGNATURE, SBOM]));
         let subject = Digest::of(algorithm, b"a manifest");
-        // Cut at 64 characters, so that a sha512 one is a tag (distribution-spec, "Referrers Tag Schema").
+        // Cut at 64 characters, so that a sha512 one is a tag (distribution-spec, "Referrers Tag
+        // Schema").
         put(&origin, &format!("{}-{}", algorithm.name(), &subject.hex()[..64]), &list);
         let proxy = Proxy::of(&origin).await;
         let path = format!("/v2/acme/app/referrers/{subject}");
         let answer = proxy.get(&path).await;
-        assert_eq!((answer.status, answer.header("content-type"), &answer.body), (200, Some(OCI_INDEX), &list.bytes));
+        assert_eq!(
+            (answer.status, answer.header("content-type"), &answer.body),
+            (200, Some(OCI_INDEX), &list.bytes)
+        );
         assert_eq!(answer.header("oci-filters-applied"), None);
         let before = origin.requests().len();
         assert_eq!(proxy.get(&path).await.body, list.bytes);
         assert_eq!(origin.requests().len(), before, "everything is known");
-        assert_eq!(proxy.get(&path.replace("/app/", "/other/")).await.status, 404, "a tag is its repository's");
-        assert_eq!(proxy.metric("roadstead_cache_requests_total", &[("kind", "tag"), ("outcome", "fresh")]), 1);
+        assert_eq!(
+            proxy.get(&path.replace("/app/", "/other/")).await.status,
+            404,
+            "a tag is its repository's"
+        );
+        assert_eq!(
+            proxy
+                .metric("roadstead_cache_requests_total", &[("kind", "tag"), ("outcome", "fresh")]),
+            1
+        );
     }
 }
 
@@ -166,14 +192,22 @@ async fn what_the_fallback_tag_lists_is_filtered_here() {
     let encoded = SIGNATURE.replace('/', "%2F").replace('+', "%2B");
     for (query, expected) in [
         (format!("artifactType={encoded}"), vec![SIGNATURE]),
-        (format!("artifactType={SBOM}&ns=docker.io&artifactType=application/x"), vec![SBOM, "application/x"]),
+        (
+            format!("artifactType={SBOM}&ns=docker.io&artifactType=application/x"),
+            vec![SBOM, "application/x"],
+        ),
         ("artifactType=application/y".to_owned(), vec![]),
     ] {
         let answer = proxy.get(&format!("{}?{query}", path())).await;
-        assert_eq!((answer.status, answer.header("content-type")), (200, Some(OCI_INDEX)), "{query}");
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (200, Some(OCI_INDEX)),
+            "{query}"
+        );
         assert_eq!(answer.header("oci-filters-applied"), Some("artifactType"), "{query}");
         let listed = answer.json()["manifests"].as_array().expect("a list").clone();
-        let types: Vec<_> = listed.iter().map(|entry| entry["artifactType"].as_str().expect("a type")).collect();
+        let types: Vec<_> =
+            listed.iter().map(|entry| entry["artifactType"].as_str().expect("a type")).collect();
         assert_eq!(types, expected, "{query}");
     }
 }
@@ -208,7 +242,10 @@ async fn a_fallback_tag_that_leads_to_no_list_counts_as_absent() {
     let image = Image::new(1, &[10]);
     for (what, manifest) in [
         ("an image", image.manifest),
-        ("docker's list", Manifest::new(DOCKER_LIST, json!({ "schemaVersion": 2, "manifests": [] }).to_string())),
+        (
+            "docker's list",
+            Manifest::new(DOCKER_LIST, json!({ "schemaVersion": 2, "manifests": [] }).to_string()),
+        ),
         ("an index without entries", Manifest::new(OCI_INDEX, r#"{"schemaVersion":2}"#)),
         ("a web page", Manifest::new("text/html", "<html></html>")),
         ("more than a manifest may be", Manifest::new(OCI_INDEX, " ".repeat(5 << 20))),
@@ -246,7 +283,10 @@ async fn a_fallback_list_stands_in_with_a_warning_when_only_the_api_fails() {
         origin.fault(On::kind(Kind::Referrers), fault.clone());
         let answer = proxy.get(&path()).await;
         assert_eq!((answer.status, &answer.body), (200, &list(&[SIGNATURE]).bytes), "{fault:?}");
-        assert!(answer.header("warning").is_some(), "{fault:?}: there may be an API by now, with others in it");
+        assert!(
+            answer.header("warning").is_some(),
+            "{fault:?}: there may be an API by now, with others in it"
+        );
     }
 }
 
@@ -266,14 +306,16 @@ async fn a_signature_is_found_by_its_tag_and_by_its_subject() {
     let origin = Origin::with("acme/app", "v1", &image).await;
     let payload = Blob::new(Content::given("a signature"));
     origin.put_blob("acme/app", &payload);
-    let layer = json!({ "mediaType": SIGNATURE, "digest": payload.digest.as_str(), "size": payload.len() });
+    let layer =
+        json!({ "mediaType": SIGNATURE, "digest": payload.digest.as_str(), "size": payload.len() });
     let subject = json!({ "mediaType": OCI_MANIFEST, "digest": image.manifest.digest.as_str(), "size": image.manifest.bytes.len() });
     let document = json!({
         "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": SIGNATURE,
         "config": layer, "layers": [layer], "subject": subject,
     });
     let signature = Manifest::new(OCI_MANIFEST, document.to_string());
-    let (stem, proxy) = (format!("sha256-{}", image.manifest.digest.hex()), Proxy::of(&origin).await);
+    let (stem, proxy) =
+        (format!("sha256-{}", image.manifest.digest.hex()), Proxy::of(&origin).await);
     for suffix in ["sig", "att", "sbom"] {
         put(&origin, &format!("{stem}.{suffix}"), &signature);
         assert_eq!(

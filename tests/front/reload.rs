@@ -9,9 +9,13 @@ use crate::support::proxy::{Setup, blob, manifest};
 
 /// A configuration in front of these upstreams; `CACHE` stands for the harness's directory.
 fn text(upstreams: &[(&str, &Origin)], extra: &str) -> String {
-    let upstream = |(name, origin): &(&str, &Origin)| format!("  {name}: {{ url: '{}' }}\n", origin.url());
+    let upstream =
+        |(name, origin): &(&str, &Origin)| format!("  {name}: {{ url: '{}' }}\n", origin.url());
     let upstreams: String = upstreams.iter().map(upstream).collect();
-    format!("{}upstreams:\n{upstreams}", if extra.contains("cache") { extra.to_owned() } else { cache(extra) })
+    format!(
+        "{}upstreams:\n{upstreams}",
+        if extra.contains("cache") { extra.to_owned() } else { cache(extra) }
+    )
 }
 
 fn cache(extra: &str) -> String {
@@ -21,17 +25,28 @@ fn cache(extra: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn upstreams_come_change_and_go() {
     let (first, second) = (Image::new(1, &[1000]), Image::new(2, &[1000]));
-    let (hub, moved) = (Origin::with("library/a", "1", &first).await, Origin::with("library/a", "2", &second).await);
+    let (hub, moved) = (
+        Origin::with("library/a", "1", &first).await,
+        Origin::with("library/a", "2", &second).await,
+    );
     let quay = Origin::with("acme/b", "1", &first).await;
     let proxy = Setup::written(&text(&[("docker.io", &hub)], "")).start().await;
-    let (one, two, other) = (manifest("library/a", 1), manifest("library/a", 2), manifest("quay.io/acme/b", 1));
-    let statuses =
-        async || (proxy.get(&one).await.status, proxy.get(&two).await.status, proxy.get(&other).await.status);
+    let (one, two, other) =
+        (manifest("library/a", 1), manifest("library/a", 2), manifest("quay.io/acme/b", 1));
+    let statuses = async || {
+        (proxy.get(&one).await.status, proxy.get(&two).await.status, proxy.get(&other).await.status)
+    };
     assert_eq!(statuses().await, (200, 404, 404));
-    assert_eq!(proxy.reconfigure(&text(&[("docker.io", &hub), ("quay.io", &quay)], "")).await, (1, 0));
+    assert_eq!(
+        proxy.reconfigure(&text(&[("docker.io", &hub), ("quay.io", &quay)], "")).await,
+        (1, 0)
+    );
     assert_eq!(statuses().await, (200, 404, 200), "one more");
     proxy.clock().advance(Duration::from_mins(1));
-    assert_eq!(proxy.reconfigure(&text(&[("docker.io", &moved), ("quay.io", &quay)], "")).await, (2, 0));
+    assert_eq!(
+        proxy.reconfigure(&text(&[("docker.io", &moved), ("quay.io", &quay)], "")).await,
+        (2, 0)
+    );
     assert_eq!(statuses().await, (200, 200, 200), "at another address; what is fresh stays fresh");
     assert_eq!(proxy.reconfigure(&text(&[("docker.io", &moved)], "")).await, (3, 0));
     assert_eq!(statuses().await, (200, 200, 404), "and one less");
@@ -47,7 +62,10 @@ async fn an_upstream_that_stays_the_same_keeps_its_tokens() {
     let tokens = || hub.count(|request| request.kind == Kind::Token);
     let before = tokens();
     assert!(before > 0, "a token was bought");
-    assert_eq!(proxy.reconfigure(&text(&[("docker.io", &hub), ("quay.io", &quay)], "")).await, (1, 0));
+    assert_eq!(
+        proxy.reconfigure(&text(&[("docker.io", &hub), ("quay.io", &quay)], "")).await,
+        (1, 0)
+    );
     assert_eq!(proxy.get(&manifest("library/a", "none")).await.status, 404);
     assert_eq!(tokens(), before);
 }
@@ -67,7 +85,9 @@ async fn a_password_file_that_changes_is_a_changed_configuration() {
     assert_eq!(proxy.get(&manifest("library/a", 1)).await.status, 502, "the registry rejects it");
     setup.file("password", "second");
     proxy.reload();
-    let loaded = || proxy.metric("roadstead_reloads_total", &[("part", "configuration"), ("outcome", "loaded")]);
+    let loaded = || {
+        proxy.metric("roadstead_reloads_total", &[("part", "configuration"), ("outcome", "loaded")])
+    };
     eventually("the password is read again", || loaded() == 1).await;
     assert_eq!(proxy.get(&manifest("library/a", 1)).await.status, 200);
 }
@@ -76,8 +96,11 @@ async fn a_password_file_that_changes_is_a_changed_configuration() {
 async fn ages_and_sizes_of_the_cache_follow_the_file() {
     let image = Image::new(1, &[300_000, 300_000]);
     let hub = Origin::with("library/a", "1", &image).await;
-    let with = |cache: &str| text(&[("docker.io", &hub)], &format!("cache: {{ path: CACHE, min_free: 0, {cache} }}\n"));
-    let proxy = Setup::written(&with("proof_ttl: 24h, tag_ttl: 1h, max_size: 100MiB")).start().await;
+    let with = |cache: &str| {
+        text(&[("docker.io", &hub)], &format!("cache: {{ path: CACHE, min_free: 0, {cache} }}\n"))
+    };
+    let proxy =
+        Setup::written(&with("proof_ttl: 24h, tag_ttl: 1h, max_size: 100MiB")).start().await;
     assert_eq!(proxy.get(&manifest("library/a", 1)).await.status, 200);
     for layer in &image.layers {
         assert_eq!(proxy.get(&blob("library/a", &layer.digest)).await.status, 200);
@@ -88,11 +111,17 @@ async fn ages_and_sizes_of_the_cache_follow_the_file() {
     proxy.clock().advance(Duration::from_mins(10));
     assert_eq!(proxy.get(&manifest("library/a", 1)).await.status, 200);
     assert_eq!(heads(), before, "fresh for an hour");
-    assert_eq!(proxy.reconfigure(&with("proof_ttl: 24h, tag_ttl: 1m, max_size: 1MiB")).await, (1, 0));
+    assert_eq!(
+        proxy.reconfigure(&with("proof_ttl: 24h, tag_ttl: 1m, max_size: 1MiB")).await,
+        (1, 0)
+    );
     assert_eq!(proxy.get(&manifest("library/a", 1)).await.status, 200);
     assert_eq!(heads(), before + 1, "and now for a minute");
     assert_eq!(proxy.metric("roadstead_store_limit_bytes", &[]), 1 << 20);
-    assert_eq!(proxy.reconfigure(&with("proof_ttl: 24h, tag_ttl: 1m, max_size: 400KiB")).await, (2, 0));
+    assert_eq!(
+        proxy.reconfigure(&with("proof_ttl: 24h, tag_ttl: 1m, max_size: 400KiB")).await,
+        (2, 0)
+    );
     let left = || image.layers.iter().filter(|layer| proxy.has_stored(&layer.digest)).count();
     assert_eq!(left(), 1, "what is too much is gone at once");
 }
@@ -142,7 +171,8 @@ async fn what_takes_a_restart_or_is_wrong_changes_nothing_at_all() {
 async fn tokens_of_a_replaced_key_are_good_until_they_end() {
     let hub = Origin::with("library/a", "1", &Image::new(1, &[1000])).await;
     let setup = Setup::new();
-    let users = setup.file("users", &format!("ci:{}\n", bcrypt::hash("secret", 4).expect("a hash")));
+    let users =
+        setup.file("users", &format!("ci:{}\n", bcrypt::hash("secret", 4).expect("a hash")));
     let key = setup.file("key", &"k".repeat(43));
     let access = format!(
         "access: {{ users: '{}', key_file: '{}', rules: [{{ who: 'user:ci', allow: [pull], images: ['**'] }}] }}\n",
@@ -156,12 +186,16 @@ async fn tokens_of_a_replaced_key_are_good_until_they_end() {
         format!("Bearer {}", answer.json()["token"].as_str().expect("a token"))
     };
     let status = async |token: &str| {
-        proxy.request(http::Method::GET, &manifest("library/a", 1), &[("authorization", token)]).await.status
+        proxy
+            .request(http::Method::GET, &manifest("library/a", 1), &[("authorization", token)])
+            .await
+            .status
     };
     let old = token().await;
     setup.file("key", &"n".repeat(43));
     proxy.reload();
-    let loaded = || proxy.metric("roadstead_reloads_total", &[("part", "key"), ("outcome", "loaded")]);
+    let loaded =
+        || proxy.metric("roadstead_reloads_total", &[("part", "key"), ("outcome", "loaded")]);
     eventually("the key is read", || loaded() == 1).await;
     let new = token().await;
     assert_ne!(old.split('.').next(), new.split('.').next(), "signed by another key");

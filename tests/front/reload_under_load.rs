@@ -25,7 +25,8 @@ async fn reloads_good_and_broken_fail_no_request_and_cut_no_pull() {
     let (proxy, stop) = (setup.start().await, Arc::new(AtomicBool::new(false)));
     let mut pulling = JoinSet::new();
     for _ in 0..4 {
-        let (image, stop, base) = (Arc::clone(&image), Arc::clone(&stop), format!("https://{}", proxy.authority()));
+        let (image, stop, base) =
+            (Arc::clone(&image), Arc::clone(&stop), format!("https://{}", proxy.authority()));
         let authority = Arc::clone(&authority);
         pulling.spawn(async move {
             let mut pulls = 0;
@@ -40,7 +41,8 @@ async fn reloads_good_and_broken_fail_no_request_and_cut_no_pull() {
     for number in 0..RELOADS {
         let (part, broken) = (["users", "tls"][number % 2], number % 10 >= 8);
         let outcome = if broken { "refused" } else { "loaded" };
-        let count = || proxy.metric("roadstead_reloads_total", &[("part", part), ("outcome", outcome)]);
+        let count =
+            || proxy.metric("roadstead_reloads_total", &[("part", part), ("outcome", outcome)]);
         let before = count();
         replace(&proxy, &authority, part, (!broken).then_some(&ci), number);
         proxy.reload();
@@ -59,7 +61,8 @@ async fn pull(client: &reqwest::Client, base: &str, image: &Image) {
         (format!("/v2/library/a/blobs/{}", layer.digest), layer.bytes()),
     ];
     for (path, bytes) in expected {
-        let asked = client.get(format!("{base}{path}")).header("authorization", basic("ci", "ci-secret"));
+        let asked =
+            client.get(format!("{base}{path}")).header("authorization", basic("ci", "ci-secret"));
         let answer = asked.send().await.expect("an answer");
         assert_eq!(answer.status(), 200, "{path}");
         assert!(answer.bytes().await.expect("the whole body") == bytes, "{path}");
@@ -67,8 +70,15 @@ async fn pull(client: &reqwest::Client, base: &str, image: &Image) {
 }
 
 /// Writes what is read next: more users than before, another certificate, or something broken.
-fn replace(proxy: &Proxy, authority: &Authority, part: &str, users: Option<&String>, number: usize) {
-    let write = |name, text: &str| std::fs::write(proxy.directory().join(name), text).expect("writable");
+fn replace(
+    proxy: &Proxy,
+    authority: &Authority,
+    part: &str,
+    users: Option<&String>,
+    number: usize,
+) {
+    let write =
+        |name, text: &str| std::fs::write(proxy.directory().join(name), text).expect("writable");
     match (part, users) {
         ("users", Some(users)) => {
             write("users", &format!("{users}{}", users.replace("ci:", &format!("more{number}:"))));

@@ -33,7 +33,8 @@ async fn a_second_start_needs_nothing_from_upstream() {
     proxy.restart().await;
     pull(&proxy, &image).await;
     assert_eq!(origin.requests().len(), before);
-    eventually("the sizes are known again", || proxy.metric("roadstead_store_blobs", &[]) == 4).await;
+    eventually("the sizes are known again", || proxy.metric("roadstead_store_blobs", &[]) == 4)
+        .await;
     let bytes = 500_000 + image.config.len() + image.manifest.bytes.len() as u64;
     assert_eq!(proxy.metric("roadstead_store_bytes", &[]), i64::try_from(bytes).expect("small"));
 }
@@ -63,15 +64,24 @@ async fn a_broken_or_missing_database_stops_no_start_and_no_right_byte() {
             }
         }
         match what {
-            "garbage" => std::fs::write(&database, vec![0x5a; 10_000]).expect("the directory is ours"),
+            "garbage" => {
+                std::fs::write(&database, vec![0x5a; 10_000]).expect("the directory is ours");
+            }
             "empty" => std::fs::write(&database, b"").expect("the directory is ours"),
             _ => std::fs::remove_file(&database).expect("the database is there"),
         }
         proxy.start().await;
         pull(&proxy, &image).await;
         let gets = origin.count(|request| request.is_get(Kind::Blob));
-        assert_eq!(gets, 3, "{what}: the blobs are still there; only the right to them is asked for");
-        assert_eq!(proxy.get(&blob("c/d", &image.layers[0].digest)).await.status, 404, "{what}: lost means ask");
+        assert_eq!(
+            gets, 3,
+            "{what}: the blobs are still there; only the right to them is asked for"
+        );
+        assert_eq!(
+            proxy.get(&blob("c/d", &image.layers[0].digest)).await.status,
+            404,
+            "{what}: lost means ask"
+        );
     }
 }
 

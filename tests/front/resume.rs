@@ -28,7 +28,10 @@ async fn a_cut_transfer_goes_on_from_the_cut() {
     let (origin, layer) = cut_once().await;
     let proxy = Proxy::of(&origin).await;
     let answer = proxy.get(&blob("a/b", &layer.digest)).await;
-    assert_eq!((answer.status, answer.complete, answer.digest()), (200, true, layer.digest.clone()));
+    assert_eq!(
+        (answer.status, answer.complete, answer.digest()),
+        (200, true, layer.digest.clone())
+    );
     assert_eq!(origin.ranges(&layer.digest), [None, Some(from(3_000_000))]);
     assert!(
         origin.requests().iter().all(|request| request.header("if-range").is_none()),
@@ -45,7 +48,8 @@ async fn ten_cuts_in_one_transfer_are_one_good_body() {
     origin.fault(On::path(&layer.digest).gets().times(10), Fault::CutAfter(STEP));
     let proxy = Proxy::of(&origin).await;
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
-    let expected: Vec<_> = std::iter::once(None).chain((1..=10).map(|n| Some(from(n * STEP)))).collect();
+    let expected: Vec<_> =
+        std::iter::once(None).chain((1..=10).map(|n| Some(from(n * STEP)))).collect();
     assert_eq!(origin.ranges(&layer.digest), expected);
 }
 
@@ -71,7 +75,11 @@ async fn progress_that_is_too_small_three_times_ends_it() {
     let proxy = Proxy::of(&origin).await;
     let answer = proxy.get(&blob("a/b", &layer.digest)).await;
     assert!(!answer.complete);
-    assert!((3..=4).contains(&origin.blob_gets(&layer.digest)), "{}", origin.blob_gets(&layer.digest));
+    assert!(
+        (3..=4).contains(&origin.blob_gets(&layer.digest)),
+        "{}",
+        origin.blob_gets(&layer.digest)
+    );
     ends_without_a_trace(&proxy, &layer.digest).await;
 }
 
@@ -98,7 +106,11 @@ async fn a_whole_answer_that_goes_on_beyond_the_blob_is_cut() {
     assert!(!answer.complete || answer.digest() == layer.digest, "{} bytes", answer.body.len());
     eventually("the download ends", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
     origin.repair();
-    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest, "the repaired origin");
+    assert_eq!(
+        proxy.get(&blob("a/b", &layer.digest)).await.digest(),
+        layer.digest,
+        "the repaired origin"
+    );
 }
 
 /// A resume that is answered wrongly: the body is cut and nothing is kept.
@@ -110,10 +122,17 @@ async fn fails(what: &str, faults: Vec<Fault>) -> (Origin, Proxy, Answer) {
     let proxy = Proxy::of(&origin).await;
     let answer = proxy.get(&blob("a/b", &layer.digest)).await;
     assert!(answer.status == 200 && !answer.complete, "{what}: {} bytes", answer.body.len());
-    assert!(layer.bytes().starts_with(&answer.body) || what.contains("wrong"), "{what}: nothing wrong came either");
+    assert!(
+        layer.bytes().starts_with(&answer.body) || what.contains("wrong"),
+        "{what}: nothing wrong came either"
+    );
     ends_without_a_trace(&proxy, &layer.digest).await;
     origin.repair();
-    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest, "{what}: the repaired origin");
+    assert_eq!(
+        proxy.get(&blob("a/b", &layer.digest)).await.digest(),
+        layer.digest,
+        "{what}: the repaired origin"
+    );
     (origin, proxy, answer)
 }
 
@@ -166,7 +185,11 @@ async fn a_refusal_of_a_resume_ends_it_and_the_repository_must_prove_itself_agai
         );
         origin.remove_blob("a/b", &layer.digest);
         proxy.clock().advance(std::time::Duration::from_secs(11));
-        assert_eq!(proxy.get(&path).await.status, 404, "{status}: nothing vouches for this one any more");
+        assert_eq!(
+            proxy.get(&path).await.status,
+            404,
+            "{status}: nothing vouches for this one any more"
+        );
     }
 }
 
@@ -198,7 +221,13 @@ async fn a_resume_asks_the_registry_for_a_fresh_redirect() {
     setup.upstream("docker.io", &origin).blob_hosts = vec![cdn.authority()];
     let proxy = setup.start().await;
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
-    let asked: Vec<_> =
-        cdn.requests().iter().map(|r| (r.query.clone(), r.header("range").map(str::to_owned))).collect();
-    assert_eq!(asked, [("signature=1".to_owned(), None), ("signature=2".to_owned(), Some(from(3_000_000)))]);
+    let asked: Vec<_> = cdn
+        .requests()
+        .iter()
+        .map(|r| (r.query.clone(), r.header("range").map(str::to_owned)))
+        .collect();
+    assert_eq!(
+        asked,
+        [("signature=1".to_owned(), None), ("signature=2".to_owned(), Some(from(3_000_000)))]
+    );
 }

@@ -1,4 +1,5 @@
-//! Edges of the data path: files nobody vouches for, doubts shared by many, tags that move, ranges nobody gives.
+//! Edges of the data path: files nobody vouches for, doubts shared by many, tags that move, ranges
+//! nobody gives.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::support::proxy::{Proxy, Setup, blob, manifest};
 const MIB: u64 = 1 << 20;
 const PROOF_TTL: Duration = Duration::from_secs(601);
 
-/// A proxy whose one stored blob, too large to be hashed at once, was cut to half while it was stopped.
+/// A proxy whose one stored blob, too large to be hashed at once, was cut to half while it was
+/// stopped.
 async fn cut_short() -> (Origin, Blob, Proxy) {
     let origin = Origin::start().await;
     let layer = origin.blob("a/b", 1, MIB);
@@ -24,7 +26,8 @@ async fn cut_short() -> (Origin, Blob, Proxy) {
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
     eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
     proxy.stop().await;
-    std::fs::write(proxy.blob_path(&layer.digest), &layer.bytes()[..500_000]).expect("the directory is ours");
+    std::fs::write(proxy.blob_path(&layer.digest), &layer.bytes()[..500_000])
+        .expect("the directory is ours");
     proxy.start().await;
     (origin, layer, proxy)
 }
@@ -78,7 +81,10 @@ async fn an_empty_body_that_is_passed_through_is_checked_too() {
     for lie in [Bytes::new(), Bytes::from_static(b"something else")] {
         let origin = Origin::start().await;
         let layer = origin.blob("a/b", 1, 1000);
-        origin.fault(On::path(&layer.digest).gets(), Fault::Instead(200, "application/octet-stream", lie));
+        origin.fault(
+            On::path(&layer.digest).gets(),
+            Fault::Instead(200, "application/octet-stream", lie),
+        );
         let mut setup = Setup::of(&origin);
         setup.config.cache.min_free = MinFree::Bytes(u64::MAX);
         let proxy = setup.start().await;
@@ -94,7 +100,10 @@ async fn a_tag_that_moved_within_its_ttl_is_followed_once_its_manifest_is_gone()
     let origin = Origin::with("a/b", "v1", &old).await;
     let proxy = Proxy::of(&origin).await;
     let path = manifest("a/b", "v1");
-    assert_eq!(proxy.head(&path).await.header("docker-content-digest"), Some(old.manifest.digest.as_str()));
+    assert_eq!(
+        proxy.head(&path).await.header("docker-content-digest"),
+        Some(old.manifest.digest.as_str())
+    );
     origin.push("a/b", "v1", &new);
     origin.remove_manifest("a/b", &old.manifest.digest);
     proxy.clock().advance(Duration::from_secs(1));
@@ -131,7 +140,8 @@ async fn strange_files_among_the_shelves_do_not_stop_eviction() {
     setup.config.cache.max_size = 5 * MIB;
     let mut proxy = setup.start().await;
     proxy.stop().await;
-    std::fs::write(proxy.directory().join("cache/blobs/sha256/README"), "keep out").expect("the directory is ours");
+    std::fs::write(proxy.directory().join("cache/blobs/sha256/README"), "keep out")
+        .expect("the directory is ours");
     proxy.start().await;
     for layer in &layers {
         assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);

@@ -68,7 +68,9 @@ async fn every_way_in_leads_to_its_upstream_and_repository() {
         let path = path.replace("{t}", &format!("t{n}"));
         let headers: &[_] = if host.is_empty() { &[] } else { &[("host", host)] };
         let answer = proxy.request(Method::GET, &path, headers).await;
-        let asked = |origin: &Origin| origin.requests().iter().find(|r| r.path.ends_with(&format!("/t{n}"))).cloned();
+        let asked = |origin: &Origin| {
+            origin.requests().iter().find(|r| r.path.ends_with(&format!("/t{n}"))).cloned()
+        };
         let seen = (asked(&hub).map(|r| r.path), asked(&quay).map(|r| r.path));
         let at = |repository| Some(format!("/v2/{repository}/manifests/t{n}"));
         let wanted = match expected {
@@ -89,7 +91,8 @@ async fn an_unknown_registry_causes_no_lookup_and_no_connection() {
     let (hub, quay) = (Origin::start().await, Origin::start().await);
     let mut setup = Setup::of(&hub);
     setup.upstream("quay.io", &quay);
-    setup.upstream("named.example", &quay).url = "https://registry.named.example".parse().expect("a URL");
+    setup.upstream("named.example", &quay).url =
+        "https://registry.named.example".parse().expect("a URL");
     let proxy = setup.start().await;
     for path in [
         "/v2/acme/app/manifests/v1?ns=evil.example",
@@ -103,8 +106,15 @@ async fn an_unknown_registry_causes_no_lookup_and_no_connection() {
     assert_eq!((hub.connections(), quay.connections()), (0, 0));
     assert_eq!(proxy.metric("roadstead_upstream_requests_total", &[]), 0);
     assert_eq!(proxy.lookups(), Vec::<String>::new());
-    assert_eq!(proxy.get("/v2/named.example/acme/app/manifests/v1").await.status, 502, "a configured one is looked up");
-    assert!(!proxy.lookups().is_empty() && proxy.lookups().iter().all(|name| name == "registry.named.example"));
+    assert_eq!(
+        proxy.get("/v2/named.example/acme/app/manifests/v1").await.status,
+        502,
+        "a configured one is looked up"
+    );
+    assert!(
+        !proxy.lookups().is_empty()
+            && proxy.lookups().iter().all(|name| name == "registry.named.example")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,5 +156,9 @@ async fn the_catalog_is_not_offered() {
 
 /// A name of the proxy where an unknown credential is as good as none.
 fn open_host(name: &str) -> Host {
-    Host { name: name.to_owned(), plain_http: false, unknown_credentials: UnknownCredentials::Anonymous }
+    Host {
+        name: name.to_owned(),
+        plain_http: false,
+        unknown_credentials: UnknownCredentials::Anonymous,
+    }
 }

@@ -15,7 +15,10 @@ const PASSWORD: &str = "s3cr3t-c4nary";
 fn credential(images: &str) -> Credential {
     Credential {
         images: Pattern::parse(images).expect("a glob"),
-        login: config::Login::Fixed { username: "robot".into(), password: Secret::new(PASSWORD.into()) },
+        login: config::Login::Fixed {
+            username: "robot".into(),
+            password: Secret::new(PASSWORD.into()),
+        },
     }
 }
 
@@ -56,7 +59,9 @@ async fn look_everywhere(origin: &Origin, proxy: &Proxy, image: &Image) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credential_appears_in_no_answer_and_no_metric() {
-    for auth in [Auth::Basic(login()), Auth::Bearer(Bearer { login: Some(login()), ..Bearer::default() })] {
+    for auth in
+        [Auth::Basic(login()), Auth::Bearer(Bearer { login: Some(login()), ..Bearer::default() })]
+    {
         let image = Image::new(1, &[1000]);
         let origin = Origin::with("a/b", "v1", &image).await;
         origin.require(auth);
@@ -65,7 +70,11 @@ async fn a_credential_appears_in_no_answer_and_no_metric() {
         let shown = format!("{:?}", setup.config);
         assert!(!shown.contains(PASSWORD), "{shown}");
         let proxy = setup.start().await;
-        assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes, "the client needs none");
+        assert_eq!(
+            proxy.get(&manifest("a/b", "v1")).await.body,
+            image.manifest.bytes,
+            "the client needs none"
+        );
         look_everywhere(&origin, &proxy, &image).await;
     }
 }
@@ -80,7 +89,9 @@ async fn a_credential_is_used_only_for_its_repositories() {
     let proxy = setup.start().await;
     assert_eq!(proxy.get(&blob("acme/app", &ours.digest)).await.digest(), ours.digest);
     assert_eq!(proxy.get(&blob("other/app", &theirs.digest)).await.status, 404);
-    let leaked = origin.count(|request| request.repository == "other/app" && request.header("authorization").is_some());
+    let leaked = origin.count(|request| {
+        request.repository == "other/app" && request.header("authorization").is_some()
+    });
     assert_eq!(leaked, 0);
 }
 
@@ -88,7 +99,11 @@ async fn a_credential_is_used_only_for_its_repositories() {
 async fn a_credential_goes_to_no_realm_that_is_not_configured() {
     let (origin, elsewhere) = (Origin::start().await, Origin::start().await);
     let layer = origin.blob("a/b", 1, 10);
-    let bearer = Bearer { realm: Some(format!("{}token", elsewhere.url())), login: Some(login()), ..Bearer::default() };
+    let bearer = Bearer {
+        realm: Some(format!("{}token", elsewhere.url())),
+        login: Some(login()),
+        ..Bearer::default()
+    };
     origin.require(Auth::Bearer(bearer));
     let mut setup = Setup::new();
     setup.upstream("docker.io", &origin).credentials = vec![credential("**")];
@@ -102,7 +117,11 @@ async fn a_credential_goes_to_no_realm_that_is_not_configured() {
 async fn a_token_is_asked_for_once_and_with_the_scope_of_its_repository() {
     let image = Image::new(1, &[1000, 2000, 3000]);
     let origin = Origin::with("a/b", "v1", &image).await;
-    origin.require(Auth::Bearer(Bearer { login: Some(login()), expires_in: None, ..Bearer::default() }));
+    origin.require(Auth::Bearer(Bearer {
+        login: Some(login()),
+        expires_in: None,
+        ..Bearer::default()
+    }));
     let mut setup = Setup::new();
     setup.upstream("docker.io", &origin).credentials = vec![credential("**")];
     let proxy = setup.start().await;
@@ -110,7 +129,8 @@ async fn a_token_is_asked_for_once_and_with_the_scope_of_its_repository() {
     for layer in &image.layers {
         assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
     }
-    let tokens: Vec<_> = origin.requests().into_iter().filter(|request| request.kind == Kind::Token).collect();
+    let tokens: Vec<_> =
+        origin.requests().into_iter().filter(|request| request.kind == Kind::Token).collect();
     assert_eq!(tokens.len(), 1, "although the origin did not say how long it lives");
     assert_eq!(tokens[0].parameter("scope").as_deref(), Some("repository:a/b:pull"));
 }
@@ -119,7 +139,11 @@ async fn a_token_is_asked_for_once_and_with_the_scope_of_its_repository() {
 async fn a_token_endpoint_that_takes_only_post_works_too() {
     let origin = Origin::start().await;
     let layer = origin.blob("a/b", 1, 10);
-    origin.require(Auth::Bearer(Bearer { login: Some(login()), post_only: true, ..Bearer::default() }));
+    origin.require(Auth::Bearer(Bearer {
+        login: Some(login()),
+        post_only: true,
+        ..Bearer::default()
+    }));
     let mut setup = Setup::new();
     setup.upstream("docker.io", &origin).credentials = vec![credential("**")];
     let proxy = setup.start().await;

@@ -29,7 +29,10 @@ async fn a_transfer_under_way_finishes_while_readiness_is_off() {
         }
         tokio::task::yield_now().await;
     }
-    assert_eq!((proxy.admin("/readyz").await.status, proxy.admin("/healthz").await.status), (503, 200));
+    assert_eq!(
+        (proxy.admin("/readyz").await.status, proxy.admin("/healthz").await.status),
+        (503, 200)
+    );
     gate.open();
     assert_eq!(reading.finish().await.digest(), layer.digest);
     proxy.stop().await;

@@ -74,7 +74,11 @@ async fn a_slow_client_slows_nobody() {
     let fast = proxy.get(&path).await;
     assert_eq!(fast.digest(), layer.digest);
     eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
-    assert_eq!(slow.finish().await.digest(), layer.digest, "the slow one gets everything, from the same file");
+    assert_eq!(
+        slow.finish().await.digest(),
+        layer.digest,
+        "the slow one gets everything, from the same file"
+    );
     assert_eq!(origin.blob_gets(&layer.digest), 1);
 }
 

@@ -1,4 +1,5 @@
-//! Tags: the only thing that changes. Believed for a while, checked with HEAD, served stale when upstream cannot say.
+//! Tags: the only thing that changes. Believed for a while, checked with HEAD, served stale when
+//! upstream cannot say.
 
 use std::time::Duration;
 
@@ -46,12 +47,20 @@ async fn a_tag_is_believed_for_its_ttl_and_then_checked_with_head() {
     for _ in 0..3 {
         assert_serves(&proxy.get(&path).await, &image, "fresh");
     }
-    assert_eq!((heads(&origin), gets(&origin)), (first_heads, first_gets), "within the TTL nobody is asked");
+    assert_eq!(
+        (heads(&origin), gets(&origin)),
+        (first_heads, first_gets),
+        "within the TTL nobody is asked"
+    );
 
     proxy.clock().advance(TTL);
     assert_serves(&proxy.get(&path).await, &image, "revalidated");
     assert_serves(&proxy.get(&path).await, &image, "fresh again");
-    assert_eq!((heads(&origin), gets(&origin)), (first_heads + 1, first_gets), "one HEAD, which costs no quota");
+    assert_eq!(
+        (heads(&origin), gets(&origin)),
+        (first_heads + 1, first_gets),
+        "one HEAD, which costs no quota"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +71,11 @@ async fn a_tag_that_moved_is_followed_after_its_ttl() {
     assert_serves(&proxy.get(&manifest("a/b", "v1")).await, &image, "within the TTL");
     proxy.clock().advance(TTL);
     assert_serves(&proxy.get(&manifest("a/b", "v1")).await, &moved, "after it");
-    assert_serves(&proxy.get(&manifest("a/b", &image.manifest.digest)).await, &image, "the old one by digest");
+    assert_serves(
+        &proxy.get(&manifest("a/b", &image.manifest.digest)).await,
+        &image,
+        "the old one by digest",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,10 +91,16 @@ async fn a_failing_upstream_leaves_the_last_known_tag_with_a_warning() {
         origin.fault(On::any(), fault);
         assert_stale(&proxy.get(&manifest("a/b", "v1")).await, &image, what);
         let head = proxy.head(&manifest("a/b", "v1")).await;
-        assert_eq!(head.header("docker-content-digest"), Some(image.manifest.digest.as_str()), "{what}");
+        assert_eq!(
+            head.header("docker-content-digest"),
+            Some(image.manifest.digest.as_str()),
+            "{what}"
+        );
         proxy.settled().await;
         assert!(
-            proxy.metric("roadstead_cache_requests_total", &[("kind", "tag"), ("outcome", "stale")]) >= 2,
+            proxy
+                .metric("roadstead_cache_requests_total", &[("kind", "tag"), ("outcome", "stale")])
+                >= 2,
             "{what}"
         );
         origin.repair();
@@ -112,7 +131,10 @@ async fn a_denial_or_a_deletion_is_never_masked() {
         origin.stop().await;
         proxy.clock().advance(TTL);
         let answer = proxy.get(&manifest("a/b", "v1")).await;
-        assert!(matches!(answer.status, 404 | 502), "{status}: a denied tag does not come back as stale: {answer:?}");
+        assert!(
+            matches!(answer.status, 404 | 502),
+            "{status}: a denied tag does not come back as stale: {answer:?}"
+        );
     }
 }
 
@@ -123,7 +145,11 @@ async fn a_tag_deleted_upstream_is_gone_after_its_ttl_and_comes_back_when_it_doe
     assert_serves(&proxy.get(&manifest("a/b", "v1")).await, &image, "within the TTL");
     proxy.clock().advance(TTL);
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.refusal(), (404, "MANIFEST_UNKNOWN".into()));
-    assert_serves(&proxy.get(&manifest("a/b", &image.manifest.digest)).await, &image, "the digest is another matter");
+    assert_serves(
+        &proxy.get(&manifest("a/b", &image.manifest.digest)).await,
+        &image,
+        "the digest is another matter",
+    );
     origin.tag("a/b", "v1", &image.manifest.digest);
     proxy.clock().advance(Duration::from_secs(11));
     assert_serves(&proxy.get(&manifest("a/b", "v1")).await, &image, "tagged again");
@@ -179,13 +205,18 @@ async fn a_head_by_tag_and_a_get_by_digest_make_a_durable_tag() {
     proxy.restart().await;
     origin.stop().await;
     proxy.clock().advance(TTL);
-    assert_stale(&proxy.get(&manifest("a/b", "v1")).await, &image, "what containerd and dockerd do");
+    assert_stale(
+        &proxy.get(&manifest("a/b", "v1")).await,
+        &image,
+        "what containerd and dockerd do",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_of_two_upstreams_do_not_mix() {
     let (one, two) = (Image::new(1, &[10]), Image::new(2, &[10]));
-    let (hub, quay) = (Origin::with("a/b", "v1", &one).await, Origin::with("a/b", "v1", &two).await);
+    let (hub, quay) =
+        (Origin::with("a/b", "v1", &one).await, Origin::with("a/b", "v1", &two).await);
     let mut setup = Setup::of(&hub);
     setup.upstream("quay.io", &quay);
     let proxy = setup.start().await;
@@ -199,10 +230,22 @@ async fn tags_of_two_upstreams_do_not_mix() {
 async fn what_docker_hub_says_of_its_limit_is_a_metric_and_goes_no_further() {
     let image = Image::new(1, &[10]);
     let origin = Origin::with("a/b", "v1", &image).await;
-    origin.fault(On::kind(Kind::Manifest), Fault::Header("ratelimit-limit", Some("100;w=21600".into())));
-    origin.fault(On::kind(Kind::Manifest), Fault::Header("ratelimit-remaining", Some("76;w=21600".into())));
+    origin.fault(
+        On::kind(Kind::Manifest),
+        Fault::Header("ratelimit-limit", Some("100;w=21600".into())),
+    );
+    origin.fault(
+        On::kind(Kind::Manifest),
+        Fault::Header("ratelimit-remaining", Some("76;w=21600".into())),
+    );
     let proxy = Proxy::of(&origin).await;
     let answer = proxy.get(&manifest("a/b", "v1")).await;
-    assert_eq!((answer.header("ratelimit-remaining"), answer.header("ratelimit-limit")), (None, None));
-    assert_eq!(proxy.metric("roadstead_upstream_rate_limit_remaining", &[("upstream", "docker.io")]), 76);
+    assert_eq!(
+        (answer.header("ratelimit-remaining"), answer.header("ratelimit-limit")),
+        (None, None)
+    );
+    assert_eq!(
+        proxy.metric("roadstead_upstream_rate_limit_remaining", &[("upstream", "docker.io")]),
+        76
+    );
 }

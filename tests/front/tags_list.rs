@@ -1,4 +1,5 @@
-//! `tags/list`: the client's own name, links that lead back here, every page reachable (TAG-1 to TAG-5).
+//! `tags/list`: the client's own name, links that lead back here, every page reachable (TAG-1 to
+//! TAG-5).
 
 use crate::support::client::Answer;
 use crate::support::image::{Manifest, OCI_MANIFEST};
@@ -24,7 +25,10 @@ fn tags_of(answer: &Answer) -> Vec<String> {
 /// The target of `Link`, which must be a path of ours.
 fn next(answer: &Answer) -> Option<String> {
     let link = answer.header("link")?;
-    let target = link.strip_prefix('<').and_then(|rest| rest.strip_suffix(">; rel=\"next\"")).expect("one next link");
+    let target = link
+        .strip_prefix('<')
+        .and_then(|rest| rest.strip_suffix(">; rel=\"next\""))
+        .expect("one next link");
     assert!(target.starts_with('/') && !target.starts_with("//"), "{link}");
     Some(target.to_owned())
 }
@@ -38,19 +42,31 @@ async fn all_pages_can_be_followed_under_the_name_the_client_used() {
         let proxy = Proxy::of(&origin).await;
         for (start, name, prefix) in [
             ("/v2/acme/app/tags/list", "acme/app", "/v2/acme/app/tags/list?"),
-            ("/v2/docker.io/acme/app/tags/list", "docker.io/acme/app", "/v2/docker.io/acme/app/tags/list?"),
+            (
+                "/v2/docker.io/acme/app/tags/list",
+                "docker.io/acme/app",
+                "/v2/docker.io/acme/app/tags/list?",
+            ),
             ("/v2/acme/app/tags/list?ns=docker.io", "acme/app", "/v2/acme/app/tags/list?"),
             ("/docker.io/v2/acme/app/tags/list", "acme/app", "/docker.io/v2/acme/app/tags/list?"),
         ] {
             let (mut seen, mut path, mut pages) = (Vec::new(), start.to_owned(), 1);
             loop {
                 let answer = proxy.get(&path).await;
-                assert_eq!((answer.status, answer.json()["name"].as_str()), (200, Some(name)), "{path}");
+                assert_eq!(
+                    (answer.status, answer.json()["name"].as_str()),
+                    (200, Some(name)),
+                    "{path}"
+                );
                 assert_eq!(answer.header("content-type"), Some("application/json"));
                 seen.extend(tags_of(&answer));
                 let Some(target) = next(&answer) else { break };
                 assert!(target.starts_with(prefix), "{target} after {path}");
-                assert_eq!(target.contains("ns=docker.io"), start.contains("ns="), "{target} after {path}");
+                assert_eq!(
+                    target.contains("ns=docker.io"),
+                    start.contains("ns="),
+                    "{target} after {path}"
+                );
                 (path, pages) = (target, pages + 1);
             }
             assert_eq!((seen == tags, pages), (true, 25), "{start}");
@@ -82,7 +98,8 @@ async fn a_page_is_no_larger_than_upstream_takes() {
     let proxy = setup.start().await;
     let answer = proxy.get("/v2/acme/app/tags/list?n=1000").await;
     assert_eq!((tags_of(&answer).len(), next(&answer).is_some()), (4, true));
-    let asked = origin.requests().iter().find(|r| r.kind == Kind::Tags).and_then(|r| r.parameter("n"));
+    let asked =
+        origin.requests().iter().find(|r| r.kind == Kind::Tags).and_then(|r| r.parameter("n"));
     assert_eq!(asked.as_deref(), Some("4"));
 }
 
@@ -121,12 +138,17 @@ async fn an_unknown_repository_is_a_404() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_list_of_tags_is_refused() {
-    for (what, body) in
-        [("HTML", "<h1>Log in</h1>".to_owned()), ("2 MiB", format!("{{\"tags\":[\"{}\"]}}", "x".repeat(2 << 20)))]
-    {
+    for (what, body) in [
+        ("HTML", "<h1>Log in</h1>".to_owned()),
+        ("2 MiB", format!("{{\"tags\":[\"{}\"]}}", "x".repeat(2 << 20))),
+    ] {
         let origin = Origin::start().await;
         origin.fault(On::kind(Kind::Tags), Fault::Instead(200, "application/json", body.into()));
         let proxy = Proxy::of(&origin).await;
-        assert_eq!(proxy.get("/v2/acme/app/tags/list").await.refusal(), (502, "UNAVAILABLE".into()), "{what}");
+        assert_eq!(
+            proxy.get("/v2/acme/app/tags/list").await.refusal(),
+            (502, "UNAVAILABLE".into()),
+            "{what}"
+        );
     }
 }

@@ -14,7 +14,10 @@ async fn throttled(retry_after: Option<&str>) -> (Origin, Image, Proxy) {
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 200);
     let plain = Fault::Instead(429, "text/plain", "Too Many Requests\n".into());
     origin.fault(On::kind(Kind::Manifest), plain);
-    origin.fault(On::kind(Kind::Manifest), Fault::Header("Retry-After", retry_after.map(str::to_owned)));
+    origin.fault(
+        On::kind(Kind::Manifest),
+        Fault::Header("Retry-After", retry_after.map(str::to_owned)),
+    );
     (origin, image, proxy)
 }
 
@@ -34,12 +37,20 @@ async fn five_requests_for_an_uncached_tag_cost_one() {
     assert_eq!(manifests(&origin), before + 1);
 
     proxy.clock().advance(Duration::from_secs(12));
-    assert_eq!(proxy.get(&manifest("a/b", "v2")).await.header("retry-after"), Some("18"), "the seconds that remain");
+    assert_eq!(
+        proxy.get(&manifest("a/b", "v2")).await.header("retry-after"),
+        Some("18"),
+        "the seconds that remain"
+    );
     assert_eq!(manifests(&origin), before + 1);
 
     proxy.clock().advance(Duration::from_secs(19));
     origin.repair();
-    assert_eq!(proxy.get(&manifest("a/b", "v2")).await.status, 404, "asked again when the time is over");
+    assert_eq!(
+        proxy.get(&manifest("a/b", "v2")).await.status,
+        404,
+        "asked again when the time is over"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

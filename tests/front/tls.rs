@@ -39,7 +39,8 @@ impl Authority {
     /// Until the end of a year.
     fn issue_until(&self, name: &str, year: i32) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
-        let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+        let mut parameters =
+            CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
         parameters.not_after = rcgen::date_time_ymd(year, 12, 31);
         parameters.subject_alt_names.push(SanType::DnsName(name.try_into().expect("a name")));
         parameters.distinguished_name.push(DnType::CommonName, name);
@@ -51,26 +52,38 @@ impl Authority {
     }
 }
 
-pub(crate) fn tls(setup: &Setup, authority: &Authority, clients: Option<(&Authority, ClientAuth)>) -> Tls {
+pub(crate) fn tls(
+    setup: &Setup,
+    authority: &Authority,
+    clients: Option<(&Authority, ClientAuth)>,
+) -> Tls {
     let (certificate, key) = authority.issue("registry.test");
     Tls {
         certificate: setup.file("tls.crt", &certificate),
         key: setup.file("tls.key", &key),
-        client_ca: clients.map(|(authority, _)| -> PathBuf { setup.file("clients.pem", &authority.pem()) }),
+        client_ca: clients
+            .map(|(authority, _)| -> PathBuf { setup.file("clients.pem", &authority.pem()) }),
         client_auth: clients.map_or(ClientAuth::Optional, |(_, auth)| auth),
     }
 }
 
-pub(crate) fn client(trusts: &Authority, identity: Option<(String, String)>, http_1: bool) -> reqwest::Client {
+pub(crate) fn client(
+    trusts: &Authority,
+    identity: Option<(String, String)>,
+    http_1: bool,
+) -> reqwest::Client {
     let root = reqwest::Certificate::from_pem(trusts.pem().as_bytes()).expect("PEM");
     let mut builder = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
     if let Some((certificate, key)) = identity {
-        builder = builder.identity(reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes()).expect("PEM"));
+        builder = builder.identity(
+            reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes()).expect("PEM"),
+        );
     }
     if http_1 { builder.http1_only() } else { builder }.build().expect("a client")
 }
 
-/// What a client of its own kind connects with: versions, protocols, a certificate. Sessions are resumed.
+/// What a client of its own kind connects with: versions, protocols, a certificate. Sessions are
+/// resumed.
 fn handshakes(
     trusts: &Authority,
     versions: &[&'static rustls::SupportedProtocolVersion],
@@ -78,9 +91,12 @@ fn handshakes(
     identity: Option<(String, String)>,
 ) -> TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(trusts.pem().as_bytes()).expect("PEM")).expect("an authority");
+    roots
+        .add(CertificateDer::from_pem_slice(trusts.pem().as_bytes()).expect("PEM"))
+        .expect("an authority");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
     let builder = builder.expect("versions").with_root_certificates(roots);
     let mut config = match identity {
         None => builder.with_no_client_auth(),
@@ -94,28 +110,37 @@ fn handshakes(
     TlsConnector::from(Arc::new(config))
 }
 
-async fn handshake(connector: &TlsConnector, proxy: &Proxy) -> std::io::Result<TlsStream<TcpStream>> {
+async fn handshake(
+    connector: &TlsConnector,
+    proxy: &Proxy,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let name = "registry.test".try_into().expect("a name");
     soon("a handshake", connector.connect(name, proxy.connect().await)).await
 }
 
 /// A connection that has agreed on HTTP/2 and has said nothing yet.
 pub(crate) async fn for_http_2(proxy: &Proxy, trusts: &Authority) -> TlsStream<TcpStream> {
-    let stream = handshake(&handshakes(trusts, &[&TLS13], b"h2", None), proxy).await.expect("a handshake");
+    let stream =
+        handshake(&handshakes(trusts, &[&TLS13], b"h2", None), proxy).await.expect("a handshake");
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
     stream
 }
 
 /// One request, and all that comes back until the end.
 async fn exchange(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: registry.test\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: registry.test\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("the proxy reads");
     let mut answer = Vec::new();
     let _cut_off_or_closed = soon("the end", stream.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn get(client: &reqwest::Client, proxy: &Proxy, path: &str) -> Result<(u16, bytes::Bytes), reqwest::Error> {
+async fn get(
+    client: &reqwest::Client,
+    proxy: &Proxy,
+    path: &str,
+) -> Result<(u16, bytes::Bytes), reqwest::Error> {
     let answer = client.get(format!("https://{}{path}", proxy.authority())).send().await?;
     let status = answer.status().as_u16();
     Ok((status, answer.bytes().await?))
@@ -131,7 +156,8 @@ async fn whole_images_are_pulled_over_tls_cold_and_warm() {
     let proxy = setup.start().await;
     let client = client(&authority, None, true);
     for round in 0..2 {
-        let (status, manifest) = get(&client, &proxy, "/v2/library/a/manifests/1").await.expect("a manifest");
+        let (status, manifest) =
+            get(&client, &proxy, "/v2/library/a/manifests/1").await.expect("a manifest");
         assert_eq!((status, &manifest), (200, &image.manifest.bytes), "{round}");
         let path = format!("/v2/library/a/blobs/{}", image.layers[0].digest);
         let (status, blob) = get(&client, &proxy, &path).await.expect("a blob");
@@ -153,8 +179,9 @@ async fn certificates_are_identities_where_rules_name_them() {
     setup.config.access.rules = vec![rule(node, Allow { pull: true, ..Allow::default() }, &["**"])];
     let proxy = setup.start().await;
     let path = "/v2/library/a/manifests/1";
-    let status =
-        async |identity| get(&client(&authority, identity, true), &proxy, path).await.map(|(status, _)| status).ok();
+    let status = async |identity| {
+        get(&client(&authority, identity, true), &proxy, path).await.map(|(status, _)| status).ok()
+    };
     assert_eq!(status(Some(clients.issue("node.test"))).await, Some(200));
     assert_eq!(status(Some(clients.issue("other.test"))).await, Some(404));
     assert_eq!(status(None).await, Some(404));
@@ -182,16 +209,23 @@ async fn a_replaced_certificate_serves_new_connections_and_a_broken_one_changes_
     let proxy = setup.start().await;
     let old = client(&first, None, true);
     assert_eq!(get(&old, &proxy, "/v2/").await.expect("an answer").0, 200);
-    let reloads = |outcome| proxy.metric("roadstead_reloads_total", &[("part", "tls"), ("outcome", outcome)]);
+    let reloads =
+        |outcome| proxy.metric("roadstead_reloads_total", &[("part", "tls"), ("outcome", outcome)]);
     let (certificate, key) = second.issue("registry.test");
     std::fs::write(proxy.directory().join("tls.crt"), certificate).expect("writable");
     proxy.reload();
     eventually("the pair that does not match is seen", || reloads("refused") == 1).await;
-    assert_eq!(get(&client(&first, None, true), &proxy, "/v2/").await.expect("the old pair").0, 200);
+    assert_eq!(
+        get(&client(&first, None, true), &proxy, "/v2/").await.expect("the old pair").0,
+        200
+    );
     std::fs::write(proxy.directory().join("tls.key"), key).expect("writable");
     proxy.reload();
     eventually("the new pair is read", || reloads("loaded") == 1).await;
-    assert_eq!(get(&client(&second, None, true), &proxy, "/v2/").await.expect("the new pair").0, 200);
+    assert_eq!(
+        get(&client(&second, None, true), &proxy, "/v2/").await.expect("the new pair").0,
+        200
+    );
     assert!(get(&client(&first, None, true), &proxy, "/v2/").await.is_err());
     assert_eq!(get(&old, &proxy, "/v2/").await.expect("the open connection goes on").0, 200);
 }
@@ -204,8 +238,9 @@ async fn versions_are_1_2_and_1_3_and_nothing_is_said_in_clear() {
     setup.config.tls = Some(tls(&setup, &authority, None));
     let proxy = setup.start().await;
     for version in [&TLS12, &TLS13] {
-        let mut stream =
-            handshake(&handshakes(&authority, &[version], b"http/1.1", None), &proxy).await.expect("a handshake");
+        let mut stream = handshake(&handshakes(&authority, &[version], b"http/1.1", None), &proxy)
+            .await
+            .expect("a handshake");
         let answer = exchange(&mut stream, "/v2/").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{version:?}: {answer}");
     }
@@ -227,14 +262,26 @@ async fn a_handshake_that_does_not_come_is_not_waited_for() {
     setup.config.tls = Some(tls(&setup, &authority, None));
     setup.limits.handshake = Duration::from_millis(200);
     let proxy = setup.start().await;
-    assert_eq!((proxy.raw(b"").await, proxy.raw(&[22, 3, 1]).await), (String::new(), String::new()));
+    assert_eq!(
+        (proxy.raw(b"").await, proxy.raw(&[22, 3, 1]).await),
+        (String::new(), String::new())
+    );
 }
 
-/// A client that leaves little room on the way: the rest of an answer lies where only TLS knows of it.
-async fn open_narrow(connector: &TlsConnector, proxy: &Proxy, path: &str, connection: &str) -> TlsStream<TcpStream> {
+/// A client that leaves little room on the way: the rest of an answer lies where only TLS knows of
+/// it.
+async fn open_narrow(
+    connector: &TlsConnector,
+    proxy: &Proxy,
+    path: &str,
+    connection: &str,
+) -> TlsStream<TcpStream> {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(16 * 1024).expect("a size");
-    let socket = socket.connect(proxy.authority().parse().expect("an address")).await.expect("the proxy listens");
+    let socket = socket
+        .connect(proxy.authority().parse().expect("an address"))
+        .await
+        .expect("the proxy listens");
     let name = "registry.test".try_into().expect("a name");
     let mut stream = connector.connect(name, socket).await.expect("a handshake");
     let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\n\r\n");
@@ -277,13 +324,16 @@ async fn who_stops_reading_over_tls_is_cut_off_and_what_has_not_left_is_not_coun
 /// A session outlives its certificate in a ticket, and an open connection does too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_has_ended_is_none_also_where_nobody_shows_it_again() {
-    for (auth, ended) in [(ClientAuth::Optional, "HTTP/1.1 404"), (ClientAuth::Required, "HTTP/1.1 403")] {
+    for (auth, ended) in
+        [(ClientAuth::Optional, "HTTP/1.1 404"), (ClientAuth::Required, "HTTP/1.1 403")]
+    {
         let origin = Origin::with("library/a", "1", &Image::new(1, &[10])).await;
         let mut setup = Setup::of(&origin);
         let (authority, clients) = (Authority::new(), Authority::new());
         setup.config.tls = Some(tls(&setup, &authority, Some((&clients, auth))));
         let node = Who::Certificate(CertificateName::Dns("node.test".to_owned()));
-        setup.config.access.rules = vec![rule(node, Allow { pull: true, ..Allow::default() }, &["**"])];
+        setup.config.access.rules =
+            vec![rule(node, Allow { pull: true, ..Allow::default() }, &["**"])];
         let proxy = setup.start().await;
         let path = "/v2/library/a/manifests/1";
         let mut connections = Vec::new();
@@ -291,7 +341,9 @@ async fn a_certificate_that_has_ended_is_none_also_where_nobody_shows_it_again()
             let identity = Some(clients.issue_until("node.test", 2090));
             let connector = handshakes(&authority, &[version], b"http/1.1", identity);
             let open = handshake(&connector, &proxy).await.expect("a handshake");
-            let answer = exchange(&mut handshake(&connector, &proxy).await.expect("a handshake"), path).await;
+            let answer =
+                exchange(&mut handshake(&connector, &proxy).await.expect("a handshake"), path)
+                    .await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
             connections.push((connector, open));
         }
@@ -315,7 +367,9 @@ async fn another_authority_for_certificates_ends_the_sessions_of_the_one_before(
     setup.config.tls = Some(tls(&setup, &authority, Some((&before, ClientAuth::Optional))));
     let proxy = setup.start().await;
     let connectors: Vec<_> = [&TLS12, &TLS13]
-        .map(|version| handshakes(&authority, &[version], b"http/1.1", Some(before.issue("node.test"))))
+        .map(|version| {
+            handshakes(&authority, &[version], b"http/1.1", Some(before.issue("node.test")))
+        })
         .into();
     for connector in &connectors {
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
@@ -326,7 +380,8 @@ async fn another_authority_for_certificates_ends_the_sessions_of_the_one_before(
     }
     std::fs::write(proxy.directory().join("clients.pem"), after.pem()).expect("writable");
     proxy.reload();
-    let loaded = || proxy.metric("roadstead_reloads_total", &[("part", "tls"), ("outcome", "loaded")]);
+    let loaded =
+        || proxy.metric("roadstead_reloads_total", &[("part", "tls"), ("outcome", "loaded")]);
     eventually("the authority is read", || loaded() == 1).await;
     for connector in &connectors {
         // With TLS 1.3 a client is done before it hears that it is refused.

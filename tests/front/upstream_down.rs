@@ -23,7 +23,10 @@ async fn pulled() -> (Origin, Image, Proxy) {
 
 async fn serves_the_image(proxy: &Proxy, image: &Image) {
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
-    assert_eq!(proxy.get(&manifest("a/b", &image.manifest.digest)).await.body, image.manifest.bytes);
+    assert_eq!(
+        proxy.get(&manifest("a/b", &image.manifest.digest)).await.body,
+        image.manifest.bytes
+    );
     let layer = &image.layers[0];
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
 }
@@ -42,7 +45,12 @@ async fn what_was_not_pulled_fails_within_a_second_and_then_at_once() {
     let (origin, _image, proxy) = pulled().await;
     origin.stop().await;
     let unknown = Digest::of(Algorithm::Sha256, b"nobody has this");
-    let paths = [manifest("a/b", "v2"), manifest("a/b", &unknown), blob("a/b", &unknown), "/v2/a/b/tags/list".into()];
+    let paths = [
+        manifest("a/b", "v2"),
+        manifest("a/b", &unknown),
+        blob("a/b", &unknown),
+        "/v2/a/b/tags/list".into(),
+    ];
     for path in &paths {
         let asked = Instant::now();
         assert_eq!(proxy.get(path).await.refusal(), (502, "UNAVAILABLE".into()), "{path}");
@@ -78,7 +86,11 @@ async fn an_upstream_that_comes_back_is_used_after_the_pause() {
     }
     origin.resume();
     let before = origin.connections();
-    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.status, 502, "nobody is bothered during the pause");
+    assert_eq!(
+        proxy.get(&blob("a/b", &layer.digest)).await.status,
+        502,
+        "nobody is bothered during the pause"
+    );
     assert_eq!(origin.connections(), before);
     proxy.clock().advance(Duration::from_secs(61));
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);

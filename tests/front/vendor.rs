@@ -37,14 +37,16 @@ pub(crate) fn basic(user: &str, password: &str) -> String {
 }
 
 impl Vendor {
-    /// `myapp` and `other`, each with a repository in the private registry and one on Quay; `public/**` for everybody.
+    /// `myapp` and `other`, each with a repository in the private registry and one on Quay;
+    /// `public/**` for everybody.
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
     pub(crate) async fn start_with(edit: impl FnOnce(&mut Setup)) -> Self {
         let (registry, quay) = (Origin::start().await, Origin::start().await);
-        for (i, repository) in ["myapp/worker", "other/worker", "public/base", "hidden/secret"].into_iter().enumerate()
+        for (i, repository) in
+            ["myapp/worker", "other/worker", "public/base", "hidden/secret"].into_iter().enumerate()
         {
             registry.push(repository, "1.0", &Image::new(100 + i as u64, &[70_000]));
         }
@@ -69,10 +71,17 @@ impl Vendor {
             rule(Who::Anonymous, everybody, &["registry.test/public/**"]),
             rule(Who::User("ops@acme.test".to_owned()), everybody, &["registry.test/**"]),
         ];
-        let application =
-            |name, images: &[&str], publishers| Application { slug: slug(name), images: globs(images), publishers };
+        let application = |name, images: &[&str], publishers| Application {
+            slug: slug(name),
+            images: globs(images),
+            publishers,
+        };
         config.applications = vec![
-            application("myapp", &["registry.test/myapp/**", "quay.io/acme/api"], vec![Who::User("ci".to_owned())]),
+            application(
+                "myapp",
+                &["registry.test/myapp/**", "quay.io/acme/api"],
+                vec![Who::User("ci".to_owned())],
+            ),
             application("other", &["registry.test/other/**"], vec![]),
         ];
         let issuer = "Acme Inc.".to_owned();
@@ -83,7 +92,8 @@ impl Vendor {
 
     /// A licence that began a day ago.
     pub(crate) fn licence(&self, id: &str, applications: &[&str], good_for: Duration) -> Licence {
-        let now = Timestamp::from_unix(Duration::from_secs(self.proxy.clock().now().unix().as_secs()));
+        let now =
+            Timestamp::from_unix(Duration::from_secs(self.proxy.clock().now().unix().as_secs()));
         let yesterday = Timestamp::from_unix(now.unix().saturating_sub(DAY));
         Licence {
             id: LicenceId::parse(id).expect(id),
@@ -109,7 +119,10 @@ impl Vendor {
 
     /// Status of a GET with this header.
     pub(crate) async fn status(&self, authorization: &str, path: &str) -> u16 {
-        self.proxy.request(http::Method::GET, path, &[("authorization", authorization)]).await.status
+        self.proxy
+            .request(http::Method::GET, path, &[("authorization", authorization)])
+            .await
+            .status
     }
 }
 

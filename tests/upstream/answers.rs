@@ -7,7 +7,8 @@ use roadstead::oci::PageQuery;
 use roadstead::upstream::{Error, ErrorKind, Extent, Part, Upstream};
 
 use crate::origin::{
-    MANIFEST, PATIENCE, Reply, Setup, bind, closed_port, digest, origin, raw, raw_then, reply, repository, shown, tag,
+    MANIFEST, PATIENCE, Reply, Setup, bind, closed_port, digest, origin, raw, raw_then, reply,
+    repository, shown, tag,
 };
 
 async fn body(upstream: &Upstream) -> Result<Vec<u8>, Error> {
@@ -31,13 +32,17 @@ fn at(address: std::net::SocketAddr) -> Setup {
 async fn a_blob_arrives_whole_with_its_size() {
     let content = Bytes::from(vec![7; 300_000]);
     let sent = content.clone();
-    let origin = origin(move |_| reply(200, &[("content-type", "application/octet-stream")], sent.clone())).await;
+    let origin =
+        origin(move |_| reply(200, &[("content-type", "application/octet-stream")], sent.clone()))
+            .await;
     let setup = Setup::new(&origin.url());
     let upstream = setup.build();
     let blob = upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect("a blob");
     assert_eq!(blob.extent, Extent::Whole { size: Some(300_000) });
     assert_eq!(body(&upstream).await.expect("all of it"), content);
-    assert!(setup.metric(r#"roadstead_upstream_received_bytes_total{upstream="acme.test"} 300000"#));
+    assert!(
+        setup.metric(r#"roadstead_upstream_received_bytes_total{upstream="acme.test"} 300000"#)
+    );
     assert!(
         setup.metric(r#"roadstead_upstream_requests_total{code="200",operation="blob_get",upstream="acme.test"} 2"#)
     );
@@ -56,7 +61,9 @@ async fn answers_that_are_no_blob_are_refused() {
     ] {
         let origin = origin({
             let headers = headers.clone();
-            move |_| reply(status, &headers, if status == 204 || status == 304 { "" } else { "blob" })
+            move |_| {
+                reply(status, &headers, if status == 204 || status == 304 { "" } else { "blob" })
+            }
         })
         .await;
         let error = body(&Setup::new(&origin.url()).build()).await.expect_err("no blob");
@@ -89,8 +96,14 @@ async fn a_part_is_the_part_that_was_asked_for_or_the_whole() {
 async fn a_body_ends_cleanly_only_where_its_framing_does() {
     for (answer, kind) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nblob", ErrorKind::Unreachable),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nblob\r\n", ErrorKind::Unreachable),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nblob", ErrorKind::Protocol),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nblob\r\n",
+            ErrorKind::Unreachable,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nblob",
+            ErrorKind::Protocol,
+        ),
         ("220 ready\r\n", ErrorKind::Protocol),
     ] {
         let error = body(&at(raw(answer).await).build()).await.expect_err(answer);
@@ -125,13 +138,18 @@ async fn a_manifest_keeps_its_bytes_type_and_digest() {
         let type_ = format!("{MANIFEST}; charset=utf-8");
         reply(
             200,
-            &[("content-type", &type_), ("docker-content-digest", &text), ("ratelimit-remaining", "76;w=21600")],
+            &[
+                ("content-type", &type_),
+                ("docker-content-digest", &text),
+                ("ratelimit-remaining", "76;w=21600"),
+            ],
             "{ }\n",
         )
     })
     .await;
     let setup = Setup::new(&origin.url());
-    let fetched = setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    let fetched =
+        setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
     assert_eq!(fetched.bytes, "{ }\n");
     assert_eq!(fetched.media_type.as_str(), MANIFEST);
     assert_eq!(fetched.digest, Some(digest()));
@@ -154,11 +172,14 @@ async fn what_cannot_be_a_manifest_is_refused() {
             move |_| reply(200, &headers, content.clone())
         })
         .await;
-        let error = Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), PATIENCE).await;
+        let error =
+            Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), PATIENCE).await;
         assert_eq!(error.expect_err("no manifest").kind(), &ErrorKind::Protocol, "{headers:?}");
     }
-    let mut chunked =
-        format!("HTTP/1.1 200 OK\r\ncontent-type: {MANIFEST}\r\ntransfer-encoding: chunked\r\n\r\n").into_bytes();
+    let mut chunked = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {MANIFEST}\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    .into_bytes();
     chunked.extend_from_slice(b"500000\r\n");
     chunked.extend_from_slice(&five_mib);
     chunked.extend_from_slice(b"\r\n0\r\n\r\n");
@@ -171,18 +192,38 @@ async fn head_tells_what_the_headers_do_and_becomes_get_where_it_is_unknown() {
     let text = digest().to_string();
     let known = origin(move |seen| {
         assert_eq!(seen.method, "HEAD");
-        reply(200, &[("content-type", MANIFEST), ("docker-content-digest", &text), ("content-length", "1234")], "")
+        reply(
+            200,
+            &[
+                ("content-type", MANIFEST),
+                ("docker-content-digest", &text),
+                ("content-length", "1234"),
+            ],
+            "",
+        )
     })
     .await;
-    let head = Setup::new(&known.url()).build().head_manifest(&repository(), &tag(), PATIENCE).await.expect("a head");
+    let head = Setup::new(&known.url())
+        .build()
+        .head_manifest(&repository(), &tag(), PATIENCE)
+        .await
+        .expect("a head");
     assert_eq!((head.digest, head.size), (Some(digest()), Some(1234)));
     assert_eq!(head.media_type.expect("a type").as_str(), MANIFEST);
 
     let unknown = origin(|seen| {
-        if seen.method == "HEAD" { reply(405, &[], "") } else { reply(200, &[("content-type", MANIFEST)], "blob") }
+        if seen.method == "HEAD" {
+            reply(405, &[], "")
+        } else {
+            reply(200, &[("content-type", MANIFEST)], "blob")
+        }
     })
     .await;
-    let head = Setup::new(&unknown.url()).build().head_manifest(&repository(), &tag(), PATIENCE).await.expect("a head");
+    let head = Setup::new(&unknown.url())
+        .build()
+        .head_manifest(&repository(), &tag(), PATIENCE)
+        .await
+        .expect("a head");
     assert_eq!((head.digest, head.size), (Some(digest()), Some(4)));
 }
 
@@ -200,10 +241,14 @@ async fn a_blob_head_tells_the_size_by_one_byte_if_head_is_refused() {
         })
         .await;
         let upstream = Setup::new(&origin.url()).build();
-        assert_eq!(upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("it exists"), size);
+        assert_eq!(
+            upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("it exists"),
+            size
+        );
     }
     let missing = origin(|_| reply(404, &[], "")).await;
-    let error = Setup::new(&missing.url()).build().head_blob(&repository(), &digest(), PATIENCE).await;
+    let error =
+        Setup::new(&missing.url()).build().head_blob(&repository(), &digest(), PATIENCE).await;
     assert_eq!(error.expect_err("absent").kind(), &ErrorKind::NotFound);
     assert_eq!(missing.seen().len(), 1);
 }
@@ -214,7 +259,11 @@ async fn pages_carry_the_query_of_the_next_one_and_nothing_of_its_host() {
         let link = r#"<https://evil.example/elsewhere?next_page=abc%3D&n=2>; rel="next""#;
         reply(
             200,
-            &[("content-type", "application/json"), ("link", link), ("oci-filters-applied", "artifactType")],
+            &[
+                ("content-type", "application/json"),
+                ("link", link),
+                ("oci-filters-applied", "artifactType"),
+            ],
             "{}",
         )
     })
@@ -222,10 +271,15 @@ async fn pages_carry_the_query_of_the_next_one_and_nothing_of_its_host() {
     let mut setup = Setup::new(&origin.url());
     setup.config.page_limit = Some(100);
     let upstream = setup.build();
-    let page = upstream.list_tags(&repository(), &query("n=5000&last=v1"), PATIENCE).await.expect("a page");
+    let page = upstream
+        .list_tags(&repository(), &query("n=5000&last=v1"), PATIENCE)
+        .await
+        .expect("a page");
     assert_eq!(page.next.as_deref(), Some("next_page=abc%3D&n=2"));
-    let page =
-        upstream.referrers(&repository(), &digest(), &query("artifactType=a%2Fb"), PATIENCE).await.expect("a page");
+    let page = upstream
+        .referrers(&repository(), &digest(), &query("artifactType=a%2Fb"), PATIENCE)
+        .await
+        .expect("a page");
     assert_eq!(page.filters_applied.as_deref(), Some("artifactType"));
     let seen = origin.seen();
     assert_eq!(seen[0].target, "/v2/team/app/tags/list?n=100&last=v1");
@@ -260,20 +314,28 @@ async fn no_error_shows_a_secret_a_query_or_a_repository() {
             ("/token", _) => reply(200, &[], r#"{"token":"tok-secret"}"#),
             (_, None) => reply(401, &[("www-authenticate", &realm)], ""),
             (path, _) if path.contains("/literal/") => to("https://10.0.0.1/?X-Sig=hush".into()),
-            (path, _) if path.contains("/user/") => to("https://u:hush@cdn.example/?X-Sig=hush".into()),
+            (path, _) if path.contains("/user/") => {
+                to("https://u:hush@cdn.example/?X-Sig=hush".into())
+            }
             (path, _) if path.contains("/closed/") => to(format!("http://{closed}/?X-Sig=hush")),
             (path, _) if path.contains("/denied/") => reply(403, &[], "hush"),
-            (path, _) => to(format!("{at}/?what={}&X-Sig=hush", path.split('/').nth(2).expect("a name"))),
+            (path, _) => {
+                to(format!("{at}/?what={}&X-Sig=hush", path.split('/').nth(2).expect("a name")))
+            }
         }
     });
     let setup = Setup::new(&origin.url()).credential("**", "robot", "hunter2");
     let setup = setup.blob_host(storage.host()).blob_host(closed.to_string());
     for name in ["literal", "user", "closed", "denied", "500", "gone", "broken"] {
         let upstream = setup.build();
-        let repository = roadstead::oci::Repository::parse(&format!("{name}/confidential")).expect("valid");
-        let error = upstream.get_blob(&repository, &digest(), None, PATIENCE).await.expect_err(name);
+        let repository =
+            roadstead::oci::Repository::parse(&format!("{name}/confidential")).expect("valid");
+        let error =
+            upstream.get_blob(&repository, &digest(), None, PATIENCE).await.expect_err(name);
         let text = shown(&error) + &format!("{upstream:?}");
-        for secret in ["hunter2", "tok-secret", "hush", "cm9ib3Q6aHVudGVyMg", "X-Sig", "confidential"] {
+        for secret in
+            ["hunter2", "tok-secret", "hush", "cm9ib3Q6aHVudGVyMg", "X-Sig", "confidential"]
+        {
             assert!(!text.contains(secret), "{name} shows {secret}: {text}");
         }
         assert!(error.to_string().starts_with("acme.test: blob_get: "), "{error}");

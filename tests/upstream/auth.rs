@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use roadstead::upstream::ErrorKind;
 
-use crate::origin::{Origin, PATIENCE, Reply, Seen, Setup, bind, canary, manifest, origin, reply, repository, tag};
+use crate::origin::{
+    Origin, PATIENCE, Reply, Seen, Setup, bind, canary, manifest, origin, reply, repository, tag,
+};
 
 const BASIC: &str = "Basic cm9ib3Q6aHVudGVyMg=="; // robot:hunter2
 
@@ -22,7 +24,8 @@ fn token(text: &str) -> Reply {
     reply(200, &[], format!(r#"{{"token":"{text}","expires_in":300}}"#))
 }
 
-/// A registry with its own token endpoint at `/token`, which answers by `tokens`; only the token `good` will do.
+/// A registry with its own token endpoint at `/token`, which answers by `tokens`; only the token
+/// `good` will do.
 async fn registry(tokens: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Origin {
     let bound = bind().await;
     let realm = format!("{}/token", bound.url());
@@ -62,14 +65,17 @@ async fn a_token_is_had_by_post_where_get_is_refused_and_there_is_a_credential()
         upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
         let post = origin.seen().into_iter().find(|seen| seen.method == "POST").expect("a POST");
         let form: Vec<_> = url::form_urlencoded::parse(post.body.as_bytes()).into_owned().collect();
-        for (name, value) in [("grant_type", "password"), ("username", "robot"), ("password", "hunter2")] {
+        for (name, value) in
+            [("grant_type", "password"), ("username", "robot"), ("password", "hunter2")]
+        {
             assert!(form.contains(&(name.into(), value.into())), "{name}");
         }
         assert!(form.contains(&("scope".into(), "repository:team/app:pull".into())));
 
         let anonymous = Setup::new(&origin.url()).build();
         let posts = origin.seen().iter().filter(|seen| seen.method == "POST").count();
-        let error = anonymous.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("no token");
+        let error =
+            anonymous.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("no token");
         assert_eq!(error.kind(), &ErrorKind::Protocol);
         assert_eq!(origin.seen().iter().filter(|seen| seen.method == "POST").count(), posts);
     }
@@ -93,17 +99,23 @@ async fn a_token_without_a_life_is_renewed_after_48_seconds() {
 async fn a_token_that_cannot_be_renewed_is_used_to_its_end() {
     let broken = Arc::new(AtomicBool::new(false));
     let is_broken = broken.clone();
-    let origin =
-        registry(move |_| if is_broken.load(Ordering::SeqCst) { reply(500, &[], "") } else { token("good") }).await;
+    let origin = registry(move |_| {
+        if is_broken.load(Ordering::SeqCst) { reply(500, &[], "") } else { token("good") }
+    })
+    .await;
     let setup = Setup::new(&origin.url());
     let upstream = setup.build();
     upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
     broken.store(true, Ordering::SeqCst);
     setup.clock.advance(Duration::from_secs(250));
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("the old token still holds");
+    upstream
+        .get_manifest(&repository(), &tag(), PATIENCE)
+        .await
+        .expect("the old token still holds");
     assert_eq!(origin.count("/token"), 2);
     setup.clock.advance(Duration::from_mins(1));
-    let error = upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("it has ended");
+    let error =
+        upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("it has ended");
     assert_eq!(error.kind(), &ErrorKind::ServerError(500));
 }
 
@@ -144,7 +156,8 @@ async fn a_realm_elsewhere_gets_neither_credential_nor_connection_unless_it_is_c
     .await;
     let setup = || Setup::new(&origin.url()).credential("**", "robot", "hunter2");
     for setup in [setup(), setup().blob_host(tokens.host())] {
-        let error = setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("refused");
+        let error =
+            setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("refused");
         assert_eq!(error.kind(), &ErrorKind::Refused);
         assert_eq!(tokens.connections(), 0);
     }
@@ -158,7 +171,10 @@ async fn a_token_endpoint_that_redirects_is_not_followed() {
     let canary = canary().await;
     let target = canary.url();
     let origin = registry(move |_| reply(302, &[("location", &target)], "")).await;
-    let upstream = Setup::new(&origin.url()).credential("**", "robot", "hunter2").blob_host(canary.host()).build();
+    let upstream = Setup::new(&origin.url())
+        .credential("**", "robot", "hunter2")
+        .blob_host(canary.host())
+        .build();
     let error = upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("refused");
     assert_eq!(error.kind(), &ErrorKind::Refused);
     assert_eq!(canary.connections(), 0);
@@ -166,15 +182,24 @@ async fn a_token_endpoint_that_redirects_is_not_followed() {
 
 #[tokio::test]
 async fn a_refused_token_is_denial_except_where_401_rejects_a_credential() {
-    for (status, with_credential) in [(401, ErrorKind::CredentialRejected), (403, ErrorKind::Denied)] {
+    for (status, with_credential) in
+        [(401, ErrorKind::CredentialRejected), (403, ErrorKind::Denied)]
+    {
         let origin = registry(move |_| reply(status, &[], "")).await;
         for (setup, kind) in [
             (Setup::new(&origin.url()), ErrorKind::Denied),
             (Setup::new(&origin.url()).credential("**", "robot", "hunter2"), with_credential),
-            (Setup::new(&origin.url()).credential("other/**", "robot", "hunter2"), ErrorKind::Denied),
+            (
+                Setup::new(&origin.url()).credential("other/**", "robot", "hunter2"),
+                ErrorKind::Denied,
+            ),
         ] {
             let before = origin.count("/token");
-            let error = setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("no token");
+            let error = setup
+                .build()
+                .get_manifest(&repository(), &tag(), PATIENCE)
+                .await
+                .expect_err("no token");
             assert_eq!(error.kind(), &kind);
             assert_eq!(origin.count("/token"), before + 1);
         }
@@ -186,7 +211,8 @@ async fn a_refusal_of_a_fresh_token_is_final() {
     let origin = registry(|_| token("useless")).await;
     let upstream = Setup::new(&origin.url()).build();
     for round in 1..=2 {
-        let error = upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("denied");
+        let error =
+            upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("denied");
         assert_eq!(error.kind(), &ErrorKind::Denied);
         assert_eq!((origin.count("/token"), origin.count("/v2/")), (round, 2 * round));
     }
@@ -199,7 +225,9 @@ async fn a_kept_token_that_is_refused_is_renewed_once() {
     let realm = format!("{}/token", bound.url());
     let origin = bound.serve(move |seen| match seen.path() {
         "/token" => token(&counter.fetch_add(1, Ordering::SeqCst).to_string()),
-        _ if seen.header("authorization") == Some("Bearer 0") && seen.target.contains("old") => manifest(),
+        _ if seen.header("authorization") == Some("Bearer 0") && seen.target.contains("old") => {
+            manifest()
+        }
         _ if seen.header("authorization") == Some("Bearer 1") => manifest(),
         _ => challenge(&realm),
     });
@@ -212,7 +240,8 @@ async fn a_kept_token_that_is_refused_is_renewed_once() {
 
 #[tokio::test]
 async fn expiry_told_without_a_challenge_is_renewed_once_and_then_a_rejection() {
-    const TEXT: &str = r#"{"errors":[{"code":"DENIED","message":"Your Authorization Token is invalid."}]}"#;
+    const TEXT: &str =
+        r#"{"errors":[{"code":"DENIED","message":"Your Authorization Token is invalid."}]}"#;
     for status in [400, 403] {
         let stale = Arc::new(AtomicBool::new(false));
         let (bound, is_stale) = (bind().await, stale.clone());
@@ -221,7 +250,9 @@ async fn expiry_told_without_a_challenge_is_renewed_once_and_then_a_rejection() 
             ("/token", _) if is_stale.load(Ordering::SeqCst) => token("second"),
             ("/token", _) => token("first"),
             (path, Some(_)) if path.contains("/hopeless/") => reply(status, &[], TEXT),
-            (_, Some("Bearer first")) if is_stale.load(Ordering::SeqCst) => reply(status, &[], TEXT),
+            (_, Some("Bearer first")) if is_stale.load(Ordering::SeqCst) => {
+                reply(status, &[], TEXT)
+            }
             (_, Some(_)) => manifest(),
             (_, None) => challenge(&realm),
         });
@@ -244,18 +275,22 @@ async fn basic_is_sent_once_asked_for_with_the_longest_pattern() {
         _ => reply(401, &[("www-authenticate", r#"Basic realm="Registry""#)], ""),
     })
     .await;
-    let setup = Setup::new(&origin.url()).credential("team/*", "robot", "hunter2").credential("**", "other", "wrong");
+    let setup = Setup::new(&origin.url())
+        .credential("team/*", "robot", "hunter2")
+        .credential("**", "other", "wrong");
     let upstream = setup.build();
     upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
     assert_eq!(origin.seen()[0].header("authorization"), None);
     upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
     assert_eq!(origin.seen().len(), 3);
     let elsewhere = roadstead::oci::Repository::parse("else/where").expect("valid");
-    let error = upstream.get_manifest(&elsewhere, &tag(), PATIENCE).await.expect_err("the wrong one");
+    let error =
+        upstream.get_manifest(&elsewhere, &tag(), PATIENCE).await.expect_err("the wrong one");
     assert_eq!(error.kind(), &ErrorKind::CredentialRejected);
     assert_eq!(origin.seen().len(), 4);
     let anonymous = Setup::new(&origin.url()).build();
-    let error = anonymous.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("no credential");
+    let error =
+        anonymous.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("no credential");
     assert_eq!(error.kind(), &ErrorKind::Denied);
 }
 
@@ -287,7 +322,8 @@ async fn a_challenge_that_cannot_be_met_is_denial_at_the_first_answer() {
         let header = header.to_owned();
         let origin = origin(move |_| reply(401, &[("www-authenticate", &header)], "")).await;
         let upstream = Setup::new(&origin.url()).credential("**", "robot", "hunter2").build();
-        let error = upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("denied");
+        let error =
+            upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("denied");
         assert_eq!(error.kind(), &ErrorKind::Denied);
         assert_eq!(origin.seen().len(), 1);
     }
@@ -299,7 +335,8 @@ async fn a_token_answer_is_bounded_and_checked() {
     for body in [large.as_str(), "<html>", "{}", r#"{"token":""}"#] {
         let body = body.to_owned();
         let origin = registry(move |_| reply(200, &[], body.clone())).await;
-        let error = Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), PATIENCE).await;
+        let error =
+            Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), PATIENCE).await;
         assert_eq!(error.expect_err("no token").kind(), &ErrorKind::Protocol);
     }
 }
@@ -309,5 +346,7 @@ async fn token_requests_are_counted_by_outcome() {
     let origin = registry(|_| token("good")).await;
     let setup = Setup::new(&origin.url());
     setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
-    assert!(setup.metric(r#"roadstead_token_refreshes_total{outcome="issued",upstream="acme.test"} 1"#));
+    assert!(
+        setup.metric(r#"roadstead_token_refreshes_total{outcome="issued",upstream="acme.test"} 1"#)
+    );
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use roadstead::upstream::{ErrorKind, Extent, Part};
 
 use crate::origin::{
-    Origin, PATIENCE, Setup, bind, canary, digest, loopback_lookup, manifest, origin, reply, repository, tag,
+    Origin, PATIENCE, Setup, bind, canary, digest, loopback_lookup, manifest, origin, reply,
+    repository, tag,
 };
 
 /// A registry that wants Basic and redirects blobs to `location`.
@@ -28,7 +29,10 @@ async fn a_redirect_to_another_origin_loses_the_credential_and_keeps_the_range()
     let storage = origin(|_| reply(206, &[("content-range", "bytes 2-3/4")], "ob")).await;
     let origin = redirecting(format!("{}/data?X-Amz-Signature=abc", storage.url())).await;
     let upstream = setup(&origin).blob_host(storage.host()).build();
-    let blob = upstream.get_blob(&repository(), &digest(), Some(Part::From(2)), PATIENCE).await.expect("a part");
+    let blob = upstream
+        .get_blob(&repository(), &digest(), Some(Part::From(2)), PATIENCE)
+        .await
+        .expect("a part");
     assert_eq!(blob.extent, Extent::Part { first: 2, last: 3, total: Some(4) });
     let seen = storage.seen();
     assert_eq!(seen[0].target, "/data?X-Amz-Signature=abc");
@@ -41,7 +45,11 @@ async fn a_redirect_to_another_origin_loses_the_credential_and_keeps_the_range()
 #[tokio::test]
 async fn a_relative_redirect_on_the_same_origin_keeps_the_credential() {
     let origin = redirecting("/here").await;
-    let mut blob = setup(&origin).build().get_blob(&repository(), &digest(), None, PATIENCE).await.expect("a blob");
+    let mut blob = setup(&origin)
+        .build()
+        .get_blob(&repository(), &digest(), None, PATIENCE)
+        .await
+        .expect("a blob");
     assert_eq!(blob.body.chunk().await.expect("bytes").as_deref(), Some(&b"blob"[..]));
     let last = origin.seen().pop().expect("three requests");
     assert_eq!(last.path(), "/here");
@@ -67,18 +75,20 @@ async fn a_credential_that_was_dropped_is_not_taken_up_on_the_way_back() {
 
 #[tokio::test]
 async fn five_redirects_are_followed_and_six_are_not() {
-    let origin =
-        origin(|seen| match seen.path().strip_prefix("/hop/").map(|left| left.parse::<u32>().expect("a number")) {
+    let origin = origin(|seen| {
+        match seen.path().strip_prefix("/hop/").map(|left| left.parse::<u32>().expect("a number")) {
             Some(0) => reply(200, &[], "blob"),
             Some(left) => reply(301, &[("location", &format!("/hop/{}", left - 1))], ""),
             None if seen.path().contains("sha512") => reply(308, &[("location", "/hop/5")], ""),
             None => reply(303, &[("location", "/hop/4")], ""),
-        })
-        .await;
+        }
+    })
+    .await;
     let upstream = Setup::new(&origin.url()).build();
     upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect("five hops");
     let longer = roadstead::oci::Digest::of(roadstead::oci::Algorithm::Sha512, b"blob");
-    let error = upstream.get_blob(&repository(), &longer, None, PATIENCE).await.expect_err("six hops");
+    let error =
+        upstream.get_blob(&repository(), &longer, None, PATIENCE).await.expect_err("six hops");
     assert_eq!(error.kind(), &ErrorKind::Protocol);
     assert_eq!(origin.count("/hop/"), 10);
 }
@@ -104,7 +114,8 @@ async fn private_addresses_are_never_dialled_by_redirect() {
         let origin = redirecting(location.clone()).await;
         let (lookup, _) = loopback_lookup();
         let upstream = Setup { lookup, ..setup(&origin) }.build();
-        let error = upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect_err(&location);
+        let error =
+            upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect_err(&location);
         assert_eq!(error.kind(), &ErrorKind::Refused, "{location}: {error}");
     }
     assert_eq!(canary.connections(), 0);
@@ -116,23 +127,35 @@ async fn a_private_name_is_dialled_only_if_its_exact_host_and_port_are_configure
     let port = canary.address.port();
     let origin = redirecting(format!("http://cdn.example:{port}/")).await;
     let (lookup, lookups) = loopback_lookup();
-    let with = |host: String| Setup { lookup: lookup.clone(), ..setup(&origin) }.blob_host(host).build();
-    for host in ["cdn.example".to_owned(), format!("cdn.example:{}", port ^ 1), format!("example:{port}")] {
-        let error = with(host).get_blob(&repository(), &digest(), None, PATIENCE).await.expect_err("not configured");
+    let with =
+        |host: String| Setup { lookup: lookup.clone(), ..setup(&origin) }.blob_host(host).build();
+    for host in
+        ["cdn.example".to_owned(), format!("cdn.example:{}", port ^ 1), format!("example:{port}")]
+    {
+        let error = with(host)
+            .get_blob(&repository(), &digest(), None, PATIENCE)
+            .await
+            .expect_err("not configured");
         assert_eq!(error.kind(), &ErrorKind::Refused);
     }
     assert_eq!((canary.connections(), lookups.load(Ordering::SeqCst)), (0, 0));
-    with(format!("CDN.example:{port}")).get_blob(&repository(), &digest(), None, PATIENCE).await.expect("configured");
+    with(format!("CDN.example:{port}"))
+        .get_blob(&repository(), &digest(), None, PATIENCE)
+        .await
+        .expect("configured");
     assert_eq!((canary.connections(), lookups.load(Ordering::SeqCst)), (1, 1));
 }
 
 #[tokio::test]
 async fn storage_that_refuses_is_not_the_registry_denying() {
-    for (status, kind) in [(403, ErrorKind::Protocol), (401, ErrorKind::Protocol), (404, ErrorKind::NotFound)] {
+    for (status, kind) in
+        [(403, ErrorKind::Protocol), (401, ErrorKind::Protocol), (404, ErrorKind::NotFound)]
+    {
         let storage = origin(move |_| reply(status, &[("www-authenticate", "Basic")], "")).await;
         let origin = redirecting(storage.url()).await;
         let upstream = setup(&origin).blob_host(storage.host()).build();
-        let error = upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect_err("refused");
+        let error =
+            upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect_err("refused");
         assert_eq!(error.kind(), &kind);
         assert_eq!(storage.seen().len(), 1);
     }
@@ -147,8 +170,14 @@ async fn signed_storage_that_refuses_head_is_asked_for_one_byte() {
     .await;
     let origin = redirecting(storage.url()).await;
     let upstream = setup(&origin).blob_host(storage.host()).build();
-    assert_eq!(upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("a size"), Some(77));
-    assert_eq!(upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("a size"), Some(77));
+    assert_eq!(
+        upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("a size"),
+        Some(77)
+    );
+    assert_eq!(
+        upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("a size"),
+        Some(77)
+    );
     let methods: Vec<_> = storage.seen().iter().map(|seen| seen.method.clone()).collect();
     assert_eq!(methods, ["HEAD", "GET", "GET"]);
     assert_eq!(storage.seen()[1].header("range"), Some("bytes=0-0"));
@@ -157,7 +186,11 @@ async fn signed_storage_that_refuses_head_is_asked_for_one_byte() {
 #[tokio::test]
 async fn requests_carry_only_headers_of_our_own() {
     let origin = origin(|_| manifest()).await;
-    Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    Setup::new(&origin.url())
+        .build()
+        .get_manifest(&repository(), &tag(), PATIENCE)
+        .await
+        .expect("a manifest");
     let seen = origin.seen().remove(0);
     let mut names: Vec<_> = seen.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use roadstead::upstream::{ErrorKind, Upstream};
 
 use crate::origin::{
-    MANIFEST, PATIENCE, Reply, Setup, bind, closed_port, digest, manifest, origin, reply, repository, tag,
+    MANIFEST, PATIENCE, Reply, Setup, bind, closed_port, digest, manifest, origin, reply,
+    repository, tag,
 };
 
 async fn ask(upstream: &Upstream) -> Result<(), ErrorKind> {
@@ -27,7 +28,8 @@ async fn a_refused_connection_ends_well_below_a_second() {
     };
     let upstream = setup.build();
     let started = now();
-    let error = upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("nobody is there");
+    let error =
+        upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("nobody is there");
     assert_eq!(error.kind(), &ErrorKind::Unreachable);
     assert!(error.to_string().ends_with("(3 attempts)"), "{error}");
     assert!(started.elapsed() < Duration::from_millis(700), "{:?}", started.elapsed());
@@ -38,11 +40,14 @@ async fn passing_failures_are_retried_twice() {
     for status in [500, 502, 503, 504] {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = asked.clone();
-        let origin =
-            origin(
-                move |_| if counter.fetch_add(1, Ordering::SeqCst) < 2 { reply(status, &[], "") } else { manifest() },
-            )
-            .await;
+        let origin = origin(move |_| {
+            if counter.fetch_add(1, Ordering::SeqCst) < 2 {
+                reply(status, &[], "")
+            } else {
+                manifest()
+            }
+        })
+        .await;
         let upstream = Setup::new(&origin.url()).build();
         assert_eq!(ask(&upstream).await, Ok(()));
         assert_eq!(asked.load(Ordering::SeqCst), 3);
@@ -71,7 +76,11 @@ async fn final_answers_are_not_retried() {
 async fn a_connection_that_breaks_before_the_headers_is_tried_again() {
     let first = Arc::new(AtomicBool::new(true));
     let is_first = first.clone();
-    let origin = origin(move |_| if is_first.swap(false, Ordering::SeqCst) { Reply::Break } else { manifest() }).await;
+    let origin =
+        origin(
+            move |_| if is_first.swap(false, Ordering::SeqCst) { Reply::Break } else { manifest() },
+        )
+        .await;
     let upstream = Setup::new(&origin.url()).build();
     assert_eq!(ask(&upstream).await, Ok(()));
     first.store(true, Ordering::SeqCst);
@@ -99,8 +108,10 @@ async fn patience_ends_in_a_timeout_that_counts_against_the_upstream() {
     let upstream = setup.build();
     for _ in 0..3 {
         let started = now();
-        let error =
-            upstream.get_blob(&repository(), &digest(), None, Duration::from_millis(50)).await.expect_err("late");
+        let error = upstream
+            .get_blob(&repository(), &digest(), None, Duration::from_millis(50))
+            .await
+            .expect_err("late");
         assert_eq!(error.kind(), &ErrorKind::Timeout);
         assert!(started.elapsed() < Duration::from_secs(2));
     }
@@ -151,16 +162,19 @@ async fn after_three_failures_answers_are_immediate_until_one_probe_succeeds() {
 async fn answers_of_any_kind_show_that_the_upstream_is_there() {
     let count = Arc::new(AtomicUsize::new(0));
     let counter = count.clone();
-    let origin =
-        origin(
-            move |_| {
-                if counter.fetch_add(1, Ordering::SeqCst) % 7 == 6 { reply(404, &[], "") } else { reply(500, &[], "") }
-            },
-        )
-        .await;
+    let origin = origin(move |_| {
+        if counter.fetch_add(1, Ordering::SeqCst) % 7 == 6 {
+            reply(404, &[], "")
+        } else {
+            reply(500, &[], "")
+        }
+    })
+    .await;
     let upstream = Setup::new(&origin.url()).build();
     for _ in 0..4 {
-        for expected in [ErrorKind::ServerError(500), ErrorKind::ServerError(500), ErrorKind::NotFound] {
+        for expected in
+            [ErrorKind::ServerError(500), ErrorKind::ServerError(500), ErrorKind::NotFound]
+        {
             assert_eq!(ask(&upstream).await, Err(expected));
         }
     }
@@ -171,19 +185,25 @@ async fn a_429_stops_manifests_for_its_pause_while_blobs_flow() {
     let limited = Arc::new(AtomicBool::new(true));
     let is_limited = limited.clone();
     let origin = origin(move |seen| match seen.path().contains("/manifests/") {
-        true if is_limited.load(Ordering::SeqCst) => reply(429, &[("retry-after", "30")], "Too Many Requests"),
+        true if is_limited.load(Ordering::SeqCst) => {
+            reply(429, &[("retry-after", "30")], "Too Many Requests")
+        }
         true => manifest(),
         false => reply(200, &[], "blob"),
     })
     .await;
     let setup = Setup::new(&origin.url());
     let upstream = setup.build();
-    let limited_for = |seconds| Err(ErrorKind::RateLimited { retry_after: Duration::from_secs(seconds) });
+    let limited_for =
+        |seconds| Err(ErrorKind::RateLimited { retry_after: Duration::from_secs(seconds) });
     assert_eq!(ask(&upstream).await, limited_for(30));
     setup.clock.advance(Duration::from_secs(12));
     for _ in 0..5 {
         assert_eq!(ask(&upstream).await, limited_for(18));
-        let head = upstream.head_manifest(&repository(), &tag(), PATIENCE).await.expect_err("the same class");
+        let head = upstream
+            .head_manifest(&repository(), &tag(), PATIENCE)
+            .await
+            .expect_err("the same class");
         assert_eq!(head.kind(), &ErrorKind::RateLimited { retry_after: Duration::from_secs(18) });
     }
     assert_eq!(origin.count("/v2/team/app/manifests/"), 1);
@@ -202,7 +222,10 @@ async fn a_429_holds_for_the_credential_that_got_it() {
     })
     .await;
     let upstream = Setup::new(&origin.url()).credential("team/*", "robot", "hunter2").build();
-    assert_eq!(ask(&upstream).await, Err(ErrorKind::RateLimited { retry_after: Duration::from_secs(10) }));
+    assert_eq!(
+        ask(&upstream).await,
+        Err(ErrorKind::RateLimited { retry_after: Duration::from_secs(10) })
+    );
     let other = roadstead::oci::Repository::parse("else/where").expect("valid");
     upstream.get_manifest(&other, &tag(), PATIENCE).await.expect("another credential, none here");
 }
@@ -217,7 +240,10 @@ async fn a_429_of_the_token_endpoint_is_asked_once() {
     });
     let upstream = Setup::new(&origin.url()).build();
     for _ in 0..3 {
-        assert_eq!(ask(&upstream).await, Err(ErrorKind::RateLimited { retry_after: Duration::from_hours(1) }));
+        assert_eq!(
+            ask(&upstream).await,
+            Err(ErrorKind::RateLimited { retry_after: Duration::from_hours(1) })
+        );
     }
     assert_eq!(origin.count("/token"), 1);
 }

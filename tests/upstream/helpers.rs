@@ -28,8 +28,10 @@ impl Helper {
         let folder = helper.0.path().display();
         let text = format!("#!/bin/sh\ncd '{folder}'\necho \"$@ $(cat)\" >> runs\n{script}\n");
         fs::write(helper.path("text"), text).expect("writable");
-        // By another process: a file that this one has open for writing cannot be run while another test forks.
-        let installed = Command::new("install").args([helper.path("text"), helper.program()]).status();
+        // By another process: a file that this one has open for writing cannot be run while another
+        // test forks.
+        let installed =
+            Command::new("install").args([helper.path("text"), helper.program()]).status();
         assert!(installed.expect("install runs").success());
         helper
     }
@@ -43,7 +45,11 @@ impl Helper {
     }
 
     fn runs(&self) -> Vec<String> {
-        fs::read_to_string(self.path("runs")).unwrap_or_default().lines().map(str::to_owned).collect()
+        fs::read_to_string(self.path("runs"))
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -87,8 +93,11 @@ async fn the_login_of_a_helper_is_used_and_kept_for_five_minutes() {
 #[tokio::test]
 async fn many_requests_run_a_helper_once_even_if_the_first_one_leaves() {
     // Nobody writes to the pipe before all requests are under way.
-    let (origin, helper) = (basic(BASIC).await, Helper::new(&format!("cat gate > /dev/null\n{LOGIN}")));
-    assert!(Command::new("mkfifo").arg(helper.path("gate")).status().expect("mkfifo runs").success());
+    let (origin, helper) =
+        (basic(BASIC).await, Helper::new(&format!("cat gate > /dev/null\n{LOGIN}")));
+    assert!(
+        Command::new("mkfifo").arg(helper.path("gate")).status().expect("mkfifo runs").success()
+    );
     let upstream = setup(&origin, &helper).build();
     let ask = || {
         let upstream = upstream.clone();
@@ -135,7 +144,9 @@ async fn tokens(refused: &'static str) -> Origin {
     let bound = bind().await;
     let realm = format!(r#"Bearer realm="{}/token""#, bound.url());
     bound.serve(move |seen| match (seen.path(), seen.header("authorization")) {
-        ("/token", Some(login)) if login != refused => reply(200, &[], r#"{"token":"good","expires_in":3600}"#),
+        ("/token", Some(login)) if login != refused => {
+            reply(200, &[], r#"{"token":"good","expires_in":3600}"#)
+        }
         (_, Some("Bearer good")) => manifest(),
         _ => reply(401, &[("www-authenticate", &realm)], ""),
     })
@@ -147,7 +158,9 @@ async fn a_new_login_buys_a_new_token_and_the_same_one_does_not() {
     let helper = Helper::new(r#"printf '{"Username":"robot","Secret":"%s"}' "$(cat password)""#);
     let setup = setup(&origin, &helper);
     let upstream = setup.build();
-    for (runs, (password, tokens)) in [("old", 1), ("old", 1), ("new", 2), ("new", 2)].into_iter().enumerate() {
+    for (runs, (password, tokens)) in
+        [("old", 1), ("old", 1), ("new", 2), ("new", 2)].into_iter().enumerate()
+    {
         helper.write("password", password);
         pull(&upstream).await.expect("with a token");
         assert_eq!((helper.runs().len(), origin.count("/token")), (runs + 1, tokens));
@@ -158,8 +171,9 @@ async fn a_new_login_buys_a_new_token_and_the_same_one_does_not() {
 #[tokio::test]
 async fn a_login_that_the_token_endpoint_rejects_is_asked_for_again() {
     let origin = tokens(BASIC).await;
-    let helper =
-        Helper::new(&format!(r#"[ $(wc -l < runs) = 1 ] && {LOGIN} || echo '{{"Username":"u","Secret":"new"}}'"#));
+    let helper = Helper::new(&format!(
+        r#"[ $(wc -l < runs) = 1 ] && {LOGIN} || echo '{{"Username":"u","Secret":"new"}}'"#
+    ));
     pull(&setup(&origin, &helper).build()).await.expect("with the second");
     assert_eq!((helper.runs().len(), origin.count("/token")), (2, 2));
 }
@@ -196,7 +210,11 @@ async fn a_helper_that_fails_is_a_failure_that_names_it_and_no_secret() {
             let error = pull(&upstream).await.expect_err(script);
             assert_eq!(error.kind(), &ErrorKind::NoLogin, "{script}");
             let text = shown(&error);
-            for part in ["acme.test: manifest_get: ", "the credential helper docker-credential-test ", reason] {
+            for part in [
+                "acme.test: manifest_get: ",
+                "the credential helper docker-credential-test ",
+                reason,
+            ] {
                 assert!(text.contains(part), "{part}: {text}");
             }
             let all = format!("{text} {upstream:?} {:?}", setup.config);
@@ -216,17 +234,25 @@ async fn a_helper_that_is_gone_is_a_failure() {
     let upstream = setup(&origin, &helper).build();
     fs::remove_file(helper.program()).expect("removable");
     let error = pull(&upstream).await.expect_err("there is none");
-    assert!(error.to_string().contains("docker-credential-test cannot be run: No such file"), "{error}");
+    assert!(
+        error.to_string().contains("docker-credential-test cannot be run: No such file"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_helper_that_hangs_holds_up_nobody_else_and_does_not_shut_the_upstream() {
     let (origin, helper) = (basic(BASIC).await, Helper::new("sleep 1000"));
-    let setup = Setup::new(&origin.url()).helper("team/*", helper.program()).credential("**", "robot", SECRET);
+    let setup = Setup::new(&origin.url())
+        .helper("team/*", helper.program())
+        .credential("**", "robot", SECRET);
     let upstream = setup.build();
     let short = Duration::from_millis(50);
     for _ in 0..5 {
-        let error = upstream.get_manifest(&repository(), &tag(), short).await.expect_err("no login in time");
+        let error = upstream
+            .get_manifest(&repository(), &tag(), short)
+            .await
+            .expect_err("no login in time");
         assert_eq!(error.kind(), &ErrorKind::Timeout);
     }
     while helper.runs().is_empty() {
@@ -240,7 +266,8 @@ async fn a_helper_that_hangs_holds_up_nobody_else_and_does_not_shut_the_upstream
 
 #[tokio::test]
 async fn a_helper_that_hangs_is_killed_with_all_that_it_has_started() {
-    let (origin, helper) = (origin(|_| manifest()).await, Helper::new("sleep 1000 & echo $! > pid; wait"));
+    let (origin, helper) =
+        (origin(|_| manifest()).await, Helper::new("sleep 1000 & echo $! > pid; wait"));
     let upstream = setup(&origin, &helper).build();
     let waiting = tokio::spawn({
         let upstream = upstream.clone();
@@ -254,7 +281,10 @@ async fn a_helper_that_hangs_is_killed_with_all_that_it_has_started() {
     tokio::time::pause();
     let error = waiting.await.expect("it runs").expect_err("it hangs");
     assert_eq!(error.kind(), &ErrorKind::NoLogin);
-    assert!(error.to_string().contains("docker-credential-test gave no answer within 10 s"), "{error}");
+    assert!(
+        error.to_string().contains("docker-credential-test gave no answer within 10 s"),
+        "{error}"
+    );
     let state = || fs::read_to_string(format!("/proc/{}/stat", pid().trim())).unwrap_or_default();
     let is_gone = || state().is_empty() || state().contains(") Z ");
     for _ in 0..1_000_000 {

@@ -47,7 +47,9 @@ impl Seen {
 
     pub(crate) fn query(&self, name: &str) -> Option<String> {
         let query = self.target.split_once('?')?.1;
-        url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        url::form_urlencoded::parse(query.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
     }
 }
 
@@ -147,7 +149,12 @@ impl Drop for Origin {
 
 type Answer = Arc<dyn Fn(&Seen) -> Reply + Send + Sync>;
 
-async fn accept(listener: TcpListener, answer: Answer, seen: Arc<Mutex<Vec<Seen>>>, connections: Arc<AtomicUsize>) {
+async fn accept(
+    listener: TcpListener,
+    answer: Answer,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
+) {
     let mut open = tokio::task::JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
@@ -184,7 +191,8 @@ async fn serve(stream: TcpStream, answer: Answer, seen: Arc<Mutex<Vec<Seen>>>) {
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// A server that answers every connection with the same bytes, whatever was asked, and then closes it.
+/// A server that answers every connection with the same bytes, whatever was asked, and then closes
+/// it.
 pub(crate) async fn raw(bytes: impl Into<Bytes>) -> SocketAddr {
     raw_then(bytes, false).await
 }
@@ -253,14 +261,19 @@ impl Setup {
     pub(crate) fn credential(mut self, images: &str, username: &str, password: &str) -> Self {
         self.config.credentials.push(Credential {
             images: Pattern::parse(images).expect("a pattern"),
-            login: Login::Fixed { username: username.into(), password: Secret::new(password.into()) },
+            login: Login::Fixed {
+                username: username.into(),
+                password: Secret::new(password.into()),
+            },
         });
         self
     }
 
     pub(crate) fn helper(mut self, images: &str, program: PathBuf) -> Self {
         let login = Login::Helper { program, server: "acme.test".into() };
-        self.config.credentials.push(Credential { images: Pattern::parse(images).expect("a pattern"), login });
+        self.config
+            .credentials
+            .push(Credential { images: Pattern::parse(images).expect("a pattern"), login });
         self
     }
 
@@ -277,7 +290,8 @@ impl Setup {
     pub(crate) fn build(&self) -> Arc<Upstream> {
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let configs = [self.config.clone()];
-        let upstreams = Upstreams::new(&configs, clock, &self.limits, metrics, &self.lookup).expect("it builds");
+        let upstreams = Upstreams::new(&configs, clock, &self.limits, metrics, &self.lookup)
+            .expect("it builds");
         upstreams.get(&self.config.name).expect("it is there").clone()
     }
 

@@ -1,6 +1,6 @@
-//! Who has failed to log in lately. A user from one address is locked out after a few failures; the address itself is a
-//! suspect, and the name is one that somebody guesses at, and both wait behind everybody else. Bounded; the oldest are
-//! forgotten.
+//! Who has failed to log in lately. A user from one address is locked out after a few failures; the
+//! address itself is a suspect, and the name is one that somebody guesses at, and both wait behind
+//! everybody else. Bounded; the oldest are forgotten.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,13 +13,14 @@ use crate::clock::{Clock, Timestamp};
 /// Failures of one user from one address in [`WINDOW`] (ACCESS §5.3).
 const FAILURES: u32 = 5;
 const WINDOW: Duration = Duration::from_mins(1);
-/// How long an address is a suspect that was turned away for want of room: long enough to tell one that keeps coming,
-/// short enough for one that was unlucky.
+/// How long an address is a suspect that was turned away for want of room: long enough to tell one
+/// that keeps coming, short enough for one that was unlucky.
 const CROWDED_OUT: Duration = Duration::from_secs(10);
 /// Addresses, names, and pairs of them that are remembered.
 const COUNTED: u64 = 65_536;
 
-/// What counts as one address: an IPv4 address, or the /64 that one customer of an IPv6 network has.
+/// What counts as one address: an IPv4 address, or the /64 that one customer of an IPv6 network
+/// has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Source(IpAddr);
 
@@ -27,7 +28,9 @@ impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => IpAddr::V4(address),
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+            IpAddr::V6(address) => {
+                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+            }
         })
     }
 }
@@ -116,7 +119,9 @@ impl Failures {
     }
 
     fn suspect_until(&self, source: Source, until: Timestamp) {
-        self.suspects.entry(source).and_upsert_with(|entry| entry.map_or(until, |entry| (*entry.value()).max(until)));
+        self.suspects
+            .entry(source)
+            .and_upsert_with(|entry| entry.map_or(until, |entry| (*entry.value()).max(until)));
     }
 }
 
@@ -175,7 +180,9 @@ mod tests {
         let ((failures, clock), here) = (failures(), source("192.0.2.1"));
         failures.remember(here, "ci");
         assert!(failures.is_familiar(here, "ci"));
-        assert!(!failures.is_familiar(here, "eve") && !failures.is_familiar(source("192.0.2.2"), "ci"));
+        assert!(
+            !failures.is_familiar(here, "eve") && !failures.is_familiar(source("192.0.2.2"), "ci")
+        );
         failures.count(here, "ci");
         assert!(!failures.is_familiar(here, "ci"));
         clock.advance(WINDOW);
@@ -184,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_failure_is_suspect_for_a_minute_and_bad_luck_for_seconds() {
-        let ((failures, clock), unlucky, guilty) = (failures(), source("192.0.2.1"), source("192.0.2.2"));
+        let ((failures, clock), unlucky, guilty) =
+            (failures(), source("192.0.2.1"), source("192.0.2.2"));
         failures.crowded_out(unlucky);
         failures.count(guilty, "ci");
         failures.crowded_out(guilty);

@@ -1,7 +1,8 @@
 //! The one thread that hashes, and the attempts that wait for it.
 //!
-//! An attempt belongs to nobody in particular: equal ones join it, and it ends when it was hashed, whoever has left
-//! meanwhile. So failures are counted here and not by those who ask, who could hang up instead of hearing of theirs.
+//! An attempt belongs to nobody in particular: equal ones join it, and it ends when it was hashed,
+//! whoever has left meanwhile. So failures are counted here and not by those who ask, who could
+//! hang up instead of hearing of theirs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -69,7 +70,8 @@ impl Hashing {
         let shared = Arc::new(Shared::new(failures));
         let worker = Arc::clone(&shared);
         std::thread::Builder::new().name("passwords".to_owned()).spawn(move || {
-            // On Linux this is for the thread alone: requests go before hashes that may be for nothing. Failing costs time.
+            // On Linux this is for the thread alone: requests go before hashes that may be for
+            // nothing. Failing costs time.
             let _ = rustix::process::nice(NICENESS);
             worker.run();
         })?;
@@ -77,7 +79,12 @@ impl Hashing {
     }
 
     /// Joins an equal attempt, or queues this one; none if the thread has ended.
-    pub(super) fn join(&self, key: Key, source: Source, attempt: Attempt) -> Option<oneshot::Receiver<Verdict>> {
+    pub(super) fn join(
+        &self,
+        key: Key,
+        source: Source,
+        attempt: Attempt,
+    ) -> Option<oneshot::Receiver<Verdict>> {
         self.shared.join(key, source, attempt)
     }
 
@@ -118,9 +125,15 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// A calm attempt by a name that is nobody's is not hashed: names cost a stranger nothing, and would crowd out those
-    /// who are somebody. That it is wrong is answered as late as to anybody ([`Passwords::verify`](super::Passwords)).
-    fn join(&self, key: Key, source: Source, attempt: Attempt) -> Option<oneshot::Receiver<Verdict>> {
+    /// A calm attempt by a name that is nobody's is not hashed: names cost a stranger nothing, and
+    /// would crowd out those who are somebody. That it is wrong is answered as late as to anybody
+    /// ([`Passwords::verify`](super::Passwords)).
+    fn join(
+        &self,
+        key: Key,
+        source: Source,
+        attempt: Attempt,
+    ) -> Option<oneshot::Receiver<Verdict>> {
         let (answer, verdict) = oneshot::channel();
         let waiting = Waiting { source, answer };
         let mut work = self.lock();
@@ -150,13 +163,15 @@ impl Shared {
         Some(verdict)
     }
 
-    /// One attempt of an address and one at a name are calm at a time, and those of whom is known there, whatever others do
-    /// at that address and at that name.
+    /// One attempt of an address and one at a name are calm at a time, and those of whom is known
+    /// there, whatever others do at that address and at that name.
     fn lane(&self, work: &Work, source: Source, user: &str) -> Lane {
         let is_from_here = |job: &Job| job.waiting.iter().any(|one| one.source == source);
         let is_by_name = |job: &Job| *job.attempt.user == *user;
         let waits = |is: &dyn Fn(&Job) -> bool| work.jobs.values().any(is);
-        if self.failures.is_familiar(source, user) && !waits(&|job| is_from_here(job) && is_by_name(job)) {
+        if self.failures.is_familiar(source, user)
+            && !waits(&|job| is_from_here(job) && is_by_name(job))
+        {
             Lane::Calm
         } else if self.failures.is_suspect(source) || waits(&is_from_here) {
             Lane::Suspect
@@ -177,22 +192,24 @@ impl Shared {
         }
     }
 
-    /// Waits for an attempt whose turn it is; none when it is time to end. The clock that tests move is no use here: what
-    /// is rested for is real work.
+    /// Waits for an attempt whose turn it is; none when it is time to end. The clock that tests
+    /// move is no use here: what is rested for is real work.
     fn next(&self) -> Option<Key> {
         let mut work = self.lock();
         while !work.closed {
             work = match work.lanes.turn(Instant::now()) {
                 Turn::Hash(key) => return Some(key),
-                Turn::Rest(wait) => self.changed.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0,
+                Turn::Rest(wait) => {
+                    self.changed.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
                 Turn::Idle => self.changed.wait(work).unwrap_or_else(PoisonError::into_inner),
             };
         }
         None
     }
 
-    /// The attempt, if anybody still wants to know who may: not those who left, nor those who have failed too often since
-    /// they came.
+    /// The attempt, if anybody still wants to know who may: not those who left, nor those who have
+    /// failed too often since they came.
     fn begin(&self, key: &Key) -> Option<Attempt> {
         let mut work = self.lock();
         let mut job = work.jobs.remove(key)?;
@@ -253,7 +270,10 @@ mod tests {
         let hash = Users::parse(&users).expect("a user").get("ci").expect("ci").clone();
         let password = Secret::new("secret".to_owned());
         let clock = Clock::manual(Duration::from_secs(1_000_000));
-        (Shared::new(Arc::new(Failures::new(clock))), Attempt { user: "ci".into(), hash, password, known: true })
+        (
+            Shared::new(Arc::new(Failures::new(clock))),
+            Attempt { user: "ci".into(), hash, password, known: true },
+        )
     }
 
     fn source(last: u8) -> Source {
@@ -271,8 +291,9 @@ mod tests {
     #[tokio::test]
     async fn equal_attempts_are_hashed_once() {
         let (shared, attempt) = idle();
-        let waiting: Vec<_> =
-            (0..100).map(|n| shared.join([7; 32], source(n), attempt.clone()).expect("room")).collect();
+        let waiting: Vec<_> = (0..100)
+            .map(|n| shared.join([7; 32], source(n), attempt.clone()).expect("room"))
+            .collect();
         let right = attempt.verdict(attempt.hash.verify("secret"));
         assert!(work(&shared, &right));
         for verdict in waiting {
@@ -317,16 +338,21 @@ mod tests {
     #[tokio::test]
     async fn a_burst_of_guesses_is_hashed_five_times() {
         let (shared, attempt) = idle();
-        let burst: Vec<_> = (0..9).filter_map(|n| shared.join([n; 32], source(1), attempt.clone())).collect();
+        let burst: Vec<_> =
+            (0..9).filter_map(|n| shared.join([n; 32], source(1), attempt.clone())).collect();
         assert_eq!(burst.len(), 9, "one is calm, eight wait as suspects");
         assert_eq!((0..9).filter(|_| work(&shared, &Verdict::Wrong)).count(), 5);
         let mut verdicts = Vec::new();
         for verdict in burst {
             verdicts.push(verdict.await.expect("an answer"));
         }
-        let (wrong, later): (Vec<_>, Vec<_>) = verdicts.iter().partition(|verdict| **verdict == Verdict::Wrong);
+        let (wrong, later): (Vec<_>, Vec<_>) =
+            verdicts.iter().partition(|verdict| **verdict == Verdict::Wrong);
         assert_eq!(wrong.len(), 5);
-        assert!(later.iter().all(|verdict| matches!(verdict, Verdict::Later { .. })), "{verdicts:?}");
+        assert!(
+            later.iter().all(|verdict| matches!(verdict, Verdict::Later { .. })),
+            "{verdicts:?}"
+        );
     }
 
     #[test]
@@ -348,7 +374,8 @@ mod tests {
     fn first_guesses_at_names_that_are_nobodys_take_no_turn() {
         let (shared, attempt) = idle();
         for number in 0..100 {
-            let nobody = Attempt { user: format!("nobody{number}").into(), known: false, ..attempt.clone() };
+            let nobody =
+                Attempt { user: format!("nobody{number}").into(), known: false, ..attempt.clone() };
             let mut verdict = shared.join([number; 32], source(number), nobody).expect("room");
             assert_eq!(verdict.try_recv(), Ok(Verdict::Wrong));
         }
@@ -367,7 +394,8 @@ mod tests {
     async fn the_oldest_attempt_gives_way_and_is_told() {
         let (shared, attempt) = idle();
         let named = |n: u8| Attempt { user: format!("user{n}").into(), ..attempt.clone() };
-        let mut all: Vec<_> = (0..9).map(|n| shared.join([n; 32], source(n), named(n)).expect("room")).collect();
+        let mut all: Vec<_> =
+            (0..9).map(|n| shared.join([n; 32], source(n), named(n)).expect("room")).collect();
         assert_eq!(all.remove(0).await, Ok(Verdict::Later { retry_after: CROWDED }));
         assert!(shared.failures.is_suspect(source(0)) && !shared.failures.is_suspect(source(1)));
         assert_eq!(shared.lock().jobs.len(), 8);
@@ -426,7 +454,8 @@ mod tests {
         let hashing = Hashing::start(Arc::clone(&shared.failures)).expect("a thread");
         let worker = Arc::downgrade(&hashing.shared);
         assert_eq!(worker.strong_count(), 2, "the owner's and one thread's");
-        let waiting: Vec<_> = (0..8).filter_map(|n| hashing.join([n; 32], source(n), attempt.clone())).collect();
+        let waiting: Vec<_> =
+            (0..8).filter_map(|n| hashing.join([n; 32], source(n), attempt.clone())).collect();
         for verdict in waiting {
             assert!(matches!(verdict.blocking_recv(), Ok(Verdict::Right { .. })));
         }

@@ -1,9 +1,11 @@
 //! Which attempt is hashed next, and when. Pure.
 //!
-//! First come the calm: an address that has not failed lately, and a name that nobody has guessed at. Then such addresses
-//! with a name that somebody has guessed at, then the rest. What failures took is a debt that is paid by resting; the first
-//! two wait only for what goes beyond an allowance, suspects until all of it is paid. So failures cost a quarter of a core
-//! in the long run, however many there are, and whoever is new rarely waits for the rest that others have earned.
+//! First come the calm: an address that has not failed lately, and a name that nobody has guessed
+//! at. Then such addresses with a name that somebody has guessed at, then the rest. What failures
+//! took is a debt that is paid by resting; the first two wait only for what goes beyond an
+//! allowance, suspects until all of it is paid. So failures cost a quarter of a core in the long
+//! run, however many there are, and whoever is new rarely waits for the rest that others have
+//! earned.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,11 +20,12 @@ const LENGTH: usize = 8;
 const REST: u32 = 3;
 /// Rest that may be owed while the calm are still served: a second of failures.
 const ALLOWANCE: Duration = Duration::from_secs(3);
-/// The same for attempts at a name that is guessed at; less, so that their failures hold no calm one up.
+/// The same for attempts at a name that is guessed at; less, so that their failures hold no calm
+/// one up.
 const ALLOWANCE_OF_GUESSED: Duration = Duration::from_millis(1500);
 
-/// Rest that may be owed before the first pause for suspects. Short hashes are so done in a row: each time the thread wakes,
-/// a request has to wait for its core.
+/// Rest that may be owed before the first pause for suspects. Short hashes are so done in a row:
+/// each time the thread wakes, a request has to wait for its core.
 const BURST: Duration = Duration::from_millis(500);
 
 /// In the order in which they are served.
@@ -64,9 +67,9 @@ impl Lanes {
         Self { calm, guessed, suspect, rested: now, taken: Duration::ZERO, pausing: false }
     }
 
-    /// The newest of a lane is the next, and the oldest has to give way if there is no room: those who came in a flood
-    /// would take their time and be told to come back in the end, and whoever comes after it need not wait for them. Gives
-    /// the one that gave way.
+    /// The newest of a lane is the next, and the oldest has to give way if there is no room: those
+    /// who came in a flood would take their time and be told to come back in the end, and whoever
+    /// comes after it need not wait for them. Gives the one that gave way.
     pub(super) fn enter(&mut self, lane: Lane, key: Key) -> Option<Key> {
         let lane = match lane {
             Lane::Calm => &mut self.calm,
@@ -99,8 +102,8 @@ impl Lanes {
         self.taken = taken;
     }
 
-    /// An attempt that was not worth a hash. Others wait as if it had been hashed, so that nobody learns from their
-    /// waiting that it was not; but many such add up to no more than one.
+    /// An attempt that was not worth a hash. Others wait as if it had been hashed, so that nobody
+    /// learns from their waiting that it was not; but many such add up to no more than one.
     pub(super) fn spared(&mut self, now: Instant) {
         self.rested = self.rested.max(now + self.taken * (1 + REST));
     }
@@ -127,7 +130,9 @@ mod tests {
         let (mut lanes, now) = lanes();
         let all = [(Lane::Suspect, 0), (Lane::Guessed, 20), (Lane::Calm, 10)];
         for number in 0..8 {
-            assert!(all.iter().all(|(lane, first)| lanes.enter(*lane, key(first + number)).is_none()));
+            assert!(
+                all.iter().all(|(lane, first)| lanes.enter(*lane, key(first + number)).is_none())
+            );
         }
         for (lane, first) in all {
             assert_eq!(lanes.enter(lane, key(first + 8)), Some(key(first)), "the oldest gives way");
@@ -206,8 +211,8 @@ mod tests {
         }
     }
 
-    /// Half a minute of twenty wrong logins a second, each in the lane that `lane` has for its number; the share of it that
-    /// is spent hashing.
+    /// Half a minute of twenty wrong logins a second, each in the lane that `lane` has for its
+    /// number; the share of it that is spent hashing.
     fn half_a_minute(lane: impl Fn(u32) -> Lane) -> f64 {
         let (mut lanes, start) = lanes();
         let (mut now, mut next, mut came, mut hashed) = (start, start, 0, Duration::ZERO);
@@ -235,7 +240,10 @@ mod tests {
             ("one address", half_a_minute(|_| Lane::Suspect)),
             ("many, each once", half_a_minute(|_| Lane::Calm)),
             ("many, at one name", half_a_minute(|_| Lane::Guessed)),
-            ("a hundred", half_a_minute(|came| if came < 100 { Lane::Calm } else { Lane::Suspect })),
+            (
+                "a hundred",
+                half_a_minute(|came| if came < 100 { Lane::Calm } else { Lane::Suspect }),
+            ),
         ] {
             assert!((0.2..=0.3).contains(&share), "{from}: {share}");
         }

@@ -1,13 +1,16 @@
-//! Checking passwords without letting strangers spend our processor (ACCESS §5.3, RELIABILITY §2.6).
+//! Checking passwords without letting strangers spend our processor (ACCESS §5.3, RELIABILITY
+//! §2.6).
 //!
-//! A right password that was checked in the last minutes is known by a keyed hash of it, and costs nothing more.
-//! Everything else goes to one thread (`hashing`), which takes calm attempts first and rests after failures (`lanes`);
-//! whoever has failed too often is turned away before (`failures`). Equal attempts under way are one.
+//! A right password that was checked in the last minutes is known by a keyed hash of it, and costs
+//! nothing more. Everything else goes to one thread (`hashing`), which takes calm attempts first
+//! and rests after failures (`lanes`); whoever has failed too often is turned away before
+//! (`failures`). Equal attempts under way are one.
 //!
-//! What this guarantees while strangers guess: a right login comes next, behind others of its kind, if neither its address
-//! nor its name has failed within a minute, or if this user has logged in from this address before. A name that somebody
-//! guesses at comes after those, but before every address that has failed or was turned away lately; among addresses as
-//! new as its own it is one of many, for nothing tells it from theirs before it is hashed.
+//! What this guarantees while strangers guess: a right login comes next, behind others of its kind,
+//! if neither its address nor its name has failed within a minute, or if this user has logged in
+//! from this address before. A name that somebody guesses at comes after those, but before every
+//! address that has failed or was turned away lately; among addresses as new as its own it is one
+//! of many, for nothing tells it from theirs before it is hashed.
 
 mod failures;
 mod hashing;
@@ -75,14 +78,23 @@ impl Passwords {
             hashing: Hashing::start(Arc::clone(&failures))?,
             secret,
             clock,
-            verified: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
+            verified: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_live(REMEMBERED_FOR)
+                .build(),
             failures,
         })
     }
 
-    /// Whether this is the user's password. That it is not is answered after a time that tells nothing of whether there is
-    /// such a user, and of how much there was to hash.
-    pub(super) async fn verify(&self, users: &Users, source: IpAddr, user: &str, password: &Secret) -> Verdict {
+    /// Whether this is the user's password. That it is not is answered after a time that tells
+    /// nothing of whether there is such a user, and of how much there was to hash.
+    pub(super) async fn verify(
+        &self,
+        users: &Users,
+        source: IpAddr,
+        user: &str,
+        password: &Secret,
+    ) -> Verdict {
         let asked = Instant::now();
         let verdict = self.check(users, source.into(), user, password).await;
         if verdict == Verdict::Wrong {
@@ -109,7 +121,8 @@ impl Passwords {
             self.failures.count(source, user);
             return Verdict::Wrong;
         }
-        let attempt = Attempt { user: user.into(), hash: hash.clone(), password: password.clone(), known };
+        let attempt =
+            Attempt { user: user.into(), hash: hash.clone(), password: password.clone(), known };
         let verdict = self.hash(key, source, attempt).await;
         if matches!(verdict, Verdict::Right { .. }) {
             self.verified.insert(key, self.clock.now());
@@ -153,10 +166,17 @@ mod tests {
 
     /// `ci` with the password `secret`.
     fn users(cost: u32) -> Users {
-        Users::parse(&format!("ci:{}", bcrypt::hash("secret", cost).expect("a hash"))).expect("a user")
+        Users::parse(&format!("ci:{}", bcrypt::hash("secret", cost).expect("a hash")))
+            .expect("a user")
     }
 
-    async fn login(passwords: &Passwords, users: &Users, source: &str, user: &str, password: &str) -> Verdict {
+    async fn login(
+        passwords: &Passwords,
+        users: &Users,
+        source: &str,
+        user: &str,
+        password: &str,
+    ) -> Verdict {
         let password = Secret::new(password.to_owned());
         passwords.verify(users, source.parse().expect(source), user, &password).await
     }
@@ -171,10 +191,19 @@ mod tests {
         let expected = users.get("ci").expect("ci").fingerprint();
         let right = Verdict::Right { fingerprint: expected };
         assert_eq!(login(&passwords, &users, HERE, "ci", "secret").await, right);
-        for (user, password) in [("ci", "Secret"), ("ci", ""), ("eve", "secret"), ("", "secret"), ("ci", "secret\0")] {
-            assert_eq!(login(&passwords, &users, HERE, user, password).await, Verdict::Wrong, "{user} {password:?}");
+        for (user, password) in
+            [("ci", "Secret"), ("ci", ""), ("eve", "secret"), ("", "secret"), ("ci", "secret\0")]
+        {
+            assert_eq!(
+                login(&passwords, &users, HERE, user, password).await,
+                Verdict::Wrong,
+                "{user} {password:?}"
+            );
         }
-        assert_eq!(login(&passwords, &Users::default(), HERE, "ci", "secret").await, Verdict::Wrong);
+        assert_eq!(
+            login(&passwords, &Users::default(), HERE, "ci", "secret").await,
+            Verdict::Wrong
+        );
     }
 
     #[tokio::test]
@@ -201,8 +230,15 @@ mod tests {
         for password in ["wrong", "secret"] {
             assert_eq!(login(&passwords, &users, HERE, "ci", password).await, later);
         }
-        assert!(is_right(&login(&passwords, &users, "192.0.2.2", "ci", "secret").await), "another address");
-        assert_eq!(login(&passwords, &users, HERE, "eve", "x").await, Verdict::Wrong, "another user");
+        assert!(
+            is_right(&login(&passwords, &users, "192.0.2.2", "ci", "secret").await),
+            "another address"
+        );
+        assert_eq!(
+            login(&passwords, &users, HERE, "eve", "x").await,
+            Verdict::Wrong,
+            "another user"
+        );
         clock.advance(Duration::from_secs(40));
         assert!(is_right(&login(&passwords, &users, HERE, "ci", "secret").await), "a minute later");
     }
@@ -223,10 +259,18 @@ mod tests {
         let ((passwords, clock), slow) = (passwords(), users(4));
         assert!(is_right(&login(&passwords, &slow, HERE, "ci", "secret").await));
         passwords.hashing.close();
-        assert!(is_right(&login(&passwords, &slow, HERE, "ci", "secret").await), "without the thread");
-        assert!(!passwords.is_remembered(&passwords.key("ci", slow.get("ci").expect("ci"), &Secret::new("x".into()))));
+        assert!(
+            is_right(&login(&passwords, &slow, HERE, "ci", "secret").await),
+            "without the thread"
+        );
+        assert!(!passwords.is_remembered(&passwords.key(
+            "ci",
+            slow.get("ci").expect("ci"),
+            &Secret::new("x".into())
+        )));
         let changed = users(4);
-        let key = passwords.key("ci", changed.get("ci").expect("ci"), &Secret::new("secret".into()));
+        let key =
+            passwords.key("ci", changed.get("ci").expect("ci"), &Secret::new("secret".into()));
         assert!(!passwords.is_remembered(&key), "a new hash is a new password");
         clock.advance(REMEMBERED_FOR);
         let key = passwords.key("ci", slow.get("ci").expect("ci"), &Secret::new("secret".into()));
@@ -248,7 +292,10 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(login(&passwords, &users, HERE, "ci", "secret\0").await, Verdict::Wrong);
         }
-        assert!(matches!(login(&passwords, &users, HERE, "ci", "secret").await, Verdict::Later { .. }));
+        assert!(matches!(
+            login(&passwords, &users, HERE, "ci", "secret").await,
+            Verdict::Later { .. }
+        ));
     }
 
     #[tokio::test]

@@ -26,7 +26,8 @@ impl Buildah {
 }
 
 impl Client for Buildah {
-    const NEEDS: &'static [Need] = &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("buildah")];
+    const NEEDS: &'static [Need] =
+        &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("buildah")];
 
     async fn start(site: &Site, folder: &Path) -> Self {
         let client = Self { site: site.clone(), folder: folder.to_owned() };
@@ -44,10 +45,18 @@ impl Client for Buildah {
     }
 
     async fn holds(&self, name: &str, image: &Image) {
-        let report = run("buildah-inspect", &self.folder, self.command(&["inspect", "--type", "image", name])).await;
+        let report = run(
+            "buildah-inspect",
+            &self.folder,
+            self.command(&["inspect", "--type", "image", name]),
+        )
+        .await;
         let report: serde_json::Value = serde_json::from_str(&report).expect("the report is JSON");
         assert_eq!(report["FromImageDigest"], image.native().manifest.digest.as_str());
-        assert_eq!(report["OCIv1"]["rootfs"]["diff_ids"], serde_json::json!(image.native().diff_ids()));
+        assert_eq!(
+            report["OCIv1"]["rootfs"]["diff_ids"],
+            serde_json::json!(image.native().diff_ids())
+        );
     }
 
     fn logins(&self) -> PathBuf {

@@ -1,5 +1,5 @@
-//! containerd and `ctr`: with a `hosts.toml`, any registry, named by `ns`; and with what opens one, which it keeps
-//! nowhere.
+//! containerd and `ctr`: with a `hosts.toml`, any registry, named by `ns`; and with what opens one,
+//! which it keeps nowhere.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,8 +15,9 @@ pub(crate) async fn containerd(mirror: SocketAddr, folder: &Path, image: &Image)
     let hosts = folder.join("hosts");
     fs::create_dir_all(hosts.join("quay.io")).expect("the folder is the test's own");
     // `server` too, so that it never goes round the mirror.
-    let text =
-        format!("server = \"http://{mirror}\"\n[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+    let text = format!(
+        "server = \"http://{mirror}\"\n[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+    );
     fs::write(hosts.join("quay.io/hosts.toml"), text).expect("the folder is the test's own");
     let _daemon = daemon(folder).await;
     let name = "quay.io/acme/app:1";
@@ -28,7 +29,8 @@ pub(crate) async fn containerd(mirror: SocketAddr, folder: &Path, image: &Image)
     })
     .await;
     listed(folder, ctr, name, image).await;
-    let snapshots = run("ctr-snapshots", folder, ctr(&["snapshots", "--snapshotter", "native", "list"])).await;
+    let snapshots =
+        run("ctr-snapshots", folder, ctr(&["snapshots", "--snapshotter", "native", "list"])).await;
     assert!(snapshots.contains(image.native().layers[0].diff_id.as_str()), "{snapshots}");
 }
 
@@ -40,8 +42,13 @@ pub(crate) struct Containerd {
 }
 
 impl Containerd {
-    pub(crate) const NEEDS: &'static [Need] =
-        &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("containerd"), Need::Program("ctr")];
+    pub(crate) const NEEDS: &'static [Need] = &[
+        registry::NEED,
+        Need::Root,
+        Need::Program("unshare"),
+        Need::Program("containerd"),
+        Need::Program("ctr"),
+    ];
 
     pub(crate) async fn start(site: &Site, folder: &Path) -> Self {
         Self { site: site.clone(), folder: folder.to_owned(), _daemon: daemon(folder).await }
@@ -66,7 +73,10 @@ impl Containerd {
 
 async fn listed(folder: &Path, ctr: impl Fn(&[&str]) -> Command, name: &str, image: &Image) {
     let listed = run("ctr-images", folder, ctr(&["images", "list"])).await;
-    assert!(listed.contains(&format!("{name} {} {}", image.index.media_type, image.index.digest)), "{listed}");
+    assert!(
+        listed.contains(&format!("{name} {} {}", image.index.media_type, image.index.digest)),
+        "{listed}"
+    );
     let content = run("ctr-content", folder, ctr(&["content", "list", "--quiet"])).await;
     for blob in image.native().blobs() {
         assert!(content.contains(blob.digest.as_str()), "{content}");
@@ -81,7 +91,9 @@ async fn daemon(folder: &Path) -> Process {
     command.arg("--config").arg(config).arg("--root").arg(folder.join("root"));
     command.arg("--state").arg(folder.join("state")).arg("--address").arg(folder.join("S"));
     let mut process = Process::start("containerd", folder, command);
-    let answers = async |process: &Process| process.err().contains("containerd successfully booted").then_some(());
+    let answers = async |process: &Process| {
+        process.err().contains("containerd successfully booted").then_some(())
+    };
     process.until("API", answers).await;
     process
 }

@@ -1,4 +1,5 @@
-//! dockerd: with `--registry-mirror` for Docker Hub's images only, no `ns`; and with logins of its client.
+//! dockerd: with `--registry-mirror` for Docker Hub's images only, no `ns`; and with logins of its
+//! client.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,14 @@ pub(crate) async fn docker(mirror: SocketAddr, folder: &Path, image: &Image) {
     let _daemon = daemon(dockerd, folder).await;
     let name = "docker.io/library/app:1";
     run("docker-pull", folder, command(&site, folder, &["pull", "--quiet", name])).await;
-    inspected(folder, command(&site, folder, &INSPECT), name, &format!("app@{}", image.index.digest), image).await;
+    inspected(
+        folder,
+        command(&site, folder, &INSPECT),
+        name,
+        &format!("app@{}", image.index.digest),
+        image,
+    )
+    .await;
 }
 
 /// A daemon, and the client's own folder.
@@ -35,14 +43,22 @@ impl Docker {
     /// A line of shell in which docker means this one.
     pub(crate) fn shell(&self, line: &str) -> Command {
         let mut command = self.site.command("sh");
-        command.args(["-c", line]).env("DOCKER_HOST", socket(&self.folder)).env("DOCKER_CONFIG", &self.folder);
+        command
+            .args(["-c", line])
+            .env("DOCKER_HOST", socket(&self.folder))
+            .env("DOCKER_CONFIG", &self.folder);
         command
     }
 }
 
 impl Client for Docker {
-    const NEEDS: &'static [Need] =
-        &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("dockerd"), Need::Program("docker")];
+    const NEEDS: &'static [Need] = &[
+        registry::NEED,
+        Need::Root,
+        Need::Program("unshare"),
+        Need::Program("dockerd"),
+        Need::Program("docker"),
+    ];
 
     async fn start(site: &Site, folder: &Path) -> Self {
         let daemon = daemon(site.command("dockerd"), folder).await;
@@ -91,7 +107,10 @@ async fn inspected(folder: &Path, mut inspect: Command, name: &str, digest: &str
     let report = run("docker-inspect", folder, inspect).await;
     let layers = serde_json::to_string(&image.native().diff_ids()).expect("texts are JSON");
     // Other names of the image stand there, too.
-    assert!(report.contains(&format!("\"{digest}\"")) && report.trim().ends_with(&layers), "{report}");
+    assert!(
+        report.contains(&format!("\"{digest}\"")) && report.trim().ends_with(&layers),
+        "{report}"
+    );
 }
 
 fn socket(folder: &Path) -> String {
@@ -100,7 +119,11 @@ fn socket(folder: &Path) -> String {
 
 async fn daemon(mut command: Command, folder: &Path) -> Process {
     command.arg("--data-root").arg(folder.join("D")).arg("--exec-root").arg(folder.join("E"));
-    command.arg("--pidfile").arg(folder.join("P")).args(["--host", &socket(folder), "--storage-driver=vfs"]);
+    command.arg("--pidfile").arg(folder.join("P")).args([
+        "--host",
+        &socket(folder),
+        "--storage-driver=vfs",
+    ]);
     command.args(["--bridge=none", "--iptables=false"]);
     let mut process = Process::start("dockerd", folder, command);
     let answers = async |process: &Process| process.err().contains("API listen on").then_some(());

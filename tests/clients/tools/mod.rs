@@ -1,5 +1,6 @@
-//! The real clients. Each function pulls one image through `mirror` with storage of its own that is new and empty, and
-//! fails unless what arrived is `image`. None of them holds a credential; a [`Client`] does.
+//! The real clients. Each function pulls one image through `mirror` with storage of its own that is
+//! new and empty, and fails unless what arrived is `image`. None of them holds a credential; a
+//! [`Client`] does.
 
 mod buildah;
 mod containerd;

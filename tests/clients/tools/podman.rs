@@ -1,4 +1,5 @@
-//! podman: with a mirror in `registries.conf`, any registry, named by a path prefix; and with logins.
+//! podman: with a mirror in `registries.conf`, any registry, named by a path prefix; and with
+//! logins.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,7 +14,8 @@ use crate::site::Site;
 
 pub(crate) async fn podman(mirror: SocketAddr, folder: &Path, image: &Image) {
     let config = folder.join("registries.conf");
-    // Nothing listens at the location that stands for the origin: what arrives came from the mirror.
+    // Nothing listens at the location that stands for the origin: what arrives came from the
+    // mirror.
     let text = format!(
         "[[registry]]\nprefix = \"quay.io\"\nlocation = \"127.0.0.1:1\"\ninsecure = true\n\
          [[registry.mirror]]\nlocation = \"{mirror}/quay.io\"\ninsecure = true\n"
@@ -44,7 +46,8 @@ impl Podman {
 }
 
 impl Client for Podman {
-    const NEEDS: &'static [Need] = &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("podman")];
+    const NEEDS: &'static [Need] =
+        &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("podman")];
 
     async fn start(site: &Site, folder: &Path) -> Self {
         Self { site: site.clone(), folder: folder.to_owned() }
@@ -83,7 +86,8 @@ impl Pusher for Podman {
     }
 }
 
-const INSPECT: [&str; 4] = ["image", "inspect", "--format", "{{json .RepoDigests}} {{json .RootFS.Layers}}"];
+const INSPECT: [&str; 4] =
+    ["image", "inspect", "--format", "{{json .RepoDigests}} {{json .RootFS.Layers}}"];
 
 async fn inspected(folder: &Path, mut inspect: Command, name: &str, image: &Image) {
     inspect.arg(name);

@@ -1,4 +1,5 @@
-//! skopeo: with the upstream as the first component of the name, every platform of the image; and with logins.
+//! skopeo: with the upstream as the first component of the name, every platform of the image; and
+//! with logins.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,16 +17,24 @@ use crate::site::Site;
 pub(crate) async fn skopeo(mirror: SocketAddr, folder: &Path, image: &Image) {
     let source = format!("docker://{mirror}/quay.io/acme/app:1");
     let layout = folder.join("layout");
-    let mut copy = command(folder, &["copy", "--all", "--preserve-digests", "--src-tls-verify=false", &source]);
+    let mut copy = command(
+        folder,
+        &["copy", "--all", "--preserve-digests", "--src-tls-verify=false", &source],
+    );
     run("skopeo-copy", folder, {
         copy.arg(format!("oci:{}:app", layout.display()));
         copy
     })
     .await;
-    let everything = image.platforms.iter().flat_map(|platform| platform.blobs()).chain([&image.index]);
+    let everything =
+        image.platforms.iter().flat_map(|platform| platform.blobs()).chain([&image.index]);
     copied(&layout, everything);
-    let raw =
-        run("skopeo-inspect", folder, command(folder, &["inspect", "--raw", "--tls-verify=false", &source])).await;
+    let raw = run(
+        "skopeo-inspect",
+        folder,
+        command(folder, &["inspect", "--raw", "--tls-verify=false", &source]),
+    )
+    .await;
     assert_eq!(Digest::of(Algorithm::Sha256, raw.as_bytes()), image.index.digest);
 }
 
@@ -57,7 +66,8 @@ impl Skopeo {
 }
 
 impl Client for Skopeo {
-    const NEEDS: &'static [Need] = &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("skopeo")];
+    const NEEDS: &'static [Need] =
+        &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("skopeo")];
 
     async fn start(site: &Site, folder: &Path) -> Self {
         Self { site: site.clone(), folder: folder.to_owned() }
@@ -68,7 +78,12 @@ impl Client for Skopeo {
     }
 
     fn pull(&self, name: &str) -> Command {
-        self.command(&["copy", "--preserve-digests", &format!("docker://{name}"), &self.stored(name)])
+        self.command(&[
+            "copy",
+            "--preserve-digests",
+            &format!("docker://{name}"),
+            &self.stored(name),
+        ])
     }
 
     async fn holds(&self, name: &str, image: &Image) {

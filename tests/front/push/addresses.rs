@@ -1,4 +1,5 @@
-//! The address of an upload: ours to look at, the registry's to read, and good for whoever was given it.
+//! The address of an upload: ours to look at, the registry's to read, and good for whoever was
+//! given it.
 
 use bytes::Bytes;
 use http::Method;
@@ -36,9 +37,16 @@ async fn an_address_is_below_the_image_and_shows_nothing_of_the_registrys() {
         let sent = client.patch(&location(&begun), layer.bytes()).await;
         for answer in [&begun, &sent] {
             let session = location(answer);
-            let session = session.strip_prefix("/v2/registry.test/a/b/blobs/uploads/").expect("below the image");
-            assert!(session.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{session}");
-            let readable = base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, session).expect("base64");
+            let session = session
+                .strip_prefix("/v2/registry.test/a/b/blobs/uploads/")
+                .expect("below the image");
+            assert!(
+                session.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)),
+                "{session}"
+            );
+            let readable =
+                base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, session)
+                    .expect("base64");
             let readable = String::from_utf8_lossy(&readable).into_owned();
             for secret in ["upload-", "_state", "/v2/", "example", "127.0.0.1"] {
                 assert!(!readable.contains(secret) && !session.contains(secret), "{session}");
@@ -48,7 +56,11 @@ async fn an_address_is_below_the_image_and_shows_nothing_of_the_registrys() {
         let done = client.put(&location(&sent), &layer.digest, Bytes::new()).await;
         assert_eq!((done.status, proxy.lookups()), (201, vec![]), "{prefix}: {done:?}");
     }
-    assert_eq!(other.connections(), 0, "the registry that is configured is asked, whatever it says");
+    assert_eq!(
+        other.connections(),
+        0,
+        "the registry that is configured is asked, whatever it says"
+    );
 }
 
 /// Whether the prefix or `ns` decided, the client is sent back the same way.
@@ -60,12 +72,18 @@ async fn an_address_leads_back_the_way_it_was_asked_for() {
     for (path, shape) in [
         ("/registry.test/v2/a/b/blobs/uploads/", "/registry.test/v2/a/b/blobs/uploads/"),
         ("/v2/a/b/blobs/uploads/?ns=registry.test", "/v2/a/b/blobs/uploads/"),
-        ("/v2/proxy/registry.test/a/b/blobs/uploads/", "/v2/proxy/registry.test/a/b/blobs/uploads/"),
+        (
+            "/v2/proxy/registry.test/a/b/blobs/uploads/",
+            "/v2/proxy/registry.test/a/b/blobs/uploads/",
+        ),
         ("/v2/a/b/blobs/uploads", "/v2/a/b/blobs/uploads/"),
     ] {
         let begun = client.post(path).await;
         let at = location(&begun);
-        assert!(at.starts_with(shape) && at.ends_with("?ns=registry.test") == path.contains("?ns"), "{at}");
+        assert!(
+            at.starts_with(shape) && at.ends_with("?ns=registry.test") == path.contains("?ns"),
+            "{at}"
+        );
         assert_eq!(client.put(&at, &layer.digest, layer.bytes()).await.status, 201);
     }
     assert!(proxy.has_stored(&layer.digest));
@@ -84,12 +102,17 @@ async fn an_address_opens_for_nobody_and_nothing_else() {
     let elsewhere = format!("/v2/registry.test/myapp/api/blobs/uploads/{session}");
     let mut altered: Vec<String> =
         (0..session.len()).step_by(7).map(|i| alter(&at, at.len() - session.len() + i)).collect();
-    altered.extend([at[..at.len() - 1].to_owned(), format!("{at}A"), uploads("registry.test/myapp/worker") + "x"]);
+    altered.extend([
+        at[..at.len() - 1].to_owned(),
+        format!("{at}A"),
+        uploads("registry.test/myapp/worker") + "x",
+    ]);
     let strangers = [(ops, at.clone()), (ci, elsewhere)];
     let strangers = strangers.into_iter().chain(altered.into_iter().map(|altered| (ci, altered)));
     for (client, path) in strangers {
         for method in [Method::PATCH, Method::PUT, Method::GET, Method::DELETE] {
-            let path = if method == Method::PUT { ending(&path, &layer.digest) } else { path.clone() };
+            let path =
+                if method == Method::PUT { ending(&path, &layer.digest) } else { path.clone() };
             let body = if method == Method::GET { Bytes::new() } else { layer.bytes() };
             let refused = client.send(method, &path, &[], body).await;
             assert_eq!(refused.refusal(), (404, "BLOB_UPLOAD_UNKNOWN".into()), "{path}");
@@ -111,15 +134,19 @@ async fn an_address_is_good_for_other_tokens_of_the_same_user() {
     let vendor = two_who_push().await;
     let login = basic("ci", "ci-secret");
     let token = async || {
-        let answer = vendor.proxy.request(Method::GET, "/token", &[("authorization", login.as_str())]).await;
+        let answer =
+            vendor.proxy.request(Method::GET, "/token", &[("authorization", login.as_str())]).await;
         format!("Bearer {}", answer.json()["token"].as_str().expect("a token"))
     };
     let first = token().await;
-    let at = Client { proxy: &vendor.proxy, authorization: Some(&first) }.begin("registry.test/myapp/worker").await;
+    let at = Client { proxy: &vendor.proxy, authorization: Some(&first) }
+        .begin("registry.test/myapp/worker")
+        .await;
     vendor.proxy.clock().advance(std::time::Duration::from_mins(30));
     let second = token().await;
     assert_ne!(first, second);
-    let (layer, client) = (Blob::seeded(1, LAYER), Client { proxy: &vendor.proxy, authorization: Some(&second) });
+    let (layer, client) =
+        (Blob::seeded(1, LAYER), Client { proxy: &vendor.proxy, authorization: Some(&second) });
     assert_eq!(client.put(&at, &layer.digest, layer.bytes()).await.status, 201);
 }
 
@@ -132,17 +159,24 @@ async fn an_address_outlives_one_change_of_the_key_and_not_two() {
     let layer = Blob::seeded(1, LAYER);
     let at = [anyone(&proxy).begin("a/b").await, anyone(&proxy).begin("a/b").await];
     for (n, (at, status)) in at.iter().zip([201, 404]).enumerate() {
-        let loaded = || proxy.metric("roadstead_reloads_total", &[("part", "key"), ("outcome", "loaded")]);
+        let loaded =
+            || proxy.metric("roadstead_reloads_total", &[("part", "key"), ("outcome", "loaded")]);
         let before = loaded();
-        std::fs::write(proxy.directory().join("key"), (n + 2).to_string().repeat(64)).expect("writable");
+        std::fs::write(proxy.directory().join("key"), (n + 2).to_string().repeat(64))
+            .expect("writable");
         proxy.reload();
         eventually("the key is loaded", || loaded() > before).await;
-        assert_eq!(anyone(&proxy).put(at, &layer.digest, layer.bytes()).await.status, status, "change {n}");
+        assert_eq!(
+            anyone(&proxy).put(at, &layer.digest, layer.bytes()).await.status,
+            status,
+            "change {n}"
+        );
     }
     proxy.stop().await;
 }
 
-/// Also where it takes two scopes in one token (UPL-7), and where bytes cannot be sent a second time after a challenge.
+/// Also where it takes two scopes in one token (UPL-7), and where bytes cannot be sent a second
+/// time after a challenge.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_works_with_a_registry_that_gives_out_tokens() {
     let origin = Origin::start().await;
@@ -167,7 +201,10 @@ async fn every_step_works_with_a_registry_that_gives_out_tokens() {
     let scopes = origin.requests().into_iter().filter(|request| request.kind == Kind::Token);
     let scopes: Vec<_> = scopes.map(|request| request.parameters("scope")).collect();
     assert!(
-        scopes.contains(&vec!["repository:c/d:pull".to_owned(), "repository:a/b:pull,push".to_owned()]),
+        scopes.contains(&vec![
+            "repository:c/d:pull".to_owned(),
+            "repository:a/b:pull,push".to_owned()
+        ]),
         "{scopes:?}"
     );
 }
@@ -184,7 +221,8 @@ fn with_login(origin: &Origin) -> Setup {
     setup
 }
 
-/// The registry has forgotten the token, which nobody knew: that is no denial, and the next try has a better one.
+/// The registry has forgotten the token, which nobody knew: that is no denial, and the next try has
+/// a better one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_early_costs_one_step_and_is_not_taken_for_a_denial() {
     let origin = Origin::start().await;

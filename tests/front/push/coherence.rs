@@ -30,7 +30,8 @@ async fn a_404_from_before_a_push_is_forgotten_with_it() {
         let proxy = open_to_all(&origin, writes).start().await;
         let image = Image::new(1, &[1_000]);
         let (layer, digest) = (&image.layers[0].digest, &image.manifest.digest);
-        let paths = [manifest("a/b", "v1"), manifest("a/b", digest), blob("a/b", layer), tags_list()];
+        let paths =
+            [manifest("a/b", "v1"), manifest("a/b", digest), blob("a/b", layer), tags_list()];
         for path in &paths {
             assert_eq!(proxy.get(path).await.status, 404, "{path}");
         }
@@ -53,8 +54,16 @@ async fn a_tag_that_is_pushed_again_is_the_new_one_at_once() {
             proxy.clock().advance(Duration::from_millis(1));
             let before = manifest_reads(&origin);
             let head = proxy.head(&manifest("a/b", "v1")).await;
-            assert_eq!(head.header("docker-content-digest"), Some(image.manifest.digest.as_str()), "{writes:?}");
-            assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes, "{writes:?}");
+            assert_eq!(
+                head.header("docker-content-digest"),
+                Some(image.manifest.digest.as_str()),
+                "{writes:?}"
+            );
+            assert_eq!(
+                proxy.get(&manifest("a/b", "v1")).await.body,
+                image.manifest.bytes,
+                "{writes:?}"
+            );
             assert!(manifest_reads(&origin) - before <= reads, "{writes:?}");
         }
     }
@@ -70,7 +79,10 @@ async fn what_is_deleted_is_gone_at_once_and_can_come_back() {
     client.image("a/b", "v2", &image).await;
     let by_digest = manifest("a/b", &image.manifest.digest);
     assert_eq!(client.delete(&manifest("a/b", "v1")).await.status, 202);
-    assert_eq!((proxy.get(&manifest("a/b", "v1")).await.status, tags(&proxy).await), (404, json!(["v2"])));
+    assert_eq!(
+        (proxy.get(&manifest("a/b", "v1")).await.status, tags(&proxy).await),
+        (404, json!(["v2"]))
+    );
     assert_eq!(proxy.get(&by_digest).await.status, 200);
     assert_eq!(client.delete(&by_digest).await.status, 202);
     for path in [&by_digest, &manifest("a/b", "v2")] {
@@ -112,7 +124,10 @@ async fn referrers_that_did_not_exist_before_a_push_do_after_it() {
     let image = Image::new(1, &[]);
     anyone(&proxy).image("a/b", "v1", &image).await;
     let subject = &image.manifest.digest;
-    let paths = [format!("/v2/a/b/referrers/{subject}"), manifest("a/b", subject.as_str().replace(':', "-"))];
+    let paths = [
+        format!("/v2/a/b/referrers/{subject}"),
+        manifest("a/b", subject.as_str().replace(':', "-")),
+    ];
     for path in &paths {
         assert_eq!(proxy.get(path).await.status, 404);
     }
@@ -144,17 +159,20 @@ async fn further_tags_are_there_if_the_registry_says_so() {
         assert_eq!(anyone(&proxy).blob("a/b", &second.config).await.status, 201);
         let path = format!("{}?tag=new&tag=old", manifest("a/b", &second.manifest.digest));
         let headers = [("content-type", OCI_MANIFEST)];
-        let taken = anyone(&proxy).send(Method::PUT, &path, &headers, second.manifest.bytes.clone()).await;
+        let taken =
+            anyone(&proxy).send(Method::PUT, &path, &headers, second.manifest.bytes.clone()).await;
         let told: Vec<_> = taken.headers.get_all("oci-tag").iter().collect();
         assert_eq!((taken.status, told.len()), (201, if tags { 2 } else { 0 }));
-        let got = [proxy.get(&manifest("a/b", "new")).await, proxy.get(&manifest("a/b", "old")).await];
+        let got =
+            [proxy.get(&manifest("a/b", "new")).await, proxy.get(&manifest("a/b", "old")).await];
         let expected = if tags { [&second, &second] } else { [&second, &first] };
         assert_eq!(got[1].body, expected[1].manifest.bytes, "{tags}");
         assert_eq!(got[0].status, if tags { 200 } else { 404 }, "{tags}");
     }
 }
 
-/// It may have been done; what was known before may stand in for a registry that does not answer, and for no other.
+/// It may have been done; what was known before may stand in for a registry that does not answer,
+/// and for no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_whose_push_ended_nobody_knows_how_is_asked_about() {
     let origin = Origin::start().await;
@@ -182,7 +200,10 @@ async fn a_registry_that_tells_another_digest_leaves_no_old_tag_behind() {
     anyone(&proxy).image("a/b", "v1", &first).await;
     assert_eq!(anyone(&proxy).blob("a/b", &second.config).await.status, 201);
     let digest = first.manifest.digest.to_string();
-    origin.fault(On::kind(Kind::Manifest).method("PUT"), Fault::Header("Docker-Content-Digest", Some(digest)));
+    origin.fault(
+        On::kind(Kind::Manifest).method("PUT"),
+        Fault::Header("Docker-Content-Digest", Some(digest)),
+    );
     let answer = anyone(&proxy).manifest("a/b", "v1", &second.manifest).await;
     assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()));
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, second.manifest.bytes);

@@ -59,13 +59,17 @@ async fn a_manifest_under_a_digest_that_is_not_its_own_asks_nobody() {
     let origin = Origin::start().await;
     let proxy = kept(&origin).await;
     let (image, other) = (Image::new(1, &[]), Image::new(2, &[]));
-    let refused = anyone(&proxy).manifest("a/b", other.manifest.digest.as_str(), &image.manifest).await;
+    let refused =
+        anyone(&proxy).manifest("a/b", other.manifest.digest.as_str(), &image.manifest).await;
     assert_eq!(refused.refusal(), (400, "DIGEST_INVALID".into()));
-    let untyped = anyone(&proxy).send(Method::PUT, &manifest("a/b", "v1"), &[], image.manifest.bytes.clone()).await;
+    let untyped = anyone(&proxy)
+        .send(Method::PUT, &manifest("a/b", "v1"), &[], image.manifest.bytes.clone())
+        .await;
     assert_eq!(untyped.refusal(), (400, "MANIFEST_INVALID".into()));
     let bad_tag = format!("{}?tag=%2F", manifest("a/b", &image.manifest.digest));
     let headers = [("content-type", OCI_MANIFEST)];
-    let refused = anyone(&proxy).send(Method::PUT, &bad_tag, &headers, image.manifest.bytes.clone()).await;
+    let refused =
+        anyone(&proxy).send(Method::PUT, &bad_tag, &headers, image.manifest.bytes.clone()).await;
     assert_eq!(refused.refusal(), (400, "MANIFEST_INVALID".into()));
     assert_eq!(origin.connections(), 0);
 }
@@ -120,17 +124,23 @@ async fn gaps_and_overlaps_are_the_registrys_to_refuse_and_the_upload_goes_on() 
     let sent = client.send(Method::PATCH, &begun, &headers, bytes.slice(..50_000)).await;
     let mut at = location(&sent);
     for (first, range) in [(60_000, "60000-99999"), (40_000, "40000-99999"), (0, "0-99999")] {
-        let refused = client.send(Method::PATCH, &at, &[("content-range", range)], bytes.slice(first..)).await;
+        let refused = client
+            .send(Method::PATCH, &at, &[("content-range", range)], bytes.slice(first..))
+            .await;
         assert_eq!(refused.refusal(), (416, "RANGE_INVALID".into()), "{range}");
         let path = ending(&at, &layer.digest);
-        let refused = client.send(Method::PUT, &path, &[("content-range", range)], bytes.slice(first..)).await;
+        let refused = client
+            .send(Method::PUT, &path, &[("content-range", range)], bytes.slice(first..))
+            .await;
         assert_eq!(refused.refusal(), (416, "RANGE_INVALID".into()), "{range}");
         let status = proxy.get(&at).await;
         assert_eq!((status.status, status.header("range")), (204, Some("0-49999")));
         at = location(&status);
     }
     let headers = [("content-range", "50000-99999")];
-    let done = client.send(Method::PUT, &ending(&at, &layer.digest), &headers, bytes.slice(50_000..)).await;
+    let done = client
+        .send(Method::PUT, &ending(&at, &layer.digest), &headers, bytes.slice(50_000..))
+        .await;
     assert_eq!(done.status, 201, "{done:?}");
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.body, bytes);
 }
@@ -142,7 +152,9 @@ async fn a_chunk_that_does_not_say_where_it_belongs_reaches_nobody() {
     let begun = anyone(&proxy).begin("a/b").await;
     let before = writes(&origin);
     for range in ["x", "9-0", "-9", "0-", "+0-9", "0-9-10", "0-99999999999999999999999"] {
-        let refused = anyone(&proxy).send(Method::PATCH, &begun, &[("content-range", range)], "0123456789").await;
+        let refused = anyone(&proxy)
+            .send(Method::PATCH, &begun, &[("content-range", range)], "0123456789")
+            .await;
         assert_eq!(refused.refusal(), (400, "BLOB_UPLOAD_INVALID".into()), "{range}");
     }
     assert_eq!(writes(&origin), before);

@@ -28,7 +28,10 @@ fn message(answer: &Answer) -> String {
 /// Nothing is stored or staged, and a blob of half the cache has room.
 async fn nothing_is_left(proxy: &Proxy, origin: &Origin, layer: &Blob) {
     eventually("no file is left", || proxy.staged_files() == 0).await;
-    assert_eq!((proxy.has_stored(&layer.digest), proxy.metric("roadstead_store_bytes", &[])), (false, 0));
+    assert_eq!(
+        (proxy.has_stored(&layer.digest), proxy.metric("roadstead_store_bytes", &[])),
+        (false, 0)
+    );
     origin.repair();
     let at = ending(&anyone(proxy).begin("c/d").await, &layer.digest);
     let mut stream = proxy.connect().await;
@@ -54,17 +57,37 @@ async fn what_the_registry_answers_a_write_with_is_told_as_it_is() {
     let cases: Vec<(Vec<Fault>, u16, &str, &str)> = vec![
         (vec![Fault::Status(500)], 502, "UNAVAILABLE", "has a failure"),
         (vec![Fault::Status(503)], 502, "UNAVAILABLE", "has a failure"),
-        (vec![Fault::Status(429), Fault::Header("Retry-After", Some("7".into()))], 429, "TOOMANYREQUESTS", "no more"),
+        (
+            vec![Fault::Status(429), Fault::Header("Retry-After", Some("7".into()))],
+            429,
+            "TOOMANYREQUESTS",
+            "no more",
+        ),
         (vec![Fault::Status(403)], 403, "DENIED", "does not let this proxy write"),
         (vec![Fault::Status(404)], 404, "NAME_UNKNOWN", "no such repository"),
         (vec![Fault::Status(405)], 405, "UNSUPPORTED", "does not do this"),
         (vec![Fault::Instead(413, "text/html", "<html>".into())], 413, "SIZE_INVALID", "too many"),
         (vec![Fault::Instead(418, "text/html", "<html>".into())], 418, "UNKNOWN", "refuses this"),
         (vec![Fault::Redirect(elsewhere)], 502, "UNAVAILABLE", "something wrong"),
-        (vec![Fault::Instead(200, "text/plain", "yes".into())], 502, "UNAVAILABLE", "something wrong"),
+        (
+            vec![Fault::Instead(200, "text/plain", "yes".into())],
+            502,
+            "UNAVAILABLE",
+            "something wrong",
+        ),
         (vec![Fault::Header("Location", None)], 502, "UNAVAILABLE", "something wrong"),
-        (vec![Fault::Header("Location", Some("http://[".into()))], 502, "UNAVAILABLE", "something wrong"),
-        (vec![Fault::Header("Location", Some(format!("/{}", "x".repeat(5_000))))], 502, "UNAVAILABLE", "wrong"),
+        (
+            vec![Fault::Header("Location", Some("http://[".into()))],
+            502,
+            "UNAVAILABLE",
+            "something wrong",
+        ),
+        (
+            vec![Fault::Header("Location", Some(format!("/{}", "x".repeat(5_000))))],
+            502,
+            "UNAVAILABLE",
+            "wrong",
+        ),
         (vec![Fault::Hangup], 502, "UNAVAILABLE", "cannot be reached"),
         (vec![Fault::DieAt(100_000)], 502, "UNAVAILABLE", "cannot be reached"),
     ];
@@ -79,7 +102,11 @@ async fn what_the_registry_answers_a_write_with_is_told_as_it_is() {
         assert_eq!(answer.refusal(), (status, code.to_owned()), "{faults:?}");
         assert!(message(&answer).contains(sentence), "{faults:?}: {}", message(&answer));
         assert_eq!(answer.header("retry-after"), (status == 429).then_some("7"));
-        assert_eq!(origin.count(|request| request.method == "PATCH"), 1, "nothing is sent twice: {faults:?}");
+        assert_eq!(
+            origin.count(|request| request.method == "PATCH"),
+            1,
+            "nothing is sent twice: {faults:?}"
+        );
         if status != 429 {
             nothing_is_left(&proxy, &origin, &layer).await;
         }
@@ -109,7 +136,10 @@ async fn no_write_follows_a_redirect() {
             assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()));
         }
     }
-    assert_eq!((elsewhere.connections(), origin.count(|request| request.repository == "c/d")), (0, 0));
+    assert_eq!(
+        (elsewhere.connections(), origin.count(|request| request.repository == "c/d")),
+        (0, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,9 +148,10 @@ async fn a_registry_that_is_gone_or_refuses_connections_is_said_to_be() {
     let proxy = kept(&origin).await;
     let at = anyone(&proxy).begin("a/b").await;
     origin.stop().await;
-    for answer in
-        [anyone(&proxy).patch(&at, Blob::seeded(1, LAYER).bytes()).await, anyone(&proxy).post(&uploads("a/b")).await]
-    {
+    for answer in [
+        anyone(&proxy).patch(&at, Blob::seeded(1, LAYER).bytes()).await,
+        anyone(&proxy).post(&uploads("a/b")).await,
+    ] {
         assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()));
         assert!(message(&answer).contains("cannot be reached"));
     }
@@ -158,7 +189,10 @@ async fn an_answer_before_the_end_of_the_body_is_the_answer() {
     let layer = Blob::seeded(1, 900_000);
     for (status, code) in [(413, "SIZE_INVALID"), (403, "DENIED"), (500, "UNAVAILABLE")] {
         let at = anyone(&proxy).begin("a/b").await;
-        origin.fault(On::kind(Kind::Upload).method("PATCH"), Fault::Instead(status, "text/plain", Bytes::new()));
+        origin.fault(
+            On::kind(Kind::Upload).method("PATCH"),
+            Fault::Instead(status, "text/plain", Bytes::new()),
+        );
         origin.fault(On::kind(Kind::Upload).method("PATCH"), Fault::Unread);
         let answer = anyone(&proxy).patch(&at, layer.bytes()).await;
         let expected = if status == 500 { 502 } else { status };
@@ -212,10 +246,17 @@ async fn a_client_that_leaves_takes_its_upload_with_it() {
         proxy.settled().await;
         eventually("no file is left", || proxy.staged_files() == 0).await;
         // The registry never sees an end that there was not.
-        assert_eq!(origin.count(|request| request.method == "PATCH" && request.received > 0), 0, "{says}");
+        assert_eq!(
+            origin.count(|request| request.method == "PATCH" && request.received > 0),
+            0,
+            "{says}"
+        );
         let status = proxy.get(&at).await;
         assert_eq!((status.status, status.header("range")), (204, Some("0-0")));
-        assert_eq!(anyone(&proxy).put(&location(&status), &layer.digest, layer.bytes()).await.status, 201);
+        assert_eq!(
+            anyone(&proxy).put(&location(&status), &layer.digest, layer.bytes()).await.status,
+            201
+        );
         origin.remove_blob("a/b", &layer.digest);
         assert!(!proxy.has_stored(&layer.digest), "it goes on without the cache");
     }
@@ -232,7 +273,10 @@ async fn a_client_that_stalls_is_told_and_let_go() {
     stream.write_all(head(&at, "Content-Length: 300000").as_bytes()).await.expect("it reads");
     stream.write_all(&layer.content.slice(0..100_000)).await.expect("it reads");
     let told = answer(stream).await;
-    assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("sent nothing for too long"), "{told}");
+    assert!(
+        told.starts_with("HTTP/1.1 408 ") && told.contains("sent nothing for too long"),
+        "{told}"
+    );
     let mut stream = proxy.connect().await;
     let put = format!(
         "PUT {} HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 9\r\n\r\n{{",
@@ -271,7 +315,11 @@ async fn a_client_that_sends_another_number_of_bytes_than_announced_is_not_belie
     request.extend_from_slice(b"more\r\n\r\n");
     let told = String::from_utf8_lossy(&request_answers(&proxy, &request).await).into_owned();
     assert!(told.starts_with("HTTP/1.1 202 "), "{told}");
-    assert_eq!((told.matches("HTTP/1.1 ").count(), told.matches("HTTP/1.1 400 ").count()), (2, 1), "{told}");
+    assert_eq!(
+        (told.matches("HTTP/1.1 ").count(), told.matches("HTTP/1.1 400 ").count()),
+        (2, 1),
+        "{told}"
+    );
     assert_eq!(writes(&origin), asked + 1);
     nothing_staged_but(&proxy, 1).await;
 }
@@ -289,9 +337,14 @@ async fn a_monolithic_upload_that_the_registry_does_not_know_goes_on_as_another(
     let origin = Origin::start().await;
     let proxy = kept(&origin).await;
     let layer = Blob::seeded(1, LAYER);
-    let begun = anyone(&proxy).send(Method::POST, &ending(&uploads("a/b"), &layer.digest), &[], layer.bytes()).await;
+    let begun = anyone(&proxy)
+        .send(Method::POST, &ending(&uploads("a/b"), &layer.digest), &[], layer.bytes())
+        .await;
     assert_eq!(begun.status, 202);
-    assert_eq!(anyone(&proxy).put(&location(&begun), &layer.digest, layer.bytes()).await.status, 201);
+    assert_eq!(
+        anyone(&proxy).put(&location(&begun), &layer.digest, layer.bytes()).await.status,
+        201
+    );
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.body, layer.bytes());
     assert_eq!(origin.blob_gets(&layer.digest), 0);
 }

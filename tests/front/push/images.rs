@@ -31,7 +31,11 @@ async fn push(client: Client<'_>, repository: &str, blob: &Blob, way: Way) {
             let begun = client.begin(repository).await;
             let sent = client.patch(&begun, streamed(&blob.content)).await;
             let range = format!("0-{}", blob.len() - 1);
-            assert_eq!((sent.status, sent.header("range")), (202, Some(range.as_str())), "{sent:?}");
+            assert_eq!(
+                (sent.status, sent.header("range")),
+                (202, Some(range.as_str())),
+                "{sent:?}"
+            );
             assert!(sent.header("docker-upload-uuid").is_some(), "{sent:?}");
             client.put(&location(&sent), &blob.digest, Bytes::new()).await
         }
@@ -43,7 +47,8 @@ async fn push(client: Client<'_>, repository: &str, blob: &Blob, way: Way) {
             for (first, end) in [(0, half), (half, last)] {
                 let range = format!("{first}-{}", end - 1);
                 let piece = bytes.slice(first..end);
-                let sent = client.send(Method::PATCH, &at, &[("content-range", &range)], piece).await;
+                let sent =
+                    client.send(Method::PATCH, &at, &[("content-range", &range)], piece).await;
                 assert_eq!(sent.status, 202, "{sent:?}");
                 at = location(&sent);
             }
@@ -51,10 +56,18 @@ async fn push(client: Client<'_>, repository: &str, blob: &Blob, way: Way) {
             let path = ending(&at, &blob.digest);
             client.send(Method::PUT, &path, &[("content-range", &range)], bytes.slice(last..)).await
         }
-        Way::Whole => client.send(Method::POST, &ending(&uploads(repository), &blob.digest), &[], blob.bytes()).await,
+        Way::Whole => {
+            client
+                .send(Method::POST, &ending(&uploads(repository), &blob.digest), &[], blob.bytes())
+                .await
+        }
     };
     let at = format!("/v2/{repository}/blobs/{}", blob.digest);
-    assert_eq!((done.status, done.header("location")), (201, Some(at.as_str())), "{way:?}: {done:?}");
+    assert_eq!(
+        (done.status, done.header("location")),
+        (201, Some(at.as_str())),
+        "{way:?}: {done:?}"
+    );
     assert_eq!(done.header("docker-content-digest"), Some(blob.digest.as_str()));
 }
 
@@ -63,11 +76,15 @@ async fn push_image(client: Client<'_>, image: &Image, way: Way) {
         push(client, "a/b", blob, way).await;
     }
     let taken = client.manifest("a/b", "v1", &image.manifest).await;
-    assert_eq!((taken.status, taken.header("docker-content-digest")), (201, Some(image.manifest.digest.as_str())));
+    assert_eq!(
+        (taken.status, taken.header("docker-content-digest")),
+        (201, Some(image.manifest.digest.as_str()))
+    );
     assert_eq!(taken.header("location"), Some(manifest("a/b", &image.manifest.digest).as_str()));
 }
 
-/// The origin refuses bytes that are not what they are said to be, so a 201 means that all of it arrived.
+/// The origin refuses bytes that are not what they are said to be, so a 201 means that all of it
+/// arrived.
 async fn pull(proxy: &Proxy, image: &Image) {
     let pulled = proxy.get(&manifest("a/b", "v1")).await;
     assert_eq!((pulled.status, &pulled.body), (200, &image.manifest.bytes));
@@ -78,7 +95,8 @@ async fn pull(proxy: &Proxy, image: &Image) {
 }
 
 fn reads(origin: &Origin) -> usize {
-    origin.count(|request| matches!(request.kind, Kind::Blob | Kind::Manifest) && !request.is_write())
+    origin
+        .count(|request| matches!(request.kind, Kind::Blob | Kind::Manifest) && !request.is_write())
 }
 
 fn whole() -> Manners {
@@ -109,7 +127,9 @@ async fn what_is_only_passed_is_fetched_when_it_is_wanted() {
         let proxy = open_to_all(&origin, Writes::Passed).start().await;
         let image = Image::new(seed, &[300_000]);
         push_image(anyone(&proxy), &image, way).await;
-        assert!(!proxy.has_stored(&image.layers[0].digest) && !proxy.has_stored(&image.manifest.digest));
+        assert!(
+            !proxy.has_stored(&image.layers[0].digest) && !proxy.has_stored(&image.manifest.digest)
+        );
         assert_eq!((reads(&origin), proxy.metric("roadstead_store_blobs", &[])), (0, 0), "{way:?}");
         pull(&proxy, &image).await;
         assert_eq!(origin.blob_gets(&image.layers[0].digest), 1, "{way:?}");
@@ -176,7 +196,8 @@ async fn uploads_side_by_side_do_not_mix() {
     let mut at = [client.begin("a/b").await, client.begin("a/b").await];
     for part in 0..9 {
         for (at, layer) in at.iter_mut().zip(&layers) {
-            let sent = client.patch(at, layer.content.slice(part * 100_000..(part + 1) * 100_000)).await;
+            let sent =
+                client.patch(at, layer.content.slice(part * 100_000..(part + 1) * 100_000)).await;
             *at = location(&sent);
         }
     }
@@ -225,7 +246,8 @@ async fn an_upload_goes_on_after_a_restart() {
     let begun = anyone(&proxy).begin("a/b").await;
     let sent = anyone(&proxy).patch(&begun, layer.bytes().slice(..50_000)).await;
     proxy.restart().await;
-    let done = anyone(&proxy).put(&location(&sent), &layer.digest, layer.bytes().slice(50_000..)).await;
+    let done =
+        anyone(&proxy).put(&location(&sent), &layer.digest, layer.bytes().slice(50_000..)).await;
     assert_eq!((done.status, proxy.has_stored(&layer.digest)), (201, false));
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.body, layer.bytes());
 }
@@ -255,7 +277,8 @@ async fn an_upload_in_the_middle_has_its_bytes_on_disk_and_nobody_can_read_them(
         assert_eq!(done.status, 201);
     };
     let watched = async {
-        soon("the registry has it", eventually("the gate is reached", || gate.reached() == 1)).await;
+        soon("the registry has it", eventually("the gate is reached", || gate.reached() == 1))
+            .await;
         origin.remove_blob("a/b", &layer.digest);
         assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.status, 404);
         gate.open();

@@ -77,7 +77,12 @@ impl Client<'_> {
         self.send(Method::PATCH, location, &[], body).await
     }
 
-    pub(crate) async fn put(self, location: &str, digest: &Digest, body: impl Into<reqwest::Body>) -> Answer {
+    pub(crate) async fn put(
+        self,
+        location: &str,
+        digest: &Digest,
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
         self.send(Method::PUT, &ending(location, digest), &[], body).await
     }
 
@@ -87,9 +92,15 @@ impl Client<'_> {
         self.put(&location, &blob.digest, blob.bytes()).await
     }
 
-    pub(crate) async fn manifest(self, repository: &str, reference: &str, pushed: &Manifest) -> Answer {
+    pub(crate) async fn manifest(
+        self,
+        repository: &str,
+        reference: &str,
+        pushed: &Manifest,
+    ) -> Answer {
         let headers = [("content-type", pushed.media_type.as_str())];
-        self.send(Method::PUT, &manifest(repository, reference), &headers, pushed.bytes.clone()).await
+        self.send(Method::PUT, &manifest(repository, reference), &headers, pushed.bytes.clone())
+            .await
     }
 
     pub(crate) async fn image(self, repository: &str, tag: &str, image: &Image) {
@@ -120,8 +131,10 @@ pub(crate) fn ending(location: &str, digest: &Digest) -> String {
 
 /// A body of unknown length.
 pub(crate) fn streamed(content: &Content) -> reqwest::Body {
-    let pieces: Vec<_> =
-        content.pieces(0..content.len()).map(|piece| Ok::<_, Infallible>(Frame::data(piece))).collect();
+    let pieces: Vec<_> = content
+        .pieces(0..content.len())
+        .map(|piece| Ok::<_, Infallible>(Frame::data(piece)))
+        .collect();
     reqwest::Body::wrap(StreamBody::new(futures_util::stream::iter(pieces)))
 }
 

@@ -1,4 +1,5 @@
-//! How much of a body is read, and when: not before it is allowed, and no faster than the registry takes it.
+//! How much of a body is read, and when: not before it is allowed, and no faster than the registry
+//! takes it.
 
 use std::time::Duration;
 
@@ -78,7 +79,8 @@ async fn expecting(proxy: &Proxy, method: &str, path: &str, length: usize) -> (T
 async fn a_body_is_asked_for_only_once_it_is_allowed() {
     let origin = Origin::start().await;
     let mut setup = open_to_all(&origin, Writes::Kept);
-    setup.config.access.rules[0].images = vec![roadstead::oci::Pattern::parse("registry.test/a/**").expect("a glob")];
+    setup.config.access.rules[0].images =
+        vec![roadstead::oci::Pattern::parse("registry.test/a/**").expect("a glob")];
     let proxy = setup.start().await;
     let layer = Blob::seeded(1, 100_000);
     let at = anyone(&proxy).begin("a/b").await;
@@ -122,10 +124,16 @@ async fn a_refused_body_does_not_cost_the_answer() {
     setup.config.access.rules[0].allow = Allow { pull: true, ..Allow::default() };
     let proxy = setup.start().await;
     // A little more than a manifest may have is read, too.
-    for (length, chunked) in [(512 * 1024, false), (512 * 1024, true), ((4 << 20) + 1, false), ((4 << 20) + 1, true)] {
+    for (length, chunked) in
+        [(512 * 1024, false), (512 * 1024, true), ((4 << 20) + 1, false), ((4 << 20) + 1, true)]
+    {
         let body = vec![7; length];
         let mut stream = proxy.connect().await;
-        let says = if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {length}") };
+        let says = if chunked {
+            "Transfer-Encoding: chunked".to_owned()
+        } else {
+            format!("Content-Length: {length}")
+        };
         let head = format!("PUT {} HTTP/1.1\r\nHost: x\r\n{says}\r\n\r\n", manifest("a/b", "v1"));
         stream.write_all(head.as_bytes()).await.expect("it reads");
         if chunked {
@@ -138,7 +146,10 @@ async fn a_refused_body_does_not_cost_the_answer() {
         let mut answer = vec![0; 4096];
         let read = soon("an answer", stream.read(&mut answer)).await.expect("an answer");
         let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
-        assert!(answer.starts_with("HTTP/1.1 404 ") || answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 404 ") || answer.starts_with("HTTP/1.1 401 "),
+            "{answer}"
+        );
     }
     assert_eq!(origin.connections(), 0);
 }
@@ -154,7 +165,8 @@ async fn a_body_that_was_asked_for_and_is_refused_does_not_cost_the_answer_eithe
     }
     let body = vec![7; 512 * 1024];
     let (mut stream, first) = expecting(&proxy, "PATCH", &at, body.len()).await;
-    let mut answer = first.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").expect("it is asked for").to_owned();
+    let mut answer =
+        first.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").expect("it is asked for").to_owned();
     write_slowly(&mut stream, &body).await;
     if answer.is_empty() {
         let mut read = vec![0; 4096];
@@ -167,7 +179,9 @@ async fn a_body_that_was_asked_for_and_is_refused_does_not_cost_the_answer_eithe
 /// A manifest of exactly so many bytes.
 fn sized(bytes: usize) -> Manifest {
     let document = |padding: &str| {
-        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","layers":[],"annotations":{{"x":"{padding}"}}}}"#)
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","layers":[],"annotations":{{"x":"{padding}"}}}}"#
+        )
     };
     Manifest::new(OCI_MANIFEST, document(&"x".repeat(bytes - document("").len())))
 }
@@ -187,7 +201,11 @@ async fn a_manifest_of_four_mebibytes_passes_and_a_byte_more_does_not() {
     let headers = [("content-type", OCI_MANIFEST)];
     let content = crate::support::content::Content::given(beyond.bytes.clone());
     let streamed = super::streamed(&content);
-    let refused = anyone(&proxy).send(Method::PUT, &manifest("a/b", "v2"), &headers, streamed).await;
+    let refused =
+        anyone(&proxy).send(Method::PUT, &manifest("a/b", "v2"), &headers, streamed).await;
     assert_eq!(refused.refusal(), (413, "SIZE_INVALID".into()));
-    assert_eq!((origin.requests().len(), origin.count(|r| r.body == Bytes::new() && r.method == "PUT")), (asked, 0));
+    assert_eq!(
+        (origin.requests().len(), origin.count(|r| r.body == Bytes::new() && r.method == "PUT")),
+        (asked, 0)
+    );
 }

@@ -1,4 +1,5 @@
-//! Answers that were on their way while something was written, and clients that did not wait for theirs (UPL-8).
+//! Answers that were on their way while something was written, and clients that did not wait for
+//! theirs (UPL-8).
 
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ impl Late {
         Self { _origin: origin, proxy, gate }
     }
 
-    /// What `pull` is answered after `write`, while a HEAD from before it is still on its way, and after that has come.
+    /// What `pull` is answered after `write`, while a HEAD from before it is still on its way, and
+    /// after that has come.
     async fn around(&self, write: impl AsyncFnOnce(Client<'_>), pull: impl AsyncFn(&Proxy)) {
         let path = manifest("a/b", "v1");
         let early = self.proxy.head(&path);
@@ -56,8 +58,16 @@ async fn an_answer_from_before_a_push_that_comes_after_it_changes_nothing() {
         let write = async |client: Client<'_>| client.image("a/b", "v1", &second).await;
         let pull = async |proxy: &Proxy| {
             let digest = Some(second.manifest.digest.as_str());
-            assert_eq!(proxy.head(&manifest("a/b", "v1")).await.header("docker-content-digest"), digest, "{writes:?}");
-            assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, second.manifest.bytes, "{writes:?}");
+            assert_eq!(
+                proxy.head(&manifest("a/b", "v1")).await.header("docker-content-digest"),
+                digest,
+                "{writes:?}"
+            );
+            assert_eq!(
+                proxy.get(&manifest("a/b", "v1")).await.body,
+                second.manifest.bytes,
+                "{writes:?}"
+            );
         };
         late.around(write, pull).await;
     }
@@ -69,10 +79,15 @@ async fn an_answer_from_before_a_delete_that_comes_after_it_changes_nothing() {
         let image = Image::new(1, &[1_000]);
         for path in [manifest("a/b", "v1"), manifest("a/b", &image.manifest.digest)] {
             let late = Late::start(writes, &image).await;
-            let write = async |client: Client<'_>| assert_eq!(client.delete(&path).await.status, 202);
+            let write =
+                async |client: Client<'_>| assert_eq!(client.delete(&path).await.status, 202);
             let whole = path.contains(':');
             let pull = async |proxy: &Proxy| {
-                assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 404, "{writes:?} {path}");
+                assert_eq!(
+                    proxy.get(&manifest("a/b", "v1")).await.status,
+                    404,
+                    "{writes:?} {path}"
+                );
                 let by_digest = proxy.get(&manifest("a/b", &image.manifest.digest)).await.status;
                 assert_eq!(by_digest, if whole { 404 } else { 200 }, "{writes:?} {path}");
             };
@@ -119,7 +134,11 @@ async fn an_absence_from_before_a_push_that_comes_after_it_is_not_believed() {
                 gate.open();
             };
             let (early, ()) = tokio::join!(early, rest);
-            assert_eq!((early.status, proxy.get(&path).await.status), (404, 200), "{writes:?} {path}");
+            assert_eq!(
+                (early.status, proxy.get(&path).await.status),
+                (404, 200),
+                "{writes:?} {path}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Who may write, and what is looked up for those who may not: nothing. Mounts from where one may pull.
+//! Who may write, and what is looked up for those who may not: nothing. Mounts from where one may
+//! pull.
 
 use bytes::Bytes;
 use http::Method;
@@ -23,7 +24,8 @@ async fn vendor() -> Vendor {
     Vendor::start_with(|setup| {
         setup.config.upstreams[0].writes = Writes::Kept;
         let who = |id: &str| Who::Licence(LicenceId::parse(id).expect(id));
-        let (push, delete) = (Allow { push: true, ..Allow::default() }, Allow { delete: true, ..Allow::default() });
+        let (push, delete) =
+            (Allow { push: true, ..Allow::default() }, Allow { delete: true, ..Allow::default() });
         for (id, allow) in [("pusher", push), ("deleter", delete)] {
             setup.config.access.rules.push(rule(who(id), allow, &["registry.test/myapp/**"]));
         }
@@ -54,9 +56,16 @@ async fn every_write(client: Client<'_>, name: &str) -> Vec<(String, Answer)> {
     ];
     let mut answers = Vec::new();
     for (method, path) in requests {
-        let body = if matches!(method, Method::GET | Method::DELETE) { Bytes::new() } else { image.layers[0].bytes() };
+        let body = if matches!(method, Method::GET | Method::DELETE) {
+            Bytes::new()
+        } else {
+            image.layers[0].bytes()
+        };
         let what = format!("{method} {path}");
-        answers.push((what, client.send(method, &path, &[("content-type", "text/plain")], body).await));
+        answers.push((
+            what,
+            client.send(method, &path, &[("content-type", "text/plain")], body).await,
+        ));
     }
     answers
 }
@@ -80,19 +89,33 @@ async fn writes_without_a_right_look_nothing_up() {
         (&anonymous, MIRROR, 401, "UNAUTHORIZED"),
     ] {
         // Whoever may pull a mirror is told that it is one.
-        let (status, code) =
-            if name == MIRROR && authorization == &licence { (405, "UNSUPPORTED") } else { (status, code) };
+        let (status, code) = if name == MIRROR && authorization == &licence {
+            (405, "UNSUPPORTED")
+        } else {
+            (status, code)
+        };
         for (what, answer) in every_write(client(&vendor, authorization), name).await {
             assert_eq!(answer.refusal(), (status, code.to_owned()), "{what}");
-            let message = answer.json()["errors"][0]["message"].as_str().expect("a sentence").to_owned();
+            let message =
+                answer.json()["errors"][0]["message"].as_str().expect("a sentence").to_owned();
             match status {
-                403 => assert!(message.contains(" may not ") && message.ends_with(" here"), "{message}"),
-                401 => assert!(answer.header("www-authenticate").is_some_and(|c| c.starts_with("Bearer ")), "{what}"),
+                403 => assert!(
+                    message.contains(" may not ") && message.ends_with(" here"),
+                    "{message}"
+                ),
+                401 => assert!(
+                    answer.header("www-authenticate").is_some_and(|c| c.starts_with("Bearer ")),
+                    "{what}"
+                ),
                 _ => assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{what}"),
             }
         }
     }
-    assert_eq!((vendor.registry.connections(), vendor.quay.connections()), (0, 0), "nothing was looked up");
+    assert_eq!(
+        (vendor.registry.connections(), vendor.quay.connections()),
+        (0, 0),
+        "nothing was looked up"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +125,11 @@ async fn a_publisher_pushes_and_does_not_delete() {
     let client = client(&vendor, &ci);
     let image = Image::new(1, &[1_000]);
     client.image(API, "1.0", &image).await;
-    for path in [manifest(API, "1.0"), manifest(API, &image.manifest.digest), blob(API, &image.layers[0].digest)] {
+    for path in [
+        manifest(API, "1.0"),
+        manifest(API, &image.manifest.digest),
+        blob(API, &image.layers[0].digest),
+    ] {
         assert_eq!(client.delete(&path).await.refusal(), (403, "DENIED".into()));
     }
     assert_eq!(vendor.registry.count(|request| request.method == "DELETE"), 0);
@@ -115,13 +142,19 @@ async fn who_may_only_push_looks_and_does_not_read() {
     let client = client(&vendor, &pusher);
     let image = Image::new(1, &[1_000]);
     client.image(WORKER, "2.0", &image).await;
-    for path in
-        [manifest(WORKER, "2.0"), manifest(WORKER, &image.manifest.digest), blob(WORKER, &image.layers[0].digest)]
-    {
+    for path in [
+        manifest(WORKER, "2.0"),
+        manifest(WORKER, &image.manifest.digest),
+        blob(WORKER, &image.layers[0].digest),
+    ] {
         assert_eq!(client.send(Method::HEAD, &path, &[], Bytes::new()).await.status, 200, "{path}");
-        assert_eq!(client.send(Method::GET, &path, &[], Bytes::new()).await.refusal(), (404, "NAME_UNKNOWN".into()));
+        assert_eq!(
+            client.send(Method::GET, &path, &[], Bytes::new()).await.refusal(),
+            (404, "NAME_UNKNOWN".into())
+        );
     }
-    let listed = client.send(Method::GET, &format!("/v2/{WORKER}/tags/list"), &[], Bytes::new()).await;
+    let listed =
+        client.send(Method::GET, &format!("/v2/{WORKER}/tags/list"), &[], Bytes::new()).await;
     assert_eq!(listed.status, 404);
     assert_eq!(client.delete(&manifest(WORKER, "2.0")).await.status, 403);
 }
@@ -133,10 +166,15 @@ async fn who_may_only_delete_deletes() {
     let client = client(&vendor, &deleter);
     let image = Image::new(100, &[70_000]);
     assert_eq!(client.post(&uploads(WORKER)).await.status, 403);
-    assert_eq!(client.send(Method::HEAD, &manifest(WORKER, "1.0"), &[], Bytes::new()).await.status, 404);
-    for path in
-        [manifest(WORKER, "1.0"), manifest(WORKER, &image.manifest.digest), blob(WORKER, &image.layers[0].digest)]
-    {
+    assert_eq!(
+        client.send(Method::HEAD, &manifest(WORKER, "1.0"), &[], Bytes::new()).await.status,
+        404
+    );
+    for path in [
+        manifest(WORKER, "1.0"),
+        manifest(WORKER, &image.manifest.digest),
+        blob(WORKER, &image.layers[0].digest),
+    ] {
         assert_eq!(client.delete(&path).await.status, 202, "{path}");
         assert_eq!(client.delete(&path).await.status, 404, "{path}");
     }
@@ -151,7 +189,8 @@ async fn whoever_may_push_is_told_what_the_registry_has() {
     let layer = Blob::seeded(1, 1_000);
     let path = blob(WORKER, &layer.digest);
     assert_eq!(client(&vendor, &ci).blob(WORKER, &layer).await.status, 201);
-    let head = async |who: &str| client(&vendor, who).send(Method::HEAD, &path, &[], Bytes::new()).await;
+    let head =
+        async |who: &str| client(&vendor, who).send(Method::HEAD, &path, &[], Bytes::new()).await;
     for _ in 0..2 {
         assert_eq!((head(&ci).await.status, head(&licence).await.status), (200, 200));
     }
@@ -169,14 +208,17 @@ async fn a_blob_is_mounted_from_another_image_of_the_same_application() {
     let vendor = vendor().await;
     let ci = basic("ci", "ci-secret");
     let layer = &Image::new(100, &[70_000]).layers[0];
-    let path = format!("{}?mount={}&from={}", uploads(API), layer.digest, WORKER.replace('/', "%2F"));
+    let path =
+        format!("{}?mount={}&from={}", uploads(API), layer.digest, WORKER.replace('/', "%2F"));
     let mounted = client(&vendor, &ci).post(&path).await;
     let at = blob(API, &layer.digest);
     assert_eq!((mounted.status, mounted.header("location")), (201, Some(at.as_str())));
     assert_eq!(mounted.header("docker-content-digest"), Some(layer.digest.as_str()));
     let read = client(&vendor, &ci).send(Method::GET, &at, &[], Bytes::new()).await;
     assert_eq!(read.body, layer.bytes());
-    let of = |repository: &str| vendor.registry.count(|r| r.kind == Kind::Blob && r.repository == repository);
+    let of = |repository: &str| {
+        vendor.registry.count(|r| r.kind == Kind::Blob && r.repository == repository)
+    };
     assert_eq!((of("myapp/api"), of("myapp/worker")), (1, 0), "one GET, and no HEAD to prove it");
 }
 
@@ -200,7 +242,8 @@ async fn any_other_mount_is_an_upload_like_one_without() {
         let begun = client(&vendor, who).post(&format!("{}?{query}", uploads(API))).await;
         assert_eq!(begun.status, 202, "{query}: {begun:?}");
     }
-    let names_it = |request: &Request| request.query.contains("mount") || request.query.contains("from");
+    let names_it =
+        |request: &Request| request.query.contains("mount") || request.query.contains("from");
     assert_eq!((vendor.registry.count(names_it), vendor.quay.connections()), (0, 0));
     assert_eq!(vendor.registry.count(|request| request.kind == Kind::Upload), 9);
 }

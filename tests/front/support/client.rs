@@ -1,4 +1,5 @@
-//! A client that sees what a registry client sees: headers, bytes, and whether the body came to its end.
+//! A client that sees what a registry client sees: headers, bytes, and whether the body came to its
+//! end.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -77,7 +78,11 @@ impl Answer {
 
     /// The code in the error document.
     pub(crate) fn code(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/json"), "dockerd reads no other type");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/json"),
+            "dockerd reads no other type"
+        );
         self.json()["errors"][0]["code"].as_str().expect("an error document has a code").to_owned()
     }
 

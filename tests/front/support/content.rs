@@ -1,4 +1,5 @@
-//! Bytes with a known digest: given, or made on the fly from a seed so that large ones need no memory.
+//! Bytes with a known digest: given, or made on the fly from a seed so that large ones need no
+//! memory.
 
 use std::ops::Range;
 
@@ -41,7 +42,9 @@ impl Content {
     /// The bytes from `range.start` on, at most to `range.end` and to the end of the block.
     pub(crate) fn piece(&self, range: Range<u64>) -> Bytes {
         match self {
-            Self::Given(bytes) => bytes.slice(index(range.start)..index(range.end.min(range.start + BLOCK))),
+            Self::Given(bytes) => {
+                bytes.slice(index(range.start)..index(range.end.min(range.start + BLOCK)))
+            }
             Self::Seeded { block, .. } => {
                 let (number, within) = (range.start / BLOCK, range.start % BLOCK);
                 let mut piece = block.to_vec();

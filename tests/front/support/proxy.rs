@@ -10,7 +10,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use roadstead::app::{App, Environment};
 use roadstead::clock::Clock;
 use roadstead::config::{
-    Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Upstream, Who, Writes,
+    Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Upstream, Who,
+    Writes,
 };
 use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
@@ -55,7 +56,8 @@ impl Setup {
         }
     }
 
-    /// With everything as a file says, which is followed; `listen`, `admin` and `cache.path` are the harness's.
+    /// With everything as a file says, which is followed; `listen`, `admin` and `cache.path` are
+    /// the harness's.
     pub(crate) fn written(text: &str) -> Self {
         let mut setup = Self::new();
         let file = setup.write(text);
@@ -80,9 +82,13 @@ impl Setup {
 
     /// A credential helper beside the cache: a shell script.
     pub(crate) fn helper(&self, images: &str, script: &str) -> Credential {
-        let text = self.file("helper", &format!("#!/bin/sh\ncd '{}'\n{script}\n", self.directory.path().display()));
+        let text = self.file(
+            "helper",
+            &format!("#!/bin/sh\ncd '{}'\n{script}\n", self.directory.path().display()),
+        );
         let program = text.with_file_name("docker-credential-test");
-        // By another process: a file that this one has open for writing cannot be run while another test forks.
+        // By another process: a file that this one has open for writing cannot be run while another
+        // test forks.
         let installed = std::process::Command::new("install").args([&text, &program]).status();
         assert!(installed.expect("install runs").success());
         let login = Login::Helper { program, server: "registry.test".to_owned() };
@@ -191,7 +197,8 @@ impl Running {
             lookups.lock().expect("no test panics here").push(name);
             std::future::ready(Err(std::io::Error::from(std::io::ErrorKind::NotFound)))
         });
-        let environment = Environment { clock: setup.clock.clone(), limits: setup.limits.clone(), lookup };
+        let environment =
+            Environment { clock: setup.clock.clone(), limits: setup.limits.clone(), lookup };
         let mut app = App::start(&setup.config, environment).expect("the proxy starts");
         if let Some(file) = &setup.watched {
             app.watch(file.clone(), None);
@@ -199,7 +206,10 @@ impl Running {
         let clients = listen(setup.config.listen, setup.send_buffer);
         let admin = TcpListener::bind(setup.config.admin).await.expect("a free port");
         let (shutdown, told) = oneshot::channel();
-        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
         Self {
             clients: clients.local_addr().expect("it is bound"),
             admin: admin.local_addr().expect("it is bound"),
@@ -242,14 +252,22 @@ impl Proxy {
         &self.setup.clock
     }
 
-    /// Writes another configuration and waits until the proxy has looked at it: how often such were loaded, and refused.
+    /// Writes another configuration and waits until the proxy has looked at it: how often such were
+    /// loaded, and refused.
     pub(crate) async fn reconfigure(&self, text: &str) -> (i64, i64) {
-        let reloads =
-            |outcome| self.metric("roadstead_reloads_total", &[("part", "configuration"), ("outcome", outcome)]);
+        let reloads = |outcome| {
+            self.metric(
+                "roadstead_reloads_total",
+                &[("part", "configuration"), ("outcome", outcome)],
+            )
+        };
         let before = reloads("loaded") + reloads("refused");
         self.setup.write(text);
         self.reload();
-        eventually("the configuration is looked at", || reloads("loaded") + reloads("refused") > before).await;
+        eventually("the configuration is looked at", || {
+            reloads("loaded") + reloads("refused") > before
+        })
+        .await;
         (reloads("loaded"), reloads("refused"))
     }
 
@@ -284,7 +302,12 @@ impl Proxy {
         self.request(Method::GET, path, &[("range", range)]).await
     }
 
-    pub(crate) async fn request(&self, method: Method, path: &str, headers: &[(&'static str, &str)]) -> Answer {
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Answer {
         self.open_with(method, path, headers).await.finish().await
     }
 
@@ -293,7 +316,12 @@ impl Proxy {
         self.open_with(Method::GET, path, &[]).await
     }
 
-    pub(crate) async fn open_with(&self, method: Method, path: &str, headers: &[(&'static str, &str)]) -> Reading {
+    pub(crate) async fn open_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Reading {
         let response = soon(path, self.build(method, path, headers).send()).await;
         Reading::new(response.unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")))
     }
@@ -307,14 +335,24 @@ impl Proxy {
         body: impl Into<reqwest::Body>,
     ) -> Answer {
         let response = soon(path, self.build(method, path, headers).body(body).send()).await;
-        Reading::new(response.unwrap_or_else(|error| panic!("no answer to {path}: {error:?}"))).finish().await
+        Reading::new(response.unwrap_or_else(|error| panic!("no answer to {path}: {error:?}")))
+            .finish()
+            .await
     }
 
-    fn build(&self, method: Method, path: &str, headers: &[(&'static str, &str)]) -> reqwest::RequestBuilder {
+    fn build(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> reqwest::RequestBuilder {
         let headers: HeaderMap = headers
             .iter()
             .map(|(name, value)| {
-                (HeaderName::from_static(name), HeaderValue::from_str(value).expect("the test sends valid headers"))
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_str(value).expect("the test sends valid headers"),
+                )
             })
             .collect();
         let running = self.running();
@@ -328,7 +366,8 @@ impl Proxy {
 
     pub(crate) async fn admin(&self, path: &str) -> Answer {
         let running = self.running();
-        let response = soon(path, running.http.get(format!("http://{}{path}", running.admin)).send()).await;
+        let response =
+            soon(path, running.http.get(format!("http://{}{path}", running.admin)).send()).await;
         Reading::new(response.expect("the admin listener answers")).finish().await
     }
 
@@ -343,14 +382,16 @@ impl Proxy {
         // A refusal may arrive, and the connection close, before everything is written.
         let _refused_early = stream.write_all(bytes).await;
         let mut answer = Vec::new();
-        let _reset_after_refusal = soon("the end of a connection", stream.read_to_end(&mut answer)).await;
+        let _reset_after_refusal =
+            soon("the end of a connection", stream.read_to_end(&mut answer)).await;
         String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// The sum of the series of a metric that have these labels; 0 if there is none.
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
         let text = self.running().metrics.render().expect("metrics can be shown");
-        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let wanted: Vec<String> =
+            labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let series = text.lines().filter_map(|line| line.rsplit_once(' ')).filter(|(series, _)| {
             let (known, labels) = series.split_once('{').unwrap_or((series, ""));
             known == name && wanted.iter().all(|label| labels.contains(label.as_str()))
@@ -358,15 +399,26 @@ impl Proxy {
         series.map(|(_, value)| value.parse::<i64>().expect("counters and gauges are whole")).sum()
     }
 
-    /// Waits until every request has ended and is counted, which is a moment after its client has seen the last byte.
+    /// Waits until every request has ended and is counted, which is a moment after its client has
+    /// seen the last byte.
     pub(crate) async fn settled(&self) {
-        eventually("every request has ended", || self.metric("roadstead_http_requests_in_flight", &[]) == 0).await;
+        eventually("every request has ended", || {
+            self.metric("roadstead_http_requests_in_flight", &[]) == 0
+        })
+        .await;
     }
 
     /// Where a blob's verified bytes lie.
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
-        self.setup.config.cache.path.join("blobs").join(digest.algorithm().name()).join(&hex[..2]).join(hex)
+        self.setup
+            .config
+            .cache
+            .path
+            .join("blobs")
+            .join(digest.algorithm().name())
+            .join(&hex[..2])
+            .join(hex)
     }
 
     pub(crate) fn has_stored(&self, digest: &Digest) -> bool {
@@ -388,7 +440,11 @@ impl Proxy {
         let mut running = self.running.take().expect("the proxy runs");
         running.begin_shutdown();
         soon("the proxy's end", running.task).await.expect("the proxy does not panic");
-        assert_eq!(panics::behind_the_tests(), running.panics, "something panicked behind the test");
+        assert_eq!(
+            panics::behind_the_tests(),
+            running.panics,
+            "something panicked behind the test"
+        );
     }
 
     /// Starts on the same directory.
@@ -414,11 +470,16 @@ impl Drop for Proxy {
         let Some(mut running) = self.running.take() else { return };
         running.begin_shutdown();
         let joined = tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(tokio::time::timeout(super::DEADLINE, running.task))
+            tokio::runtime::Handle::current()
+                .block_on(tokio::time::timeout(super::DEADLINE, running.task))
         });
         if !std::thread::panicking() {
             joined.expect("the proxy ends in time").expect("the proxy does not panic");
-            assert_eq!(panics::behind_the_tests(), running.panics, "something panicked behind the test");
+            assert_eq!(
+                panics::behind_the_tests(),
+                running.panics,
+                "something panicked behind the test"
+            );
         }
     }
 }

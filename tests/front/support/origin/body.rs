@@ -1,4 +1,5 @@
-//! The body of a request: read at the pace that the test wants, counted and hashed, and kept only if it is small.
+//! The body of a request: read at the pace that the test wants, counted and hashed, and kept only
+//! if it is small.
 
 use std::io;
 use std::time::Duration;
@@ -135,7 +136,8 @@ impl Framing {
         if *left == Some(0) {
             let mut line = String::new();
             from.read_line(&mut line).await?;
-            let size = u64::from_str_radix(line.trim(), 16).map_err(|_| io::ErrorKind::InvalidData)?;
+            let size =
+                u64::from_str_radix(line.trim(), 16).map_err(|_| io::ErrorKind::InvalidData)?;
             *left = Some(size).filter(|size| *size > 0);
             if left.is_none() {
                 from.read_line(&mut line).await?;
@@ -144,7 +146,11 @@ impl Framing {
         Ok(left.unwrap_or(0))
     }
 
-    async fn taken(&mut self, from: &mut (impl AsyncBufRead + Unpin), bytes: u64) -> io::Result<()> {
+    async fn taken(
+        &mut self,
+        from: &mut (impl AsyncBufRead + Unpin),
+        bytes: u64,
+    ) -> io::Result<()> {
         match self {
             Self::Length(left) => *left -= bytes,
             Self::Chunked(left) => {

@@ -103,7 +103,8 @@ pub(crate) enum Fault {
     Partial,
     /// Moves a 206's `Content-Range` by so many bytes, with the bytes of the new place.
     ShiftRange(u64),
-    /// 307 to this location, in which `{digest}`, `{repository}` and `{nth}` (such request) are filled in.
+    /// 307 to this location, in which `{digest}`, `{repository}` and `{nth}` (such request) are
+    /// filled in.
     Redirect(String),
     /// At most so many bytes a second.
     Rate(u64),
@@ -164,6 +165,9 @@ impl Faults {
     }
 
     pub(super) fn taken_by(&mut self, request: &Request) -> Vec<Fault> {
-        self.0.iter_mut().filter_map(|(on, fault)| on.takes(request).then(|| fault.clone())).collect()
+        self.0
+            .iter_mut()
+            .filter_map(|(on, fault)| on.takes(request).then(|| fault.clone()))
+            .collect()
     }
 }

@@ -1,4 +1,5 @@
-//! A scripted registry in this process: right by default, wrong where the test says so, and it remembers every request.
+//! A scripted registry in this process: right by default, wrong where the test says so, and it
+//! remembers every request.
 //!
 //! It writes HTTP/1.1 by hand, so that it can also say what no server library would.
 
@@ -136,7 +137,8 @@ impl Origin {
         self.state().registry.untag(repository, tag);
     }
 
-    /// What the referrers API says of `subject`; without any such call the registry has no referrers API.
+    /// What the referrers API says of `subject`; without any such call the registry has no
+    /// referrers API.
     pub(crate) fn put_referrers(&self, subject: &Digest, index: impl Into<Bytes>) {
         self.state().registry.put_referrers(subject, index.into());
     }
@@ -197,7 +199,10 @@ impl Origin {
 
     /// The `Range` headers of the GETs of a blob, `None` for those without.
     pub(crate) fn ranges(&self, digest: &Digest) -> Vec<Option<String>> {
-        let gets = self.requests().into_iter().filter(|r| r.is_get(Kind::Blob) && r.reference == digest.as_str());
+        let gets = self
+            .requests()
+            .into_iter()
+            .filter(|r| r.is_get(Kind::Blob) && r.reference == digest.as_str());
         gets.map(|request| request.header("range").map(str::to_owned)).collect()
     }
 
@@ -219,7 +224,9 @@ impl Origin {
             let ended = task.await;
             assert!(ended.is_err_and(|error| error.is_cancelled()), "the origin ended on its own");
         }
-        if let Listening::Down(socket) = &*self.listening.lock().expect("no test panics while holding it") {
+        if let Listening::Down(socket) =
+            &*self.listening.lock().expect("no test panics while holding it")
+        {
             socket.bind(self.shared.address).expect("the port is ours");
         }
     }
@@ -248,15 +255,26 @@ impl Shared {
         self.state.lock().expect("nothing panics while holding the state")
     }
 
-    /// Remembers a request whose head has come; its place in the log, the faults that fit, and what its body goes on from.
+    /// Remembers a request whose head has come; its place in the log, the faults that fit, and what
+    /// its body goes on from.
     fn arrived(&self, request: &Request) -> (usize, Vec<Fault>, Received) {
         let state = &mut *self.state();
         state.log.push(request.clone());
-        (state.log.len() - 1, state.faults.taken_by(request), state.registry.received_before(request))
+        (
+            state.log.len() - 1,
+            state.faults.taken_by(request),
+            state.registry.received_before(request),
+        )
     }
 
     /// The answer to a request that has come in whole, with its faults.
-    fn answer(&self, place: usize, request: &Request, received: Received, faults: Vec<Fault>) -> reply::Reply {
+    fn answer(
+        &self,
+        place: usize,
+        request: &Request,
+        received: Received,
+        faults: Vec<Fault>,
+    ) -> reply::Reply {
         let state = &mut *self.state();
         state.log[place] = request.clone();
         let whole = faults.iter().any(|fault| matches!(fault, Fault::IgnoreRange));
@@ -268,23 +286,37 @@ impl Shared {
             } else if let Fault::Instead(status, media_type, body) = fault {
                 reply = Some(reply::Reply::typed(*status, media_type, body.clone()));
             } else if let Fault::Redirect(to) = fault {
-                let nth = state.log.iter().filter(|r| r.method == request.method && r.path == request.path).count();
-                let to = to.replace("{digest}", &request.reference).replace("{repository}", &request.repository);
+                let nth = state
+                    .log
+                    .iter()
+                    .filter(|r| r.method == request.method && r.path == request.path)
+                    .count();
+                let to = to
+                    .replace("{digest}", &request.reference)
+                    .replace("{repository}", &request.repository);
                 let to = to.replace("{nth}", &nth.to_string());
                 reply = Some(reply::Reply::error(307, "MOVED").with("Location", to));
             }
         }
-        let reply = reply.unwrap_or_else(|| state.right_answer(request, received, &authority, whole));
+        let reply =
+            reply.unwrap_or_else(|| state.right_answer(request, received, &authority, whole));
         faults.into_iter().fold(reply, reply::Reply::spoil)
     }
 }
 
 impl State {
-    fn right_answer(&mut self, request: &Request, received: Received, authority: &str, whole: bool) -> reply::Reply {
+    fn right_answer(
+        &mut self,
+        request: &Request,
+        received: Received,
+        authority: &str,
+        whole: bool,
+    ) -> reply::Reply {
         if request.kind == Kind::Token {
             return self.guard.token(request);
         }
-        let refused = self.guard.refuse(request, authority).filter(|_| request.kind != Kind::Storage);
+        let refused =
+            self.guard.refuse(request, authority).filter(|_| request.kind != Kind::Storage);
         refused.unwrap_or_else(|| {
             if request.is_write() {
                 self.registry.write(request, received)
@@ -344,7 +376,8 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         }
         let unread = has(|fault| matches!(fault, Fault::Unread));
         if !unread {
-            request.received = request.framing().read(&mut read, &Pace::of(&faults), &mut received).await?;
+            request.received =
+                request.framing().read(&mut read, &Pace::of(&faults), &mut received).await?;
             if request.kind != Kind::Upload {
                 request.body = received.bytes().unwrap_or_default();
             }
@@ -356,7 +389,9 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         }
         if unread {
             // A reset would take the answer away from whoever is still sending.
-            framing.read(&mut read, &Pace::default(), &mut Received::new(Algorithm::Sha256)).await?;
+            framing
+                .read(&mut read, &Pace::default(), &mut Received::new(Algorithm::Sha256))
+                .await?;
         }
     }
     Ok(())

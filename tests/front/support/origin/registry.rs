@@ -84,11 +84,15 @@ impl Registry {
             Kind::Ping => Reply::typed(200, "application/json", "{}"),
             Kind::Manifest => self.manifest(request),
             Kind::Blob | Kind::Artifact => self.blob(request, whole),
-            Kind::Storage if request.header("authorization").is_some() => Reply::error(400, "INVALID_ARGUMENT"),
+            Kind::Storage if request.header("authorization").is_some() => {
+                Reply::error(400, "INVALID_ARGUMENT")
+            }
             Kind::Storage => self.stored(request, whole),
             Kind::Tags => self.tags(request, authority),
             Kind::Referrers => self.referrers(request),
-            Kind::Upload | Kind::Token | Kind::Other => Reply::typed(404, "text/plain", "404 page not found\n"),
+            Kind::Upload | Kind::Token | Kind::Other => {
+                Reply::typed(404, "text/plain", "404 page not found\n")
+            }
         };
         reply.with("Docker-Distribution-API-Version", "registry/2.0")
     }
@@ -111,24 +115,29 @@ impl Registry {
     }
 
     fn blob(&self, request: &Request, whole: bool) -> Reply {
-        let known = self.repositories.get(&request.repository).is_some_and(|r| r.blobs.contains(&request.reference));
+        let known = self
+            .repositories
+            .get(&request.repository)
+            .is_some_and(|r| r.blobs.contains(&request.reference));
         if known { self.stored(request, whole) } else { Reply::error(404, "BLOB_UNKNOWN") }
     }
 
     fn stored(&self, request: &Request, whole: bool) -> Reply {
-        let Some(content) = self.blobs.get(&request.reference) else { return Reply::error(404, "BLOB_UNKNOWN") };
+        let Some(content) = self.blobs.get(&request.reference) else {
+            return Reply::error(404, "BLOB_UNKNOWN");
+        };
         let reply = Reply::new(200, content.clone())
             .with("Content-Type", "application/octet-stream")
             .with("Accept-Ranges", "bytes")
             .with("Cache-Control", "max-age=31536000")
             .with("Docker-Content-Digest", &request.reference)
             .with("Etag", format!("\"{}\"", request.reference));
-        match request.header("range").filter(|_| !whole).map(|range| resolve(range, content.len())) {
+        match request.header("range").filter(|_| !whole).map(|range| resolve(range, content.len()))
+        {
             None => reply,
             Some(Some(range)) => reply.part(range),
-            Some(None) => {
-                Reply::error(416, "RANGE_INVALID").with("Content-Range", format!("bytes */{}", content.len()))
-            }
+            Some(None) => Reply::error(416, "RANGE_INVALID")
+                .with("Content-Range", format!("bytes */{}", content.len())),
         }
     }
 
@@ -146,8 +155,10 @@ impl Registry {
         match page.last().filter(|_| page.len() < left.len()) {
             None => reply,
             Some(last) => {
-                let host = if self.absolute_links { format!("http://{authority}") } else { String::new() };
-                let next = format!("{host}/v2/{}/tags/list?last={last}&n={size}", request.repository);
+                let host =
+                    if self.absolute_links { format!("http://{authority}") } else { String::new() };
+                let next =
+                    format!("{host}/v2/{}/tags/list?last={last}&n={size}", request.repository);
                 reply.with("Link", format!("<{next}>; rel=\"next\""))
             }
         }
@@ -157,7 +168,8 @@ impl Registry {
         let Some(referrers) = &self.referrers else {
             return Reply::typed(404, "text/plain; charset=utf-8", "404 page not found\n");
         };
-        let empty = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] }).to_string();
+        let empty =
+            json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] }).to_string();
         let body = referrers.get(&request.reference).cloned().unwrap_or_else(|| empty.into());
         Reply::typed(200, OCI_INDEX, body)
     }

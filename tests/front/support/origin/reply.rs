@@ -83,7 +83,10 @@ impl Reply {
 
     pub(super) fn part(mut self, range: Range<u64>) -> Self {
         let total = self.content.len();
-        self.set("Content-Range", Some(format!("bytes {}-{}/{total}", range.start, range.end.saturating_sub(1))));
+        self.set(
+            "Content-Range",
+            Some(format!("bytes {}-{}/{total}", range.start, range.end.saturating_sub(1))),
+        );
         Self { status: 206, range, ..self }
     }
 
@@ -123,7 +126,11 @@ impl Reply {
     }
 
     /// Writes the answer; whether the connection can be used again.
-    pub(super) async fn write(self, to: &mut (impl AsyncWrite + Unpin), head_only: bool) -> io::Result<bool> {
+    pub(super) async fn write(
+        self,
+        to: &mut (impl AsyncWrite + Unpin),
+        head_only: bool,
+    ) -> io::Result<bool> {
         if let Some(gate) = &self.spoiled.hold_head {
             gate.pass().await;
         }
@@ -158,7 +165,8 @@ impl Reply {
         let end = self.range.end;
         let stop = self.spoiled.cut_after.map_or(end, |bytes| end.min(at + bytes));
         while at < stop {
-            if let Some((_, gate)) = self.spoiled.hold.as_ref().filter(|(offset, _)| *offset == at) {
+            if let Some((_, gate)) = self.spoiled.hold.as_ref().filter(|(offset, _)| *offset == at)
+            {
                 to.flush().await?;
                 gate.pass().await;
             }
@@ -168,12 +176,17 @@ impl Reply {
         }
         let cut = self.spoiled.cut_after.is_some_and(|bytes| bytes <= end - self.range.start);
         if !cut && self.spoiled.extra > 0 {
-            self.write_piece(to, &vec![b'x'; usize::try_from(self.spoiled.extra).expect("small")]).await?;
+            self.write_piece(to, &vec![b'x'; usize::try_from(self.spoiled.extra).expect("small")])
+                .await?;
         }
         Ok(!cut)
     }
 
-    async fn write_piece(&self, to: &mut (impl AsyncWrite + Unpin), piece: &[u8]) -> io::Result<()> {
+    async fn write_piece(
+        &self,
+        to: &mut (impl AsyncWrite + Unpin),
+        piece: &[u8],
+    ) -> io::Result<()> {
         if self.spoiled.framing == Framing::Chunked {
             to.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
             to.write_all(piece).await?;
@@ -205,10 +218,14 @@ impl Spoiled {
 
     /// The next bytes of `range`: up to the held offset, with the flipped byte.
     fn piece(&self, content: &Content, range: Range<u64>) -> Bytes {
-        let held = self.hold.as_ref().map(|(offset, _)| *offset).filter(|offset| range.contains(offset));
+        let held =
+            self.hold.as_ref().map(|(offset, _)| *offset).filter(|offset| range.contains(offset));
         let end = held.filter(|offset| *offset > range.start).unwrap_or(range.end);
         let piece = content.piece(range.start..end);
-        let spot = self.flip.and_then(|flip| flip.checked_sub(range.start)).and_then(|spot| usize::try_from(spot).ok());
+        let spot = self
+            .flip
+            .and_then(|flip| flip.checked_sub(range.start))
+            .and_then(|spot| usize::try_from(spot).ok());
         match spot.filter(|spot| *spot < piece.len()) {
             None => piece,
             Some(spot) => {

@@ -17,9 +17,11 @@ pub(crate) enum Kind {
     /// Anything below `blobs/uploads`; the reference is the upload, if there is one yet.
     Upload,
     Token,
-    /// `/storage/<digest>`: like a CDN, which answers 400 to a request with `Authorization` (RED-2).
+    /// `/storage/<digest>`: like a CDN, which answers 400 to a request with `Authorization`
+    /// (RED-2).
     Storage,
-    /// `/artifacts/<repository>/<digest>`: outside `/v2`, but with the registry's own authorization (RED-1).
+    /// `/artifacts/<repository>/<digest>`: outside `/v2`, but with the registry's own authorization
+    /// (RED-1).
     Artifact,
     Other,
 }
@@ -84,7 +86,8 @@ impl Request {
 
     /// Every value of a query parameter, decoded.
     pub(crate) fn parameters(&self, name: &str) -> Vec<String> {
-        let pairs = url::form_urlencoded::parse(self.query.as_bytes()).filter(|(key, _)| key == name);
+        let pairs =
+            url::form_urlencoded::parse(self.query.as_bytes()).filter(|(key, _)| key == name);
         pairs.map(|(_, value)| value.into_owned()).collect()
     }
 
@@ -122,10 +125,13 @@ fn classify(path: &str) -> (Kind, &str, &str) {
     if let Some(digest) = path.strip_prefix("/storage/") {
         return (Kind::Storage, "", digest);
     }
-    if let Some((repository, digest)) = path.strip_prefix("/artifacts/").and_then(|rest| rest.rsplit_once('/')) {
+    if let Some((repository, digest)) =
+        path.strip_prefix("/artifacts/").and_then(|rest| rest.rsplit_once('/'))
+    {
         return (Kind::Artifact, repository, digest);
     }
-    let Some((rest, reference)) = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once('/')) else {
+    let Some((rest, reference)) = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once('/'))
+    else {
         return (Kind::Other, "", "");
     };
     if let Some(repository) = rest.strip_suffix("/blobs/uploads") {

@@ -1,4 +1,5 @@
-//! Who may ask an origin: anyone, a Basic credential, or holders of tokens that its own endpoint gives out.
+//! Who may ask an origin: anyone, a Basic credential, or holders of tokens that its own endpoint
+//! gives out.
 
 use std::collections::HashSet;
 
@@ -67,8 +68,10 @@ impl Guard {
                 if self.has(token, &wanted) {
                     return None;
                 }
-                let realm = bearer.realm.clone().unwrap_or_else(|| format!("http://{authority}/token"));
-                let wanted = wanted.iter().map(|(name, actions)| format!("repository:{name}:{actions}"));
+                let realm =
+                    bearer.realm.clone().unwrap_or_else(|| format!("http://{authority}/token"));
+                let wanted =
+                    wanted.iter().map(|(name, actions)| format!("repository:{name}:{actions}"));
                 let scope = wanted.collect::<Vec<_>>().join(" ");
                 format!("Bearer realm=\"{realm}\",service=\"scripted\",scope=\"{scope}\"")
             }
@@ -78,15 +81,20 @@ impl Guard {
 
     /// Whether the token is for all of that; the ping wants any token.
     fn has(&self, token: &str, wanted: &[(String, &str)]) -> bool {
-        let granted: Vec<&str> = self.tokens.iter().filter(|(known, _)| known == token).map(|(_, s)| &**s).collect();
+        let granted: Vec<&str> =
+            self.tokens.iter().filter(|(known, _)| known == token).map(|(_, s)| &**s).collect();
         let allows = |name: &str, action: &str| {
             granted.iter().flat_map(|scope| scope.split(' ')).any(|scope| {
                 let rest = scope.strip_prefix("repository:").and_then(|rest| rest.rsplit_once(':'));
-                rest.is_some_and(|(of, actions)| of == name && actions.split(',').any(|given| given == action))
+                rest.is_some_and(|(of, actions)| {
+                    of == name && actions.split(',').any(|given| given == action)
+                })
             })
         };
         !granted.is_empty()
-            && wanted.iter().all(|(name, actions)| actions.split(',').all(|action| allows(name, action)))
+            && wanted
+                .iter()
+                .all(|(name, actions)| actions.split(',').all(|action| allows(name, action)))
     }
 
     /// The token endpoint.
@@ -123,7 +131,10 @@ fn wanted(request: &Request) -> Vec<(String, &'static str)> {
         _ => "pull",
     };
     let from = request.parameter("from").filter(|_| request.kind == Kind::Upload);
-    from.map(|from| (from, "pull")).into_iter().chain([(request.repository.clone(), actions)]).collect()
+    from.map(|from| (from, "pull"))
+        .into_iter()
+        .chain([(request.repository.clone(), actions)])
+        .collect()
 }
 
 impl Login {
@@ -140,5 +151,7 @@ impl Login {
 }
 
 fn field(form: &str, name: &str) -> Option<String> {
-    url::form_urlencoded::parse(form.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    url::form_urlencoded::parse(form.as_bytes())
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
 }

@@ -51,8 +51,10 @@ impl Registry {
     /// What the body of `request` goes on from.
     pub(super) fn received_before(&self, request: &Request) -> Received {
         let told = request.parameter("digest").and_then(|digest| Digest::parse(&digest).ok());
-        let asked = self.uploads.open.get(&request.reference).map(|upload| upload.received.algorithm());
-        let algorithm = told.map(|digest| digest.algorithm()).or(asked).unwrap_or(Algorithm::Sha256);
+        let asked =
+            self.uploads.open.get(&request.reference).map(|upload| upload.received.algorithm());
+        let algorithm =
+            told.map(|digest| digest.algorithm()).or(asked).unwrap_or(Algorithm::Sha256);
         let open = self.uploads.open.get(&request.reference);
         let open = open.filter(|upload| request.kind == Kind::Upload && upload.received.length > 0);
         open.map_or_else(|| Received::new(algorithm), |upload| upload.received.clone())
@@ -61,7 +63,9 @@ impl Registry {
     /// The answer to a write.
     pub(super) fn write(&mut self, request: &Request, received: Received) -> Reply {
         match (request.method.as_str(), request.kind) {
-            ("POST", Kind::Upload) if request.reference.is_empty() => self.begin(request, &received),
+            ("POST", Kind::Upload) if request.reference.is_empty() => {
+                self.begin(request, &received)
+            }
             (_, Kind::Upload) => self.go_on(request, received),
             ("PUT", Kind::Manifest) => self.take_manifest(request),
             ("DELETE", Kind::Manifest) => self.delete_manifest(request),
@@ -83,7 +87,8 @@ impl Registry {
         if self.uploads.manners.whole && request.parameter("digest").is_some() {
             return self.end(request, received);
         }
-        let algorithm = request.parameter("digest-algorithm").and_then(|name| Algorithm::from_name(&name));
+        let algorithm =
+            request.parameter("digest-algorithm").and_then(|name| Algorithm::from_name(&name));
         self.uploads.begun += 1;
         let id = format!("upload-{}", self.uploads.begun);
         let received = Received::new(algorithm.unwrap_or(Algorithm::Sha256));
@@ -94,17 +99,23 @@ impl Registry {
 
     fn go_on(&mut self, request: &Request, received: Received) -> Reply {
         let id = request.reference.clone();
-        let Some(upload) = self.uploads.open.get(&id).filter(|upload| upload.repository == request.repository) else {
+        let Some(upload) =
+            self.uploads.open.get(&id).filter(|upload| upload.repository == request.repository)
+        else {
             return Reply::error(404, "BLOB_UPLOAD_UNKNOWN");
         };
         // Byte for byte; the digest comes behind it.
         let rest = request.query.strip_prefix(&upload.state());
         let ends = request.method == "PUT";
-        if !rest.is_some_and(|rest| if ends { rest.starts_with("&digest=") } else { rest.is_empty() }) {
+        if !rest
+            .is_some_and(|rest| if ends { rest.starts_with("&digest=") } else { rest.is_empty() })
+        {
             return Reply::error(404, "BLOB_UPLOAD_INVALID");
         }
         let (had, has) = (upload.received.length, received.length);
-        let follows = request.header("content-range").is_none_or(|range| range == format!("{had}-{}", has - 1));
+        let follows = request
+            .header("content-range")
+            .is_none_or(|range| range == format!("{had}-{}", has - 1));
         match request.method.as_str() {
             "PATCH" | "PUT" if !follows => Reply::error(416, "RANGE_INVALID"),
             "PATCH" => {
@@ -145,7 +156,10 @@ impl Registry {
         }
         match received.bytes() {
             Some(bytes) => {
-                self.put_blob(&request.repository, &Blob { digest: digest.clone(), content: Content::given(bytes) });
+                self.put_blob(
+                    &request.repository,
+                    &Blob { digest: digest.clone(), content: Content::given(bytes) },
+                );
             }
             None => {
                 self.repository(&request.repository).blobs.insert(digest.to_string());
@@ -164,21 +178,26 @@ impl Registry {
         let Ok(document) = serde_json::from_slice::<Value>(&request.body) else {
             return Reply::error(400, "MANIFEST_INVALID");
         };
-        let lacks = listed(&document).any(|blob| !self.repository(&request.repository).blobs.contains(&blob));
+        let lacks = listed(&document)
+            .any(|blob| !self.repository(&request.repository).blobs.contains(&blob));
         if lacks {
             return Reply::error(404, "MANIFEST_BLOB_UNKNOWN");
         }
         let media_type = request.header("content-type").unwrap_or_default().to_owned();
         let manifest = Manifest { bytes: request.body.clone(), media_type, digest: digest.clone() };
         self.put_manifest(&request.repository, &manifest);
-        let further = if self.uploads.manners.tags { request.parameters("tag") } else { Vec::new() };
+        let further =
+            if self.uploads.manners.tags { request.parameters("tag") } else { Vec::new() };
         let own = by_digest.is_none().then(|| request.reference.clone());
         for tag in own.iter().chain(&further) {
             self.tag(&request.repository, tag, &digest);
         }
         let path = format!("/v2/{}/manifests/{digest}", request.repository);
-        let mut reply = Reply::empty(201).with("Location", path).with("Docker-Content-Digest", digest.as_str());
-        if let Some(subject) = document["subject"]["digest"].as_str().filter(|_| self.uploads.manners.subject) {
+        let mut reply =
+            Reply::empty(201).with("Location", path).with("Docker-Content-Digest", digest.as_str());
+        if let Some(subject) =
+            document["subject"]["digest"].as_str().filter(|_| self.uploads.manners.subject)
+        {
             reply = reply.with("OCI-Subject", subject);
         }
         further.into_iter().fold(reply, |reply, tag| reply.and("OCI-Tag", tag))
