@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Gatekeeper;
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::Config;
+use crate::files;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::parts::Part;
 use crate::pull::{Parts, PullThrough};
 use crate::push::PushThrough;
 use crate::reload::Reloader;
+use crate::reload::inputs::Part;
 use crate::server::{self, Generation, Service};
 use crate::store::BlobStore;
 use crate::telemetry::Logging;
@@ -160,7 +161,7 @@ impl App {
 
 fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
     let path = config.key_file();
-    let made = config::key_of(&path).and_then(|key| Gatekeeper::new(&key, clock));
+    let made = files::key_of(&path).and_then(|key| Gatekeeper::new(&key, clock));
     made.map_err(|message| anyhow!("{}: {message}", path.display()))
 }
 

@@ -21,7 +21,7 @@
 //! | [`push`] | writes, passed through to a private registry, and what the cache keeps of them |
 //! | [`server`] | hyper for clients: parse, route, authorise, answer, log |
 //! | [`admin`] | metrics, health and readiness on a listener of their own |
-//! | [`parts`], [`reload`] | users, licence keys, revocations and certificate, each read and replaced by itself |
+//! | [`reload`] | users, licence keys, revocations and certificate, each read and replaced by itself |
 //! | [`app`] | the composition root: a configuration becomes a running proxy |
 //! | [`cli`] | `serve` and `check`, and their exit codes |
 //!
@@ -42,15 +42,16 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod files;
 pub mod licence;
 pub mod limits;
 pub mod metrics;
 pub mod oci;
-pub mod parts;
 pub mod pull;
 pub mod push;
 pub mod reload;
 pub mod route;
+pub mod secret;
 pub mod server;
 pub mod store;
 pub mod telemetry;

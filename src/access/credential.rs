@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use crate::config::Secret;
+use crate::secret::Secret;
 
 /// Longest header value that is looked at; a licence or a token of ours takes a fraction of it.
 const LONGEST: usize = 16 * 1024;

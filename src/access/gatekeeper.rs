@@ -14,11 +14,11 @@ use super::seal::Seals;
 use super::token::{Issued, LicenceClaims, Subject, Tokens};
 use super::users::Users;
 use crate::clock::{Clock, Timestamp};
-use crate::config::Secret;
 use crate::licence::{
     KeyId, LicenceId, PublicKeys, Refusal, Revocations, Slug, Standing, Term, calendar,
 };
 use crate::oci::CanonicalName;
+use crate::secret::Secret;
 
 /// Checks credentials; one for the process.
 #[derive(Debug)]

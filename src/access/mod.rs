@@ -8,7 +8,7 @@
 
 mod caller;
 mod credential;
-mod door;
+
 mod forwarded;
 mod gatekeeper;
 mod keys;
@@ -18,13 +18,14 @@ mod policy;
 mod seal;
 mod token;
 mod users;
+mod virtual_host;
 
 pub use caller::{Caller, Principal};
 pub use credential::Credential;
-pub use door::{Door, Doors};
 pub use forwarded::client_address;
 pub use gatekeeper::{Authenticated, Gatekeeper, Presented, Rejection};
 pub use ledger::{LastPull, Ledger};
 pub use policy::{Action, Denial, Grant, Policy};
 pub use token::{Issued, LIFE, LIFE_FOR_PUSH};
 pub use users::Users;
+pub use virtual_host::{Door, Doors};

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::key_from;
 use crate::clock::{Clock, Timestamp};
-use crate::config::Secret;
 use crate::licence::{KeyId, Licence, LicenceId, SKEW, Slug, Term};
+use crate::secret::Secret;
 
 /// How long a token is good; longer for those who push, since a push is not interrupted to renew it
 /// (AUTH-10).

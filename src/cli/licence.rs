@@ -10,11 +10,12 @@ use super::licences_here::notice;
 use super::{Failure, issue, print, pull_secret, tell};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, LicenceFile};
+use crate::files;
 use crate::licence::{
     Licence, LicenceId, PrivateKey, PublicKey, PublicKeys, Revocations, Slug, Standing, calendar,
     revocation_line,
 };
-use crate::parts;
+use crate::reload::inputs;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -94,8 +95,8 @@ fn keygen(name: &Path) -> anyhow::Result<()> {
     let key = PrivateKey::generate().map_err(|message| anyhow!(message))?;
     let pem = key.to_pem().map_err(|message| anyhow!(message))?;
     let (private, public) = (with_ending(name, "key"), with_ending(name, "pub"));
-    config::write_new(&private, pem.as_bytes(), 0o600).map_err(|message| anyhow!(message))?;
-    config::write_new(&public, key.public().to_pem().as_bytes(), 0o644)
+    files::write_new(&private, pem.as_bytes(), 0o600).map_err(|message| anyhow!(message))?;
+    files::write_new(&public, key.public().to_pem().as_bytes(), 0o644)
         .map_err(|message| anyhow!(message))?;
     print(&format!(
         "{} signs licences: keep it secret, and a copy where you will find it\n{} verifies them: list it under \
@@ -172,7 +173,7 @@ struct Verifier {
 impl Verifier {
     /// The key alone: whoever issued it, nothing revoked.
     fn of_key(path: &Path, issuer: &str) -> anyhow::Result<Self> {
-        let pem = config::text_of(path).map_err(|message| anyhow!(message))?;
+        let pem = files::text_of(path).map_err(|message| anyhow!(message))?;
         let key =
             PublicKey::from_pem(&pem).map_err(|message| anyhow!("{} {message}", path.display()))?;
         let keys = PublicKeys::new(vec![key]);
@@ -188,9 +189,9 @@ impl Verifier {
             )
             .into());
         };
-        let unusable = |parts::Unusable(problems)| Failure::Files(problems);
-        let keys = parts::public_keys(&config).map_err(unusable)?;
-        let revocations = parts::revocations(&config).map_err(unusable)?;
+        let unusable = |inputs::Unusable(problems)| Failure::Files(problems);
+        let keys = inputs::public_keys(&config).map_err(unusable)?;
+        let revocations = inputs::revocations(&config).map_err(unusable)?;
         Ok(Self { keys, issuer: licences.issuer.clone(), revocations })
     }
 }
@@ -220,6 +221,6 @@ impl List {
 fn revoke(id: &str, list: &Path, reason: Option<&str>, now: Timestamp) -> anyhow::Result<()> {
     let id = LicenceId::parse(id).map_err(|message| anyhow!(message))?;
     let line = revocation_line(&id, now, reason);
-    config::append(list, &line).map_err(|message| anyhow!(message))?;
+    files::append(list, &line).map_err(|message| anyhow!(message))?;
     print(&format!("{}: {line}", list.display()))
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::tell;
 use crate::clock::Timestamp;
 use crate::config::{self, LicenceFile};
+use crate::files;
 use crate::licence::{Licence, Revocations, Standing, calendar};
 
 const FOLDER: &str = "/etc/roadstead/licences";
@@ -37,7 +38,7 @@ pub(super) fn licences(program: &str) -> Vec<LicenceFile> {
     let complain = |message: String| tell(&format!("{program}: {message}"));
     let mut found = Vec::new();
     for path in paths {
-        let files = config::files_of(&path).map_err(complain).unwrap_or_default();
+        let files = files::files_of(&path).map_err(complain).unwrap_or_default();
         found.extend(
             files.iter().filter_map(|file| config::read_licence(file).map_err(complain).ok()),
         );
@@ -83,8 +84,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Secret;
     use crate::licence::{LicenceId, Slug};
+    use crate::secret::Secret;
 
     const DAY: u64 = 86_400;
 

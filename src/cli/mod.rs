@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, Problems};
-use crate::parts::Part;
+use crate::reload::inputs::Part;
 
 /// `EX_USAGE` of sysexits.h: the configuration is wrong, and a restart does not help.
 const BAD_CONFIGURATION: u8 = 64;

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use url::Position;
 
 use super::docker_config::{self, Kept};
-use super::files;
 use super::keys;
 use super::licence_file;
 use super::place::{Fields, Place};
 use super::upstreams::Surroundings;
-use super::{Credential, Login, Secret, Upstream};
+use super::{Credential, Login, Upstream};
+use crate::files;
 use crate::oci::Pattern;
+use crate::secret::Secret;
 
 const SOURCES: [&str; 6] =
     ["password", "password_file", "password_env", "docker_config", "helper", "licence_file"];

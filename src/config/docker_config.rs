@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Deserialize;
 
-use super::Secret;
+use crate::secret::Secret;
 
 /// Where the file says that the login is.
 #[derive(Debug, PartialEq)]

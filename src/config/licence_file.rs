@@ -4,12 +4,12 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::Secret;
 use super::document;
-use super::files;
 use super::place::{Place, Report};
 use super::problem::Problems;
+use crate::files;
 use crate::licence::{Licence, Slug, calendar, unverified};
+use crate::secret::Secret;
 
 const KEYS: &[&str] =
     &["version", "id", "customer", "email", "applications", "hosts", "issued", "expires", "token"];

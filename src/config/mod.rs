@@ -10,14 +10,12 @@ mod check;
 mod credentials;
 mod docker_config;
 mod document;
-mod files;
 mod hosts;
 mod keys;
 mod licence_file;
 mod place;
 mod presets;
 mod problem;
-mod secret;
 mod units;
 mod upstreams;
 
@@ -29,16 +27,16 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+use crate::files;
 use crate::licence::{LicenceId, Slug};
 use crate::oci::{Pattern, UpstreamName};
+use crate::secret::Secret;
 
 use document::{Node, Value};
 use place::{Place, Report};
 
-pub use files::{Fingerprint, append, files_of, fingerprint, key_of, text_of, texts_of, write_new};
 pub use licence_file::{LicenceFile, read_licence};
 pub use problem::{Problem, Problems};
-pub use secret::Secret;
 pub use upstreams::authority;
 
 /// Looks up an environment variable.

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use url::Url;
 
 use super::credentials;
-use super::files;
 use super::keys;
 use super::place::{Fields, Place, closest};
 use super::presets::{self, PRESETS, Preset};
 use super::{Environment, Upstream, Writes};
+use crate::files;
 use crate::oci::{Repository, UpstreamName};
 
 /// The first component of names that an application's images have (ACCESS §2.1).

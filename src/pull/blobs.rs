@@ -8,11 +8,15 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use tokio::sync::watch;
 
-use super::fill::Fill;
-use super::flight::{Boarding, Flight, FlightGuard, Opening, Source, State};
-use super::memory::Subject;
-use super::tail::Tail;
-use super::{ByteStream, Error, Outcome, PullThrough, relay};
+use super::ByteStream;
+use super::Error;
+use super::Outcome;
+use super::PullThrough;
+use super::facts::negative::Subject;
+use super::transfer::fill::Fill;
+use super::transfer::flight::{Boarding, Flight, FlightGuard, Opening, Source, State};
+use super::transfer::relay;
+use super::transfer::tail::Tail;
 use crate::oci::{ByteSpan, CanonicalName, Digest, RangeRequest, Resolved};
 use crate::store::{Blob, Found, Suspect};
 use crate::upstream::{BlobResponse, Extent, Part};
@@ -366,7 +370,7 @@ async fn verdict(state: &mut watch::Receiver<State>) -> Result<(), Error> {
     ended.ending.clone().unwrap_or(Err(Error::Abandoned))
 }
 
-fn key(name: &CanonicalName, digest: &Digest) -> super::flight::Key {
+fn key(name: &CanonicalName, digest: &Digest) -> super::transfer::flight::Key {
     (name.upstream.clone(), digest.clone())
 }
 

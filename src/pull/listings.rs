@@ -6,8 +6,13 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 
-use super::memory::Subject;
-use super::{Error, ManifestAnswer, ManifestContent, Outcome, PullThrough, Want};
+use super::Error;
+use super::ManifestAnswer;
+use super::ManifestContent;
+use super::Outcome;
+use super::PullThrough;
+use super::Want;
+use super::facts::negative::Subject;
 use crate::oci::{CanonicalName, Digest, OCI_INDEX, PageQuery, Reference, Tag};
 use crate::upstream::{ErrorKind, Page};
 

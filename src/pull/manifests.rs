@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::freshness::{self, Decision, Known};
-use super::memory::{Provisional, Subject};
-use super::{Error, Inner, Outcome, PullThrough};
+use super::Error;
+use super::Inner;
+use super::Outcome;
+use super::PullThrough;
+use super::facts::freshness::{self, Decision, Known};
+use super::facts::negative::{Provisional, Subject};
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
 use crate::store::{Blob, Class, Found, StageError, TagRecord};

@@ -8,19 +8,13 @@
 
 mod blobs;
 mod error;
-mod fill;
-mod flight;
-mod freshness;
+mod facts;
 mod listings;
 mod manifests;
-mod membership;
-mod memory;
 mod pushed;
-mod relay;
 mod single_flight;
-mod tail;
 mod tasks;
-mod turns;
+mod transfer;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,12 +40,12 @@ pub use listings::Referrers;
 pub use manifests::{ManifestAnswer, ManifestContent, Want};
 pub use pushed::PushedManifest;
 
-use flight::Flights;
-use membership::Membership;
-use memory::{Absences, Era, ProvisionalTags, Sizes, Subject};
+use facts::membership::Membership;
+use facts::negative::{Absences, Era, ProvisionalTags, Sizes, Subject};
 use single_flight::SingleFlight;
 use tasks::Tasks;
-use turns::Turns;
+use transfer::flight::Flights;
+use transfer::turns::Turns;
 
 /// Bytes as they come; an error cuts the body short.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;

@@ -6,8 +6,10 @@
 
 use bytes::Bytes;
 
-use super::memory::Subject;
-use super::{Error, Inner, PullThrough};
+use super::Error;
+use super::Inner;
+use super::PullThrough;
+use super::facts::negative::Subject;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
 use crate::store::{self, TagRecord};

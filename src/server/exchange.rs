@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::outbound::Outbound;
+use super::connection::delivery::Outbound;
 use crate::licence::Slug;
 use crate::metrics::{Counted, Metrics};
 use crate::oci::{CanonicalName, Digest, Repository, Tag};

@@ -3,21 +3,16 @@
 //! Plain connections speak HTTP/1.1. A connection with TLS chooses its protocol by ALPN in `serve`,
 //! before hyper sees it; nothing behind that point knows the version.
 
-mod accept;
-mod body;
+mod connection;
 mod error;
 mod exchange;
-mod generation;
+mod identify;
 mod listing;
-mod outbound;
 mod reads;
 mod respond;
 mod service;
-mod streams;
-mod tls;
+mod snapshot;
 mod token;
-mod visit;
-mod wire;
 mod writes;
 
 use std::convert::Infallible;
@@ -38,18 +33,19 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-pub use accept::{Accepted, accept};
-pub use generation::Generation;
+pub use connection::accept::{Accepted, accept};
+pub use connection::tls::TlsContext;
 pub use service::Service;
-pub use tls::TlsContext;
+pub use snapshot::Generation;
 
 use crate::limits::Limits;
 use crate::metrics::Counted;
-use body::Body;
-use outbound::{Line, Outbound};
+use connection::body::Body;
+use connection::delivery::{Line, Outbound};
+use connection::socket::Wire;
+use connection::streams::Streams;
+use connection::tls;
 use service::Connection;
-use streams::Streams;
-use wire::Wire;
 
 /// Bytes of a request head that are accepted, and of small frames that hyper gathers before it
 /// writes.

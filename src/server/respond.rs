@@ -7,7 +7,7 @@ use http::header::{
 use http::response::Builder;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::body::Source;
+use super::connection::body::Source;
 use super::error::{Extra, Refusal};
 use crate::oci::{Digest, OCI_INDEX, entity_tag, error_document};
 use crate::pull::{

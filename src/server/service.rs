@@ -11,16 +11,16 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::Body;
+use super::connection::body::Body;
+use super::connection::delivery::Outbound;
+use super::connection::tls::{self, Certificate, TlsContext};
 use super::error::{Extra, Refusal};
 use super::exchange::{Arrival, Notes};
-use super::generation::Generation;
-use super::outbound::Outbound;
+use super::identify::Visit;
 use super::reads::Asked;
 use super::respond::{self, Answer};
-use super::tls::{self, Certificate, TlsContext};
+use super::snapshot::Generation;
 use super::token;
-use super::visit::Visit;
 use super::writes;
 use crate::access::{
     Action, Caller, Credential, Door, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Principal,

@@ -6,8 +6,9 @@ use http::header::{
 use http::{HeaderValue, StatusCode};
 use url::Url;
 
+use super::Extent;
+use super::Part;
 use super::error::Failure;
-use super::{Extent, Part};
 use crate::oci::{Digest, MediaType};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");

@@ -10,23 +10,10 @@
 
 mod answer;
 mod auth;
-mod body;
-mod breaker;
-mod challenge;
-mod conversation;
-mod dial;
+mod call;
 mod error;
-mod exchange;
-mod feed;
-mod gate;
-mod helper;
-mod login;
-mod registry;
-mod retry;
-mod throttle;
-mod tls;
-mod token;
-mod wire;
+mod reads;
+mod transport;
 mod writes;
 
 use std::collections::HashMap;
@@ -41,11 +28,13 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, MediaType, UpstreamName};
 
-pub use body::BlobBody;
-pub use dial::Lookup;
 pub use error::{Error, ErrorKind, Operation};
-pub use feed::{Closed, Feed, UploadBody, feed};
-pub use registry::Upstream;
+pub use reads::Upstream;
+use transport::{dial, gate, request, tls};
+
+pub use transport::body::BlobBody;
+pub use transport::dial::Lookup;
+pub use transport::feed::{Closed, Feed, UploadBody, feed};
 pub use writes::{Beginning, Chunk, NewManifest, Progress, Taken, UploadAddress, Uploaded};
 
 /// Every configured upstream, by name; replaced while it runs.
@@ -180,7 +169,7 @@ impl Surroundings {
     fn build(&self, config: &config::Upstream) -> Result<Upstream, BuildError> {
         let gate = gate::Gate::new(config);
         let idle = self.limits.upstream_idle;
-        let wire = wire::Wire::new(
+        let wire = request::Wire::new(
             config.name.clone(),
             gate,
             self.clients(config)?,

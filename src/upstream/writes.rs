@@ -17,10 +17,10 @@ use http_body::Body as _;
 use url::Url;
 
 use super::answer::digest;
+use super::call::attempt::{Arrival, Ask};
 use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
-use super::exchange::{Arrival, Ask};
-use super::feed::UploadBody;
-use super::registry::Upstream;
+use super::reads::Upstream;
+use super::transport::feed::UploadBody;
 use crate::oci::{
     Algorithm, ChunkRange, Digest, MediaType, Reference, Repository, Tag, manifest_path,
     uploads_path,

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use http::Method;
-use roadstead::config::{self, Credential, Secret, UnknownCredentials};
+use roadstead::config::{self, Credential, UnknownCredentials};
 use roadstead::licence::revocation_line;
 use roadstead::oci::Pattern;
+use roadstead::secret::Secret;
 
 use crate::support::client::Answer;
 use crate::support::eventually;

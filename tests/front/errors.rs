@@ -4,8 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use http::Method;
-use roadstead::config::{self, Credential, Secret};
+use roadstead::config::{self, Credential};
 use roadstead::oci::{Algorithm, Digest, Pattern};
+use roadstead::secret::Secret;
 
 use crate::support::image::Image;
 use crate::support::origin::{Auth, Bearer, Fault, Gate, Kind, Login, On, Origin};

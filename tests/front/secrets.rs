@@ -2,8 +2,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use roadstead::config::{self, Credential, Secret};
+use roadstead::config::{self, Credential};
 use roadstead::oci::Pattern;
+use roadstead::secret::Secret;
 
 use crate::support::client::Answer;
 use crate::support::image::Image;

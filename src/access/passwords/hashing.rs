@@ -15,7 +15,7 @@ use super::failures::{Failures, Source};
 use super::lanes::{Lane, Lanes, Turn};
 use super::{CROWDED, Key, Verdict};
 use crate::access::users::StoredHash;
-use crate::config::Secret;
+use crate::secret::Secret;
 
 /// How far the thread stands behind those that answer requests.
 const NICENESS: i32 = 5;

@@ -29,7 +29,7 @@ use self::failures::{Failures, Source};
 use self::hashing::{Attempt, Hashing};
 use super::users::{StoredHash, Users};
 use crate::clock::{Clock, Timestamp};
-use crate::config::Secret;
+use crate::secret::Secret;
 
 const REMEMBERED: u64 = 1024;
 const REMEMBERED_FOR: Duration = Duration::from_mins(5);

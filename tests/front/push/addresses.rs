@@ -215,7 +215,7 @@ fn with_login(origin: &Origin) -> Setup {
         images: roadstead::oci::Pattern::parse("**").expect("a glob"),
         login: roadstead::config::Login::Fixed {
             username: "robot".to_owned(),
-            password: roadstead::config::Secret::new("hunter2".to_owned()),
+            password: roadstead::secret::Secret::new("hunter2".to_owned()),
         },
     }];
     setup

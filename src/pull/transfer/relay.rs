@@ -1,0 +1,122 @@
+//! Serving through without storing: bytes that the cache has no room for, or a range far ahead of a
+//! download.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use futures_util::stream;
+
+use crate::oci::{Digest, Hasher, UpstreamName};
+use crate::pull::ByteStream;
+use crate::pull::Error;
+use crate::upstream::BlobBody;
+
+/// A body on its way through.
+struct Relay {
+    upstream: UpstreamName,
+    body: BlobBody,
+    /// Bytes still to come, if that is known.
+    left: Option<u64>,
+    check: Option<Check>,
+}
+
+/// Verification of a whole body, with its end held back (BLOB-10).
+struct Check {
+    digest: Digest,
+    hasher: Hasher,
+    held: VecDeque<Bytes>,
+    held_bytes: u64,
+    hold_back: u64,
+}
+
+/// A whole blob: hashed on the way, its end withheld until the digest is right.
+pub(in crate::pull) fn whole(
+    upstream: UpstreamName,
+    body: BlobBody,
+    size: Option<u64>,
+    digest: &Digest,
+    hold_back: u64,
+) -> ByteStream {
+    let hasher = Hasher::new(digest.algorithm());
+    let check =
+        Check { digest: digest.clone(), hasher, held: VecDeque::new(), held_bytes: 0, hold_back };
+    Relay { upstream, body, left: size, check: Some(check) }.into_stream()
+}
+
+/// A part of a blob, of `length` bytes; its digest cannot be checked.
+pub(in crate::pull) fn part(upstream: UpstreamName, body: BlobBody, length: u64) -> ByteStream {
+    Relay { upstream, body, left: Some(length), check: None }.into_stream()
+}
+
+impl Relay {
+    fn into_stream(self) -> ByteStream {
+        Box::pin(stream::unfold(Some(self), |relay| async {
+            let mut relay = relay?;
+            match relay.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(relay))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if let Some(bytes) = self.check.as_mut().and_then(Check::release) {
+                return Ok(Some(bytes));
+            }
+            let chunk = self.body.chunk().await;
+            let Some(chunk) =
+                chunk.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?
+            else {
+                return self.finish();
+            };
+            self.count(&chunk)?;
+            match &mut self.check {
+                Some(check) => check.hold(chunk),
+                None => return Ok(Some(chunk)),
+            }
+        }
+    }
+
+    fn count(&mut self, chunk: &Bytes) -> Result<(), Error> {
+        if let Some(left) = &mut self.left {
+            let rest = left.checked_sub(chunk.len() as u64);
+            *left =
+                rest.ok_or_else(|| Error::untrue(&self.upstream, "more bytes than it announced"))?;
+        }
+        Ok(())
+    }
+
+    /// The end of the body: releases what was held back if the digest is right.
+    fn finish(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.left.is_some_and(|left| left > 0) {
+            return Err(Error::untrue(&self.upstream, "fewer bytes than it announced"));
+        }
+        let Some(check) = self.check.take() else { return Ok(None) };
+        let actual = check.hasher.finish();
+        if actual != check.digest {
+            return Err(Error::untrue(&self.upstream, format!("content that hashes to {actual}")));
+        }
+        let held: Vec<Bytes> = check.held.into();
+        Ok(Some(Bytes::from(held.concat())).filter(|rest| !rest.is_empty()))
+    }
+}
+
+impl Check {
+    fn hold(&mut self, chunk: Bytes) {
+        self.hasher.update(&chunk);
+        self.held_bytes += chunk.len() as u64;
+        self.held.push_back(chunk);
+    }
+
+    /// The oldest chunk, if enough stays behind it.
+    fn release(&mut self) -> Option<Bytes> {
+        let oldest = self.held.front()?.len() as u64;
+        if self.held_bytes - oldest < self.hold_back {
+            return None;
+        }
+        self.held_bytes -= oldest;
+        self.held.pop_front()
+    }
+}

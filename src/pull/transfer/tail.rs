@@ -1,0 +1,121 @@
+//! A reader that follows a flight's file at its own speed, and never gets ahead of what is
+//! verified.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use super::flight::{Source, State};
+use crate::pull::ByteStream;
+use crate::pull::Error;
+use crate::store::PIECE;
+
+#[derive(Debug)]
+pub(in crate::pull) struct Tail {
+    pub(in crate::pull) state: watch::Receiver<State>,
+    pub(in crate::pull) source: Source,
+    /// What is still to be read; an unknown end is `u64::MAX`.
+    pub(in crate::pull) span: Range<u64>,
+    pub(in crate::pull) hold_back: u64,
+}
+
+/// What a look at the state tells a reader.
+enum Next {
+    Read(u64),
+    Wait,
+    End,
+    Cut(Error),
+}
+
+impl Tail {
+    pub(in crate::pull) fn into_stream(self) -> ByteStream {
+        Box::pin(stream::unfold(Some(self), |tail| async {
+            let mut tail = tail?;
+            match tail.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(tail))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let next = self.look();
+            match next {
+                Next::Read(len) => return self.read(len).await.map(Some),
+                Next::End => return Ok(None),
+                Next::Cut(error) => return Err(error),
+                // The flight's table entry holds the sender; without it the flight is over and its
+                // ending was seen.
+                Next::Wait => self.state.changed().await.map_err(|_| Error::Abandoned)?,
+            }
+        }
+    }
+
+    fn look(&mut self) -> Next {
+        let state = self.state.borrow_and_update();
+        let readable = readable(&state, self.source.size, self.hold_back).min(self.span.end);
+        if readable > self.span.start {
+            return Next::Read(readable - self.span.start);
+        }
+        match &state.ending {
+            _ if self.span.start >= self.span.end => Next::End,
+            None => Next::Wait,
+            Some(Ok(())) => Next::End,
+            Some(Err(error)) => Next::Cut(error.clone()),
+        }
+    }
+
+    async fn read(&mut self, available: u64) -> Result<Bytes, Error> {
+        let len = usize::try_from(available).map_or(PIECE, |available| available.min(PIECE));
+        let bytes = self.source.reader.read_at(self.span.start, len).await?;
+        self.span.start += bytes.len() as u64;
+        Ok(bytes)
+    }
+}
+
+/// How far readers may go: the last bytes wait for the verdict (DESIGN §14.7).
+fn readable(state: &State, size: Option<u64>, hold_back: u64) -> u64 {
+    match (&state.ending, size) {
+        (Some(Ok(())), _) => state.written,
+        (_, Some(size)) => state.written.min(size.saturating_sub(hold_back)),
+        (_, None) => state.written.saturating_sub(hold_back),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::flight::Opening;
+    use super::*;
+
+    fn state(written: u64, ending: Option<Result<(), Error>>) -> State {
+        State { opening: Opening::Pending, written, ending }
+    }
+
+    #[test]
+    fn the_last_bytes_wait_for_the_verdict() {
+        for (written, ending, size, expected) in [
+            (0, None, Some(100), 0),
+            (50, None, Some(100), 50),
+            (95, None, Some(100), 90),
+            (100, None, Some(100), 90),
+            (100, Some(Err(Error::Abandoned)), Some(100), 90),
+            (100, Some(Ok(())), Some(100), 100),
+            (5, None, Some(5), 0),
+            (5, Some(Ok(())), Some(5), 5),
+            (95, None, None, 85),
+            (5, None, None, 0),
+            (95, Some(Err(Error::Abandoned)), None, 85),
+            (95, Some(Ok(())), None, 95),
+        ] {
+            assert_eq!(
+                readable(&state(written, ending), size, 10),
+                expected,
+                "{written} of {size:?}"
+            );
+        }
+    }
+}

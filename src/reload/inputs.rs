@@ -1,0 +1,162 @@
+//! What requests are checked against besides the configuration: users, licence keys, revocations,
+//! and the certificate. Each is read from its own files, and by itself keeps its last good state
+//! (ACCESS §8).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::access::Users;
+use crate::config::{self, Config};
+use crate::files;
+use crate::licence::{PublicKey, PublicKeys, Revocations};
+use crate::server::{Service, TlsContext};
+
+/// What is wrong with the files of one part, a line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable(pub Vec<String>);
+
+/// Something that is replaced by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The key of our own tokens.
+    Key,
+    Users,
+    PublicKeys,
+    Revocations,
+    Tls,
+}
+
+impl Part {
+    pub const ALL: [Self; 5] =
+        [Self::Key, Self::Users, Self::PublicKeys, Self::Revocations, Self::Tls];
+
+    /// A label of metrics and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Users => "users",
+            Self::PublicKeys => "public_keys",
+            Self::Revocations => "revocations",
+            Self::Tls => "tls",
+        }
+    }
+
+    /// Reads the part's files and hands it over; nothing changes if anything is wrong with them.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load(self, config: &Config, service: &Service) -> Result<(), Unusable> {
+        match self {
+            Self::Key => set_key(config, service)?,
+            Self::Users => service.gatekeeper.set_users(users(config)?),
+            Self::PublicKeys => service.gatekeeper.set_public_keys(public_keys(config)?),
+            Self::Revocations => service.gatekeeper.set_revocations(revocations(config)?),
+            Self::Tls => service.tls.store(tls(config)?.map(Arc::new)),
+        }
+        Ok(())
+    }
+
+    /// The files and folders that it is read from.
+    pub fn files(self, config: &Config) -> Vec<PathBuf> {
+        match self {
+            Self::Key => vec![config.key_file()],
+            Self::Users => config.access.users.iter().cloned().collect(),
+            Self::PublicKeys => {
+                config.licences.iter().flat_map(|licences| licences.public_keys.clone()).collect()
+            }
+            Self::Revocations => {
+                config.licences.iter().filter_map(|licences| licences.revoked.clone()).collect()
+            }
+            Self::Tls => {
+                let files = |tls: &config::Tls| {
+                    [Some(tls.certificate.clone()), Some(tls.key.clone()), tls.client_ca.clone()]
+                };
+                config.tls.iter().flat_map(files).flatten().collect()
+            }
+        }
+    }
+
+    /// Reads the part's files and forgets them.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn check(self, config: &Config) -> Result<(), Unusable> {
+        match self {
+            // It may be made by the start, and what it holds is looked at then.
+            Self::Key => Ok(()),
+            Self::Users => users(config).map(drop),
+            Self::PublicKeys => public_keys(config).map(drop),
+            Self::Revocations => revocations(config).map(drop),
+            Self::Tls => tls(config).map(drop),
+        }
+    }
+}
+
+fn set_key(config: &Config, service: &Service) -> Result<(), Unusable> {
+    let path = config.key_file();
+    let key = files::key_of(&path).map_err(one)?;
+    service.gatekeeper.set_key(&key).map_err(|message| one(format!("{} {message}", path.display())))
+}
+
+fn users(config: &Config) -> Result<Users, Unusable> {
+    let Some(path) = &config.access.users else { return Ok(Users::default()) };
+    Users::parse(&files::text_of(path).map_err(one)?).map_err(|problems| in_file(path, problems))
+}
+
+/// The keys that licences are verified with.
+///
+/// # Errors
+/// Everything that is wrong with their files.
+pub fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
+    let (mut keys, mut problems) = (Vec::new(), Vec::new());
+    for path in config.licences.iter().flat_map(|licences| &licences.public_keys) {
+        let key = |pem: String| {
+            PublicKey::from_pem(&pem).map_err(|message| format!("{} {message}", path.display()))
+        };
+        match files::text_of(path).and_then(key) {
+            Ok(key) => keys.push(key),
+            Err(message) => problems.push(message),
+        }
+    }
+    if problems.is_empty() { Ok(PublicKeys::new(keys)) } else { Err(Unusable(problems)) }
+}
+
+/// What was revoked, in all lists together.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn revocations(config: &Config) -> Result<Revocations, Unusable> {
+    let Some(path) = config.licences.as_ref().and_then(|licences| licences.revoked.as_ref()) else {
+        return Ok(Revocations::default());
+    };
+    let (mut all, mut problems) = (Revocations::default(), Vec::new());
+    for (file, text) in files::texts_of(path).map_err(one)? {
+        match Revocations::parse(&text) {
+            Ok(list) => all = all.and(list),
+            Err(wrong) => problems.extend(in_file(&file, wrong).0),
+        }
+    }
+    if problems.is_empty() { Ok(all) } else { Err(Unusable(problems)) }
+}
+
+fn tls(config: &Config) -> Result<Option<TlsContext>, Unusable> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let (certificate, key) = (files::text_of(&tls.certificate), files::text_of(&tls.key));
+    let client_ca = tls.client_ca.as_ref().map(|path| files::text_of(path)).transpose();
+    let context = TlsContext::new(
+        &certificate.map_err(one)?,
+        &key.map_err(one)?,
+        client_ca.map_err(one)?.as_deref(),
+        tls.client_auth,
+    );
+    context.map(Some).map_err(one)
+}
+
+fn one(message: String) -> Unusable {
+    Unusable(vec![message])
+}
+
+fn in_file(path: &Path, problems: Vec<(usize, String)>) -> Unusable {
+    let line = |(line, message): (usize, String)| format!("{}:{line}: {message}", path.display());
+    Unusable(problems.into_iter().map(line).collect())
+}

@@ -1,0 +1,163 @@
+//! TLS for clients: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, client certificates (ACCESS §8).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::clock::Timestamp;
+use crate::config::{CertificateName, ClientAuth};
+use crate::server::error::Refusal;
+
+const HTTP_2: &[u8] = b"h2";
+
+/// What connections are encrypted with. Sessions of another one are not resumed, so that nobody
+/// stays who is not trusted any more.
+#[derive(Clone, Debug)]
+pub struct TlsContext {
+    config: Arc<ServerConfig>,
+    /// Clients without a certificate are not served.
+    required: bool,
+}
+
+/// A client's certificate that rustls has verified.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Certificate {
+    names: Vec<CertificateName>,
+    /// Up to the moment at which it has ended.
+    valid: Range<Timestamp>,
+    required: bool,
+}
+
+impl TlsContext {
+    /// # Errors
+    /// What is wrong with the certificate, its key, or the authority of client certificates.
+    pub fn new(
+        certificate: &str,
+        key: &str,
+        client_ca: Option<&str>,
+        client_auth: ClientAuth,
+    ) -> Result<Self, String> {
+        let chain =
+            certificates(certificate).map_err(|message| format!("tls.certificate {message}"))?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|error| format!("tls.key holds no private key in PEM: {error}"))?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| error.to_string())?;
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let roots =
+                    authorities(pem).map_err(|message| format!("tls.client_ca {message}"))?;
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = match client_auth {
+                    ClientAuth::Optional => verifier.allow_unauthenticated(),
+                    ClientAuth::Required => verifier,
+                };
+                builder
+                    .with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+            format!("tls.certificate and tls.key do not belong together: {error}")
+        })?;
+        config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
+        let required = client_ca.is_some() && client_auth == ClientAuth::Required;
+        Ok(Self { config: Arc::new(config), required })
+    }
+
+    pub(in crate::server) fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
+    /// The certificate that a client has shown, now or in the session that it resumes.
+    pub(in crate::server) fn certificate(
+        &self,
+        chain: Option<&[CertificateDer<'_>]>,
+    ) -> Option<Certificate> {
+        let (_, certificate) = X509Certificate::from_der(chain?.first()?).ok()?;
+        let validity = certificate.validity();
+        let at = |seconds: i64| {
+            Timestamp::from_unix(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        };
+        // The last second is still within (RFC 5280 §4.1.2.5).
+        let valid = at(validity.not_before.timestamp())
+            ..at(validity.not_after.timestamp().saturating_add(1));
+        Some(Certificate { names: names_in(&certificate), valid, required: self.required })
+    }
+}
+
+/// The names in what a connection has shown, while it is valid. Whoever resumes a session, or keeps
+/// a connection, shows it to nobody again.
+///
+/// # Errors
+/// If it is not valid, and nobody is served without one.
+pub(in crate::server) fn names(
+    shown: Option<&Certificate>,
+    now: Timestamp,
+) -> Result<&[CertificateName], Refusal> {
+    match shown {
+        Some(certificate) if certificate.valid.contains(&now) => Ok(&certificate.names),
+        Some(certificate) if certificate.required => Err(Refusal::certificate_ended()),
+        Some(_) | None => Ok(&[]),
+    }
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err("holds no certificate in PEM".to_owned()),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(format!("is not PEM: {error}")),
+    }
+}
+
+fn authorities(pem: &str) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        roots
+            .add(certificate)
+            .map_err(|error| format!("holds a certificate that is none: {error}"))?;
+    }
+    Ok(roots)
+}
+
+/// Whether a handshake has settled on HTTP/2.
+pub(in crate::server) fn is_http_2(alpn: Option<&[u8]>) -> bool {
+    alpn == Some(HTTP_2)
+}
+
+/// The names in a certificate; none that could break a log line.
+fn names_in(certificate: &X509Certificate<'_>) -> Vec<CertificateName> {
+    let alternatives = certificate.subject_alternative_name().ok().flatten();
+    let alternatives = alternatives.iter().flat_map(|names| &names.value.general_names);
+    let mut names: Vec<CertificateName> = alternatives
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(CertificateName::Dns((*name).to_owned())),
+            GeneralName::URI(name) => Some(CertificateName::Uri((*name).to_owned())),
+            GeneralName::RFC822Name(name) => Some(CertificateName::Email((*name).to_owned())),
+            GeneralName::OtherName(..)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::IPAddress(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => None,
+        })
+        .collect();
+    names.push(CertificateName::Subject(certificate.subject().to_string()));
+    names.retain(|name| !name.to_string().chars().any(char::is_control));
+    names
+}

@@ -1,0 +1,61 @@
+//! Whether a failed attempt is made again, and when. Pure: the jitter is an argument.
+
+use std::time::Duration;
+
+use crate::upstream::error::Symptom;
+
+/// The pause before the next attempt, or `None` if `attempt` (counted from 1) was the last.
+///
+/// Pauses double from `first`; `jitter`, in `0.0..1.0`, takes away up to half of one. A 429 is
+/// never retried (ERR-2, DESIGN §14.4), nor is any answer that would be the same again.
+pub(in crate::upstream) fn pause(
+    symptom: Symptom,
+    attempt: u32,
+    first: Duration,
+    jitter: f64,
+) -> Option<Duration> {
+    let attempts = match symptom {
+        Symptom::Connect
+        | Symptom::Reset
+        | Symptom::Cut
+        | Symptom::Status(500 | 502 | 503 | 504) => 3,
+        // Each such attempt has cost a connect timeout already.
+        Symptom::Silence => 2,
+        Symptom::Status(_) | Symptom::Answered | Symptom::Local => 1,
+    };
+    let doubled = first.saturating_mul(1 << attempt.saturating_sub(1).min(8));
+    (attempt < attempts).then(|| doubled.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn transient_failures_get_three_attempts_with_doubling_pauses() {
+        for symptom in [Symptom::Connect, Symptom::Reset, Symptom::Status(503)] {
+            assert_eq!(pause(symptom, 1, FIRST, 0.0), Some(FIRST));
+            assert_eq!(pause(symptom, 2, FIRST, 0.0), Some(FIRST * 2));
+            assert_eq!(pause(symptom, 3, FIRST, 0.0), None);
+        }
+        assert_eq!(pause(Symptom::Silence, 2, FIRST, 0.0), None);
+    }
+
+    #[test]
+    fn jitter_takes_away_at_most_half() {
+        assert_eq!(pause(Symptom::Connect, 1, FIRST, 1.0), Some(FIRST / 2));
+        assert_eq!(pause(Symptom::Connect, 1, FIRST, 0.5), Some(FIRST * 3 / 4));
+    }
+
+    #[test]
+    fn answers_are_not_asked_for_again() {
+        for symptom in
+            [Symptom::Status(429), Symptom::Status(404), Symptom::Status(501), Symptom::Answered]
+        {
+            assert_eq!(pause(symptom, 1, FIRST, 0.0), None, "{symptom:?}");
+        }
+        assert_eq!(pause(Symptom::Local, 1, FIRST, 0.0), None);
+    }
+}
