@@ -4,6 +4,8 @@
 mod digest;
 mod endpoint;
 mod error;
+mod extent;
+pub mod headers;
 mod manifest;
 mod media_type;
 mod name;
@@ -15,13 +17,13 @@ mod upload;
 pub use digest::{Algorithm, Digest, Hasher};
 pub use endpoint::{Endpoint, Target, blob_path, manifest_path, referrers_path, tags_path};
 pub use error::{ErrorCode, ParseError, error_document};
+pub use extent::{ContentRange, Extent, Part};
 pub use manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
 pub use media_type::{MediaType, OCI_INDEX};
 pub use name::{CanonicalName, Reference, Repository, Tag, UpstreamName};
 pub use pattern::Pattern;
 pub use query::{Namespace, Ns, PageQuery, normal_host};
 pub use range::{
-    ByteRange, ByteSpan, ContentRange, RangeRequest, Resolved, entity_tag, if_range_matches,
-    none_match, unsatisfied_content_range,
+    ByteRange, ByteSpan, RangeRequest, Resolved, entity_tag, if_range_matches, none_match,
 };
 pub use upload::{ChunkRange, UploadQuery, tag_parameters, uploads_path};

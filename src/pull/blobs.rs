@@ -18,8 +18,10 @@ use super::transfer::flight::{Boarding, Flight, FlightGuard, Opening, Source, St
 use super::transfer::relay;
 use super::transfer::tail::Tail;
 use crate::oci::{ByteSpan, CanonicalName, Digest, RangeRequest, Resolved};
+use crate::oci::{Extent, Part};
 use crate::store::{Blob, Found, Suspect};
-use crate::upstream::{BlobResponse, Extent, Part};
+use crate::upstream::BlobResponse;
+use tokio::time::Instant;
 
 /// A blob, or a part of it, ready to be sent.
 #[derive(Debug)]
@@ -315,12 +317,10 @@ impl PullThrough {
         size: Option<u64>,
     ) -> Result<BlobAnswer, Error> {
         let name = asked.name;
-        let response = self.ask(asked, Some(Part::Span(part.first(), part.last()))).await?;
+        let response = self.ask(asked, Some(Part::Span(part))).await?;
         match response.extent {
-            Extent::Part { first, last, total }
-                if first == part.first()
-                    && last == part.last()
-                    && (total.is_none() || size.is_none() || total == size) =>
+            Extent::Part { span, total }
+                if span == part && (total.is_none() || size.is_none() || total == size) =>
             {
                 let stream = relay::part(name.upstream.clone(), response.body, part.len());
                 Ok(BlobAnswer {
@@ -339,7 +339,12 @@ impl PullThrough {
     async fn ask(&self, asked: Asked<'_>, part: Option<Part>) -> Result<BlobResponse, Error> {
         let upstream = self.0.upstream(asked.name)?;
         let answer = upstream
-            .get_blob(&asked.name.repository, asked.digest, part, self.0.limits.flight_head)
+            .get_blob(
+                &asked.name.repository,
+                asked.digest,
+                part,
+                Instant::now() + self.0.limits.flight_head,
+            )
             .await;
         let subject = Subject::Blob(asked.digest.clone());
         self.0.membership.settle(asked.name, subject, answer, Error::BlobUnknown).await

@@ -15,6 +15,7 @@ use super::Want;
 use super::facts::negative::Subject;
 use crate::oci::{CanonicalName, Digest, OCI_INDEX, PageQuery, Reference, Tag};
 use crate::upstream::{ErrorKind, Page};
+use tokio::time::Instant;
 
 /// What refers to a manifest.
 #[derive(Clone, Debug)]
@@ -32,7 +33,9 @@ impl PullThrough {
     pub async fn tags(&self, name: &CanonicalName, page: &PageQuery) -> Result<Page, Error> {
         self.absent_before(&Subject::Tags, name, Error::NameUnknown)?;
         let upstream = self.0.upstream(name)?;
-        let answer = upstream.list_tags(&name.repository, page, self.0.limits.flight_head).await;
+        let answer = upstream
+            .list_tags(&name.repository, page, Instant::now() + self.0.limits.flight_head)
+            .await;
         self.0.membership.settle(name, Subject::Tags, answer, Error::NameUnknown).await
     }
 
@@ -77,8 +80,11 @@ impl PullThrough {
     ) -> Result<Page, Error> {
         let limits = &self.0.limits;
         let patience = if known { limits.revalidate } else { limits.flight_head };
-        let answer =
-            self.0.upstream(name)?.referrers(&name.repository, digest, page, patience).await;
+        let answer = self
+            .0
+            .upstream(name)?
+            .referrers(&name.repository, digest, page, Instant::now() + patience)
+            .await;
         self.0
             .membership
             .settle(name, Subject::Referrers(digest.clone()), answer, Error::NoReferrers)

@@ -2,7 +2,6 @@
 //! tag.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -16,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
 use crate::store::{Blob, Class, Found, StageError, TagRecord};
 use crate::upstream::{FetchedManifest, ManifestHead};
+use tokio::time::Instant;
 
 /// A manifest, ready to be sent.
 #[derive(Clone, Debug)]
@@ -136,7 +136,9 @@ impl PullThrough {
         ) {
             Decision::Serve(digest) => self.serve_tag(asked, &digest).await,
             Decision::Revalidate(known) => self.revalidate(asked, known).await,
-            Decision::Fetch => self.resolve_tag(asked, self.0.limits.flight_head).await,
+            Decision::Fetch => {
+                self.resolve_tag(asked, Instant::now() + self.0.limits.flight_head).await
+            }
         }
     }
 
@@ -162,7 +164,9 @@ impl PullThrough {
         }
         match self.by_digest(name, digest, want).await {
             // The tag has moved before its time, and its old manifest is gone upstream.
-            Err(Error::ManifestUnknown) => self.resolve_tag(asked, self.0.limits.flight_head).await,
+            Err(Error::ManifestUnknown) => {
+                self.resolve_tag(asked, Instant::now() + self.0.limits.flight_head).await
+            }
             answer => answer.map(|answer| answer.with(Outcome::Fresh)),
         }
     }
@@ -174,7 +178,8 @@ impl PullThrough {
         // What is known stands in for an answer that takes long, be it the HEAD or the GET that
         // follows from it.
         let patience = self.0.limits.revalidate;
-        let resolved = tokio::time::timeout(patience, self.resolve_tag(asked, patience)).await;
+        let deadline = Instant::now() + patience;
+        let resolved = tokio::time::timeout_at(deadline, self.resolve_tag(asked, deadline)).await;
         let error = match resolved.unwrap_or(Err(Error::Late(patience))) {
             Ok(answer) if answer.digest == known.digest => {
                 return Ok(answer.with(Outcome::Revalidated));
@@ -201,10 +206,10 @@ impl PullThrough {
     async fn resolve_tag(
         &self,
         asked: AskedTag<'_>,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<ManifestAnswer, Error> {
         let AskedTag { name, tag, want, .. } = asked;
-        let head = self.head_tag(asked, patience).await?;
+        let head = self.head_tag(asked, deadline).await?;
         let Some(digest) = head.digest.clone() else {
             return self.fetch(name, &Reference::Tag(tag.clone())).await;
         };
@@ -223,7 +228,7 @@ impl PullThrough {
     async fn head_tag(
         &self,
         asked: AskedTag<'_>,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<ManifestHead, Error> {
         let (inner, seen) = (Arc::clone(&self.0), asked.seen);
         let (name, tag) = (asked.name.clone(), asked.tag.clone());
@@ -237,7 +242,7 @@ impl PullThrough {
             if let Some(Provisional { known, media_type, size }) = known {
                 return Ok(ManifestHead { digest: Some(known.digest), media_type, size });
             }
-            inner.ask_tag(&name, &tag, patience).await
+            inner.ask_tag(&name, &tag, deadline).await
         });
         head.await.unwrap_or(Err(Error::Abandoned))
     }
@@ -258,7 +263,11 @@ impl PullThrough {
             let asked = inner.clock.now();
             let answer = inner
                 .upstream(&name)?
-                .get_manifest(&name.repository, &reference, inner.limits.flight_head)
+                .get_manifest(
+                    &name.repository,
+                    &reference,
+                    Instant::now() + inner.limits.flight_head,
+                )
                 .await;
             let fetched = match (&reference, answer) {
                 (_, Ok(fetched)) => fetched,
@@ -292,11 +301,11 @@ impl Inner {
         &self,
         name: &CanonicalName,
         tag: &Tag,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<ManifestHead, Error> {
         let asked = self.clock.now();
         let reference = Reference::Tag(tag.clone());
-        let head = self.upstream(name)?.head_manifest(&name.repository, &reference, patience).await;
+        let head = self.upstream(name)?.head_manifest(&name.repository, &reference, deadline).await;
         let head = self.settle_tag(name, tag, head).await?;
         if let Some(digest) = &head.digest {
             let known = Known { digest: digest.clone(), checked: asked };

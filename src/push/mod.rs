@@ -23,7 +23,10 @@ use crate::oci::{
 };
 use crate::pull::{PullThrough, PushedManifest};
 use crate::store::{BlobStore, Class, Staged};
-use crate::upstream::{self, Beginning, Progress, UploadAddress, Uploaded, Upstream, Upstreams};
+use crate::upstream::{
+    self, Beginning, FailureClass, Progress, UploadAddress, Uploaded, Upstream, Upstreams,
+};
+use tokio::time::Instant;
 
 pub use crate::upstream::NewManifest;
 pub use error::Error;
@@ -215,8 +218,9 @@ impl PushThrough {
     /// What the registry says; see [`Error`].
     pub async fn status(&self, name: &CanonicalName, ticket: Ticket) -> Result<Upload, Error> {
         let upstream = self.0.upstream(&name.upstream)?;
-        let status =
-            upstream.upload_status(&name.repository, &ticket.address, self.0.limits.head).await?;
+        let status = upstream
+            .upload_status(&name.repository, &ticket.address, Instant::now() + self.0.limits.head)
+            .await?;
         match status {
             Uploaded::Open(progress) => Ok(Upload::open(ticket.id, progress)),
             Uploaded::Done(_) => {
@@ -232,7 +236,9 @@ impl PushThrough {
     pub async fn cancel(&self, name: &CanonicalName, ticket: &Ticket) -> Result<(), Error> {
         self.0.sessions.forget(&ticket.id);
         let upstream = self.0.upstream(&name.upstream)?;
-        Ok(upstream.cancel_upload(&name.repository, &ticket.address, self.0.limits.head).await?)
+        Ok(upstream
+            .cancel_upload(&name.repository, &ticket.address, Instant::now() + self.0.limits.head)
+            .await?)
     }
 
     /// Puts a manifest (end-7). It is seen through even if the client leaves: the registry may have
@@ -280,11 +286,18 @@ impl Inner {
         repository: &Repository,
         beginning: &Beginning,
     ) -> Result<Uploaded, upstream::Error> {
-        let begun = upstream.begin_upload(repository, beginning, self.limits.flight_head).await;
+        let begun = upstream
+            .begin_upload(repository, beginning, Instant::now() + self.limits.flight_head)
+            .await;
         match begun {
-            Err(error) if beginning.mount.is_some() && error.is_refusal() => {
+            Err(error)
+                if beginning.mount.is_some()
+                    && matches!(error.class(), FailureClass::Refused | FailureClass::Absent) =>
+            {
                 let plain = Beginning { mount: None, ..beginning.clone() };
-                upstream.begin_upload(repository, &plain, self.limits.flight_head).await
+                upstream
+                    .begin_upload(repository, &plain, Instant::now() + self.limits.flight_head)
+                    .await
             }
             begun => begun,
         }
@@ -342,8 +355,9 @@ impl Inner {
         manifest: NewManifest,
     ) -> Result<(Digest, upstream::Taken), Error> {
         let upstream = self.upstream(&name.upstream)?;
-        let taken =
-            upstream.put_manifest(&name.repository, &manifest, self.limits.flight_head).await;
+        let taken = upstream
+            .put_manifest(&name.repository, &manifest, Instant::now() + self.limits.flight_head)
+            .await;
         if let (Err(error), Reference::Tag(tag)) = (&taken, &manifest.reference)
             && error.leaves_doubt()
         {
@@ -374,9 +388,12 @@ impl Inner {
             Deletion::Blob(digest) => blob_path(&name.repository, digest),
         };
         let upstream = self.upstream(&name.upstream)?;
-        let deleted = upstream.delete(&name.repository, &path, self.limits.flight_head).await;
+        let deleted = upstream
+            .delete(&name.repository, &path, Instant::now() + self.limits.flight_head)
+            .await;
         // What is not there is gone as well: somebody was quicker, or an answer to this was lost.
-        if deleted.as_ref().map_or_else(upstream::Error::is_absence, |()| true) {
+        let gone = |error: &upstream::Error| error.class() == FailureClass::Absent;
+        if deleted.as_ref().map_or_else(gone, |()| true) {
             match &what {
                 Deletion::Manifest(Reference::Digest(digest)) => {
                     self.pull.deleted_manifest(name, digest).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::oci::{ErrorCode, ParseError, unsatisfied_content_range};
+use crate::oci::{ContentRange, ErrorCode, ParseError};
 use crate::pull;
 use crate::push;
 use crate::upstream::ErrorKind;
@@ -31,7 +31,7 @@ pub(super) enum Extra {
     /// `WWW-Authenticate`.
     Challenge(String),
     /// `Content-Range` of a 416.
-    Unsatisfied(String),
+    Unsatisfied(ContentRange),
     /// The connection cannot be used further.
     Close,
 }
@@ -149,7 +149,7 @@ impl From<pull::Error> for Refusal {
             Error::RangeUnsatisfiable { size } => {
                 let message = "the range lies outside of the blob";
                 Self::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, message)
-                    .with(Extra::Unsatisfied(unsatisfied_content_range(*size)))
+                    .with(Extra::Unsatisfied(ContentRange::Unsatisfied { size: *size }))
             }
             Error::Damaged(_) | Error::NoRoom | Error::Abandoned => unavailable(
                 StatusCode::SERVICE_UNAVAILABLE,

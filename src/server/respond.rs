@@ -5,24 +5,19 @@ use http::header::{
     ETAG, LINK, LOCATION, RANGE, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::response::Builder;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::connection::body::Source;
 use super::error::{Extra, Refusal};
-use crate::oci::{Digest, OCI_INDEX, entity_tag, error_document};
+use crate::oci::headers::{
+    DOCKER_API_VERSION, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, OCI_CHUNK_MIN_LENGTH,
+    OCI_FILTERS_APPLIED, OCI_NAMESPACE, OCI_SUBJECT, OCI_TAG,
+};
+use crate::oci::{ContentRange, Digest, OCI_INDEX, entity_tag, error_document};
 use crate::pull::{
     BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome, Referrers,
 };
 use crate::upstream::{Progress, Taken};
-
-const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
-const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
-const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
-const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 const JSON: &str = "application/json";
 
@@ -46,9 +41,10 @@ pub(super) fn blob(answer: BlobAnswer, digest: &Digest) -> Answer {
     };
     let mut builder = blob_head_lines(digest, length);
     if let (Some(part), Some(size)) = (answer.part, answer.size) {
-        builder = builder
-            .status(StatusCode::PARTIAL_CONTENT)
-            .header(CONTENT_RANGE, part.content_range(size));
+        builder = builder.status(StatusCode::PARTIAL_CONTENT).header(
+            CONTENT_RANGE,
+            ContentRange::Part { span: part, total: Some(size) }.to_string(),
+        );
     }
     finish(builder, source)
 }
@@ -112,7 +108,7 @@ pub(super) fn upload(status: StatusCode, location: &str, progress: Progress) -> 
     let Progress { range, uuid, min_chunk, .. } = progress;
     let builder = done_head(status).header(LOCATION, location);
     let builder = builder.header(RANGE, range.as_deref().unwrap_or("0-0"));
-    let optional = [(DOCKER_UPLOAD_UUID, uuid), (CHUNK_MIN_LENGTH, min_chunk)];
+    let optional = [(DOCKER_UPLOAD_UUID, uuid), (OCI_CHUNK_MIN_LENGTH, min_chunk)];
     let given = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
     finish(given.fold(builder, |builder, (name, value)| builder.header(name, value)), Source::Empty)
 }
@@ -149,7 +145,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Answer {
         Extra::RetryAfter(seconds) => builder.header(RETRY_AFTER, *seconds),
         Extra::Allow(methods) => builder.header(ALLOW, *methods),
         Extra::Challenge(challenge) => builder.header(WWW_AUTHENTICATE, challenge),
-        Extra::Unsatisfied(range) => builder.header(CONTENT_RANGE, range),
+        Extra::Unsatisfied(range) => builder.header(CONTENT_RANGE, range.to_string()),
         Extra::Close => builder.header(CONNECTION, "close"),
     };
     full(builder, error_document(refusal.code, &refusal.message).into())

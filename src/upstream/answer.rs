@@ -1,19 +1,15 @@
 //! What the headers of an answer say, checked against what was asked. Pure.
 
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, LINK,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK,
 };
 use http::{HeaderValue, StatusCode};
 use url::Url;
 
-use super::Extent;
-use super::Part;
 use super::error::Failure;
-use crate::oci::{Digest, MediaType};
+use crate::oci::headers::{DOCKER_CONTENT_DIGEST, OCI_FILTERS_APPLIED, RATELIMIT_REMAINING};
+use crate::oci::{ByteSpan, ContentRange, Digest, Extent, MediaType, Part};
 
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-const RATE_LIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 /// The longest query of a next page that is passed on.
 const LONGEST_QUERY: usize = 4096;
 
@@ -23,7 +19,7 @@ fn text(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> Option<&s
 
 /// `Docker-Content-Digest`, if it is a digest that can be verified.
 pub(super) fn digest(headers: &HeaderMap) -> Option<Digest> {
-    text(headers, CONTENT_DIGEST).and_then(|value| Digest::parse(value).ok())
+    text(headers, DOCKER_CONTENT_DIGEST).and_then(|value| Digest::parse(value).ok())
 }
 
 pub(super) fn media_type(headers: &HeaderMap) -> Option<MediaType> {
@@ -36,12 +32,12 @@ pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 pub(super) fn filters_applied(headers: &HeaderMap) -> Option<String> {
-    text(headers, FILTERS_APPLIED).map(ToOwned::to_owned)
+    text(headers, OCI_FILTERS_APPLIED).map(ToOwned::to_owned)
 }
 
 /// The number before the window in `ratelimit-remaining: 76;w=21600` (PROTOCOL §3.10).
 pub(super) fn rate_limit_remaining(headers: &HeaderMap) -> Option<i64> {
-    text(headers, RATE_LIMIT_REMAINING)?.split(';').next()?.trim().parse().ok()
+    text(headers, RATELIMIT_REMAINING)?.split(';').next()?.trim().parse().ok()
 }
 
 /// Fails if the body is encoded: its bytes would not be those of the digest (BLOB-3).
@@ -88,55 +84,39 @@ pub(super) fn extent(
 }
 
 fn part_extent(headers: &HeaderMap, part: Part) -> Result<Extent, Failure> {
-    let range = text(headers, CONTENT_RANGE).and_then(content_range);
-    let Some(ContentRange::Bytes { first, last, total }) = range else {
+    let Some(ContentRange::Part { span, total }) = content_range(headers) else {
         return Err(Failure::protocol("a part of the blob without a usable Content-Range"));
     };
-    let as_asked = match part {
-        Part::From(asked) => first == asked,
-        Part::Span(asked, end) => first == asked && last <= end,
-    };
-    if !as_asked {
+    if !part.is_met_by(span) {
         return Err(Failure::protocol("another part of the blob than was asked for"));
     }
-    if length(headers).is_some_and(|length| length != last - first + 1) {
+    if length(headers).is_some_and(|length| length != span.len()) {
         return Err(Failure::protocol("Content-Length and Content-Range differ"));
     }
-    Ok(Extent::Part { first, last, total })
+    Ok(Extent::Part { span, total })
+}
+
+fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
+    text(headers, CONTENT_RANGE).and_then(ContentRange::parse)
+}
+
+/// The first byte of a blob: asked for where HEAD is refused.
+pub(super) fn first_byte() -> Part {
+    Part::Span(ByteSpan::new(0, 0).expect("a span of one byte is in order"))
 }
 
 /// The size of a blob from the answer to a GET of its first byte (BLOB-13); an empty blob has none
 /// to give.
 pub(super) fn probed_size(status: StatusCode, headers: &HeaderMap) -> Result<Option<u64>, Failure> {
-    let range = text(headers, CONTENT_RANGE).and_then(content_range);
-    if let (StatusCode::RANGE_NOT_SATISFIABLE, Some(ContentRange::Unsatisfied { total: 0 })) =
-        (status, range)
+    if status == StatusCode::RANGE_NOT_SATISFIABLE
+        && content_range(headers) == Some(ContentRange::Unsatisfied { size: 0 })
     {
         return Ok(Some(0));
     }
-    match extent(status, headers, Some(Part::Span(0, 0)))? {
+    match extent(status, headers, Some(first_byte()))? {
         Extent::Whole { size } => Ok(size),
         Extent::Part { total, .. } => Ok(total),
     }
-}
-
-/// A `Content-Range` that makes sense (RFC 9110 §14.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ContentRange {
-    Bytes { first: u64, last: u64, total: Option<u64> },
-    Unsatisfied { total: u64 },
-}
-
-fn content_range(value: &str) -> Option<ContentRange> {
-    let (range, total) = value.trim().strip_prefix("bytes ")?.trim().split_once('/')?;
-    let total = if total == "*" { None } else { Some(total.parse().ok()?) };
-    if range == "*" {
-        return Some(ContentRange::Unsatisfied { total: total? });
-    }
-    let (first, last) = range.split_once('-')?;
-    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-    let sound = first <= last && last < total.unwrap_or(u64::MAX);
-    sound.then_some(ContentRange::Bytes { first, last, total })
 }
 
 /// The query of `Link: <…>; rel="next"`; its host and path are dropped, so that it leads nowhere
@@ -179,10 +159,14 @@ pub(super) fn says_expired(body: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    fn span(first: u64, last: u64) -> ByteSpan {
+        ByteSpan::new(first, last).expect("in order")
+    }
+
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&str, &str)| {
             (
-                name.parse::<HeaderName>().expect("a name"),
+                name.parse::<http::HeaderName>().expect("a name"),
                 value.parse::<HeaderValue>().expect("a value"),
             )
         };
@@ -194,17 +178,17 @@ mod tests {
         let extent = |range: &str, part| {
             extent(StatusCode::PARTIAL_CONTENT, &headers(&[("content-range", range)]), part)
         };
-        let good = Extent::Part { first: 5, last: 9, total: Some(10) };
+        let good = Extent::Part { span: span(5, 9), total: Some(10) };
         assert_eq!(extent("bytes 5-9/10", Some(Part::From(5))).expect("as asked"), good);
-        assert_eq!(extent("bytes 5-9/10", Some(Part::Span(5, 20))).expect("clipped"), good);
+        assert_eq!(extent("bytes 5-9/10", Some(Part::Span(span(5, 20)))).expect("clipped"), good);
         assert_eq!(
             extent("bytes 5-9/*", Some(Part::From(5))).expect("no total"),
-            Extent::Part { first: 5, last: 9, total: None }
+            Extent::Part { span: span(5, 9), total: None }
         );
         for (range, part) in [
             ("bytes 5-9/10", None),
             ("bytes 4-9/10", Some(Part::From(5))),
-            ("bytes 5-9/10", Some(Part::Span(5, 8))),
+            ("bytes 5-9/10", Some(Part::Span(span(5, 8)))),
             ("bytes 9-5/10", Some(Part::From(9))),
             ("bytes 5-10/10", Some(Part::From(5))),
             ("bytes */10", Some(Part::From(5))),

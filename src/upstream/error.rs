@@ -38,6 +38,43 @@ pub enum ErrorKind {
     Refused,
 }
 
+/// What a failure says about the thing that was asked for. Everybody who has to decide what a failure
+/// means for what is cached asks this one classification (DESIGN §14.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureClass {
+    /// The registry says that it does not have the thing.
+    Absent,
+    /// The registry says that the thing is not ours to have.
+    Refused,
+    /// Our own login is what is wrong.
+    Credential,
+    /// Nothing was said about the thing: no answer, a failure, or a pause that was asked for. What is
+    /// cached may stand in.
+    Passing,
+    /// An answer that cannot be true, or that leads where we may not go.
+    Untrue,
+    /// Our own disk, or our own end.
+    Ours,
+}
+
+impl ErrorKind {
+    /// The one judgement of what a failure means.
+    pub fn class(&self) -> FailureClass {
+        match self {
+            Self::NotFound | Self::Rejected { status: 404, .. } => FailureClass::Absent,
+            Self::Denied | Self::Rejected { .. } => FailureClass::Refused,
+            Self::CredentialRejected => FailureClass::Credential,
+            Self::NoLogin
+            | Self::Outdated
+            | Self::RateLimited { .. }
+            | Self::Unreachable
+            | Self::Timeout
+            | Self::ServerError(_) => FailureClass::Passing,
+            Self::Protocol | Self::Refused => FailureClass::Untrue,
+        }
+    }
+}
+
 /// What was asked of the upstream; a metric label and a word in errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -120,22 +157,17 @@ impl Error {
         self.operation
     }
 
-    /// Whether the upstream says that it does not have what is written about.
-    pub fn is_absence(&self) -> bool {
-        matches!(self.failure.kind, ErrorKind::NotFound | ErrorKind::Rejected { status: 404, .. })
+    pub fn class(&self) -> FailureClass {
+        self.failure.kind.class()
     }
 
-    /// Whether the upstream may have done what it was asked, although it did not say so.
+    /// Whether the upstream may have done what it was asked, although it did not say so. Not told by
+    /// the class: after a 429, or without a login, nothing was done.
     pub fn leaves_doubt(&self) -> bool {
         matches!(
             self.failure.kind,
             ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::ServerError(_)
         )
-    }
-
-    /// Whether the upstream understood what was asked, and will not do it.
-    pub fn is_refusal(&self) -> bool {
-        matches!(self.failure.kind, ErrorKind::Denied | ErrorKind::Rejected { .. })
     }
 }
 

@@ -26,9 +26,9 @@ use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, MediaType, UpstreamName};
+use crate::oci::{Digest, Extent, MediaType, UpstreamName};
 
-pub use error::{Error, ErrorKind, Operation};
+pub use error::{Error, ErrorKind, FailureClass, Operation};
 pub use reads::Upstream;
 use transport::{dial, gate, request, tls};
 
@@ -61,13 +61,6 @@ struct Surroundings {
     lookup: Lookup,
 }
 
-/// The bytes of a blob that are wanted; both ends inclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    From(u64),
-    Span(u64, u64),
-}
-
 /// What a HEAD on a manifest tells; everything in it is the upstream's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestHead {
@@ -91,13 +84,6 @@ pub struct FetchedManifest {
 pub struct BlobResponse {
     pub extent: Extent,
     pub body: BlobBody,
-}
-
-/// Which bytes of the blob the body holds. A request for a part may be answered with the whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    Whole { size: Option<u64> },
-    Part { first: u64, last: u64, total: Option<u64> },
 }
 
 /// One page of tags or referrers, as the upstream sent it.

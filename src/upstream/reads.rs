@@ -17,7 +17,6 @@ use super::BlobResponse;
 use super::FetchedManifest;
 use super::ManifestHead;
 use super::Page;
-use super::Part;
 use super::answer;
 use super::auth::login::Logins;
 use super::auth::scheme::Auth;
@@ -31,14 +30,14 @@ use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
 use crate::oci::{
-    ACCEPT, Algorithm, Digest, OCI_INDEX, PageQuery, Reference, Repository, UpstreamName,
+    ACCEPT, Algorithm, Digest, OCI_INDEX, PageQuery, Part, Reference, Repository, UpstreamName,
     blob_path, manifest_path, referrers_path, tags_path,
 };
 
 /// One registry behind us; shared by everyone who pulls from it.
 ///
-/// Every operation takes `patience`, which bounds tokens, redirects and retries until the response
-/// headers, and for manifests and pages the body as well; when it runs out the answer is
+/// Every operation takes a `deadline` for its token, redirects and retries until the response
+/// headers, and for manifests and pages the body as well; when it passes the answer is
 /// [`Timeout`](super::ErrorKind::Timeout).
 pub struct Upstream {
     pub(super) wire: Arc<Wire>,
@@ -56,7 +55,8 @@ pub struct Upstream {
     pub(super) retry_pause: Duration,
     manifest_limit: usize,
     page_bytes: usize,
-    pub(super) patience: Duration,
+    /// How long a write waits for the answer to a ping, and for a login, before it is sent.
+    pub(super) login_limit: Duration,
 }
 
 impl Upstream {
@@ -87,7 +87,7 @@ impl Upstream {
             retry_pause: limits.retry_pause,
             manifest_limit: limits.manifest,
             page_bytes: limits.page,
-            patience: limits.head,
+            login_limit: limits.head,
         }
     }
 
@@ -101,17 +101,16 @@ impl Upstream {
         &self,
         repository: &Repository,
         reference: &Reference,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<ManifestHead, Error> {
-        let until = Instant::now() + patience;
         let ask = Ask {
             method: Method::HEAD,
             ..self.manifest(Operation::ManifestHead, repository, reference)
         };
-        let head = self.run(&ask, patience, |arrival| ready(manifest_head(&arrival))).await;
+        let head = self.run(&ask, deadline, |arrival| ready(manifest_head(&arrival))).await;
         match head {
             Err(error) if error.failure.status() == Some(405) => {
-                Ok(self.get_manifest(repository, reference, left(until)).await?.into())
+                Ok(self.get_manifest(repository, reference, deadline).await?.into())
             }
             head => head,
         }
@@ -122,11 +121,11 @@ impl Upstream {
         &self,
         repository: &Repository,
         reference: &Reference,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<FetchedManifest, Error> {
         let ask = self.manifest(Operation::ManifestGet, repository, reference);
         let limit = self.manifest_limit;
-        self.run(&ask, patience, |arrival| fetched_manifest(arrival, limit)).await
+        self.run(&ask, deadline, |arrival| fetched_manifest(arrival, limit)).await
     }
 
     /// Whether the repository has the blob, and its size if the upstream tells; a refused HEAD
@@ -135,13 +134,12 @@ impl Upstream {
         &self,
         repository: &Repository,
         digest: &Digest,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Option<u64>, Error> {
-        let until = Instant::now() + patience;
         let get = self.blob(Operation::BlobHead, repository, digest);
         if !self.refuses_blob_head.load(Ordering::Relaxed) {
             let head = Ask { method: Method::HEAD, ..get.clone() };
-            let size = self.run(&head, patience, |arrival| ready(blob_head(&arrival))).await;
+            let size = self.run(&head, deadline, |arrival| ready(blob_head(&arrival))).await;
             if !size
                 .as_ref()
                 .is_err_and(|error| matches!(error.failure.status(), Some(400 | 401 | 403 | 405)))
@@ -149,9 +147,8 @@ impl Upstream {
                 return size;
             }
         }
-        let first_byte = Ask { headers: part_header(Part::Span(0, 0)), ..get };
-        let size =
-            self.run(&first_byte, left(until), |arrival| ready(blob_probe(&arrival))).await?;
+        let first_byte = Ask { headers: part_header(answer::first_byte()), ..get };
+        let size = self.run(&first_byte, deadline, |arrival| ready(blob_probe(&arrival))).await?;
         self.refuses_blob_head.store(true, Ordering::Relaxed);
         Ok(size)
     }
@@ -163,7 +160,7 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
         part: Option<Part>,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<BlobResponse, Error> {
         let headers = part.map(part_header).unwrap_or_default();
         let ask = Ask { headers, ..self.blob(Operation::BlobGet, repository, digest) };
@@ -171,7 +168,7 @@ impl Upstream {
             let extent = answer::extent(incoming.status(), incoming.headers(), part)?;
             Ok(BlobResponse { extent, body: BlobBody::new(incoming, self.name().clone()) })
         };
-        self.run(&ask, patience, |arrival| ready(started(arrival))).await
+        self.run(&ask, deadline, |arrival| ready(started(arrival))).await
     }
 
     /// Fetches one page of tags, no larger than the upstream gives (TAG-2).
@@ -179,10 +176,10 @@ impl Upstream {
         &self,
         repository: &Repository,
         page: &PageQuery,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Page, Error> {
         let path = tags_path(repository, &page.at_most(self.page_limit));
-        self.page(&self.get(Operation::Tags, repository, &path, "application/json"), patience).await
+        self.page(&self.get(Operation::Tags, repository, &path, "application/json"), deadline).await
     }
 
     /// Fetches one page of referrers (REF-1, REF-2).
@@ -191,15 +188,15 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
         page: &PageQuery,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Page, Error> {
         let path = referrers_path(repository, digest, page);
-        self.page(&self.get(Operation::Referrers, repository, &path, OCI_INDEX), patience).await
+        self.page(&self.get(Operation::Referrers, repository, &path, OCI_INDEX), deadline).await
     }
 
-    async fn page(&self, ask: &Ask<'_>, patience: Duration) -> Result<Page, Error> {
+    async fn page(&self, ask: &Ask<'_>, deadline: Instant) -> Result<Page, Error> {
         let limit = self.page_bytes;
-        self.run(ask, patience, |arrival| page(arrival, ask.url.clone(), limit)).await
+        self.run(ask, deadline, |arrival| page(arrival, ask.url.clone(), limit)).await
     }
 
     fn manifest<'a>(
@@ -275,16 +272,9 @@ impl From<FetchedManifest> for ManifestHead {
     }
 }
 
-fn left(until: Instant) -> Duration {
-    until.saturating_duration_since(Instant::now())
-}
-
 fn part_header(part: Part) -> HeaderMap {
-    let text = match part {
-        Part::From(first) => format!("bytes={first}-"),
-        Part::Span(first, last) => format!("bytes={first}-{last}"),
-    };
-    let value = HeaderValue::try_from(text).expect("digits and dashes are visible ASCII");
+    let value =
+        HeaderValue::try_from(part.to_string()).expect("digits and dashes are visible ASCII");
     HeaderMap::from_iter([(RANGE, value)])
 }
 
@@ -337,6 +327,6 @@ mod tests {
     #[test]
     fn a_part_is_asked_for_with_both_ends_inclusive() {
         assert_eq!(part_header(Part::From(5))[RANGE], "bytes=5-");
-        assert_eq!(part_header(Part::Span(0, 0))[RANGE], "bytes=0-0");
+        assert_eq!(part_header(answer::first_byte())[RANGE], "bytes=0-0");
     }
 }

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::future::ready;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -14,6 +13,7 @@ use http::header::{
 };
 use http::{Method, StatusCode};
 use http_body::Body as _;
+use tokio::time::Instant;
 use url::Url;
 
 use super::answer::digest;
@@ -21,15 +21,11 @@ use super::call::attempt::{Arrival, Ask};
 use super::error::{Error, ErrorKind, Failure, Operation, Symptom};
 use super::reads::Upstream;
 use super::transport::feed::UploadBody;
+use crate::oci::headers::{DOCKER_UPLOAD_UUID, OCI_CHUNK_MIN_LENGTH, OCI_SUBJECT, OCI_TAG};
 use crate::oci::{
     Algorithm, ChunkRange, Digest, MediaType, Reference, Repository, Tag, manifest_path,
     uploads_path,
 };
-
-const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
-const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
-const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// Some registries answer 411 to a POST or PUT that says nothing of its length, and hyper says
 /// nothing of an empty one.
@@ -127,7 +123,7 @@ impl Upstream {
         &self,
         repository: &Repository,
         beginning: &Beginning,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Uploaded, Error> {
         let (path, scope) = (uploads_path(repository), push_scope(repository));
         let (path, scope) = match (&beginning.mount, beginning.algorithm) {
@@ -147,7 +143,7 @@ impl Upstream {
             content: Some(Bytes::new()),
             ..ask
         };
-        self.run(&ask, patience, |arrival| ready(uploaded(&arrival, &ask.url))).await
+        self.run(&ask, deadline, |arrival| ready(uploaded(&arrival, &ask.url))).await
     }
 
     /// What has arrived of an upload (end-13).
@@ -155,10 +151,10 @@ impl Upstream {
         &self,
         repository: &Repository,
         address: &UploadAddress,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Uploaded, Error> {
         let ask = self.write(Operation::UploadStatus, Method::GET, repository, address.as_str());
-        self.run(&ask, patience, |arrival| ready(uploaded(&arrival, &ask.url))).await
+        self.run(&ask, deadline, |arrival| ready(uploaded(&arrival, &ask.url))).await
     }
 
     /// Gives an upload up (end-14).
@@ -166,12 +162,12 @@ impl Upstream {
         &self,
         repository: &Repository,
         address: &UploadAddress,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<(), Error> {
         let ask = self.write(Operation::UploadCancel, Method::DELETE, repository, address.as_str());
         // distribution takes the right from the method.
         let ask = Ask { scope: format!("repository:{repository}:pull,push,delete"), ..ask };
-        self.run(&ask, patience, |_| ready(Ok(()))).await
+        self.run(&ask, deadline, |_| ready(Ok(()))).await
     }
 
     /// Begins an upload with all of its bytes (end-4b).
@@ -208,7 +204,7 @@ impl Upstream {
         &self,
         repository: &Repository,
         manifest: &NewManifest,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Taken, Error> {
         let NewManifest { reference, tags, media_type, bytes } = manifest;
         let tags: Vec<String> = tags.iter().map(|tag| format!("tag={tag}")).collect();
@@ -217,7 +213,7 @@ impl Upstream {
         let headers = HeaderMap::from_iter(header(CONTENT_TYPE, media_type.as_str()));
         let ask = self.write(Operation::ManifestPut, Method::PUT, repository, &path);
         let ask = Ask { headers, content: Some(bytes.clone()), ..ask };
-        self.run(&ask, patience, |arrival| ready(taken(&arrival))).await
+        self.run(&ask, deadline, |arrival| ready(taken(&arrival))).await
     }
 
     /// Deletes a manifest, a tag or a blob, which `path` names (end-9, end-10).
@@ -225,11 +221,11 @@ impl Upstream {
         &self,
         repository: &Repository,
         path: &str,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<(), Error> {
         let ask = self.write(Operation::Delete, Method::DELETE, repository, path);
         let ask = Ask { scope: format!("repository:{repository}:delete"), ..ask };
-        self.run(&ask, patience, |_| ready(Ok(()))).await
+        self.run(&ask, deadline, |_| ready(Ok(()))).await
     }
 
     async fn stream(&self, ask: Ask<'_>, chunk: Chunk) -> Result<Uploaded, Error> {
@@ -273,7 +269,7 @@ fn uploaded(arrival: &Arrival, asked: &Url) -> Result<Uploaded, Failure> {
             address: address(headers, asked)?,
             range: text(headers, &RANGE),
             uuid: text(headers, &DOCKER_UPLOAD_UUID),
-            min_chunk: text(headers, &CHUNK_MIN_LENGTH),
+            min_chunk: text(headers, &OCI_CHUNK_MIN_LENGTH),
         })),
         other => Err(unexpected(other)),
     }

@@ -4,15 +4,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use roadstead::oci::PageQuery;
-use roadstead::upstream::{Error, ErrorKind, Extent, Part, Upstream};
+use roadstead::oci::{ByteSpan, Extent, Part};
+use roadstead::upstream::{Error, ErrorKind, Upstream};
 
 use crate::origin::{
-    MANIFEST, PATIENCE, Reply, Setup, bind, closed_port, digest, origin, raw, raw_then, reply,
-    repository, shown, tag,
+    MANIFEST, Reply, Setup, bind, closed_port, digest, origin, raw, raw_then, reply, repository,
+    shown, soon, tag,
 };
 
+fn span(first: u64, last: u64) -> ByteSpan {
+    ByteSpan::new(first, last).expect("in order")
+}
+
 async fn body(upstream: &Upstream) -> Result<Vec<u8>, Error> {
-    let mut blob = upstream.get_blob(&repository(), &digest(), None, PATIENCE).await?;
+    let mut blob = upstream.get_blob(&repository(), &digest(), None, soon()).await?;
     let mut whole = Vec::new();
     while let Some(chunk) = blob.body.chunk().await? {
         whole.extend_from_slice(&chunk);
@@ -37,7 +42,7 @@ async fn a_blob_arrives_whole_with_its_size() {
             .await;
     let setup = Setup::new(&origin.url());
     let upstream = setup.build();
-    let blob = upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect("a blob");
+    let blob = upstream.get_blob(&repository(), &digest(), None, soon()).await.expect("a blob");
     assert_eq!(blob.extent, Extent::Whole { size: Some(300_000) });
     assert_eq!(body(&upstream).await.expect("all of it"), content);
     assert!(
@@ -83,10 +88,13 @@ async fn a_part_is_the_part_that_was_asked_for_or_the_whole() {
     .await;
     let upstream = Setup::new(&origin.url()).build();
     let get = async |part| {
-        let blob = upstream.get_blob(&repository(), &digest(), Some(part), PATIENCE).await;
+        let blob = upstream.get_blob(&repository(), &digest(), Some(part), soon()).await;
         blob.map(|blob| blob.extent).map_err(|error| error.kind().clone())
     };
-    assert_eq!(get(Part::Span(2, 3)).await, Ok(Extent::Part { first: 2, last: 3, total: Some(4) }));
+    assert_eq!(
+        get(Part::Span(span(2, 3))).await,
+        Ok(Extent::Part { span: span(2, 3), total: Some(4) })
+    );
     assert_eq!(get(Part::From(3)).await, Ok(Extent::Whole { size: Some(4) }));
     assert_eq!(get(Part::From(1)).await, Err(ErrorKind::Protocol));
     assert_eq!(get(Part::From(4)).await, Err(ErrorKind::Protocol));
@@ -128,7 +136,7 @@ async fn cut_bodies_close_no_gate() {
     for _ in 0..5 {
         assert_eq!(body(&upstream).await.expect_err("cut").kind(), &ErrorKind::Unreachable);
     }
-    upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect("still asked");
+    upstream.get_blob(&repository(), &digest(), None, soon()).await.expect("still asked");
 }
 
 #[tokio::test]
@@ -149,7 +157,7 @@ async fn a_manifest_keeps_its_bytes_type_and_digest() {
     .await;
     let setup = Setup::new(&origin.url());
     let fetched =
-        setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+        setup.build().get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     assert_eq!(fetched.bytes, "{ }\n");
     assert_eq!(fetched.media_type.as_str(), MANIFEST);
     assert_eq!(fetched.digest, Some(digest()));
@@ -173,7 +181,7 @@ async fn what_cannot_be_a_manifest_is_refused() {
         })
         .await;
         let error =
-            Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), PATIENCE).await;
+            Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), soon()).await;
         assert_eq!(error.expect_err("no manifest").kind(), &ErrorKind::Protocol, "{headers:?}");
     }
     let mut chunked = format!(
@@ -183,7 +191,7 @@ async fn what_cannot_be_a_manifest_is_refused() {
     chunked.extend_from_slice(b"500000\r\n");
     chunked.extend_from_slice(&five_mib);
     chunked.extend_from_slice(b"\r\n0\r\n\r\n");
-    let error = at(raw(chunked).await).build().get_manifest(&repository(), &tag(), PATIENCE).await;
+    let error = at(raw(chunked).await).build().get_manifest(&repository(), &tag(), soon()).await;
     assert_eq!(error.expect_err("too large").kind(), &ErrorKind::Protocol);
 }
 
@@ -205,7 +213,7 @@ async fn head_tells_what_the_headers_do_and_becomes_get_where_it_is_unknown() {
     .await;
     let head = Setup::new(&known.url())
         .build()
-        .head_manifest(&repository(), &tag(), PATIENCE)
+        .head_manifest(&repository(), &tag(), soon())
         .await
         .expect("a head");
     assert_eq!((head.digest, head.size), (Some(digest()), Some(1234)));
@@ -221,7 +229,7 @@ async fn head_tells_what_the_headers_do_and_becomes_get_where_it_is_unknown() {
     .await;
     let head = Setup::new(&unknown.url())
         .build()
-        .head_manifest(&repository(), &tag(), PATIENCE)
+        .head_manifest(&repository(), &tag(), soon())
         .await
         .expect("a head");
     assert_eq!((head.digest, head.size), (Some(digest()), Some(4)));
@@ -242,13 +250,13 @@ async fn a_blob_head_tells_the_size_by_one_byte_if_head_is_refused() {
         .await;
         let upstream = Setup::new(&origin.url()).build();
         assert_eq!(
-            upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("it exists"),
+            upstream.head_blob(&repository(), &digest(), soon()).await.expect("it exists"),
             size
         );
     }
     let missing = origin(|_| reply(404, &[], "")).await;
     let error =
-        Setup::new(&missing.url()).build().head_blob(&repository(), &digest(), PATIENCE).await;
+        Setup::new(&missing.url()).build().head_blob(&repository(), &digest(), soon()).await;
     assert_eq!(error.expect_err("absent").kind(), &ErrorKind::NotFound);
     assert_eq!(missing.seen().len(), 1);
 }
@@ -271,13 +279,11 @@ async fn pages_carry_the_query_of_the_next_one_and_nothing_of_its_host() {
     let mut setup = Setup::new(&origin.url());
     setup.config.page_limit = Some(100);
     let upstream = setup.build();
-    let page = upstream
-        .list_tags(&repository(), &query("n=5000&last=v1"), PATIENCE)
-        .await
-        .expect("a page");
+    let page =
+        upstream.list_tags(&repository(), &query("n=5000&last=v1"), soon()).await.expect("a page");
     assert_eq!(page.next.as_deref(), Some("next_page=abc%3D&n=2"));
     let page = upstream
-        .referrers(&repository(), &digest(), &query("artifactType=a%2Fb"), PATIENCE)
+        .referrers(&repository(), &digest(), &query("artifactType=a%2Fb"), soon())
         .await
         .expect("a page");
     assert_eq!(page.filters_applied.as_deref(), Some("artifactType"));
@@ -291,7 +297,7 @@ async fn a_page_is_bounded() {
     let origin = origin(|_| reply(200, &[], vec![b' '; (1 << 20) + 1])).await;
     let error = Setup::new(&origin.url())
         .build()
-        .list_tags(&repository(), &PageQuery::default(), PATIENCE)
+        .list_tags(&repository(), &PageQuery::default(), soon())
         .await
         .expect_err("too large");
     assert_eq!(error.kind(), &ErrorKind::Protocol);
@@ -330,8 +336,7 @@ async fn no_error_shows_a_secret_a_query_or_a_repository() {
         let upstream = setup.build();
         let repository =
             roadstead::oci::Repository::parse(&format!("{name}/confidential")).expect("valid");
-        let error =
-            upstream.get_blob(&repository, &digest(), None, PATIENCE).await.expect_err(name);
+        let error = upstream.get_blob(&repository, &digest(), None, soon()).await.expect_err(name);
         let text = shown(&error) + &format!("{upstream:?}");
         for secret in
             ["hunter2", "tok-secret", "hush", "cm9ib3Q6aHVudGVyMg", "X-Sig", "confidential"]

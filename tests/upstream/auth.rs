@@ -7,7 +7,7 @@ use std::time::Duration;
 use roadstead::upstream::ErrorKind;
 
 use crate::origin::{
-    Origin, PATIENCE, Reply, Seen, Setup, bind, canary, manifest, origin, reply, repository, tag,
+    Origin, Reply, Seen, Setup, bind, canary, manifest, origin, reply, repository, soon, tag,
 };
 
 const BASIC: &str = "Basic cm9ib3Q6aHVudGVyMg=="; // robot:hunter2
@@ -41,7 +41,7 @@ async fn a_token_is_fetched_with_the_credential_for_the_true_scope_and_kept() {
     let origin = registry(|_| token("good")).await;
     let upstream = Setup::new(&origin.url()).credential("**", "robot", "hunter2").build();
     for _ in 0..3 {
-        upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+        upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     }
     let seen = origin.seen();
     let asked: Vec<_> = seen.iter().map(Seen::path).collect();
@@ -62,7 +62,7 @@ async fn a_token_is_had_by_post_where_get_is_refused_and_there_is_a_credential()
         })
         .await;
         let upstream = Setup::new(&origin.url()).credential("**", "robot", "hunter2").build();
-        upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+        upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
         let post = origin.seen().into_iter().find(|seen| seen.method == "POST").expect("a POST");
         let form: Vec<_> = url::form_urlencoded::parse(post.body.as_bytes()).into_owned().collect();
         for (name, value) in
@@ -75,7 +75,7 @@ async fn a_token_is_had_by_post_where_get_is_refused_and_there_is_a_credential()
         let anonymous = Setup::new(&origin.url()).build();
         let posts = origin.seen().iter().filter(|seen| seen.method == "POST").count();
         let error =
-            anonymous.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("no token");
+            anonymous.get_manifest(&repository(), &tag(), soon()).await.expect_err("no token");
         assert_eq!(error.kind(), &ErrorKind::Protocol);
         assert_eq!(origin.seen().iter().filter(|seen| seen.method == "POST").count(), posts);
     }
@@ -86,12 +86,12 @@ async fn a_token_without_a_life_is_renewed_after_48_seconds() {
     let origin = registry(|_| reply(200, &[], r#"{"token":"good"}"#)).await;
     let setup = Setup::new(&origin.url());
     let upstream = setup.build();
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     setup.clock.advance(Duration::from_secs(47));
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     assert_eq!(origin.count("/token"), 1);
     setup.clock.advance(Duration::from_secs(2));
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     assert_eq!(origin.count("/token"), 2);
 }
 
@@ -105,17 +105,14 @@ async fn a_token_that_cannot_be_renewed_is_used_to_its_end() {
     .await;
     let setup = Setup::new(&origin.url());
     let upstream = setup.build();
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     broken.store(true, Ordering::SeqCst);
     setup.clock.advance(Duration::from_secs(250));
-    upstream
-        .get_manifest(&repository(), &tag(), PATIENCE)
-        .await
-        .expect("the old token still holds");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("the old token still holds");
     assert_eq!(origin.count("/token"), 2);
     setup.clock.advance(Duration::from_mins(1));
     let error =
-        upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("it has ended");
+        upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("it has ended");
     assert_eq!(error.kind(), &ErrorKind::ServerError(500));
 }
 
@@ -131,7 +128,7 @@ async fn many_requests_share_one_token_request_even_if_the_first_one_leaves() {
     let upstream = Setup::new(&origin.url()).build();
     let ask = || {
         let upstream = upstream.clone();
-        tokio::spawn(async move { upstream.get_manifest(&repository(), &tag(), PATIENCE).await })
+        tokio::spawn(async move { upstream.get_manifest(&repository(), &tag(), soon()).await })
     };
     let first = ask();
     while origin.count("/token") == 0 {
@@ -157,12 +154,12 @@ async fn a_realm_elsewhere_gets_neither_credential_nor_connection_unless_it_is_c
     let setup = || Setup::new(&origin.url()).credential("**", "robot", "hunter2");
     for setup in [setup(), setup().blob_host(tokens.host())] {
         let error =
-            setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("refused");
+            setup.build().get_manifest(&repository(), &tag(), soon()).await.expect_err("refused");
         assert_eq!(error.kind(), &ErrorKind::Refused);
         assert_eq!(tokens.connections(), 0);
     }
     let upstream = setup().token_host(tokens.host()).build();
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     assert_eq!(tokens.seen()[0].header("authorization"), Some(BASIC));
 }
 
@@ -175,7 +172,7 @@ async fn a_token_endpoint_that_redirects_is_not_followed() {
         .credential("**", "robot", "hunter2")
         .blob_host(canary.host())
         .build();
-    let error = upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("refused");
+    let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("refused");
     assert_eq!(error.kind(), &ErrorKind::Refused);
     assert_eq!(canary.connections(), 0);
 }
@@ -197,7 +194,7 @@ async fn a_refused_token_is_denial_except_where_401_rejects_a_credential() {
             let before = origin.count("/token");
             let error = setup
                 .build()
-                .get_manifest(&repository(), &tag(), PATIENCE)
+                .get_manifest(&repository(), &tag(), soon())
                 .await
                 .expect_err("no token");
             assert_eq!(error.kind(), &kind);
@@ -211,8 +208,7 @@ async fn a_refusal_of_a_fresh_token_is_final() {
     let origin = registry(|_| token("useless")).await;
     let upstream = Setup::new(&origin.url()).build();
     for round in 1..=2 {
-        let error =
-            upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("denied");
+        let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("denied");
         assert_eq!(error.kind(), &ErrorKind::Denied);
         assert_eq!((origin.count("/token"), origin.count("/v2/")), (round, 2 * round));
     }
@@ -233,8 +229,8 @@ async fn a_kept_token_that_is_refused_is_renewed_once() {
     });
     let upstream = Setup::new(&origin.url()).build();
     let reference = |tag| roadstead::oci::Reference::parse(tag).expect("valid");
-    upstream.get_manifest(&repository(), &reference("old"), PATIENCE).await.expect("with token 0");
-    upstream.get_manifest(&repository(), &reference("new"), PATIENCE).await.expect("with token 1");
+    upstream.get_manifest(&repository(), &reference("old"), soon()).await.expect("with token 0");
+    upstream.get_manifest(&repository(), &reference("new"), soon()).await.expect("with token 1");
     assert_eq!(issued.load(Ordering::SeqCst), 2);
 }
 
@@ -257,12 +253,12 @@ async fn expiry_told_without_a_challenge_is_renewed_once_and_then_a_rejection() 
             (_, None) => challenge(&realm),
         });
         let upstream = Setup::new(&origin.url()).credential("**", "robot", "hunter2").build();
-        upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("with the first");
+        upstream.get_manifest(&repository(), &tag(), soon()).await.expect("with the first");
         stale.store(true, Ordering::SeqCst);
-        upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("with the second");
+        upstream.get_manifest(&repository(), &tag(), soon()).await.expect("with the second");
         assert_eq!(origin.count("/token"), 2);
         let hopeless = roadstead::oci::Repository::parse("hopeless/app").expect("valid");
-        let error = upstream.get_manifest(&hopeless, &tag(), PATIENCE).await.expect_err("rejected");
+        let error = upstream.get_manifest(&hopeless, &tag(), soon()).await.expect_err("rejected");
         assert_eq!(error.kind(), &ErrorKind::CredentialRejected);
         assert_eq!(origin.count("/token"), 3);
     }
@@ -279,18 +275,17 @@ async fn basic_is_sent_once_asked_for_with_the_longest_pattern() {
         .credential("team/*", "robot", "hunter2")
         .credential("**", "other", "wrong");
     let upstream = setup.build();
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     assert_eq!(origin.seen()[0].header("authorization"), None);
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     assert_eq!(origin.seen().len(), 3);
     let elsewhere = roadstead::oci::Repository::parse("else/where").expect("valid");
-    let error =
-        upstream.get_manifest(&elsewhere, &tag(), PATIENCE).await.expect_err("the wrong one");
+    let error = upstream.get_manifest(&elsewhere, &tag(), soon()).await.expect_err("the wrong one");
     assert_eq!(error.kind(), &ErrorKind::CredentialRejected);
     assert_eq!(origin.seen().len(), 4);
     let anonymous = Setup::new(&origin.url()).build();
     let error =
-        anonymous.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("no credential");
+        anonymous.get_manifest(&repository(), &tag(), soon()).await.expect_err("no credential");
     assert_eq!(error.kind(), &ErrorKind::Denied);
 }
 
@@ -308,10 +303,10 @@ async fn another_challenge_replaces_what_was_learned() {
         _ => challenge(&old),
     });
     let upstream = Setup::new(&origin.url()).token_host(tokens.host()).build();
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("by the old realm");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("by the old realm");
     moved.store(true, Ordering::SeqCst);
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("by the new realm");
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect("still");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("by the new realm");
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("still");
     assert_eq!((origin.count("/token"), tokens.count("/token")), (1, 1));
 }
 
@@ -322,8 +317,7 @@ async fn a_challenge_that_cannot_be_met_is_denial_at_the_first_answer() {
         let header = header.to_owned();
         let origin = origin(move |_| reply(401, &[("www-authenticate", &header)], "")).await;
         let upstream = Setup::new(&origin.url()).credential("**", "robot", "hunter2").build();
-        let error =
-            upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("denied");
+        let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("denied");
         assert_eq!(error.kind(), &ErrorKind::Denied);
         assert_eq!(origin.seen().len(), 1);
     }
@@ -336,7 +330,7 @@ async fn a_token_answer_is_bounded_and_checked() {
         let body = body.to_owned();
         let origin = registry(move |_| reply(200, &[], body.clone())).await;
         let error =
-            Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), PATIENCE).await;
+            Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), soon()).await;
         assert_eq!(error.expect_err("no token").kind(), &ErrorKind::Protocol);
     }
 }
@@ -345,7 +339,7 @@ async fn a_token_answer_is_bounded_and_checked() {
 async fn token_requests_are_counted_by_outcome() {
     let origin = registry(|_| token("good")).await;
     let setup = Setup::new(&origin.url());
-    setup.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect("a manifest");
+    setup.build().get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
     assert!(
         setup.metric(r#"roadstead_token_refreshes_total{outcome="issued",upstream="acme.test"} 1"#)
     );

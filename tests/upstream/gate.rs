@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use roadstead::upstream::{ErrorKind, Extent, Part};
+use roadstead::oci::{ByteSpan, Extent, Part};
+use roadstead::upstream::ErrorKind;
 
 use crate::origin::{
-    Origin, PATIENCE, Setup, bind, canary, digest, loopback_lookup, manifest, origin, reply,
-    repository, tag,
+    Origin, Setup, bind, canary, digest, loopback_lookup, manifest, origin, reply, repository,
+    soon, tag,
 };
 
 /// A registry that wants Basic and redirects blobs to `location`.
@@ -30,10 +31,13 @@ async fn a_redirect_to_another_origin_loses_the_credential_and_keeps_the_range()
     let origin = redirecting(format!("{}/data?X-Amz-Signature=abc", storage.url())).await;
     let upstream = setup(&origin).blob_host(storage.host()).build();
     let blob = upstream
-        .get_blob(&repository(), &digest(), Some(Part::From(2)), PATIENCE)
+        .get_blob(&repository(), &digest(), Some(Part::From(2)), soon())
         .await
         .expect("a part");
-    assert_eq!(blob.extent, Extent::Part { first: 2, last: 3, total: Some(4) });
+    assert_eq!(
+        blob.extent,
+        Extent::Part { span: ByteSpan::new(2, 3).expect("in order"), total: Some(4) }
+    );
     let seen = storage.seen();
     assert_eq!(seen[0].target, "/data?X-Amz-Signature=abc");
     assert_eq!(seen[0].header("authorization"), None);
@@ -47,7 +51,7 @@ async fn a_relative_redirect_on_the_same_origin_keeps_the_credential() {
     let origin = redirecting("/here").await;
     let mut blob = setup(&origin)
         .build()
-        .get_blob(&repository(), &digest(), None, PATIENCE)
+        .get_blob(&repository(), &digest(), None, soon())
         .await
         .expect("a blob");
     assert_eq!(blob.body.chunk().await.expect("bytes").as_deref(), Some(&b"blob"[..]));
@@ -68,7 +72,7 @@ async fn a_credential_that_was_dropped_is_not_taken_up_on_the_way_back() {
         (_, None) => reply(401, &[("www-authenticate", "Basic")], ""),
     });
     let upstream = setup(&origin).blob_host(away.host()).build();
-    upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect("a blob");
+    upstream.get_blob(&repository(), &digest(), None, soon()).await.expect("a blob");
     let last = origin.seen().pop().expect("the last hop");
     assert_eq!((last.path(), last.header("authorization")), ("/here", None));
 }
@@ -85,10 +89,10 @@ async fn five_redirects_are_followed_and_six_are_not() {
     })
     .await;
     let upstream = Setup::new(&origin.url()).build();
-    upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect("five hops");
+    upstream.get_blob(&repository(), &digest(), None, soon()).await.expect("five hops");
     let longer = roadstead::oci::Digest::of(roadstead::oci::Algorithm::Sha512, b"blob");
     let error =
-        upstream.get_blob(&repository(), &longer, None, PATIENCE).await.expect_err("six hops");
+        upstream.get_blob(&repository(), &longer, None, soon()).await.expect_err("six hops");
     assert_eq!(error.kind(), &ErrorKind::Protocol);
     assert_eq!(origin.count("/hop/"), 10);
 }
@@ -115,7 +119,7 @@ async fn private_addresses_are_never_dialled_by_redirect() {
         let (lookup, _) = loopback_lookup();
         let upstream = Setup { lookup, ..setup(&origin) }.build();
         let error =
-            upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect_err(&location);
+            upstream.get_blob(&repository(), &digest(), None, soon()).await.expect_err(&location);
         assert_eq!(error.kind(), &ErrorKind::Refused, "{location}: {error}");
     }
     assert_eq!(canary.connections(), 0);
@@ -133,14 +137,14 @@ async fn a_private_name_is_dialled_only_if_its_exact_host_and_port_are_configure
         ["cdn.example".to_owned(), format!("cdn.example:{}", port ^ 1), format!("example:{port}")]
     {
         let error = with(host)
-            .get_blob(&repository(), &digest(), None, PATIENCE)
+            .get_blob(&repository(), &digest(), None, soon())
             .await
             .expect_err("not configured");
         assert_eq!(error.kind(), &ErrorKind::Refused);
     }
     assert_eq!((canary.connections(), lookups.load(Ordering::SeqCst)), (0, 0));
     with(format!("CDN.example:{port}"))
-        .get_blob(&repository(), &digest(), None, PATIENCE)
+        .get_blob(&repository(), &digest(), None, soon())
         .await
         .expect("configured");
     assert_eq!((canary.connections(), lookups.load(Ordering::SeqCst)), (1, 1));
@@ -155,7 +159,7 @@ async fn storage_that_refuses_is_not_the_registry_denying() {
         let origin = redirecting(storage.url()).await;
         let upstream = setup(&origin).blob_host(storage.host()).build();
         let error =
-            upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect_err("refused");
+            upstream.get_blob(&repository(), &digest(), None, soon()).await.expect_err("refused");
         assert_eq!(error.kind(), &kind);
         assert_eq!(storage.seen().len(), 1);
     }
@@ -171,11 +175,11 @@ async fn signed_storage_that_refuses_head_is_asked_for_one_byte() {
     let origin = redirecting(storage.url()).await;
     let upstream = setup(&origin).blob_host(storage.host()).build();
     assert_eq!(
-        upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("a size"),
+        upstream.head_blob(&repository(), &digest(), soon()).await.expect("a size"),
         Some(77)
     );
     assert_eq!(
-        upstream.head_blob(&repository(), &digest(), PATIENCE).await.expect("a size"),
+        upstream.head_blob(&repository(), &digest(), soon()).await.expect("a size"),
         Some(77)
     );
     let methods: Vec<_> = storage.seen().iter().map(|seen| seen.method.clone()).collect();
@@ -188,7 +192,7 @@ async fn requests_carry_only_headers_of_our_own() {
     let origin = origin(|_| manifest()).await;
     Setup::new(&origin.url())
         .build()
-        .get_manifest(&repository(), &tag(), PATIENCE)
+        .get_manifest(&repository(), &tag(), soon())
         .await
         .expect("a manifest");
     let seen = origin.seen().remove(0);

@@ -2,22 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roadstead::upstream::{ErrorKind, Upstream};
+use tokio::time::Instant;
 
 use crate::origin::{
-    MANIFEST, PATIENCE, Reply, Setup, bind, closed_port, digest, manifest, origin, reply,
-    repository, tag,
+    MANIFEST, Reply, Setup, bind, closed_port, digest, manifest, origin, reply, repository, soon,
+    tag,
 };
 
 async fn ask(upstream: &Upstream) -> Result<(), ErrorKind> {
-    let answer = upstream.get_manifest(&repository(), &tag(), PATIENCE).await;
+    let answer = upstream.get_manifest(&repository(), &tag(), soon()).await;
     answer.map(drop).map_err(|error| error.kind().clone())
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 #[tokio::test]
@@ -27,9 +24,9 @@ async fn a_refused_connection_ends_well_below_a_second() {
         ..Setup::new(&format!("http://{}", closed_port().await))
     };
     let upstream = setup.build();
-    let started = now();
+    let started = Instant::now();
     let error =
-        upstream.get_manifest(&repository(), &tag(), PATIENCE).await.expect_err("nobody is there");
+        upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("nobody is there");
     assert_eq!(error.kind(), &ErrorKind::Unreachable);
     assert!(error.to_string().ends_with("(3 attempts)"), "{error}");
     assert!(started.elapsed() < Duration::from_millis(700), "{:?}", started.elapsed());
@@ -107,9 +104,9 @@ async fn patience_ends_in_a_timeout_that_counts_against_the_upstream() {
     let setup = Setup::new(&origin.url());
     let upstream = setup.build();
     for _ in 0..3 {
-        let started = now();
+        let started = Instant::now();
         let error = upstream
-            .get_blob(&repository(), &digest(), None, Duration::from_millis(50))
+            .get_blob(&repository(), &digest(), None, Instant::now() + Duration::from_millis(50))
             .await
             .expect_err("late");
         assert_eq!(error.kind(), &ErrorKind::Timeout);
@@ -135,7 +132,7 @@ async fn after_three_failures_answers_are_immediate_until_one_probe_succeeds() {
     for _ in 0..3 {
         assert_eq!(ask(&upstream).await, Err(ErrorKind::ServerError(500)));
     }
-    let started = now();
+    let started = Instant::now();
     assert_eq!(ask(&upstream).await, Err(ErrorKind::Unreachable));
     assert!(started.elapsed() < Duration::from_millis(100));
     assert_eq!(origin.seen().len(), 9);
@@ -201,13 +198,13 @@ async fn a_429_stops_manifests_for_its_pause_while_blobs_flow() {
     for _ in 0..5 {
         assert_eq!(ask(&upstream).await, limited_for(18));
         let head = upstream
-            .head_manifest(&repository(), &tag(), PATIENCE)
+            .head_manifest(&repository(), &tag(), soon())
             .await
             .expect_err("the same class");
         assert_eq!(head.kind(), &ErrorKind::RateLimited { retry_after: Duration::from_secs(18) });
     }
     assert_eq!(origin.count("/v2/team/app/manifests/"), 1);
-    upstream.get_blob(&repository(), &digest(), None, PATIENCE).await.expect("blobs flow");
+    upstream.get_blob(&repository(), &digest(), None, soon()).await.expect("blobs flow");
     limited.store(false, Ordering::SeqCst);
     setup.clock.advance(Duration::from_secs(18));
     assert_eq!(ask(&upstream).await, Ok(()));
@@ -227,7 +224,7 @@ async fn a_429_holds_for_the_credential_that_got_it() {
         Err(ErrorKind::RateLimited { retry_after: Duration::from_secs(10) })
     );
     let other = roadstead::oci::Repository::parse("else/where").expect("valid");
-    upstream.get_manifest(&other, &tag(), PATIENCE).await.expect("another credential, none here");
+    upstream.get_manifest(&other, &tag(), soon()).await.expect("another credential, none here");
 }
 
 #[tokio::test]

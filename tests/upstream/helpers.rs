@@ -9,11 +9,14 @@ use roadstead::limits::Limits;
 use roadstead::oci::Repository;
 use roadstead::upstream::{ErrorKind, Upstream};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::origin::{Origin, Setup, bind, manifest, origin, reply, repository, shown, tag};
 
 /// As a client has it: longer than a helper may take.
-const PATIENCE: Duration = Duration::from_secs(25);
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(25)
+}
 const SECRET: &str = "hunter2";
 const BASIC: &str = "Basic cm9ib3Q6aHVudGVyMg=="; // robot:hunter2
 const LOGIN: &str = r#"echo '{"ServerURL":"x","Username":"robot","Secret":"hunter2"}'"#;
@@ -71,7 +74,7 @@ fn setup(origin: &Origin, helper: &Helper) -> Setup {
 }
 
 async fn pull(upstream: &Upstream) -> Result<(), roadstead::upstream::Error> {
-    upstream.get_manifest(&repository(), &tag(), PATIENCE).await.map(drop)
+    upstream.get_manifest(&repository(), &tag(), soon()).await.map(drop)
 }
 
 #[tokio::test]
@@ -250,7 +253,7 @@ async fn a_helper_that_hangs_holds_up_nobody_else_and_does_not_shut_the_upstream
     let short = Duration::from_millis(50);
     for _ in 0..5 {
         let error = upstream
-            .get_manifest(&repository(), &tag(), short)
+            .get_manifest(&repository(), &tag(), Instant::now() + short)
             .await
             .expect_err("no login in time");
         assert_eq!(error.kind(), &ErrorKind::Timeout);
@@ -260,7 +263,7 @@ async fn a_helper_that_hangs_holds_up_nobody_else_and_does_not_shut_the_upstream
     }
     assert_eq!(helper.runs().len(), 1);
     let other = Repository::parse("other/app").expect("valid");
-    upstream.get_manifest(&other, &tag(), PATIENCE).await.expect("another credential");
+    upstream.get_manifest(&other, &tag(), soon()).await.expect("another credential");
     assert!(setup.metric(r#"roadstead_upstream_breaker_open{upstream="acme.test"} 0"#));
 }
 

@@ -23,8 +23,12 @@ use roadstead::secret::Secret;
 use roadstead::upstream::{Lookup, Upstream, Upstreams};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// A deadline that no test reaches.
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// One request that an origin received.

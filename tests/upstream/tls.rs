@@ -9,7 +9,7 @@ use roadstead::upstream::{BuildError, ErrorKind, Lookup, Upstreams};
 use rustls::pki_types::PrivateKeyDer;
 
 use crate::origin::{
-    MANIFEST, PATIENCE, Setup, canary, closed_port, digest, raw_then, repository, tag,
+    MANIFEST, Setup, canary, closed_port, digest, raw_then, repository, soon, tag,
 };
 
 /// A TLS server for `localhost` that gives every connection the same answer; and its certificate as
@@ -58,20 +58,20 @@ async fn an_unknown_authority_is_refused_unless_the_operator_names_it() {
     let (address, pem) = tls_origin(good());
     let error = setup(address)
         .build()
-        .get_manifest(&repository(), &tag(), PATIENCE)
+        .get_manifest(&repository(), &tag(), soon())
         .await
         .expect_err("unknown");
     assert_eq!(error.kind(), &ErrorKind::Unreachable);
 
     let mut trusting = setup(address);
     trusting.config.ca = Some(pem.clone().into_bytes());
-    trusting.build().get_manifest(&repository(), &tag(), PATIENCE).await.expect("by its authority");
+    trusting.build().get_manifest(&repository(), &tag(), soon()).await.expect("by its authority");
 
     let mut wrong_name = Setup::new(&format!("https://{address}"));
     wrong_name.config.ca = Some(pem.into_bytes());
     let error = wrong_name
         .build()
-        .get_manifest(&repository(), &tag(), PATIENCE)
+        .get_manifest(&repository(), &tag(), soon())
         .await
         .expect_err("wrong name");
     assert_eq!(error.kind(), &ErrorKind::Unreachable);
@@ -84,7 +84,7 @@ async fn verification_can_be_turned_off() {
     careless.config.tls_verify = false;
     careless
         .build()
-        .get_manifest(&repository(), &tag(), PATIENCE)
+        .get_manifest(&repository(), &tag(), soon())
         .await
         .expect("any certificate will do");
 }
@@ -99,11 +99,8 @@ async fn a_redirect_never_leads_out_of_tls() {
     let (address, pem) = tls_origin(location);
     let mut setup = setup(address).blob_host(canary.host()).token_host(canary.host());
     setup.config.ca = Some(pem.into_bytes());
-    let error = setup
-        .build()
-        .get_blob(&repository(), &digest(), None, PATIENCE)
-        .await
-        .expect_err("refused");
+    let error =
+        setup.build().get_blob(&repository(), &digest(), None, soon()).await.expect_err("refused");
     assert_eq!(error.kind(), &ErrorKind::Refused);
     assert_eq!(canary.connections(), 0);
 }
@@ -113,11 +110,8 @@ async fn a_handshake_that_stalls_is_given_up_and_tried_once_more() {
     let silent = raw_then("", true).await;
     let mut setup = setup(silent);
     setup.limits.connect = Duration::from_millis(50);
-    let error = setup
-        .build()
-        .get_manifest(&repository(), &tag(), PATIENCE)
-        .await
-        .expect_err("no handshake");
+    let error =
+        setup.build().get_manifest(&repository(), &tag(), soon()).await.expect_err("no handshake");
     assert_eq!(error.kind(), &ErrorKind::Unreachable);
     assert!(error.to_string().ends_with("(2 attempts)"), "{error}");
 }

@@ -19,6 +19,7 @@ use crate::pull::single_flight::SingleFlight;
 use crate::pull::tasks::Tasks;
 use crate::store::{self, BlobStore, Member};
 use crate::upstream::{ManifestHead, Upstream, Upstreams};
+use tokio::time::Instant;
 
 /// Confirmations closer together than this are not worth a write.
 const WRITE_EVERY: Duration = Duration::from_secs(30);
@@ -165,7 +166,7 @@ impl Membership {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        self.ask_blob(name, digest, self.0.limits.flight_head).await
+        self.ask_blob(name, digest, Instant::now() + self.0.limits.flight_head).await
     }
 
     /// The same for a manifest.
@@ -174,21 +175,21 @@ impl Membership {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<ManifestHead, Error> {
-        self.ask_manifest(name, digest, self.0.limits.flight_head).await
+        self.ask_manifest(name, digest, Instant::now() + self.0.limits.flight_head).await
     }
 
     async fn ask_blob(
         &self,
         name: &CanonicalName,
         digest: &Digest,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Option<u64>, Error> {
         let era = self.0.absences.era(&Subject::Blob(digest.clone()), name);
         let (this, key) = (self.clone(), (name.clone(), digest.clone(), era));
         let head = self.0.blob_proofs.run(key.clone(), || async move {
             let (name, digest, _) = key;
             let asked = this.0.clock.now();
-            let head = this.upstream(&name)?.head_blob(&name.repository, &digest, patience).await;
+            let head = this.upstream(&name)?.head_blob(&name.repository, &digest, deadline).await;
             let size =
                 this.settle(&name, Subject::Blob(digest.clone()), head, Error::BlobUnknown).await?;
             this.prove_as_of(asked, &name, &digest, None).await;
@@ -201,7 +202,7 @@ impl Membership {
         &self,
         name: &CanonicalName,
         digest: &Digest,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<ManifestHead, Error> {
         let reference = Reference::Digest(digest.clone());
         let era = self.0.absences.era(&Subject::Manifest(reference.clone()), name);
@@ -210,7 +211,7 @@ impl Membership {
             let (name, digest, _) = key;
             let asked = this.0.clock.now();
             let head =
-                this.upstream(&name)?.head_manifest(&name.repository, &reference, patience).await;
+                this.upstream(&name)?.head_manifest(&name.repository, &reference, deadline).await;
             let head = this
                 .settle(&name, Subject::Manifest(reference), head, Error::ManifestUnknown)
                 .await?;
@@ -255,10 +256,10 @@ impl Membership {
         }
         // Nothing speaks for the whole repository, and what is found out about one digest says
         // nothing about another.
-        let patience = self.0.limits.revalidate;
+        let deadline = Instant::now() + self.0.limits.revalidate;
         match member.media_type {
-            Some(_) => self.ask_manifest(name, digest, patience).await.map(|_| ()),
-            None => self.ask_blob(name, digest, patience).await.map(|_| ()),
+            Some(_) => self.ask_manifest(name, digest, deadline).await.map(|_| ()),
+            None => self.ask_blob(name, digest, deadline).await.map(|_| ()),
         }
     }
 
@@ -267,7 +268,7 @@ impl Membership {
     async fn confirm_by_any(&self, name: &CanonicalName) -> Result<bool, Error> {
         let manifest = self.note(self.0.store.records().any_manifest(name).await).flatten();
         let Some(manifest) = manifest else { return Ok(false) };
-        match self.ask_manifest(name, &manifest, self.0.limits.revalidate).await {
+        match self.ask_manifest(name, &manifest, Instant::now() + self.0.limits.revalidate).await {
             Ok(_) => Ok(true),
             Err(Error::ManifestUnknown) => Ok(false),
             Err(error) => Err(error),

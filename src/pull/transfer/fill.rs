@@ -13,11 +13,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::flight::{FlightGuard, Source};
 use crate::metrics::Counted;
 use crate::oci::{CanonicalName, Digest, Hasher};
+use crate::oci::{Extent, Part};
 use crate::pull::Error;
 use crate::pull::Inner;
 use crate::pull::facts::negative::Subject;
 use crate::store::{Class, StageError, Staged, Suspect};
-use crate::upstream::{BlobBody, BlobResponse, Extent, Part};
+use crate::upstream::{BlobBody, BlobResponse};
+use tokio::time::Instant;
 
 /// Chunks read ahead of the disk; a chunk is at most a read buffer of the client, some 400 KiB.
 const READ_AHEAD: usize = 8;
@@ -73,7 +75,9 @@ impl Fill {
     async fn transfer(&self) -> Result<(), Error> {
         // First the login: a credential helper that hangs shall take nobody's turn.
         let upstream = self.inner.upstream(&self.name)?;
-        let known = upstream.know_login(&self.name.repository, self.inner.limits.flight_head).await;
+        let known = upstream
+            .know_login(&self.name.repository, Instant::now() + self.inner.limits.flight_head)
+            .await;
         known.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?;
         let _turn = self.turn().await?;
         let asked = self.inner.clock.now();
@@ -105,7 +109,12 @@ impl Fill {
     async fn ask(&self, part: Option<Part>) -> Result<BlobResponse, Error> {
         let upstream = self.inner.upstream(&self.name)?;
         let answer = upstream
-            .get_blob(&self.name.repository, &self.digest, part, self.inner.limits.flight_head)
+            .get_blob(
+                &self.name.repository,
+                &self.digest,
+                part,
+                Instant::now() + self.inner.limits.flight_head,
+            )
             .await;
         answer.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))
     }
@@ -253,8 +262,9 @@ impl Fill {
         let written = staged.written();
         let BlobResponse { extent, mut body } = self.ask(Some(Part::From(written))).await?;
         match extent {
-            Extent::Part { first, total, .. }
-                if first == written && (size.is_none() || total.is_none() || total == size) =>
+            Extent::Part { span, total }
+                if span.first() == written
+                    && (size.is_none() || total.is_none() || total == size) =>
             {
                 Ok(body)
             }

@@ -16,7 +16,7 @@ use url::{Url, form_urlencoded};
 
 use super::login::{Login, Speaker};
 use crate::clock::{Clock, Timestamp};
-use crate::upstream::error::{ErrorKind, Failure, Operation, Symptom};
+use crate::upstream::error::{ErrorKind, Failure, FailureClass, Operation, Symptom};
 use crate::upstream::transport::body::Incoming;
 use crate::upstream::transport::request::{Outbound, Payload, Wire};
 use crate::upstream::transport::throttle::Throttle;
@@ -116,7 +116,7 @@ impl Source {
             .with_label_values(&[self.wire.name.as_str(), outcome])
             .inc();
         match (fetched, old) {
-            (Err(failure), Some(old)) if is_passing(&failure) => {
+            (Err(failure), Some(old)) if failure.kind.class() == FailureClass::Passing => {
                 Ok(Token { renew: old.expires.min(self.clock.now().plus(RENEWAL_PAUSE)), ..old })
             }
             (fetched, _) => fetched,
@@ -172,41 +172,19 @@ fn server_error(status: StatusCode) -> Failure {
     Failure::new(ErrorKind::ServerError(status), Symptom::Status(status), reason)
 }
 
-/// Whether the next try may go better; then a token that is still good is kept.
-fn is_passing(failure: &Failure) -> bool {
-    match failure.kind {
-        ErrorKind::RateLimited { .. }
-        | ErrorKind::Unreachable
-        | ErrorKind::Timeout
-        | ErrorKind::ServerError(_) => true,
-        ErrorKind::NotFound
-        | ErrorKind::Denied
-        | ErrorKind::CredentialRejected
-        | ErrorKind::Rejected { .. }
-        | ErrorKind::NoLogin
-        | ErrorKind::Outdated
-        | ErrorKind::Protocol
-        | ErrorKind::Refused => false,
-    }
-}
-
 /// The word for the metric.
 fn outcome(slot: &Slot) -> &'static str {
-    match slot.as_ref().map_err(|failure| &failure.kind) {
-        Ok(_) => "issued",
-        Err(ErrorKind::Denied) => "denied",
-        Err(ErrorKind::CredentialRejected) => "rejected",
-        Err(ErrorKind::RateLimited { .. }) => "rate_limited",
-        Err(
-            ErrorKind::NotFound
-            | ErrorKind::NoLogin
-            | ErrorKind::Unreachable
-            | ErrorKind::Timeout
-            | ErrorKind::ServerError(_)
-            | ErrorKind::Rejected { .. }
-            | ErrorKind::Outdated
-            | ErrorKind::Protocol
-            | ErrorKind::Refused,
+    let Err(failure) = slot else { return "issued" };
+    match (&failure.kind, failure.kind.class()) {
+        (ErrorKind::RateLimited { .. }, _) => "rate_limited",
+        (_, FailureClass::Refused) => "denied",
+        (_, FailureClass::Credential) => "rejected",
+        (
+            _,
+            FailureClass::Absent
+            | FailureClass::Passing
+            | FailureClass::Untrue
+            | FailureClass::Ours,
         ) => "failed",
     }
 }

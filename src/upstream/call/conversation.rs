@@ -1,9 +1,8 @@
-//! One operation, from the caller's patience to the registry's answer: between the two gates, with
+//! One operation, from the caller's deadline to the registry's answer: between the two gates, with
 //! a login, again where that helps.
 
 use std::future::{Future, ready};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -12,7 +11,7 @@ use super::breaker::Permit;
 use super::retry;
 use crate::oci::Repository;
 use crate::upstream::auth::login::Speaker;
-use crate::upstream::error::{Error, ErrorKind, Failure, Operation, Symptom};
+use crate::upstream::error::{Error, ErrorKind, Failure, FailureClass, Operation, Symptom};
 use crate::upstream::reads::Upstream;
 
 impl Upstream {
@@ -21,25 +20,24 @@ impl Upstream {
     pub async fn know_login(
         &self,
         repository: &Repository,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<(), Error> {
-        let known = self.speaker(repository, Instant::now() + patience).await;
+        let known = self.speaker(repository, deadline).await;
         known.map(drop).map_err(|failure| failure.during(self.name(), Operation::BlobGet, 0))
     }
 
-    /// Runs an operation within `patience`.
+    /// Runs an operation until `deadline`.
     pub(in crate::upstream) async fn run<T, F>(
         &self,
         ask: &Ask<'_>,
-        patience: Duration,
+        deadline: Instant,
         finish: impl Fn(Arrival) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let until = Instant::now() + patience;
         let mut attempts = 0;
-        let outcome = self.converse(ask, until, &mut attempts, finish).await;
+        let outcome = self.converse(ask, deadline, &mut attempts, finish).await;
         outcome.map_err(|failure| failure.during(self.name(), ask.operation, attempts))
     }
 
@@ -65,8 +63,12 @@ impl Upstream {
             scope: ask.scope.clone(),
             ..self.get(ask.operation, ask.repository, "/v2/", "*/*")
         };
-        match self.run(&ping, self.patience, |_| ready(Ok(()))).await {
-            Err(error) if !error.is_refusal() => Err(error),
+        match self.run(&ping, Instant::now() + self.login_limit, |_| ready(Ok(()))).await {
+            Err(error)
+                if !matches!(error.class(), FailureClass::Refused | FailureClass::Absent) =>
+            {
+                Err(error)
+            }
             Ok(()) | Err(_) => {
                 self.met.store(true, Ordering::Relaxed);
                 Ok(())
@@ -76,7 +78,7 @@ impl Upstream {
 
     async fn send_once(&self, ask: &Ask<'_>, body: reqwest::Body) -> Result<Arrival, Failure> {
         self.throttle.check(self.logins.holder(ask.repository), ask.operation)?;
-        let speaker = self.speaker(ask.repository, Instant::now() + self.patience).await?;
+        let speaker = self.speaker(ask.repository, Instant::now() + self.login_limit).await?;
         let permit = self.reachability.admit().ok_or_else(left_alone)?;
         let sent = self.exchange(&speaker).send_once(ask, body).await;
         report(permit, Ok::<_, Failure>(sent))
@@ -90,7 +92,7 @@ impl Upstream {
     async fn converse<T, F>(
         &self,
         ask: &Ask<'_>,
-        until: Instant,
+        deadline: Instant,
         attempts: &mut u32,
         finish: impl Fn(Arrival) -> F,
     ) -> Result<T, Failure>
@@ -98,12 +100,12 @@ impl Upstream {
         F: Future<Output = Result<T, Failure>>,
     {
         self.throttle.check(self.logins.holder(ask.repository), ask.operation)?;
-        let mut speaker = self.speaker(ask.repository, until).await?;
+        let mut speaker = self.speaker(ask.repository, deadline).await?;
         let mut is_last = false;
         loop {
             let permit = self.reachability.admit().ok_or_else(left_alone)?;
             let outcome =
-                tokio::time::timeout_at(until, self.persist(ask, &speaker, attempts, &finish))
+                tokio::time::timeout_at(deadline, self.persist(ask, &speaker, attempts, &finish))
                     .await;
             let outcome = report(permit, outcome);
             let is_rejected = outcome
@@ -112,18 +114,22 @@ impl Upstream {
             if is_last || !is_rejected {
                 return outcome;
             }
-            let Some(other) = in_time(until, self.logins.instead_of(&speaker)).await? else {
+            let Some(other) = in_time(deadline, self.logins.instead_of(&speaker)).await? else {
                 return outcome;
             };
             (speaker, is_last) = (other, true);
         }
     }
 
-    async fn speaker(&self, repository: &Repository, until: Instant) -> Result<Speaker, Failure> {
+    async fn speaker(
+        &self,
+        repository: &Repository,
+        deadline: Instant,
+    ) -> Result<Speaker, Failure> {
         if self.reachability.is_shut() {
             return Err(left_alone());
         }
-        in_time(until, self.logins.speaker(repository)).await
+        in_time(deadline, self.logins.speaker(repository)).await
     }
 
     /// Attempts until it works or `retry` says that it will not.
@@ -185,9 +191,9 @@ fn left_alone() -> Failure {
     )
 }
 
-/// Waits for a login until the caller's patience ends.
+/// Waits for a login until the caller's deadline.
 async fn in_time<T>(
-    until: Instant,
+    deadline: Instant,
     login: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let late = |_| {
@@ -197,7 +203,7 @@ async fn in_time<T>(
             "no login in time from the credential helper",
         )
     };
-    tokio::time::timeout_at(until, login).await.map_err(late).flatten()
+    tokio::time::timeout_at(deadline, login).await.map_err(late).flatten()
 }
 
 /// Between 0 and 1; without a source of randomness, 0.
