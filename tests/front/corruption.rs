@@ -4,7 +4,7 @@ use crate::support::client::Answer;
 use crate::support::content::Blob;
 use crate::support::eventually;
 use crate::support::origin::{Fault, On, Origin};
-use crate::support::proxy::{Proxy, blob};
+use crate::support::proxy::{Proxy, Setup, blob};
 
 const MIB: u64 = 1 << 20;
 
@@ -110,9 +110,16 @@ async fn every_reader_of_a_wrong_download_is_cut() {
 
 /// A blob that was stored, and a proxy that is stopped.
 async fn stored() -> (Origin, Blob, Proxy) {
+    stored_with(|_| ()).await
+}
+
+/// The same with other settings.
+async fn stored_with(change: impl FnOnce(&mut Setup)) -> (Origin, Blob, Proxy) {
     let origin = Origin::start().await;
     let layer = origin.blob("a/b", 1, MIB);
-    let mut proxy = Proxy::of(&origin).await;
+    let mut setup = Setup::of(&origin);
+    change(&mut setup);
+    let mut proxy = setup.start().await;
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
     eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
     proxy.stop().await;
@@ -159,6 +166,38 @@ async fn a_file_cut_short_or_emptied_on_disk_is_fetched_again() {
         heals(&proxy, &layer).await;
         assert_eq!(origin.blob_gets(&layer.digest), 2);
     }
+}
+
+/// A proxy whose one stored blob was cut to half while it was stopped. The blob is larger than what
+/// is hashed before the first answer.
+async fn cut_short_on_disk() -> (Origin, Blob, Proxy) {
+    let (origin, layer, mut proxy) = stored_with(|setup| setup.limits.manifest = 1000).await;
+    std::fs::write(proxy.blob_path(&layer.digest), &layer.bytes()[..500_000])
+        .expect("the directory is ours");
+    proxy.start().await;
+    (origin, layer, proxy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_size_of_a_file_that_nobody_vouches_for_is_not_told() {
+    let (_origin, layer, proxy) = cut_short_on_disk().await;
+    let head = proxy.head(&blob("a/b", &layer.digest)).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("1048576")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_behind_the_end_of_a_file_cut_short_makes_it_whole_again() {
+    let (_origin, layer, proxy) = cut_short_on_disk().await;
+    let mut last = 0;
+    for _ in 0..3 {
+        let part = proxy.get_range(&blob("a/b", &layer.digest), "bytes=600000-600009").await;
+        last = part.status;
+        if last == 206 {
+            assert_eq!(part.body, layer.content.slice(600_000..600_010));
+            return;
+        }
+    }
+    panic!("still {last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use roadstead::config::MinFree;
 
 use crate::support::content::Blob;
 use crate::support::eventually;
 use crate::support::image::Image;
-use crate::support::origin::{Kind, Origin};
+use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
 
 const MIB: u64 = 1 << 20;
@@ -112,6 +113,21 @@ async fn manifests_go_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_strange_file_among_the_blobs_does_not_stop_eviction() {
+    let origin = Origin::start().await;
+    let layers: Vec<Blob> = (0..4).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
+    let mut proxy = proxy_of(&origin, 5 * MIB).await;
+    proxy.stop().await;
+    std::fs::write(proxy.directory().join("cache/blobs/sha256/README"), "keep out")
+        .expect("the directory is ours");
+    proxy.start().await;
+    for layer in &layers {
+        pull(&proxy, layer).await;
+    }
+    eventually("the first one goes", || !proxy.has_stored(&layers[0].digest)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_blob_above_half_of_the_cache_is_passed_through() {
     let origin = Origin::start().await;
     let proxy = proxy_of(&origin, 10 * MIB).await;
@@ -140,7 +156,6 @@ async fn a_blob_above_half_of_the_cache_is_passed_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_blob_that_is_passed_through_has_no_clean_end_either() {
-    use crate::support::origin::{Fault, On};
     let origin = Origin::start().await;
     let proxy = proxy_of(&origin, 2 * MIB).await;
     let large = origin.blob("a/b", 2, 6 * MIB);
@@ -151,6 +166,24 @@ async fn a_wrong_blob_that_is_passed_through_has_no_clean_end_either() {
         "{} bytes",
         answer.body.len()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_body_that_is_passed_through_is_checked_too() {
+    for lie in [Bytes::new(), Bytes::from_static(b"something else")] {
+        let origin = Origin::start().await;
+        let layer = origin.blob("a/b", 1, 1000);
+        origin.fault(
+            On::path(&layer.digest).gets(),
+            Fault::Instead(200, "application/octet-stream", lie),
+        );
+        let mut setup = Setup::of(&origin);
+        setup.config.cache.min_free = MinFree::Bytes(u64::MAX);
+        let proxy = setup.start().await;
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.status, 502);
+        origin.repair();
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,7 +201,7 @@ async fn downloads_in_progress_count_and_a_third_is_passed_through() {
     assert_eq!(proxy.get(&blob("a/b", &layers[2].digest)).await.digest(), layers[2].digest);
     eventually("it was passed through", || relayed(&proxy) == 1).await;
     assert!(!proxy.has_stored(&layers[2].digest));
-    gates.iter().for_each(crate::support::origin::Gate::open);
+    gates.iter().for_each(Gate::open);
     for (reading, layer) in held.into_iter().zip(&layers) {
         assert_eq!(reading.finish().await.digest(), layer.digest);
     }

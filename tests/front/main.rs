@@ -24,7 +24,6 @@ mod reload;
 mod reload_under_load;
 mod restart;
 mod resume;
-mod review_edges;
 mod routing;
 mod secrets;
 mod shutdown;

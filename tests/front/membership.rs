@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::content::Blob;
 use crate::support::eventually;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
-use crate::support::origin::{Fault, Kind, On, Origin};
+use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
 
 const MIB: u64 = 1 << 20;
@@ -13,6 +13,14 @@ const PROOF_TTL: Duration = Duration::from_secs(601);
 
 fn asked(origin: &Origin, method: &str, repository: &str) -> usize {
     origin.count(|request| request.method == method && request.repository == repository)
+}
+
+/// Pulls each of these through `a/b`, and waits until it is stored.
+async fn store(proxy: &Proxy, layers: [&Blob; 2]) {
+    for layer in layers {
+        proxy.get(&blob("a/b", &layer.digest)).await;
+        eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
+    }
 }
 
 /// A proxy that has stored a layer through `a/b`.
@@ -143,10 +151,7 @@ async fn a_denial_takes_every_proof_of_the_repository() {
         let origin = Origin::start().await;
         let (one, two) = (origin.blob("a/b", 1, 1000), origin.blob("a/b", 2, 1000));
         let proxy = Proxy::of(&origin).await;
-        for layer in [&one, &two] {
-            proxy.get(&blob("a/b", &layer.digest)).await;
-            eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
-        }
+        store(&proxy, [&one, &two]).await;
         proxy.clock().advance(PROOF_TTL);
         origin.fault(On::kind(Kind::Blob), Fault::Status(status));
         let refused = proxy.get(&blob("a/b", &one.digest)).await;
@@ -164,15 +169,32 @@ async fn a_blob_deleted_upstream_is_gone_and_its_neighbours_are_not() {
     let origin = Origin::start().await;
     let (gone, kept) = (origin.blob("a/b", 1, 1000), origin.blob("a/b", 2, 1000));
     let proxy = Proxy::of(&origin).await;
-    for layer in [&gone, &kept] {
-        proxy.get(&blob("a/b", &layer.digest)).await;
-        eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
-    }
+    store(&proxy, [&gone, &kept]).await;
     origin.remove_blob("a/b", &gone.digest);
     proxy.clock().advance(PROOF_TTL);
     assert_eq!(proxy.get(&blob("a/b", &gone.digest)).await.refusal(), (404, "BLOB_UNKNOWN".into()));
     assert_eq!(proxy.get(&blob("a/b", &kept.digest)).await.digest(), kept.digest);
     assert_eq!(origin.blob_gets(&kept.digest), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_out_about_one_blob_says_nothing_about_another() {
+    let origin = Origin::start().await;
+    let (one, two) = (origin.blob("a/b", 1, 1000), origin.blob("a/b", 2, 1000));
+    let proxy = Proxy::of(&origin).await;
+    store(&proxy, [&one, &two]).await;
+    origin.remove_blob("a/b", &one.digest);
+    origin.remove_blob("a/b", &two.digest);
+    proxy.clock().advance(PROOF_TTL);
+    let gate = Gate::new();
+    origin.fault(On::path(&one.digest).heads(), Fault::HoldHead(gate.clone()));
+    let (path_one, path_two) = (blob("a/b", &one.digest), blob("a/b", &two.digest));
+    let (first, second, ()) = tokio::join!(proxy.get(&path_one), proxy.get(&path_two), async {
+        eventually("the first doubt is under way", || gate.reached() == 1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        gate.open();
+    });
+    assert_eq!((first.status, second.status), (404, 404));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! Ranges on blobs: the same answers cold and warm, and one download however many ask (BLOB-4 to
 //! BLOB-8).
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use http::Method;
 
@@ -147,6 +149,27 @@ async fn a_range_far_ahead_of_the_download_is_fetched_directly() {
     assert_eq!(origin.ranges(&layer.digest), [None, Some("bytes=8000000-8000009".to_owned())]);
     gate.open();
     assert_eq!(whole.finish().await.digest(), layer.digest, "the download went on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_far_range_that_upstream_does_not_give_comes_from_the_download() {
+    let origin = Origin::start().await;
+    let layer = origin.blob("a/b", 1, 8 * MIB);
+    origin.fault(On::path(&layer.digest).ranged(), Fault::IgnoreRange);
+    let gate = origin.hold_at(&layer.digest, MIB);
+    let mut setup = Setup::of(&origin);
+    setup.limits.read_ahead = MIB;
+    let proxy = setup.start().await;
+    let path = blob("a/b", &layer.digest);
+    let mut first = proxy.open(&path).await;
+    first.read(1).await;
+    let (part, ()) = tokio::join!(proxy.get_range(&path, "bytes=6000000-6000009"), async {
+        eventually("the range is asked for", || origin.blob_gets(&layer.digest) == 2).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        gate.open();
+    });
+    assert_eq!((part.status, part.body), (206, layer.content.slice(6_000_000..6_000_010)));
+    assert_eq!(first.finish().await.digest(), layer.digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

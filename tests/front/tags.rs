@@ -79,6 +79,22 @@ async fn a_tag_that_moved_is_followed_after_its_ttl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_moved_within_its_ttl_is_followed_once_its_manifest_is_gone() {
+    let (old, new) = (Image::new(1, &[10]), Image::new(2, &[10]));
+    let origin = Origin::with("a/b", "v1", &old).await;
+    let proxy = Proxy::of(&origin).await;
+    let path = manifest("a/b", "v1");
+    assert_eq!(
+        proxy.head(&path).await.header("docker-content-digest"),
+        Some(old.manifest.digest.as_str())
+    );
+    origin.push("a/b", "v1", &new);
+    origin.remove_manifest("a/b", &old.manifest.digest);
+    proxy.clock().advance(Duration::from_secs(1));
+    assert_serves(&proxy.get(&path).await, &new, "once the old one is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failing_upstream_leaves_the_last_known_tag_with_a_warning() {
     for (what, fault) in [
         ("500", Fault::Status(500)),
