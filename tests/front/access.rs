@@ -12,7 +12,7 @@ use crate::support::client::Answer;
 use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::proxy::Setup;
-use crate::vendor::{DAY, Vendor, basic};
+use crate::support::vendor::{DAY, Vendor, basic};
 
 const MYAPP: &str = "/v2/registry.test/myapp/worker/manifests/1.0";
 const OTHER: &str = "/v2/registry.test/other/worker/manifests/1.0";

@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use crate::support::image::Image;
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup, blob};
+use crate::support::tls::{Authority, for_http_2, tls};
 use crate::support::{eventually, soon};
-use crate::tls::{Authority, for_http_2, tls};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

@@ -8,7 +8,7 @@ use http::Method;
 use roadstead::config::LicenceFile;
 use roadstead::licence::Licence;
 
-use crate::vendor::{DAY, Vendor, basic};
+use crate::support::vendor::{DAY, Vendor, basic};
 
 /// The answer of the binary for an image, with the licence in a file.
 fn ask(licence: &str, image: &str) -> serde_json::Value {

@@ -2,17 +2,15 @@
 //! registries.
 
 mod access;
+mod access_matrix;
 mod bad_input;
 mod blobs;
 mod corruption;
 mod errors;
 mod eviction;
-mod harness;
-mod herd;
 mod http_2;
 mod kubelet;
 mod manifests;
-mod matrix;
 mod membership;
 mod metrics;
 mod paths;
@@ -27,6 +25,7 @@ mod resume;
 mod routing;
 mod secrets;
 mod shutdown;
+mod single_flight;
 mod streaming;
 mod support;
 mod tags;
@@ -34,4 +33,3 @@ mod tags_list;
 mod throttle;
 mod tls;
 mod upstream_down;
-mod vendor;

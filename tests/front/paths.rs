@@ -8,7 +8,7 @@ use roadstead::licence::LicenceId;
 
 use crate::support::image::{Image, OCI_MANIFEST};
 use crate::support::origin::Request;
-use crate::vendor::{Vendor, rule};
+use crate::support::vendor::{Vendor, rule};
 
 const ALLOWED: &str = "registry.test/public/base";
 const FORBIDDEN: &str = "registry.test/hidden/secret";

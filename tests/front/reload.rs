@@ -181,7 +181,7 @@ async fn tokens_of_a_replaced_key_are_good_until_they_end() {
     );
     let proxy = Setup::written(&text(&[("docker.io", &hub)], &access)).start().await;
     let token = async || {
-        let basic = crate::vendor::basic("ci", "secret");
+        let basic = crate::support::vendor::basic("ci", "secret");
         let answer = proxy.request(http::Method::GET, "/token", &[("authorization", &basic)]).await;
         format!("Bearer {}", answer.json()["token"].as_str().expect("a token"))
     };

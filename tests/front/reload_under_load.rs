@@ -9,8 +9,8 @@ use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup};
-use crate::tls::{Authority, client, tls};
-use crate::vendor::basic;
+use crate::support::tls::{Authority, client, tls};
+use crate::support::vendor::basic;
 
 const RELOADS: usize = 50;
 

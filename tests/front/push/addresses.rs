@@ -5,12 +5,14 @@ use bytes::Bytes;
 use http::Method;
 use roadstead::config::{Rule, Who, Writes};
 
-use super::{ALL, Client, anyone, ending, kept, location, open_to_all, uploads, writes};
 use crate::support::content::Blob;
 use crate::support::eventually;
 use crate::support::origin::{Auth, Bearer, Fault, Kind, Login, Manners, On, Origin};
 use crate::support::proxy::{Setup, blob};
-use crate::vendor::{Vendor, basic, rule};
+use crate::support::push::{
+    ALL, Client, anyone, ending, kept, location, open_to_all, uploads, writes,
+};
+use crate::support::vendor::{Vendor, basic, rule};
 
 const LAYER: u64 = 10_000;
 

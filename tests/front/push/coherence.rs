@@ -6,10 +6,10 @@ use http::Method;
 use roadstead::config::Writes;
 use serde_json::json;
 
-use super::{anyone, kept, open_to_all};
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
 use crate::support::origin::{Fault, Gate, Kind, Manners, On, Origin};
 use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::push::{anyone, kept, open_to_all};
 
 fn tags_list() -> String {
     "/v2/a/b/tags/list".to_owned()

@@ -4,13 +4,13 @@ use bytes::Bytes;
 use http::Method;
 use roadstead::oci::{Algorithm, Digest};
 
-use super::{anyone, ending, kept, location, uploads, writes};
 use crate::support::client::Answer;
 use crate::support::content::{Blob, Content};
 use crate::support::eventually;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
 use crate::support::origin::{Fault, Kind, On, Origin};
 use crate::support::proxy::{blob, manifest};
+use crate::support::push::{anyone, ending, kept, location, uploads, writes};
 
 fn message(answer: &Answer) -> String {
     answer.json()["errors"][0]["message"].as_str().expect("a sentence").to_owned()

@@ -8,12 +8,12 @@ use roadstead::config::Writes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{anyone, ending, kept, location, open_to_all, uploads, writes};
 use crate::support::client::Answer;
 use crate::support::content::Blob;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::push::{anyone, ending, kept, location, open_to_all, uploads, writes};
 use crate::support::{eventually, soon};
 
 const LAYER: u64 = 300_000;

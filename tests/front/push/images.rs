@@ -4,11 +4,13 @@ use bytes::Bytes;
 use http::Method;
 use roadstead::config::Writes;
 
-use super::{Client, anyone, ending, kept, location, open_to_all, streamed, uploads, writes};
 use crate::support::content::Blob;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, Kind, Manners, On, Origin, Request};
 use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::push::{
+    Client, anyone, ending, kept, location, open_to_all, streamed, uploads, writes,
+};
 use crate::support::{eventually, soon};
 
 #[derive(Clone, Copy, Debug, PartialEq)]

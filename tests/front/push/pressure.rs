@@ -9,11 +9,11 @@ use roadstead::config::{Allow, Writes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{anyone, kept, open_to_all, uploads};
 use crate::support::content::Blob;
 use crate::support::image::{Manifest, OCI_MANIFEST};
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, manifest};
+use crate::support::push::{anyone, kept, open_to_all, streamed, uploads};
 use crate::support::{eventually, soon};
 
 /// Writes until nothing is taken for a while; how much was taken.
@@ -200,7 +200,7 @@ async fn a_manifest_of_four_mebibytes_passes_and_a_byte_more_does_not() {
     assert_eq!(refused.refusal(), (413, "SIZE_INVALID".into()));
     let headers = [("content-type", OCI_MANIFEST)];
     let content = crate::support::content::Content::given(beyond.bytes.clone());
-    let streamed = super::streamed(&content);
+    let streamed = streamed(&content);
     let refused =
         anyone(&proxy).send(Method::PUT, &manifest("a/b", "v2"), &headers, streamed).await;
     assert_eq!(refused.refusal(), (413, "SIZE_INVALID".into()));

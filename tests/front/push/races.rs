@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use roadstead::config::Writes;
 
-use super::{Client, anyone, kept, open_to_all};
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::push::{Client, anyone, kept, open_to_all};
 use crate::support::{eventually, soon};
 
 /// HEADs of a tag that wait at a gate with the answer that was right when they were asked.

@@ -6,13 +6,13 @@ use http::Method;
 use roadstead::config::{Allow, Who, Writes};
 use roadstead::licence::LicenceId;
 
-use super::{Client, uploads};
 use crate::support::client::Answer;
 use crate::support::content::Blob;
 use crate::support::image::Image;
 use crate::support::origin::{Kind, Request};
 use crate::support::proxy::{blob, manifest};
-use crate::vendor::{Vendor, basic, rule};
+use crate::support::push::{Client, uploads};
+use crate::support::vendor::{Vendor, basic, rule};
 
 const WORKER: &str = "registry.test/myapp/worker";
 const API: &str = "registry.test/myapp/api";

@@ -6,6 +6,9 @@ pub(crate) mod image;
 pub(crate) mod origin;
 mod panics;
 pub(crate) mod proxy;
+pub(crate) mod push;
+pub(crate) mod tls;
+pub(crate) mod vendor;
 
 use std::future::Future;
 use std::time::Duration;

@@ -8,6 +8,7 @@ mod fault;
 mod registry;
 mod reply;
 mod request;
+mod tests;
 mod token;
 mod uploads;
 

@@ -9,9 +9,9 @@ use roadstead::config::{Allow, Application, Host, Licences, Rule, UnknownCredent
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 use roadstead::oci::Pattern;
 
-use crate::support::image::Image;
-use crate::support::origin::Origin;
-use crate::support::proxy::{Proxy, Setup};
+use super::image::Image;
+use super::origin::Origin;
+use super::proxy::{Proxy, Setup};
 
 pub(crate) const DAY: Duration = Duration::from_hours(24);
 

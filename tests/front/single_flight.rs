@@ -1,4 +1,4 @@
-//! Many clients, one download.
+//! Single flight: many clients of one blob or tag cost one download, which belongs to none of them.
 
 use std::time::Duration;
 

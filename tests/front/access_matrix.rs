@@ -8,7 +8,7 @@ use roadstead::config::{Allow, Who, Writes};
 
 use crate::support::image::{Image, OCI_MANIFEST};
 use crate::support::origin::{Origin, Request};
-use crate::vendor::{Vendor, basic, rule};
+use crate::support::vendor::{Vendor, basic, rule};
 
 /// Who asks, and what they have: repositories that they may pull, list, push to and delete from.
 struct Identity {

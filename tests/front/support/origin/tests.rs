@@ -5,10 +5,10 @@ use std::time::Duration;
 use http::Method;
 use roadstead::oci::{Algorithm, Digest};
 
+use super::{Auth, Bearer, Fault, Gate, Kind, Login, Manners, On, Origin};
 use crate::support::client::{Answer, Reading};
 use crate::support::content::Blob;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
-use crate::support::origin::{Auth, Bearer, Fault, Gate, Kind, Login, Manners, On, Origin};
 use crate::support::proxy::{blob, manifest};
 use crate::support::{eventually, soon};
 
