@@ -7,7 +7,7 @@ use roadstead::oci::PageQuery;
 use roadstead::oci::{ByteSpan, Extent, Part};
 use roadstead::upstream::{Error, ErrorKind, Upstream};
 
-use crate::origin::{
+use crate::support::{
     MANIFEST, Reply, Setup, bind, closed_port, digest, origin, raw, raw_then, reply, repository,
     shown, soon, tag,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use roadstead::upstream::ErrorKind;
 
-use crate::origin::{
+use crate::support::{
     Origin, Reply, Seen, Setup, bind, canary, manifest, origin, reply, repository, soon, tag,
 };
 

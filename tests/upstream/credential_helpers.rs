@@ -11,7 +11,7 @@ use roadstead::upstream::{ErrorKind, Upstream};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::origin::{Origin, Setup, bind, manifest, origin, reply, repository, shown, tag};
+use crate::support::{Origin, Setup, bind, manifest, origin, reply, repository, shown, tag};
 
 /// As a client has it: longer than a helper may take.
 fn soon() -> Instant {

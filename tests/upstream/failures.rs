@@ -1,4 +1,5 @@
-//! Retries, the reachability gate and the throttle gate.
+//! Upstreams that fail: retries, the breaker that leaves one alone for a while, and the pause that a
+//! 429 asks for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +8,7 @@ use std::time::Duration;
 use roadstead::upstream::{ErrorKind, Upstream};
 use tokio::time::Instant;
 
-use crate::origin::{
+use crate::support::{
     MANIFEST, Reply, Setup, bind, closed_port, digest, manifest, origin, reply, repository, soon,
     tag,
 };

@@ -2,8 +2,8 @@
 
 mod answers;
 mod auth;
-mod gate;
-mod gates;
-mod helpers;
-mod origin;
+mod credential_helpers;
+mod failures;
+mod redirects;
+mod support;
 mod tls;

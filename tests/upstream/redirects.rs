@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use roadstead::oci::{ByteSpan, Extent, Part};
 use roadstead::upstream::ErrorKind;
 
-use crate::origin::{
+use crate::support::{
     Origin, Setup, bind, canary, digest, loopback_lookup, manifest, origin, reply, repository,
     soon, tag,
 };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use roadstead::upstream::{BuildError, ErrorKind, Lookup, Upstreams};
 use rustls::pki_types::PrivateKeyDer;
 
-use crate::origin::{
+use crate::support::{
     MANIFEST, Setup, canary, closed_port, digest, raw_then, repository, soon, tag,
 };
 

@@ -1,8 +1,7 @@
-//! Registries, token servers and storage in this process, and an upstream to point at them.
+//! Registries, token servers and storage in this process.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,21 +13,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use roadstead::clock::Clock;
-use roadstead::config::{self, Credential, Login};
-use roadstead::limits::Limits;
-use roadstead::metrics::Metrics;
-use roadstead::oci::{Algorithm, Digest, Pattern, Reference, Repository, UpstreamName};
-use roadstead::secret::Secret;
-use roadstead::upstream::{Lookup, Upstream, Upstreams};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
-/// A deadline that no test reaches.
-pub(crate) fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(10)
-}
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// One request that an origin received.
@@ -227,115 +214,4 @@ pub(crate) async fn raw_then(bytes: impl Into<Bytes>, hold: bool) -> SocketAddr 
 /// An address where nothing listens.
 pub(crate) async fn closed_port() -> SocketAddr {
     bind().await.address
-}
-
-/// An upstream in the making.
-pub(crate) struct Setup {
-    pub(crate) config: config::Upstream,
-    pub(crate) clock: Clock,
-    pub(crate) limits: Limits,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) lookup: Lookup,
-}
-
-impl Setup {
-    pub(crate) fn new(url: &str) -> Self {
-        let limits = Limits { retry_pause: Duration::from_millis(5), ..Limits::default() };
-        Self {
-            config: config::Upstream {
-                name: UpstreamName::parse("acme.test").expect("valid"),
-                url: url.parse().expect("a URL"),
-                aliases: vec![],
-                hosts: vec![],
-                token_hosts: vec![],
-                blob_hosts: vec![],
-                ca: None,
-                tls_verify: true,
-                library: false,
-                writes: config::Writes::Refused,
-                page_limit: None,
-                credentials: vec![],
-            },
-            clock: Clock::manual(Duration::from_secs(1_700_000_000)),
-            limits,
-            metrics: Arc::new(Metrics::new()),
-            lookup: Lookup::system(),
-        }
-    }
-
-    pub(crate) fn credential(mut self, images: &str, username: &str, password: &str) -> Self {
-        self.config.credentials.push(Credential {
-            images: Pattern::parse(images).expect("a pattern"),
-            login: Login::Fixed {
-                username: username.into(),
-                password: Secret::new(password.into()),
-            },
-        });
-        self
-    }
-
-    pub(crate) fn helper(mut self, images: &str, program: PathBuf) -> Self {
-        let login = Login::Helper { program, server: "acme.test".into() };
-        self.config
-            .credentials
-            .push(Credential { images: Pattern::parse(images).expect("a pattern"), login });
-        self
-    }
-
-    pub(crate) fn token_host(mut self, host: impl Into<String>) -> Self {
-        self.config.token_hosts.push(host.into());
-        self
-    }
-
-    pub(crate) fn blob_host(mut self, host: impl Into<String>) -> Self {
-        self.config.blob_hosts.push(host.into());
-        self
-    }
-
-    pub(crate) fn build(&self) -> Arc<Upstream> {
-        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
-        let configs = [self.config.clone()];
-        let upstreams = Upstreams::new(&configs, clock, &self.limits, metrics, &self.lookup)
-            .expect("it builds");
-        upstreams.get(&self.config.name).expect("it is there").clone()
-    }
-
-    /// Whether the exposition holds this line.
-    pub(crate) fn metric(&self, line: &str) -> bool {
-        self.metrics.render().expect("it renders").lines().any(|found| found == line)
-    }
-}
-
-/// Resolves every name to loopback, and counts.
-pub(crate) fn loopback_lookup() -> (Lookup, Arc<AtomicUsize>) {
-    let count = Arc::new(AtomicUsize::new(0));
-    let counted = count.clone();
-    let lookup = Lookup::new(move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) }
-    });
-    (lookup, count)
-}
-
-pub(crate) fn repository() -> Repository {
-    Repository::parse("team/app").expect("valid")
-}
-
-pub(crate) fn tag() -> Reference {
-    Reference::parse("latest").expect("valid")
-}
-
-pub(crate) fn digest() -> Digest {
-    Digest::of(Algorithm::Sha256, b"blob")
-}
-
-/// An error with its whole chain, as a log would show it.
-pub(crate) fn shown(error: &roadstead::upstream::Error) -> String {
-    let mut text = format!("{error} {error:?}");
-    let mut next = std::error::Error::source(error);
-    while let Some(source) = next {
-        text = format!("{text} <- {source} {source:?}");
-        next = source.source();
-    }
-    text
 }
