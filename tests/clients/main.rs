@@ -9,6 +9,7 @@ mod crash;
 mod crash_pushes;
 mod crowd;
 mod customer;
+mod demo;
 mod helpers;
 mod image;
 mod kubelet;
@@ -27,6 +28,6 @@ mod site;
 mod token;
 mod tools;
 mod vendor;
-mod walk;
+
 mod web;
 mod writer;
