@@ -6,30 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::credentials::put;
-use crate::{directory, roadstead, run, text};
-
-/// Runs `licence` in a directory; what it prints if it succeeds, else what it says.
-pub(crate) fn licence(directory: &TempDir, arguments: &[&str]) -> Result<String, String> {
-    let output = run(roadstead(&["licence"]).args(arguments).current_dir(directory.path()));
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-}
-
-pub(crate) const ISSUE: [&str; 13] = [
-    "issue",
-    "--key",
-    "acme.key",
-    "--issuer",
-    "Acme Inc.",
-    "--id",
-    "acme-prod",
-    "--customer",
-    "Customer GmbH",
-    "--application",
-    "myapp",
-    "--host",
-    "registry.example.com",
-];
+use crate::support::licences::{ISSUE, licence, put};
+use crate::support::{directory, roadstead, run, text};
 
 #[test]
 fn a_licence_is_made_shown_and_revoked() {
@@ -137,7 +115,7 @@ fn what_cannot_be_issued_is_told_and_leaves_no_file() {
 /// A configuration that sells myapp and has its keys and its list in `directory`.
 fn directory_of_vendor(directory: &TempDir, issuer: &str, list: &str) -> (TempDir, PathBuf) {
     let at = |name: &str| directory.path().join(name).display().to_string();
-    crate::directory(&format!(
+    crate::support::directory(&format!(
         "access: {{ rules: [{{ who: anonymous, allow: [pull], images: [\"**\"] }}] }}\n\
          applications: {{ myapp: {{ images: [\"quay.io/acme/**\"] }} }}\n\
          licences: {{ issuer: {issuer}, public_keys: [{}], revoked: {} }}\n",
@@ -184,7 +162,7 @@ fn a_licence_is_shown_as_the_proxy_would_take_it() {
     licence(&directory, &[&ISSUE[..], &["--expires", "90d", "--out", "acme.licence"]].concat())
         .expect("a licence");
     let (_vendor, other) = directory_of_vendor(&directory, "Other", "revoked");
-    let (_empty, none) = crate::directory("");
+    let (_empty, none) = crate::support::directory("");
     let show = |config: &Path| {
         licence(&directory, &["show", "acme.licence", "--config", &config.display().to_string()])
     };

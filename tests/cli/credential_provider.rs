@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::credentials::{asked, complains_of_what_was_spoilt, put, spoil};
-use crate::roadstead;
+use crate::support::licences::{asked, complains_of_what_was_spoilt, licence, put, spoil};
+use crate::support::roadstead;
 
 const HOST: &str = "registry.example.com";
 const IMAGE: &str = "registry.example.com/myapp/worker:1";
@@ -162,12 +162,12 @@ fn an_answer_is_not_kept_beyond_the_end_of_a_licence() {
         "--application",
         "myapp",
     ];
-    crate::licences::licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
     std::fs::create_dir(directory.path().join("licences")).expect("a folder");
     let end = roadstead::clock::Clock::system().now().plus(std::time::Duration::from_mins(2));
     let end = roadstead::licence::calendar::format(end);
     let more = ["--host", HOST, "--expires", end.as_str(), "--out", "licences/a"];
-    crate::licences::licence(&directory, &[&issue[..], &more].concat()).expect("a licence");
+    licence(&directory, &[&issue[..], &more].concat()).expect("a licence");
     let (answer, _) = answer(&directory, IMAGE);
     let kept = answer["cacheDuration"]
         .as_str()
