@@ -4,18 +4,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::time::timeout;
 
-use crate::crash::{SIZES, every_blob_is_whole, files, images, restart};
-use crate::image::{Image, Random};
-use crate::line::Line;
-use crate::process::{PATIENCE, ready};
-use crate::proxy::{Proxy, Settings};
-use crate::registry::{Auth, NEED, Registry};
-use crate::web::{client, pull, same};
-use crate::writer::Writer;
+use crate::support::crash::{SIZES, every_blob_is_whole, files, kill_during, restart};
+use crate::support::http_client::{client, get_exactly, pull};
+use crate::support::image::{Image, Random};
+use crate::support::process::ready;
+use crate::support::proxy::{Proxy, Settings};
+use crate::support::push_client::PushClient;
+use crate::support::registry::{Auth, NEED, Registry};
+use crate::support::tcp_forwarder::TcpForwarder;
 
 /// How often it is killed, if the variable does not say.
 const KILLS: u64 = 5;
@@ -32,17 +30,19 @@ async fn killed_during_pushes_it_starts_clean_and_takes_them_again() {
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let kills =
         std::env::var(VARIABLE).map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
-    let images = images(scratch.path(), kills, SIZES).await;
+    let images = Image::make_each(scratch.path(), kills, SIZES).await;
     let registry = Registry::holding(scratch.path(), Auth::Anonymous, &[]).await;
-    let line = Line::thin_towards(registry.address, RATE).await;
-    let settings = Settings::taking_pushes(scratch.path(), &registry, line.address);
+    let forwarder = TcpForwarder::limiting_requests(registry.address, RATE).await;
+    let settings = Settings::taking_pushes(scratch.path(), &registry, forwarder.address);
     let staging = settings.cache().join("staging");
     let mut random = Random::new(10);
     let (mut during_uploads, mut during_pushes) = (0, 0);
     let mut proxy = Proxy::start(&settings).await;
     for (round, image) in images.iter().enumerate() {
         let moment = Duration::from_millis(random.number() % LATEST);
-        let broken_off = kill_during(&mut proxy, round, image, moment).await;
+        let (client, pushed) = (push_client(&proxy), image.clone());
+        let transfer = async move { client.push_image(&repository(round), "1", &pushed).await };
+        let broken_off = kill_during(&mut proxy, moment, transfer).await.err();
         during_pushes += usize::from(broken_off.is_some());
         during_uploads += usize::from(broken_off.is_some_and(|at| at.contains("/blobs/uploads/")));
         every_blob_is_whole(settings.cache());
@@ -50,8 +50,8 @@ async fn killed_during_pushes_it_starts_clean_and_takes_them_again() {
         proxy = restart(&settings).await;
         assert_eq!(files(&staging), [] as [PathBuf; 0], "round {round}");
         nothing_wrong_is_served(&proxy, round, image).await;
-        writer(&proxy)
-            .image(&repository(round), "1", image)
+        push_client(&proxy)
+            .push_image(&repository(round), "1", image)
             .await
             .expect("the push goes through after the restart");
         assert_eq!(files(&staging), [] as [PathBuf; 0], "round {round}, after the push");
@@ -69,36 +69,17 @@ async fn killed_during_pushes_it_starts_clean_and_takes_them_again() {
     );
 }
 
-/// Where the push was cut short; None if it was over.
-async fn kill_during(
-    proxy: &mut Proxy,
-    round: usize,
-    image: &Image,
-    moment: Duration,
-) -> Option<String> {
-    let (writer, image) = (writer(proxy), image.clone());
-    let mut push = tokio::spawn(async move { writer.image(&repository(round), "1", &image).await });
-    let early = timeout(moment, &mut push).await;
-    proxy.process.signal(Signal::KILL);
-    proxy.process.exit(PATIENCE).await;
-    let outcome = match early {
-        Ok(outcome) => outcome,
-        Err(_) => push.await,
-    };
-    outcome.expect("a push fails with a reason").err()
-}
-
 /// By digest, whatever the registry has of it: a blob that it has not is an error here, a wrong one
 /// ends the test.
 async fn nothing_wrong_is_served(proxy: &Proxy, round: usize, image: &Image) {
     for blob in image.platforms.iter().flat_map(|platform| platform.blobs()) {
         let path = format!("{}/blobs/{}", prefix(round), blob.digest);
-        let _ = same(proxy.clients, &path, blob).await;
+        let _ = get_exactly(proxy.clients, &path, blob).await;
     }
 }
 
-fn writer(proxy: &Proxy) -> Writer {
-    Writer::to(&format!("http://{}", proxy.clients), client(), None)
+fn push_client(proxy: &Proxy) -> PushClient {
+    PushClient::to(&format!("http://{}", proxy.clients), client(), None)
 }
 
 fn repository(round: usize) -> String {

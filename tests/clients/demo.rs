@@ -9,13 +9,12 @@ use std::process::Command;
 use serde_yaml::Value;
 use tempfile::TempDir;
 
-use crate::image::Image;
-use crate::process::{Need, PATIENCE, Process, poll, ready, run};
-use crate::proxy::{BINARY, Proxy};
-use crate::pushes::archive;
-use crate::registry::{Auth, Registry};
-use crate::site::Site;
-use crate::tools::{Client, Docker};
+use crate::support::image::Image;
+use crate::support::process::{Need, PATIENCE, Process, poll, ready, run};
+use crate::support::proxy::{BINARY, Proxy};
+use crate::support::registry::{Auth, Registry};
+use crate::support::sandbox::Sandbox;
+use crate::support::tools::{Client, Docker, archive};
 
 /// What clients call the demonstration.
 const HOST: &str = "localhost:5000";
@@ -68,7 +67,7 @@ impl Walk {
     async fn begin() -> Self {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let folder = scratch.path().to_owned();
-        let site = Site::make(&folder).await;
+        let site = Sandbox::make(&folder).await;
         let image = Image::make(&folder, 31, &[20_000, 1 << 20]).await;
         let registry =
             Registry::holding(&folder, Auth::Anonymous, &[("library/alpine", &image)]).await;
@@ -108,7 +107,7 @@ async fn demo(folder: &Path) {
 
 /// roadstead with `deploy/demo.yaml`, in which nothing but addresses and the cache's folder is
 /// replaced.
-async fn proxy(site: &Site, folder: &Path, registry: &Registry) -> Proxy {
+async fn proxy(site: &Sandbox, folder: &Path, registry: &Registry) -> Proxy {
     let (url, cache) =
         (format!("http://{}", registry.address), folder.join("cache").display().to_string());
     let mut text = file("deploy/demo.yaml");
@@ -127,7 +126,7 @@ async fn proxy(site: &Site, folder: &Path, registry: &Registry) -> Proxy {
     Proxy::watch(Process::start("roadstead", folder, roadstead(site, "serve", &["--config"]))).await
 }
 
-fn roadstead(site: &Site, command: &str, arguments: &[&str]) -> Command {
+fn roadstead(site: &Sandbox, command: &str, arguments: &[&str]) -> Command {
     let mut program = site.command(BINARY);
     program.arg(command).args(arguments).arg(format!("{ETC}/config.yaml")).env_remove("RUST_LOG");
     program

@@ -11,7 +11,7 @@ use roadstead::config::LicenceFile;
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 use tempfile::TempDir;
 
-use crate::process::{Need, PATIENCE, Process, ready};
+use crate::support::process::{Need, PATIENCE, Process, ready};
 
 /// The first time it fetches its modules and compiles them.
 const BUILDING: Duration = Duration::from_mins(10);

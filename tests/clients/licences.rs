@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use roadstead::licence::calendar;
 
-use crate::process::{fail, ready, run};
-use crate::tools::{Buildah, Client, Containerd, Docker, Podman, Skopeo};
-use crate::vendor::{APP, EMAIL, EXTERNAL, Issued, OTHER, USER, Vendor, in_seconds};
+use crate::support::process::{fail, ready, run};
+use crate::support::tools::{Buildah, Client, Containerd, Docker, Podman, Skopeo};
+use crate::support::vendor::{
+    APP, ClientOfVendor, EMAIL, EXTERNAL, Issued, OTHER, USER, Vendor, in_seconds,
+};
 
 #[tokio::test]
 async fn docker_logs_in_by_licence_and_pulls_what_it_is_for() {
@@ -31,7 +33,9 @@ async fn buildah_logs_in_by_licence_and_pulls_what_it_is_for() {
 }
 
 async fn logs_in_and_pulls<C: Client>() {
-    let Some(Scene { vendor, folder, client }) = Scene::<C>::set().await else { return };
+    let Some(ClientOfVendor { vendor, folder, client }) = ClientOfVendor::<C>::start().await else {
+        return;
+    };
     let licence = vendor.issue("acme-prod").await;
     let token = licence.token.as_str();
     for (user, password, repository, image) in [
@@ -47,9 +51,9 @@ async fn logs_in_and_pulls<C: Client>() {
         let other = fail("other", &folder, client.pull(&vendor.name(OTHER))).await;
         assert!(is_not_found(&other), "{other}");
     }
-    for line in [&vendor.lines[0], &vendor.lines[1]] {
+    for forwarder in &vendor.forwarders {
         assert!(
-            !line.asked().contains("other/api"),
+            !forwarder.forwarded().contains("other/api"),
             "a registry was asked for what nobody may pull"
         );
     }
@@ -59,7 +63,7 @@ async fn logs_in_and_pulls<C: Client>() {
 fn a_password_was_kept(client: &impl Client, host: &str, user: &str, password: &str) {
     let text = fs::read_to_string(client.logins()).expect("a login is kept");
     let logins: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
-    let pair = crate::vendor::basic(user, password);
+    let pair = crate::support::vendor::basic(user, password);
     let auth = pair.strip_prefix("Basic ").expect("it begins with the scheme");
     assert_eq!(logins["auths"][host], serde_json::json!({ "auth": auth }));
 }
@@ -106,7 +110,7 @@ struct Refusals {
 }
 
 async fn refusals<C: Client>() -> Option<Refusals> {
-    let Scene { vendor, folder, client } = Scene::<C>::set().await?;
+    let ClientOfVendor { vendor, folder, client } = ClientOfVendor::<C>::start().await?;
     let host = vendor.host();
     let login = async |user: &str, password: &str| {
         fail("login", &folder, client.login(&host, user, password)).await
@@ -162,29 +166,9 @@ async fn containerd() -> Option<(Vendor, PathBuf, Containerd, Issued)> {
     }
     let vendor = Vendor::open().await;
     let folder = vendor.folder("client");
-    let client = Containerd::start(&vendor.site, &folder).await;
+    let client = Containerd::start(&vendor.sandbox, &folder).await;
     let licence = vendor.issue("acme-prod").await;
     Some((vendor, folder, client, licence))
-}
-
-/// A vendor and a client that has nothing yet.
-struct Scene<C> {
-    vendor: Vendor,
-    folder: PathBuf,
-    client: C,
-}
-
-impl<C: Client> Scene<C> {
-    /// None if that cannot be had here.
-    async fn set() -> Option<Self> {
-        if !ready(C::NEEDS) {
-            return None;
-        }
-        let vendor = Vendor::open().await;
-        let folder = vendor.folder("client");
-        let client = C::start(&vendor.site, &folder).await;
-        Some(Self { vendor, folder, client })
-    }
 }
 
 /// As each client says it.

@@ -15,34 +15,34 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::crash::files;
-use crate::image::{Content, Image};
-use crate::line::Line;
-use crate::process::{Need, PATIENCE, Process, poll, ready};
-use crate::proxy::{Proxy, Settings, addresses};
-use crate::registry::{Auth, NEED, Registry};
-use crate::web::{self, client};
+use crate::support::crash::files;
+use crate::support::http_client::{self, client};
+use crate::support::image::{Content, Image};
+use crate::support::process::{Need, PATIENCE, Process, poll, ready};
+use crate::support::proxy::{Proxy, Settings, addresses};
+use crate::support::registry::{Auth, NEED, Registry};
+use crate::support::tcp_forwarder::TcpForwarder;
 
-/// A proxy at the end of a thin line, and a large layer that is only upstream.
-struct Scene {
+/// A registry that answers slowly, and a large layer that is only there.
+struct SlowRegistry {
     scratch: TempDir,
     layer: Content,
     registry: Registry,
-    line: Line,
+    forwarder: TcpForwarder,
 }
 
-impl Scene {
-    async fn set(bytes_per_second: u32) -> Self {
+impl SlowRegistry {
+    async fn start(bytes_per_second: u32) -> Self {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let image = Image::make(scratch.path(), 2, &[8 << 20]).await;
         let registry =
             Registry::holding(scratch.path(), Auth::Anonymous, &[("acme/app", &image)]).await;
-        let line = Line::thin(registry.address, bytes_per_second).await;
-        Self { layer: image.native().layers[0].content.clone(), scratch, registry, line }
+        let forwarder = TcpForwarder::limiting_answers(registry.address, bytes_per_second).await;
+        Self { layer: image.native().layers[0].content.clone(), scratch, registry, forwarder }
     }
 
     fn settings(&self) -> Settings {
-        Settings::at(self.scratch.path(), &self.registry, self.line.address)
+        Settings::at(self.scratch.path(), &self.registry, self.forwarder.address)
     }
 
     /// Asks for the layer and returns when the head of the answer is there.
@@ -60,16 +60,16 @@ async fn sigterm_ends_readiness_at_once_and_the_process_after_its_transfers() {
     if !ready(&[NEED]) {
         return;
     }
-    let scene = Scene::set(8 << 20).await;
-    let mut proxy = Proxy::start(&scene.settings()).await;
-    let response = scene.begin(&proxy).await;
+    let upstream = SlowRegistry::start(8 << 20).await;
+    let mut proxy = Proxy::start(&upstream.settings()).await;
+    let response = upstream.begin(&proxy).await;
     proxy.process.signal(Signal::TERM);
     let off = StatusCode::SERVICE_UNAVAILABLE;
     let not_ready =
-        async || web::status(proxy.admin, "/readyz").await.filter(|status| *status == off);
+        async || http_client::status(proxy.admin, "/readyz").await.filter(|status| *status == off);
     poll("end of readiness", PATIENCE, not_ready).await;
     let body = response.bytes().await.expect("the transfer that was under way completes");
-    assert_eq!(Digest::of(Algorithm::Sha256, &body), scene.layer.digest);
+    assert_eq!(Digest::of(Algorithm::Sha256, &body), upstream.layer.digest);
     let status = proxy.process.exit(PATIENCE).await;
     assert!(status.success(), "{status}");
 }
@@ -79,10 +79,10 @@ async fn transfers_that_outlast_the_grace_period_are_cut_and_leave_nothing() {
     if !ready(&[NEED]) {
         return;
     }
-    let scene = Scene::set(1 << 20).await;
-    let settings = scene.settings().with("shutdown_grace: 1s");
+    let upstream = SlowRegistry::start(1 << 20).await;
+    let settings = upstream.settings().with("shutdown_grace: 1s");
     let mut proxy = Proxy::start(&settings).await;
-    let response = scene.begin(&proxy).await;
+    let response = upstream.begin(&proxy).await;
     let asked = Instant::now();
     proxy.process.signal(Signal::TERM);
     proxy.process.exit(PATIENCE).await;
@@ -99,8 +99,8 @@ async fn a_second_process_on_the_same_cache_is_refused() {
     if !ready(&[NEED]) {
         return;
     }
-    let scene = Scene::set(8 << 20).await;
-    let settings = scene.settings();
+    let upstream = SlowRegistry::start(8 << 20).await;
+    let settings = upstream.settings();
     let first = Proxy::start(&settings).await;
     let mut second = Process::start("second", &settings.folder, settings.command());
     let status = second.exit(PATIENCE).await;
@@ -111,7 +111,7 @@ async fn a_second_process_on_the_same_cache_is_refused() {
         "{says}"
     );
     assert_eq!(
-        web::status(first.admin, "/readyz").await,
+        http_client::status(first.admin, "/readyz").await,
         Some(StatusCode::OK),
         "the first goes on"
     );
@@ -122,8 +122,8 @@ async fn a_log_that_nobody_reads_holds_up_no_request() {
     if !ready(&[NEED]) {
         return;
     }
-    let scene = Scene::set(8 << 20).await;
-    let settings = scene.settings();
+    let upstream = SlowRegistry::start(8 << 20).await;
+    let settings = upstream.settings();
     let (reader, writer) = std::io::pipe().expect("pipes can be made");
     let _process = Process::logging_to("roadstead", &settings.folder, settings.command(), writer);
     let mut log = BufReader::with_capacity(1, reader);
@@ -131,7 +131,8 @@ async fn a_log_that_nobody_reads_holds_up_no_request() {
     // The pipe fills, then what the process keeps for it; after that lines are lost, and counted.
     let lost = async || {
         burst(clients, 1000).await;
-        let metrics = web::get(admin, "/metrics").await.expect("the operator is answered as well");
+        let metrics =
+            http_client::get(admin, "/metrics").await.expect("the operator is answered as well");
         let text = String::from_utf8_lossy(&metrics.body).into_owned();
         let line =
             text.lines().find(|line| line.starts_with("roadstead_access_log_dropped_total "))?;

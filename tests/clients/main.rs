@@ -2,32 +2,21 @@
 //! and kill -9.
 //!
 //! A test that lacks a program or root says `skipped: …` and passes; with `CI` set it fails
-//! (`process::ready`).
+//! (`support::process::ready`).
 
-mod container;
+mod concurrent_pushes;
+mod container_image;
 mod crash;
 mod crash_pushes;
-mod crowd;
-mod customer;
+mod credential_helpers;
+mod customer_proxy;
 mod demo;
-mod helpers;
-mod image;
 mod kubelet;
 mod licences;
 mod lifecycle;
-mod line;
-mod process;
-mod proxy;
 mod pulls;
 mod pushes;
-mod registry;
 mod revocation;
 mod secrets;
 mod signatures;
-mod site;
-mod token;
-mod tools;
-mod vendor;
-
-mod web;
-mod writer;
+mod support;

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::image::Image;
-use crate::process::{Need, ready};
-use crate::proxy::{Proxy, Settings};
-use crate::registry::{self, Auth, Logged, PASSWORD, Registry};
-use crate::tools::{self, Client as _, Containerd, Docker, Podman};
+use crate::support::image::Image;
+use crate::support::process::{Need, ready};
+use crate::support::proxy::{Proxy, Settings};
+use crate::support::registry::{self, Auth, PASSWORD, Registry, every_blob_was_fetched_once};
+use crate::support::tools::{self, Client as _, Containerd, Docker, Podman};
 
 const SKOPEO: &[Need] = &[registry::NEED, Need::Program("skopeo")];
 
@@ -80,15 +80,15 @@ async fn three_clients_at_once_cost_the_upstream_one_transfer() {
     if ![Containerd::NEEDS, Podman::NEEDS, SKOPEO].iter().all(|needs| ready(needs)) {
         return;
     }
-    let scene = Scene::set(Auth::Bearer).await;
-    let [first, second, third] = ["first", "second", "third"].map(|name| scene.folder(name));
-    let (mirror, image) = (scene.proxy.clients, &scene.image);
+    let mirror = Mirror::start(Auth::Bearer).await;
+    let [first, second, third] = ["first", "second", "third"].map(|name| mirror.folder(name));
+    let (address, image) = (mirror.proxy.clients, &mirror.image);
     tokio::join!(
-        tools::containerd(mirror, &first, image),
-        tools::podman(mirror, &second, image),
-        tools::skopeo(mirror, &third, image),
+        tools::containerd(address, &first, image),
+        tools::podman(address, &second, image),
+        tools::skopeo(address, &third, image),
     );
-    scene.every_blob_was_fetched_once(&scene.registry.log("all").await);
+    every_blob_was_fetched_once(&mirror.registry.log("all").await, &mirror.image);
 }
 
 async fn cold_then_warm(
@@ -99,29 +99,29 @@ async fn cold_then_warm(
     if !ready(needs) {
         return;
     }
-    let scene = Scene::set(auth).await;
-    let mirror = scene.proxy.clients;
-    client(mirror, &scene.folder("cold"), &scene.image).await;
-    let cold = scene.registry.log("cold").await;
-    scene.every_blob_was_fetched_once(&cold);
+    let mirror = Mirror::start(auth).await;
+    let address = mirror.proxy.clients;
+    client(address, &mirror.folder("cold"), &mirror.image).await;
+    let cold = mirror.registry.log("cold").await;
+    every_blob_was_fetched_once(&cold, &mirror.image);
 
-    client(mirror, &scene.folder("warm"), &scene.image).await;
-    let both = scene.registry.log("warm").await;
+    client(address, &mirror.folder("warm"), &mirror.image).await;
+    let both = mirror.registry.log("warm").await;
     let more: Vec<_> =
         both[cold.len()..].iter().filter(|logged| logged.carries_content()).collect();
     assert!(more.is_empty(), "fetched again for the second pull: {more:#?}");
 }
 
 /// A proxy with an empty cache in front of a registry that holds one image under two names.
-struct Scene {
+struct Mirror {
     proxy: Proxy,
     registry: Registry,
     image: Image,
     scratch: TempDir,
 }
 
-impl Scene {
-    async fn set(auth: Auth) -> Self {
+impl Mirror {
+    async fn start(auth: Auth) -> Self {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let image = Image::make(scratch.path(), 1, &[20_000, 8 << 20]).await;
         let images = [("library/app", &image), ("acme/app", &image)];
@@ -134,12 +134,5 @@ impl Scene {
         let folder = self.scratch.path().join(name);
         fs::create_dir(&folder).expect("the folder is the test's own");
         folder
-    }
-
-    fn every_blob_was_fetched_once(&self, log: &[Logged]) {
-        for blob in self.image.native().blobs() {
-            let fetches = log.iter().filter(|logged| logged.fetches(blob)).count();
-            assert_eq!(fetches, 1, "{}: {log:#?}", blob.digest);
-        }
     }
 }

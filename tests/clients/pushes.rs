@@ -2,18 +2,16 @@
 //! who is refused.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use roadstead::oci::Digest;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::process::{Need, fail, ready, run};
-use crate::registry::{Auth, Logged, Registry, USERNAME};
-use crate::tools::{Buildah, Client, Docker, Podman, Pusher, Skopeo};
-use crate::vendor::{PUBLISHER, Vendor, basic};
+use crate::support::process::{Need, fail, ready, run};
+use crate::support::registry::{Auth, Logged, Registry};
+use crate::support::tools::{Buildah, Client, Docker, Podman, Pusher, Skopeo, archive};
+use crate::support::vendor::{ClientOfVendor, PUBLISHER, Vendor, basic};
 
 /// What is pushed, under two names of one application.
 const FIRST: &str = "myapp/pushed";
@@ -46,9 +44,11 @@ async fn pushes<C: Pusher, P: Client>() {
     if !ready(P::NEEDS) {
         return;
     }
-    let Some(Scene { vendor, folder, client }) = Scene::<C>::set().await else { return };
+    let Some(ClientOfVendor { vendor, folder, client }) = client_with_image::<C>().await else {
+        return;
+    };
     let direct = Registry::holding(&folder, Auth::Anonymous, &[]).await;
-    vendor.site.trust_plain_http(&direct.address.to_string());
+    vendor.sandbox.trust_plain_http(&direct.address.to_string());
     let (first, second) = (vendor.name(FIRST), vendor.name(SECOND));
     let directly = format!("{}/{FIRST}:1", direct.address);
     run("login", &folder, client.login(&vendor.host(), PUBLISHER.0, PUBLISHER.1)).await;
@@ -87,7 +87,7 @@ async fn config_of(vendor: &Vendor, repository: &str) -> Digest {
 
 async fn pull_as_customer<P: Client>(vendor: &Vendor, name: &str) {
     let folder = vendor.folder("customer");
-    let client = P::start(&vendor.site, &folder).await;
+    let client = P::start(&vendor.sandbox, &folder).await;
     let licence = vendor.issue("acme-prod").await;
     run("login", &folder, client.login(&vendor.host(), &licence.id, &licence.token)).await;
     run("pull", &folder, client.pull(name)).await;
@@ -114,7 +114,9 @@ async fn buildah_is_told_at_once_why_a_push_is_refused() {
 }
 
 async fn is_told_why<C: Pusher>() {
-    let Some(Scene { vendor, folder, client }) = Scene::<C>::set().await else { return };
+    let Some(ClientOfVendor { vendor, folder, client }) = client_with_image::<C>().await else {
+        return;
+    };
     let (own, other) = (vendor.name(FIRST), vendor.name("other/pushed"));
     run("tag", &folder, client.tag(&own, &other)).await;
     let licence = vendor.issue("acme-prod").await;
@@ -133,51 +135,22 @@ async fn is_told_why<C: Pusher>() {
         assert!(begun.elapsed() < AT_ONCE, "said after {:?}", begun.elapsed());
     }
     fail("login", &folder, client.login(&vendor.host(), PUBLISHER.0, "wrong")).await;
-    let asked = vendor.lines[0].asked();
+    let asked = vendor.forwarders[0].forwarded();
     assert!(
         !asked.contains("/uploads/") && !asked.contains("other/"),
         "the registry was asked all the same: {asked}"
     );
 }
 
-/// A vendor, and a client that has an image to push as [`FIRST`] and is not logged in.
-struct Scene<C> {
-    vendor: Vendor,
-    folder: PathBuf,
-    client: C,
-}
-
-impl<C: Pusher> Scene<C> {
-    /// None if that cannot be had here.
-    async fn set() -> Option<Self> {
-        if !ready(C::NEEDS) || !ready(&[Need::Program("skopeo")]) {
-            return None;
-        }
-        let vendor = Vendor::open().await;
-        let folder = vendor.folder("client");
-        let client = C::start(&vendor.site, &folder).await;
-        let name = vendor.name(FIRST);
-        let archive = archive(&vendor.quay, "acme/api", &name, &folder).await;
-        run("load", &folder, client.load(&archive, &name)).await;
-        Some(Self { vendor, folder, client })
+/// A client that is not logged in and has an image to push as [`FIRST`].
+async fn client_with_image<C: Pusher>() -> Option<ClientOfVendor<C>> {
+    if !ready(&[Need::Program("skopeo")]) {
+        return None;
     }
-}
-
-/// The image as `docker save` writes it: nothing in there says what its layers were compressed to.
-pub(crate) async fn archive(
-    from: &Registry,
-    repository: &str,
-    name: &str,
-    folder: &Path,
-) -> PathBuf {
-    let file = folder.join("image.tar");
-    let mut copy = Command::new("skopeo");
-    copy.args(["--insecure-policy", "copy", "--src-tls-verify=false"]).env("HOME", folder);
-    if let Some(password) = from.auth.password() {
-        copy.arg("--src-creds").arg(format!("{USERNAME}:{password}"));
-    }
-    copy.arg(format!("docker://{}/{repository}:1", from.address));
-    copy.arg(format!("docker-archive:{}:{name}", file.display()));
-    run("archive", folder, copy).await;
-    file
+    let fixture = ClientOfVendor::<C>::start().await?;
+    let ClientOfVendor { vendor, folder, client } = &fixture;
+    let name = vendor.name(FIRST);
+    let archive = archive(&vendor.quay, "acme/api", &name, folder).await;
+    run("load", folder, client.load(&archive, &name)).await;
+    Some(fixture)
 }

@@ -8,10 +8,10 @@ use http::StatusCode;
 use roadstead::clock::Clock;
 use tokio::time::Instant;
 
-use crate::process::{PATIENCE, fail, poll, ready, run};
-use crate::tools::{Client, Docker, Skopeo};
-use crate::vendor::{APP, Issued, Vendor, in_seconds};
-use crate::web;
+use crate::support::http_client;
+use crate::support::process::{PATIENCE, fail, poll, run};
+use crate::support::tools::{Client, Docker, Skopeo};
+use crate::support::vendor::{APP, ClientOfVendor, Issued, Vendor, in_seconds};
 
 /// How long a licence may be served after its end; clocks are right here, so that leaves room for a
 /// slow machine alone.
@@ -19,7 +19,8 @@ const MOMENT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_revocation_ends_pulls_within_a_minute() {
-    let Some(Scene { vendor, client, licence, loops }) = Scene::<Docker>::set().await else {
+    let Some(Customer { vendor, client, licence, loops }) = Customer::<Docker>::start().await
+    else {
         return;
     };
     let kept = vendor.issue("acme-test").await;
@@ -42,7 +43,8 @@ async fn a_revocation_ends_pulls_within_a_minute() {
 
 #[tokio::test]
 async fn a_revocation_ends_pulls_within_a_minute_while_the_configuration_is_broken() {
-    let Some(Scene { vendor, client, licence, loops }) = Scene::<Skopeo>::set().await else {
+    let Some(Customer { vendor, client, licence, loops }) = Customer::<Skopeo>::start().await
+    else {
         return;
     };
     fs::write(vendor.settings.file(), "licences: [\0").expect("the folder is the test's own");
@@ -56,7 +58,7 @@ async fn a_revocation_ends_pulls_within_a_minute_while_the_configuration_is_brok
     );
     refused_with(&message, &vendor, &client).await;
     let metrics =
-        web::get(vendor.proxy.admin, "/metrics").await.expect("the admin listener answers");
+        http_client::get(vendor.proxy.admin, "/metrics").await.expect("the admin listener answers");
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     let refused = "roadstead_reloads_total{outcome=\"refused\",part=\"configuration\"} 1";
     assert!(metrics.contains(refused), "the configuration was not found to be broken:\n{metrics}");
@@ -64,7 +66,7 @@ async fn a_revocation_ends_pulls_within_a_minute_while_the_configuration_is_brok
 
 #[tokio::test]
 async fn a_licence_that_expires_ends_pulls_at_that_moment() {
-    let Some(Scene { vendor, client, .. }) = Scene::<Skopeo>::set().await else { return };
+    let Some(Customer { vendor, client, .. }) = Customer::<Skopeo>::start().await else { return };
     let end = in_seconds(4);
     let licence = vendor.issue_until("acme-trial", end);
     fs::write(client.logins(), vendor.pull_secret(&licence, "docker").await)
@@ -81,22 +83,17 @@ async fn a_licence_that_expires_ends_pulls_at_that_moment() {
 }
 
 /// A vendor, a client that is logged in, and pulls that go on.
-struct Scene<C> {
+struct Customer<C> {
     vendor: Vendor,
     client: C,
     licence: Issued,
     loops: Loops,
 }
 
-impl<C: Client> Scene<C> {
+impl<C: Client> Customer<C> {
     /// None if that cannot be had here.
-    async fn set() -> Option<Self> {
-        if !ready(C::NEEDS) {
-            return None;
-        }
-        let vendor = Vendor::open().await;
-        let folder = vendor.folder("client");
-        let client = C::start(&vendor.site, &folder).await;
+    async fn start() -> Option<Self> {
+        let ClientOfVendor { vendor, folder, client } = ClientOfVendor::<C>::start().await?;
         let licence = vendor.issue("acme-prod").await;
         run("login", &folder, client.login(&vendor.host(), &licence.id, &licence.token)).await;
         run("pull", &folder, client.pull(&vendor.name(APP))).await;

@@ -10,15 +10,15 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use url::form_urlencoded;
 
-use crate::crash::files;
-use crate::image::Image;
-use crate::process::{Need, PATIENCE, ready};
-use crate::proxy::{Proxy, Settings};
-use crate::registry::{Auth, NEED, PASSWORD, Registry, USERNAME};
-use crate::vendor::{
+use crate::support::crash::files;
+use crate::support::http_client::{self, pull};
+use crate::support::image::Image;
+use crate::support::process::{Need, PATIENCE, ready};
+use crate::support::proxy::{Proxy, Settings};
+use crate::support::registry::{Auth, NEED, PASSWORD, Registry, USERNAME};
+use crate::support::vendor::{
     APP, EMAIL, EXTERNAL, Issued, OTHER, QUAY_PASSWORD, USER, Vendor, basic, in_seconds,
 };
-use crate::web::{self, pull};
 
 #[tokio::test]
 async fn nothing_tells_an_htpasswd_credential() {
@@ -42,7 +42,7 @@ async fn nothing_tells(auth: Auth) {
     pull(proxy.clients, "/v2/quay.io/acme/app", "1", &image)
         .await
         .expect("the credential is a good one");
-    let missing = web::get(proxy.clients, "/v2/quay.io/acme/none/manifests/1")
+    let missing = http_client::get(proxy.clients, "/v2/quay.io/acme/none/manifests/1")
         .await
         .expect("the proxy answers");
     assert!(missing.status.is_client_error());
@@ -55,7 +55,7 @@ async fn nothing_tells(auth: Auth) {
 }
 
 fn secrets(registry: &Registry) -> Vec<String> {
-    let tokens = registry.tokens.as_ref().map(crate::token::TokenServer::issued);
+    let tokens = registry.tokens.as_ref().map(crate::support::token_server::TokenServer::issued);
     assert!(tokens.as_ref().is_none_or(|tokens| !tokens.is_empty()), "no token was bought");
     let signatures = tokens.iter().flatten().map(|token| signature(token));
     [PASSWORD.to_owned(), upstream_pair(PASSWORD)].into_iter().chain(signatures).collect()
@@ -74,18 +74,20 @@ async fn nothing_tells_a_licence_a_password_an_access_token_or_a_key() {
     let (tokens, mut bodies) = pull_with(&vendor, &logins).await;
     logins.extend(bad_logins(&licence, &ended));
     bodies.extend(be_refused(&vendor, &logins[3..], &tokens).await);
-    let tls_key = text(&vendor.site.key).lines().nth(1).expect("PEM has lines").to_owned();
+    let tls_key = text(&vendor.sandbox.key).lines().nth(1).expect("PEM has lines").to_owned();
     let key_file = vendor.settings.cache().join("keys/access");
-    let lines = vendor.lines;
+    let forwarders = vendor.forwarders;
 
     let mut told = Told::by(vendor.proxy, vendor.settings.cache()).await;
     assert!(told.at("stderr").contains("licence:acme-prod"), "nothing was logged");
     told.0.push(("error bodies".into(), bodies.join("\n")));
     let places = [
-        ("asked of the registry", &lines[0], PASSWORD),
-        ("asked of Quay", &lines[1], QUAY_PASSWORD),
+        ("asked of the registry", &forwarders[0], PASSWORD),
+        ("asked of Quay", &forwarders[1], QUAY_PASSWORD),
     ];
-    told.0.extend(places.iter().map(|(place, line, _)| ((*place).to_owned(), line.asked())));
+    told.0.extend(
+        places.iter().map(|(place, forwarder, _)| ((*place).to_owned(), forwarder.forwarded())),
+    );
     for secret in
         logins.iter().flat_map(Login::secrets).chain(tokens.iter().flat_map(|token| parts(token)))
     {
@@ -173,7 +175,7 @@ async fn be_refused(vendor: &Vendor, logins: &[Login], tokens: &[String]) -> Vec
     bodies
 }
 
-fn refusal(answer: &web::Answer) -> String {
+fn refusal(answer: &http_client::Answer) -> String {
     assert!(answer.status.is_client_error(), "{answer:?}");
     String::from_utf8_lossy(&answer.body).into_owned()
 }
@@ -184,7 +186,8 @@ struct Told(Vec<(String, String)>);
 impl Told {
     /// What a process shows while it runs, and what it leaves.
     async fn by(mut proxy: Proxy, cache: &Path) -> Self {
-        let metrics = web::get(proxy.admin, "/metrics").await.expect("the admin listener answers");
+        let metrics =
+            http_client::get(proxy.admin, "/metrics").await.expect("the admin listener answers");
         let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
         assert!(metrics.contains("roadstead_"), "{metrics}");
         let proc = format!("/proc/{}", proxy.process.pid());

@@ -6,11 +6,11 @@ use http::StatusCode;
 use roadstead::oci::Digest;
 use serde_json::{Value, json};
 
-use crate::image::{Content, INDEX, Image, MANIFEST};
-use crate::process::{Need, ready};
-use crate::registry::NEED;
-use crate::vendor::{PUBLISHER, Vendor, basic};
-use crate::writer::Writer;
+use crate::support::image::{Content, INDEX, Image, MANIFEST};
+use crate::support::process::{Need, ready};
+use crate::support::push_client::PushClient;
+use crate::support::registry::NEED;
+use crate::support::vendor::{PUBLISHER, Vendor, basic};
 
 const REPOSITORY: &str = "myapp/signed";
 const SIGNATURE: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
@@ -24,10 +24,11 @@ async fn signatures_are_pushed_kept_by_the_registry_and_found_by_customers() {
     }
     let vendor = Vendor::open().await;
     let authorization = basic(PUBLISHER.0, PUBLISHER.1);
-    let client = vendor.site.client(vendor.proxy.clients.port());
-    let writer = Writer::to(&format!("https://{}", vendor.host()), client, Some(authorization));
+    let client = vendor.sandbox.client(vendor.proxy.clients.port());
+    let push_client =
+        PushClient::to(&format!("https://{}", vendor.host()), client, Some(authorization));
     let image = Image::make(vendor.scratch.path(), 41, &[20_000]).await;
-    writer.image(REPOSITORY, "1", &image).await.expect("the publisher may push");
+    push_client.push_image(REPOSITORY, "1", &image).await.expect("the publisher may push");
     let customer = vendor.issue("acme-prod").await.basic();
     let subject = &image.index;
     assert_eq!(
@@ -38,10 +39,10 @@ async fn signatures_are_pushed_kept_by_the_registry_and_found_by_customers() {
 
     let mut signatures = Vec::new();
     for signer in ["build", "release"] {
-        signatures.push(sign(&writer, subject, signer).await);
+        signatures.push(sign(&push_client, subject, signer).await);
         let listed = index_of(&signatures);
-        writer
-            .manifest(REPOSITORY, &fallback_tag(subject), &listed)
+        push_client
+            .push_manifest(REPOSITORY, &fallback_tag(subject), &listed)
             .await
             .expect("the publisher may push");
         // If it lived in our cache alone, it would be gone with it.
@@ -62,7 +63,7 @@ async fn signatures_are_pushed_kept_by_the_registry_and_found_by_customers() {
 
 /// Pushes a signature. The registry says nothing of subjects, so neither may we: else its client
 /// would not write the tag that everybody finds it by (ACCESS §7.4).
-async fn sign(writer: &Writer, subject: &Content, signer: &str) -> Content {
+async fn sign(push_client: &PushClient, subject: &Content, signer: &str) -> Content {
     let empty = Content::json(EMPTY, &json!({}));
     let payload = json!({ "critical": { "image": { "docker-manifest-digest": subject.digest.as_str() } }, "by": signer });
     let payload = Content::json(PAYLOAD, &payload);
@@ -74,9 +75,9 @@ async fn sign(writer: &Writer, subject: &Content, signer: &str) -> Content {
         }),
     );
     for blob in [&empty, &payload] {
-        writer.blob(REPOSITORY, blob).await.expect("the publisher may push");
+        push_client.push_blob(REPOSITORY, blob).await.expect("the publisher may push");
     }
-    let headers = writer.manifest(REPOSITORY, manifest.digest.as_str(), &manifest).await;
+    let headers = push_client.push_manifest(REPOSITORY, manifest.digest.as_str(), &manifest).await;
     let headers = headers.expect("the publisher may push");
     assert!(!headers.contains_key("oci-subject"), "{headers:?}");
     manifest

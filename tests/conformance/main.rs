@@ -6,22 +6,15 @@
 //! cannot be, the test says `skipped: …` and passes; with `CI` set that is a failure if there is Go
 //! 1.24, which Debian may not have.
 
-mod distribution;
-#[expect(dead_code, reason = "what only the other tests use")]
-#[path = "../clients/process.rs"]
-mod process;
-mod proxy;
-mod suite;
-mod tools;
-mod verdict;
+mod support;
 
 use tempfile::TempDir;
 
-use distribution::Distribution;
-use proxy::{MIRROR, PASSWORD, PRIVATE, Roadstead, USERNAME};
-use suite::{Aim, Suite};
-use tools::Tools;
-use verdict::Verdict;
+use support::distribution::Distribution;
+use support::proxy::{MIRROR, PASSWORD, PRIVATE, Roadstead, USERNAME};
+use support::suite::{Aim, Suite};
+use support::tools::Tools;
+use support::verdict::Verdict;
 
 #[tokio::test]
 #[ignore = "takes minutes and Go 1.24; ./test runs it"]

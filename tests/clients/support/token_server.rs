@@ -22,7 +22,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::registry::{PASSWORD, USERNAME};
+use super::registry::{PASSWORD, USERNAME};
 
 pub(crate) const SERVICE: &str = "the-registry";
 /// How long a token is good for, in seconds.

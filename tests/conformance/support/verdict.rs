@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use crate::suite::{Results, Tally};
+use super::suite::{Results, Tally};
 
 /// The runs through us, and how they differ from the direct ones.
 #[derive(Debug, Default)]

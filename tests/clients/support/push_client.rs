@@ -5,20 +5,20 @@ use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::{Body, RequestBuilder, Response};
 use url::Url;
 
-use crate::image::{Content, Image};
+use super::image::{Content, Image};
 
 const OCTETS: &str = "application/octet-stream";
 
-/// Somebody who pushes.
+/// A client of the tests' own that pushes.
 #[derive(Clone, Debug)]
-pub(crate) struct Writer {
+pub(crate) struct PushClient {
     client: reqwest::Client,
     root: Url,
     /// The value of a header, if it takes a credential.
     authorization: Option<String>,
 }
 
-impl Writer {
+impl PushClient {
     /// `root` is scheme, host and port.
     pub(crate) fn to(root: &str, client: reqwest::Client, authorization: Option<String>) -> Self {
         Self { client, root: root.parse().expect("a URL"), authorization }
@@ -28,7 +28,7 @@ impl Writer {
     ///
     /// # Errors
     /// The path that it broke off at, and why.
-    pub(crate) async fn image(
+    pub(crate) async fn push_image(
         &self,
         repository: &str,
         tag: &str,
@@ -36,16 +36,16 @@ impl Writer {
     ) -> Result<(), String> {
         for platform in &image.platforms {
             for blob in platform.blobs() {
-                self.blob(repository, blob).await?;
+                self.push_blob(repository, blob).await?;
             }
-            self.manifest(repository, platform.manifest.digest.as_str(), &platform.manifest)
+            self.push_manifest(repository, platform.manifest.digest.as_str(), &platform.manifest)
                 .await?;
         }
-        self.manifest(repository, tag, &image.index).await.map(drop)
+        self.push_manifest(repository, tag, &image.index).await.map(drop)
     }
 
     /// Nothing is sent if it is there already.
-    pub(crate) async fn blob(&self, repository: &str, blob: &Content) -> Result<(), String> {
+    pub(crate) async fn push_blob(&self, repository: &str, blob: &Content) -> Result<(), String> {
         let there =
             self.request(Method::HEAD, self.url(&format!("{repository}/blobs/{}", blob.digest)));
         if sent(there, None).await?.status() == StatusCode::OK {
@@ -63,7 +63,7 @@ impl Writer {
     }
 
     /// What the answer says in its headers.
-    pub(crate) async fn manifest(
+    pub(crate) async fn push_manifest(
         &self,
         repository: &str,
         reference: &str,

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::image::Image;
-use crate::process::{Need, Process, run, unmounting};
-use crate::registry;
-use crate::site::Site;
+use crate::support::image::Image;
+use crate::support::process::{Need, Process, run, unmounting};
+use crate::support::registry;
+use crate::support::sandbox::Sandbox;
 
 pub(crate) async fn containerd(mirror: SocketAddr, folder: &Path, image: &Image) {
     let hosts = folder.join("hosts");
@@ -36,7 +36,7 @@ pub(crate) async fn containerd(mirror: SocketAddr, folder: &Path, image: &Image)
 
 /// A daemon; `ctr` does the pulling.
 pub(crate) struct Containerd {
-    site: Site,
+    sandbox: Sandbox,
     folder: PathBuf,
     _daemon: Process,
 }
@@ -50,12 +50,12 @@ impl Containerd {
         Need::Program("ctr"),
     ];
 
-    pub(crate) async fn start(site: &Site, folder: &Path) -> Self {
-        Self { site: site.clone(), folder: folder.to_owned(), _daemon: daemon(folder).await }
+    pub(crate) async fn start(sandbox: &Sandbox, folder: &Path) -> Self {
+        Self { sandbox: sandbox.clone(), folder: folder.to_owned(), _daemon: daemon(folder).await }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        ctr(self.site.command("ctr"), &self.folder, arguments)
+        ctr(self.sandbox.command("ctr"), &self.folder, arguments)
     }
 
     /// Pulls with `options`, which say what opens the registry.

@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Client, Pusher};
-use crate::image::Image;
-use crate::process::{Need, Process, run};
-use crate::registry;
-use crate::site::Site;
+use crate::support::image::Image;
+use crate::support::process::{Need, Process, run};
+use crate::support::registry;
+use crate::support::sandbox::Sandbox;
 
 pub(crate) async fn docker(mirror: SocketAddr, folder: &Path, image: &Image) {
-    let site = Site::make(folder).await;
-    let mut dockerd = site.command("dockerd");
+    let sandbox = Sandbox::make(folder).await;
+    let mut dockerd = sandbox.command("dockerd");
     dockerd.arg("--registry-mirror").arg(format!("http://{mirror}"));
     let _daemon = daemon(dockerd, folder).await;
     let name = "docker.io/library/app:1";
-    run("docker-pull", folder, command(&site, folder, &["pull", "--quiet", name])).await;
+    run("docker-pull", folder, command(&sandbox, folder, &["pull", "--quiet", name])).await;
     inspected(
         folder,
-        command(&site, folder, &INSPECT),
+        command(&sandbox, folder, &INSPECT),
         name,
         &format!("app@{}", image.index.digest),
         image,
@@ -30,19 +30,19 @@ pub(crate) async fn docker(mirror: SocketAddr, folder: &Path, image: &Image) {
 
 /// A daemon, and the client's own folder.
 pub(crate) struct Docker {
-    site: Site,
+    sandbox: Sandbox,
     folder: PathBuf,
     _daemon: Process,
 }
 
 impl Docker {
     fn command(&self, arguments: &[&str]) -> Command {
-        command(&self.site, &self.folder, arguments)
+        command(&self.sandbox, &self.folder, arguments)
     }
 
     /// A line of shell in which docker means this one.
     pub(crate) fn shell(&self, line: &str) -> Command {
-        let mut command = self.site.command("sh");
+        let mut command = self.sandbox.command("sh");
         command
             .args(["-c", line])
             .env("DOCKER_HOST", socket(&self.folder))
@@ -60,9 +60,9 @@ impl Client for Docker {
         Need::Program("docker"),
     ];
 
-    async fn start(site: &Site, folder: &Path) -> Self {
-        let daemon = daemon(site.command("dockerd"), folder).await;
-        Self { site: site.clone(), folder: folder.to_owned(), _daemon: daemon }
+    async fn start(sandbox: &Sandbox, folder: &Path) -> Self {
+        let daemon = daemon(sandbox.command("dockerd"), folder).await;
+        Self { sandbox: sandbox.clone(), folder: folder.to_owned(), _daemon: daemon }
     }
 
     fn login(&self, host: &str, user: &str, password: &str) -> Command {
@@ -131,8 +131,8 @@ async fn daemon(mut command: Command, folder: &Path) -> Process {
     process
 }
 
-fn command(site: &Site, folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = site.command("docker");
+fn command(sandbox: &Sandbox, folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = sandbox.command("docker");
     command.args(["--host", &socket(folder)]).args(arguments).env("DOCKER_CONFIG", folder);
     command
 }

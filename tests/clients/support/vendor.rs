@@ -15,13 +15,14 @@ use roadstead::config::{LicenceFile, read_licence};
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 use tempfile::TempDir;
 
-use crate::image::Image;
-use crate::line::Line;
-use crate::process::run;
-use crate::proxy::{BINARY, Proxy, Settings};
-use crate::registry::{Auth, PASSWORD, Registry, htpasswd};
-use crate::site::{HOST, Site};
-use crate::web::Answer;
+use super::http_client::Answer;
+use super::image::Image;
+use super::process::{ready, run};
+use super::proxy::{BINARY, Proxy, Settings};
+use super::registry::{Auth, PASSWORD, Registry, htpasswd};
+use super::sandbox::{HOST, Sandbox};
+use super::tcp_forwarder::TcpForwarder;
+use super::tools::Client;
 
 /// What opens the vendor's account on Quay.
 pub(crate) const QUAY_PASSWORD: &str = "battery staple";
@@ -40,15 +41,15 @@ pub(crate) const OTHER: &str = "registry.test/other/api";
 /// The vendor's side.
 pub(crate) struct Vendor {
     pub(crate) scratch: TempDir,
-    pub(crate) site: Site,
+    pub(crate) sandbox: Sandbox,
     /// What [`APP`] and [`OTHER`] are.
     pub(crate) app: Image,
     /// What [`EXTERNAL`] is.
     pub(crate) external: Image,
     pub(crate) registry: Registry,
     pub(crate) quay: Registry,
-    /// The ways to both, which know what was asked.
-    pub(crate) lines: [Line; 2],
+    /// What stands in front of the two, in their order, and records what they are asked.
+    pub(crate) forwarders: [TcpForwarder; 2],
     pub(crate) settings: Settings,
     pub(crate) proxy: Proxy,
 }
@@ -62,7 +63,7 @@ impl Vendor {
     pub(crate) async fn with(line: &str) -> Self {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let folder = scratch.path();
-        let site = Site::make(folder).await;
+        let sandbox = Sandbox::make(folder).await;
         let (app, external) = tokio::join!(
             Image::make(folder, 11, &[20_000, 1 << 20]),
             Image::make(folder, 12, &[30_000])
@@ -74,17 +75,18 @@ impl Vendor {
             Registry::holding(&here, Auth::Basic(PASSWORD), &private),
             Registry::holding(&there, Auth::Basic(QUAY_PASSWORD), &account),
         );
-        let lines = [Line::to(registry.address).await, Line::to(quay.address).await];
+        let forwarders =
+            [TcpForwarder::to(registry.address).await, TcpForwarder::to(quay.address).await];
         let settings = Settings::empty(folder.join("roadstead"), "registry.test")
-            .with_registry("registry.test", &registry, lines[0].address)
+            .with_registry("registry.test", &registry, forwarders[0].address)
             .with_pushes()
-            .with_registry("quay.io", &quay, lines[1].address)
+            .with_registry("quay.io", &quay, forwarders[1].address)
             .with(line);
         keys(&settings.folder).await;
-        let access = access(&settings.folder, &site);
+        let access = access(&settings.folder, &sandbox);
         let settings = settings.with(&access);
         let proxy = Proxy::start(&settings).await;
-        Self { scratch, site, app, external, registry, quay, lines, settings, proxy }
+        Self { scratch, sandbox, app, external, registry, quay, forwarders, settings, proxy }
     }
 
     /// What the proxy is called by clients: name and port.
@@ -183,7 +185,7 @@ impl Vendor {
         path: &str,
         more: impl FnOnce(RequestBuilder) -> RequestBuilder,
     ) -> Answer {
-        let client = self.site.client(self.proxy.clients.port());
+        let client = self.sandbox.client(self.proxy.clients.port());
         let request = client.request(method, format!("https://{}{path}", self.host()));
         let response = more(request).send().await.expect("the proxy answers");
         Answer {
@@ -208,6 +210,27 @@ impl Vendor {
 
     fn licence(&self, id: &str) -> PathBuf {
         self.scratch.path().join(format!("{id}.licence"))
+    }
+}
+
+/// A vendor, and a client with storage of its own that is not logged in.
+pub(crate) struct ClientOfVendor<C> {
+    pub(crate) vendor: Vendor,
+    /// The client's.
+    pub(crate) folder: PathBuf,
+    pub(crate) client: C,
+}
+
+impl<C: Client> ClientOfVendor<C> {
+    /// `None` if something that it needs is not installed.
+    pub(crate) async fn start() -> Option<Self> {
+        if !ready(C::NEEDS) {
+            return None;
+        }
+        let vendor = Vendor::open().await;
+        let folder = vendor.folder("client");
+        let client = C::start(&vendor.sandbox, &folder).await;
+        Some(Self { vendor, folder, client })
     }
 }
 
@@ -261,9 +284,9 @@ async fn keys(folder: &Path) {
     }
 }
 
-fn access(folder: &Path, site: &Site) -> String {
+fn access(folder: &Path, sandbox: &Sandbox) -> String {
     let (folder, certificate, key) =
-        (folder.display(), site.certificate.display(), site.key.display());
+        (folder.display(), sandbox.certificate.display(), sandbox.key.display());
     format!(
         "hosts: [{HOST}]\n\
          tls: {{ certificate: '{certificate}', key: '{key}' }}\n\

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{PATIENCE, run};
+use super::process::{PATIENCE, run};
 
 /// What the certificate is for.
 pub(crate) const HOST: &str = "vendor.test";
@@ -14,17 +14,17 @@ pub(crate) const HOST: &str = "vendor.test";
 /// Takes a folder for `/etc` and becomes another program; the mount is gone with it.
 const ENTER: &str = r#"mount --bind "$0" /etc && exec "$@""#;
 
-/// A private view of the machine: [`HOST`] is this machine, its certificate is trusted, and what
+/// A private view of the machine, in a mount namespace of its own: [`HOST`] is this machine, its certificate is trusted, and what
 /// programs leave in `/etc` or at home vanishes with the test.
 #[derive(Clone, Debug)]
-pub(crate) struct Site {
+pub(crate) struct Sandbox {
     folder: PathBuf,
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     environment: Vec<(OsString, OsString)>,
 }
 
-impl Site {
+impl Sandbox {
     pub(crate) async fn make(folder: &Path) -> Self {
         let folder = folder.join("site");
         fs::create_dir(&folder).expect("the folder is the test's own");

@@ -9,7 +9,7 @@ use http::{StatusCode, header};
 use roadstead::oci::{Algorithm, Digest, OCI_INDEX, Tag};
 use serde_json::{Value, json};
 
-use crate::process::Process;
+use super::process::Process;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";

@@ -5,12 +5,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::process::{ready, run};
-use crate::proxy::BINARY;
-use crate::registry::{Auth, Registry};
-use crate::site::Site;
-use crate::tools::{Client, Docker, Podman, Skopeo};
-use crate::vendor::{APP, EXTERNAL, Vendor};
+use crate::support::process::{ready, run};
+use crate::support::proxy::BINARY;
+use crate::support::registry::{Auth, Registry};
+use crate::support::sandbox::Sandbox;
+use crate::support::tools::{Client, Docker, Podman, Skopeo};
+use crate::support::vendor::{APP, EXTERNAL, Vendor};
 
 #[tokio::test]
 async fn docker_pulls_with_a_licence_file_and_from_elsewhere_without() {
@@ -28,7 +28,7 @@ async fn podman_pulls_with_a_licence_file_and_from_elsewhere_without() {
 }
 
 /// Tells a client to ask the helper about two hosts.
-type Configure<C> = fn(&C, &Site, [&str; 2]);
+type Configure<C> = fn(&C, &Sandbox, [&str; 2]);
 
 async fn pulls_by_helper<C: Client>(configure: Configure<C>) {
     if !ready(C::NEEDS) {
@@ -42,10 +42,10 @@ async fn pulls_by_helper<C: Client>(configure: Configure<C>) {
     let licence = vendor.issue("acme-prod").await;
     // What it leads to changes, the client does not.
     let given = folder.join("licence");
-    let site = with_helper(&vendor.site, &folder).with("ROADSTEAD_LICENCE", &given);
-    let client = C::start(&site, &folder).await;
-    site.trust_plain_http(&elsewhere);
-    configure(&client, &site, [&vendor.host(), &elsewhere]);
+    let sandbox = with_helper(&vendor.sandbox, &folder).with("ROADSTEAD_LICENCE", &given);
+    let client = C::start(&sandbox, &folder).await;
+    sandbox.trust_plain_http(&elsewhere);
+    configure(&client, &sandbox, [&vendor.host(), &elsewhere]);
 
     for target in [licence.file.clone(), with_useless_ones(&folder, &licence.file)] {
         let _ = fs::remove_file(&given);
@@ -61,14 +61,14 @@ async fn pulls_by_helper<C: Client>(configure: Configure<C>) {
     }
 }
 
-fn with_helper(site: &Site, folder: &Path) -> Site {
+fn with_helper(sandbox: &Sandbox, folder: &Path) -> Sandbox {
     let programs = folder.join("bin");
     fs::create_dir(&programs).expect("the folder is the test's own");
     symlink(BINARY, programs.join("docker-credential-roadstead"))
         .expect("the folder is the test's own");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(programs).chain(std::env::split_paths(&path)));
-    site.clone().with("PATH", path.expect("no colon is in the names of temporary folders"))
+    sandbox.clone().with("PATH", path.expect("no colon is in the names of temporary folders"))
 }
 
 /// A folder with the licence, a file that is none, and one that cannot be read.
@@ -82,7 +82,7 @@ fn with_useless_ones(folder: &Path, licence: &Path) -> PathBuf {
 }
 
 /// The host that no licence names is asked about as well.
-fn name_for_each_host(client: &impl Client, _: &Site, hosts: [&str; 2]) {
+fn name_for_each_host(client: &impl Client, _: &Sandbox, hosts: [&str; 2]) {
     let helpers: serde_json::Map<_, _> =
         hosts.into_iter().map(|host| (host.to_owned(), "roadstead".into())).collect();
     let text = serde_json::json!({ "credHelpers": helpers }).to_string();
@@ -90,8 +90,8 @@ fn name_for_each_host(client: &impl Client, _: &Site, hosts: [&str; 2]) {
 }
 
 /// podman wants the file of logins to be there.
-fn name_for_all_hosts(client: &impl Client, site: &Site, _: [&str; 2]) {
-    let file = site.etc("containers/registries.conf");
+fn name_for_all_hosts(client: &impl Client, sandbox: &Sandbox, _: [&str; 2]) {
+    let file = sandbox.etc("containers/registries.conf");
     fs::write(client.logins(), "{}").expect("the folder is the test's own");
     let text = fs::read_to_string(&file).expect("it was written");
     fs::write(file, format!("credential-helpers = [\"roadstead\"]\n{text}"))

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Client, Pusher};
-use crate::image::Image;
-use crate::process::{Need, run};
-use crate::registry;
-use crate::site::Site;
+use crate::support::image::Image;
+use crate::support::process::{Need, run};
+use crate::support::registry;
+use crate::support::sandbox::Sandbox;
 
 pub(crate) async fn podman(mirror: SocketAddr, folder: &Path, image: &Image) {
     let config = folder.join("registries.conf");
@@ -33,13 +33,13 @@ pub(crate) async fn podman(mirror: SocketAddr, folder: &Path, image: &Image) {
 
 /// Its storage and its logins; there is no daemon.
 pub(crate) struct Podman {
-    site: Site,
+    sandbox: Sandbox,
     folder: PathBuf,
 }
 
 impl Podman {
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = command(self.site.command("podman"), &self.folder, arguments);
+        let mut command = command(self.sandbox.command("podman"), &self.folder, arguments);
         command.env("REGISTRY_AUTH_FILE", self.logins());
         command
     }
@@ -49,8 +49,8 @@ impl Client for Podman {
     const NEEDS: &'static [Need] =
         &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("podman")];
 
-    async fn start(site: &Site, folder: &Path) -> Self {
-        Self { site: site.clone(), folder: folder.to_owned() }
+    async fn start(sandbox: &Sandbox, folder: &Path) -> Self {
+        Self { sandbox: sandbox.clone(), folder: folder.to_owned() }
     }
 
     fn login(&self, host: &str, user: &str, password: &str) -> Command {

@@ -8,9 +8,9 @@ use std::process::Command;
 
 use http::StatusCode;
 
-use crate::process::Process;
-use crate::registry::{Registry, USERNAME};
-use crate::web;
+use super::http_client;
+use super::process::Process;
+use super::registry::{Registry, USERNAME};
 
 /// The program under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_roadstead");
@@ -153,7 +153,7 @@ impl Proxy {
         let (clients, admin) =
             process.until("addresses", async |process| addresses(&process.err())).await;
         let ready = async |_: &Process| {
-            web::status(admin, "/readyz").await.filter(|status| *status == StatusCode::OK)
+            http_client::status(admin, "/readyz").await.filter(|status| *status == StatusCode::OK)
         };
         process.until("readiness", ready).await;
         Self { process, clients, admin }

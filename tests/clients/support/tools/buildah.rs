@@ -6,20 +6,20 @@ use std::process::Command;
 
 use super::podman::storage;
 use super::{Client, Pusher};
-use crate::image::Image;
-use crate::process::{Need, run};
-use crate::registry;
-use crate::site::Site;
+use crate::support::image::Image;
+use crate::support::process::{Need, run};
+use crate::support::registry;
+use crate::support::sandbox::Sandbox;
 
 /// Its storage and its logins; there is no daemon.
 pub(crate) struct Buildah {
-    site: Site,
+    sandbox: Sandbox,
     folder: PathBuf,
 }
 
 impl Buildah {
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = storage(self.site.command("buildah"), &self.folder);
+        let mut command = storage(self.sandbox.command("buildah"), &self.folder);
         command.args(arguments).env("REGISTRY_AUTH_FILE", self.logins());
         command
     }
@@ -29,8 +29,8 @@ impl Client for Buildah {
     const NEEDS: &'static [Need] =
         &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("buildah")];
 
-    async fn start(site: &Site, folder: &Path) -> Self {
-        let client = Self { site: site.clone(), folder: folder.to_owned() };
+    async fn start(sandbox: &Sandbox, folder: &Path) -> Self {
+        let client = Self { sandbox: sandbox.clone(), folder: folder.to_owned() };
         // It wants the file to be there.
         fs::write(client.logins(), "{}").expect("the folder is the test's own");
         client

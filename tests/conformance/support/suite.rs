@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use roadstead::oci::Digest;
 
-use crate::distribution::Fixture;
-use crate::process::Process;
+use super::distribution::Fixture;
+use super::process::Process;
 
 /// Directly it takes 10 s of an idle machine.
 const RUN: Duration = Duration::from_mins(5);

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::distribution::Distribution;
-use crate::process::Process;
+use super::distribution::Distribution;
+use super::process::Process;
 
 pub(crate) const USERNAME: &str = "ci";
 pub(crate) const PASSWORD: &str = "correct horse";

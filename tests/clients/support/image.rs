@@ -7,7 +7,7 @@ use std::process::Command;
 use roadstead::oci::{Algorithm, Digest};
 use serde_json::json;
 
-use crate::process::run;
+use super::process::run;
 
 pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -67,6 +67,15 @@ impl Image {
         let entries: Vec<_> = platforms.iter().map(Platform::entry).collect();
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
         Self { index: Content::json(INDEX, &index), platforms }
+    }
+
+    /// So many images, of other bytes each.
+    pub(crate) async fn make_each(folder: &Path, count: u64, sizes: &[usize]) -> Vec<Self> {
+        let mut images = Vec::new();
+        for seed in 0..count {
+            images.push(Self::make(folder, seed, sizes).await);
+        }
+        images
     }
 
     /// What a client on this machine pulls of it.

@@ -15,17 +15,17 @@ pub(crate) use buildah::Buildah;
 pub(crate) use containerd::{Containerd, containerd};
 pub(crate) use docker::{Docker, docker};
 pub(crate) use podman::{Podman, podman};
-pub(crate) use skopeo::{Skopeo, skopeo};
+pub(crate) use skopeo::{Skopeo, archive, skopeo};
 
-use crate::image::Image;
-use crate::process::Need;
-use crate::site::Site;
+use crate::support::image::Image;
+use crate::support::process::Need;
+use crate::support::sandbox::Sandbox;
 
 /// A client that can log in, with storage of its own that is new and empty.
 pub(crate) trait Client {
     const NEEDS: &'static [Need];
 
-    async fn start(site: &Site, folder: &Path) -> Self;
+    async fn start(sandbox: &Sandbox, folder: &Path) -> Self;
 
     fn login(&self, host: &str, user: &str, password: &str) -> Command;
 

@@ -1,5 +1,5 @@
-//! A line to the upstream: a TCP relay that remembers what was asked, and can be thin: then it lets
-//! each connection's answers, or what it sends, through at a bounded rate.
+//! A TCP forwarder in front of a registry: it records what is sent to the registry, and can limit
+//! how fast each connection gets its answers, or sends its requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -13,24 +13,25 @@ use tokio::time::{Instant, sleep_until};
 
 /// Runs until dropped.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct TcpForwarder {
     pub(crate) address: SocketAddr,
-    asked: Arc<Mutex<Vec<u8>>>,
+    forwarded: Arc<Mutex<Vec<u8>>>,
     _tasks: JoinSet<()>,
 }
 
-impl Line {
-    /// As fast as it gets.
+impl TcpForwarder {
+    /// Without a limit.
     pub(crate) async fn to(target: SocketAddr) -> Self {
         Self::through(target, [None; 2]).await
     }
 
-    pub(crate) async fn thin(target: SocketAddr, bytes_per_second: u32) -> Self {
+    /// Each connection gets its answers at this rate at most.
+    pub(crate) async fn limiting_answers(target: SocketAddr, bytes_per_second: u32) -> Self {
         Self::through(target, [None, Some(bytes_per_second)]).await
     }
 
-    /// Thin the other way.
-    pub(crate) async fn thin_towards(target: SocketAddr, bytes_per_second: u32) -> Self {
+    /// Each connection sends its requests at this rate at most.
+    pub(crate) async fn limiting_requests(target: SocketAddr, bytes_per_second: u32) -> Self {
         Self::through(target, [Some(bytes_per_second), None]).await
     }
 
@@ -38,15 +39,15 @@ impl Line {
     async fn through(target: SocketAddr, rates: [Option<u32>; 2]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let asked = Arc::default();
+        let forwarded = Arc::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, rates, Arc::clone(&asked)));
-        Self { address, asked, _tasks: tasks }
+        tasks.spawn(accept(listener, target, rates, Arc::clone(&forwarded)));
+        Self { address, forwarded, _tasks: tasks }
     }
 
     /// Every byte that went to the target.
-    pub(crate) fn asked(&self) -> String {
-        String::from_utf8_lossy(&self.asked.lock().expect("no holder panics")).into_owned()
+    pub(crate) fn forwarded(&self) -> String {
+        String::from_utf8_lossy(&self.forwarded.lock().expect("no holder panics")).into_owned()
     }
 }
 
@@ -54,17 +55,17 @@ async fn accept(
     listener: TcpListener,
     target: SocketAddr,
     rates: [Option<u32>; 2],
-    asked: Arc<Mutex<Vec<u8>>>,
+    forwarded: Arc<Mutex<Vec<u8>>>,
 ) {
-    let mut lines = JoinSet::new();
+    let mut connections = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
-        let asked = Arc::clone(&asked);
-        lines.spawn(async move {
+        let forwarded = Arc::clone(&forwarded);
+        connections.spawn(async move {
             let Ok(far) = TcpStream::connect(target).await else { return };
             let (near, far) = (near.into_split(), far.into_split());
             // Either side may hang up at any time.
             let _ = tokio::join!(
-                forward(near.0, far.1, rates[0], Some(&asked)),
+                forward(near.0, far.1, rates[0], Some(&forwarded)),
                 forward(far.0, near.1, rates[1], None)
             );
         });
@@ -92,7 +93,7 @@ async fn forward(
         let Some(rate) = rate else { continue };
         let cost =
             Duration::from_secs(1) * u32::try_from(count).expect("at most the buffer") / rate;
-        // An idle line saves nothing up.
+        // An idle connection saves nothing up for later.
         due = due.max(Instant::now()) + cost;
         sleep_until(due).await;
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::process::Process;
+use super::process::Process;
 
 /// Module, version and name of the program.
 const SUITE: [&str; 3] = [

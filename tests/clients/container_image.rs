@@ -7,11 +7,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::image::Image;
-use crate::process::{Need, Process, ready, run};
-use crate::proxy::{Proxy, Settings};
-use crate::registry::{Auth, NEED, Registry};
-use crate::web::pull;
+use crate::support::http_client::pull;
+use crate::support::image::Image;
+use crate::support::process::{Need, Process, ready, run};
+use crate::support::proxy::{Proxy, Settings};
+use crate::support::registry::{Auth, NEED, Registry};
 
 /// What an engine does with the image, in shell: root read-only, the volume writable, the image's
 /// user.

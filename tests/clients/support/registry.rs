@@ -9,10 +9,10 @@ use std::process::Command;
 use http::{Method, StatusCode, header};
 use roadstead::oci::Digest;
 
-use crate::image::{Content, Image};
-use crate::process::{Need, PATIENCE, Process, poll};
-use crate::token::{ISSUER, SERVICE, TokenServer};
-use crate::web::client;
+use super::http_client::client;
+use super::image::{Content, Image};
+use super::process::{Need, PATIENCE, Process, poll};
+use super::token_server::{ISSUER, SERVICE, TokenServer};
 
 pub(crate) const NEED: Need = Need::Program("docker-registry");
 pub(crate) const USERNAME: &str = "proxy-user";
@@ -130,7 +130,7 @@ impl Registry {
     /// Every request it has answered so far.
     pub(crate) async fn log(&self, mark: &str) -> Vec<Logged> {
         let fence = format!("/v2/?mark={mark}");
-        crate::web::get(self.address, &fence).await.expect("the registry answers");
+        super::http_client::get(self.address, &fence).await.expect("the registry answers");
         // A request is logged after its answer; the one asked for last stands after those that were
         // over before it.
         poll("line of the last request in the registry's log", PATIENCE, async || {
@@ -165,6 +165,14 @@ impl Logged {
         self.method == "GET"
             && self.status.is_some_and(|status| status < 300)
             && (self.path.contains("/blobs/") || self.path.contains("/manifests/"))
+    }
+}
+
+/// Fails unless each blob of `image` was fetched by one GET.
+pub(crate) fn every_blob_was_fetched_once(log: &[Logged], image: &Image) {
+    for blob in image.native().blobs() {
+        let fetches = log.iter().filter(|logged| logged.fetches(blob)).count();
+        assert_eq!(fetches, 1, "{}: {log:#?}", blob.digest);
     }
 }
 

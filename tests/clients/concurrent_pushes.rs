@@ -3,12 +3,12 @@
 use futures_util::future::join_all;
 use tempfile::TempDir;
 
-use crate::crash::images;
-use crate::process::ready;
-use crate::proxy::{Proxy, Settings};
-use crate::registry::{Auth, NEED, Registry};
-use crate::web::{client, pull};
-use crate::writer::Writer;
+use crate::support::http_client::{client, pull};
+use crate::support::image::Image;
+use crate::support::process::ready;
+use crate::support::proxy::{Proxy, Settings};
+use crate::support::push_client::PushClient;
+use crate::support::registry::{Auth, NEED, Registry};
 
 const CLIENTS: u64 = 32;
 
@@ -18,15 +18,15 @@ async fn pushes_of_many_images_and_pulls_beside_them_all_succeed() {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let images = images(scratch.path(), CLIENTS, &[10_000, 300_000]).await;
+    let images = Image::make_each(scratch.path(), CLIENTS, &[10_000, 300_000]).await;
     let registry =
         Registry::holding(scratch.path(), Auth::Anonymous, &[("acme/old", &images[0])]).await;
     let proxy =
         Proxy::start(&Settings::taking_pushes(scratch.path(), &registry, registry.address)).await;
     let pushes = images.iter().enumerate().map(async |(number, image)| {
         let repository = format!("acme/new{number}");
-        let writer = Writer::to(&format!("http://{}", proxy.clients), client(), None);
-        writer.image(&repository, "1", image).await?;
+        let push_client = PushClient::to(&format!("http://{}", proxy.clients), client(), None);
+        push_client.push_image(&repository, "1", image).await?;
         pull(proxy.clients, &format!("/v2/{repository}"), "1", image).await
     });
     let pulls =

@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use http::{Method, StatusCode};
 use roadstead::oci::{Algorithm, Digest};
 
-use crate::image::{Content, INDEX, Image, MANIFEST};
-use crate::process::PATIENCE;
+use super::image::{Content, INDEX, Image, MANIFEST};
+use super::process::PATIENCE;
 
 /// A client without proxies and redirects, whose every request has a deadline.
 pub(crate) fn client() -> reqwest::Client {
@@ -60,19 +60,27 @@ pub(crate) async fn pull(
     image: &Image,
 ) -> Result<(), String> {
     let platform = image.native();
-    same(address, &format!("{prefix}/manifests/{tag}"), &image.index).await?;
-    same(address, &format!("{prefix}/manifests/{}", platform.manifest.digest), &platform.manifest)
-        .await?;
+    get_exactly(address, &format!("{prefix}/manifests/{tag}"), &image.index).await?;
+    get_exactly(
+        address,
+        &format!("{prefix}/manifests/{}", platform.manifest.digest),
+        &platform.manifest,
+    )
+    .await?;
     let blobs = platform.blobs();
-    let pulls = blobs
-        .iter()
-        .map(async |blob| same(address, &format!("{prefix}/blobs/{}", blob.digest), blob).await);
+    let pulls = blobs.iter().map(async |blob| {
+        get_exactly(address, &format!("{prefix}/blobs/{}", blob.digest), blob).await
+    });
     join_all(pulls).await.into_iter().collect()
 }
 
 /// Fetches one path that must hold `content`. Wrong bytes in a complete answer panic, at any time;
 /// anything less is an error.
-pub(crate) async fn same(address: SocketAddr, path: &str, content: &Content) -> Result<(), String> {
+pub(crate) async fn get_exactly(
+    address: SocketAddr,
+    path: &str,
+    content: &Content,
+) -> Result<(), String> {
     let answer = get(address, path).await.map_err(|error| format!("{path}: {error:?}"))?;
     if answer.status != StatusCode::OK {
         return Err(format!("{path}: {} {}", answer.status, String::from_utf8_lossy(&answer.body)));

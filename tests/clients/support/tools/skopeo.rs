@@ -9,10 +9,10 @@ use std::process::Command;
 use roadstead::oci::{Algorithm, Digest};
 
 use super::{Client, Pusher};
-use crate::image::{Content, Image};
-use crate::process::{Need, run};
-use crate::registry;
-use crate::site::Site;
+use crate::support::image::{Content, Image};
+use crate::support::process::{Need, run};
+use crate::support::registry::{self, Registry, USERNAME};
+use crate::support::sandbox::Sandbox;
 
 pub(crate) async fn skopeo(mirror: SocketAddr, folder: &Path, image: &Image) {
     let source = format!("docker://{mirror}/quay.io/acme/app:1");
@@ -40,13 +40,13 @@ pub(crate) async fn skopeo(mirror: SocketAddr, folder: &Path, image: &Image) {
 
 /// Its copies and its logins.
 pub(crate) struct Skopeo {
-    site: Site,
+    sandbox: Sandbox,
     folder: PathBuf,
 }
 
 impl Skopeo {
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.site.command("skopeo");
+        let mut command = self.sandbox.command("skopeo");
         command.arg("--insecure-policy").args(arguments).env("REGISTRY_AUTH_FILE", self.logins());
         command
     }
@@ -69,8 +69,8 @@ impl Client for Skopeo {
     const NEEDS: &'static [Need] =
         &[registry::NEED, Need::Root, Need::Program("unshare"), Need::Program("skopeo")];
 
-    async fn start(site: &Site, folder: &Path) -> Self {
-        Self { site: site.clone(), folder: folder.to_owned() }
+    async fn start(sandbox: &Sandbox, folder: &Path) -> Self {
+        Self { sandbox: sandbox.clone(), folder: folder.to_owned() }
     }
 
     fn login(&self, host: &str, user: &str, password: &str) -> Command {
@@ -122,4 +122,23 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("skopeo");
     command.env("HOME", folder).arg("--insecure-policy").args(arguments);
     command
+}
+
+/// The image as `docker save` writes it: nothing in there says what its layers were compressed to.
+pub(crate) async fn archive(
+    from: &Registry,
+    repository: &str,
+    name: &str,
+    folder: &Path,
+) -> PathBuf {
+    let file = folder.join("image.tar");
+    let mut copy = Command::new("skopeo");
+    copy.args(["--insecure-policy", "copy", "--src-tls-verify=false"]).env("HOME", folder);
+    if let Some(password) = from.auth.password() {
+        copy.arg("--src-creds").arg(format!("{USERNAME}:{password}"));
+    }
+    copy.arg(format!("docker://{}/{repository}:1", from.address));
+    copy.arg(format!("docker-archive:{}:{name}", file.display()));
+    run("archive", folder, copy).await;
+    file
 }
