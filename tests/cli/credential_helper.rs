@@ -5,7 +5,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::licences::{ISSUE, asked, complains_of_what_was_spoilt, licence, put, spoil};
+use crate::support::licences::{
+    ISSUE, complains_of_broken_files, licence, put_broken_files, put_licence, run_with_request,
+};
 
 /// Runs the binary as docker's helper.
 fn helper(
@@ -18,7 +20,7 @@ fn helper(
     if !path.exists() {
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_roadstead"), &path).expect("a link");
     }
-    asked(Command::new(&path).arg(verb), directory, licence, request)
+    run_with_request(Command::new(&path).arg(verb), directory, licence, request)
 }
 
 const NOT_FOUND: &str = "credentials not found in native keychain\n";
@@ -67,7 +69,7 @@ fn the_credential_helper_says_when_a_licence_ends_and_gives_one_that_has_ended()
         (-10..-1, Some("licence acme expired on 20")),
     ] {
         let directory = tempfile::tempdir().expect("a directory");
-        put(&directory, "acme", "registry.example.com", &["myapp"], days.clone());
+        put_licence(&directory, "acme", "registry.example.com", &["myapp"], days.clone());
         let (code, stdout, stderr) = helper(&directory, "licences", "get", "registry.example.com");
         let answer: serde_json::Value =
             serde_json::from_str(&stdout).expect("stdout is the protocol's");
@@ -93,18 +95,18 @@ fn the_credential_helper_says_when_a_licence_ends_and_gives_one_that_has_ended()
 #[test]
 fn the_credential_helper_passes_over_files_that_are_no_licences() {
     let directory = tempfile::tempdir().expect("a directory");
-    spoil(&directory);
+    put_broken_files(&directory);
     let (code, stdout, stderr) = helper(&directory, "licences", "get", "registry.example.com");
     assert_eq!((code, stdout.as_str()), (Some(1), NOT_FOUND));
-    assert!(complains_of_what_was_spoilt(&stderr), "{stderr}");
-    put(&directory, "acme", "registry.example.com", &["myapp"], -1..90);
-    put(&directory, "acme-next", "registry.example.com", &["myapp"], 1..90);
+    assert!(complains_of_broken_files(&stderr), "{stderr}");
+    put_licence(&directory, "acme", "registry.example.com", &["myapp"], -1..90);
+    put_licence(&directory, "acme-next", "registry.example.com", &["myapp"], 1..90);
     let (code, stdout, stderr) = helper(&directory, "licences", "get", "registry.example.com");
     assert!(
         code == Some(0) && stdout.contains(r#""Username":"acme""#),
         "one that begins later waits: {stdout}"
     );
-    assert!(complains_of_what_was_spoilt(&stderr), "{stderr}");
+    assert!(complains_of_broken_files(&stderr), "{stderr}");
     let (_, listed, _) = helper(&directory, "licences", "list", "");
     assert_eq!(listed, "{\"registry.example.com\":\"acme\"}\n", "what get gives");
 }

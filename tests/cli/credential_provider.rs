@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::licences::{asked, complains_of_what_was_spoilt, licence, put, spoil};
+use crate::support::licences::{
+    complains_of_broken_files, licence, put_broken_files, put_licence, run_with_request,
+};
 use crate::support::roadstead;
 
 const HOST: &str = "registry.example.com";
@@ -21,7 +23,7 @@ fn request(image: &str) -> Value {
 
 /// Exit code, stdout, stderr.
 fn provider(directory: &TempDir, request: &str) -> (Option<i32>, String, String) {
-    asked(&mut roadstead(&["credential-provider"]), directory, "licences", request)
+    run_with_request(&mut roadstead(&["credential-provider"]), directory, "licences", request)
 }
 
 /// The answer for an image, and what was said about it.
@@ -46,9 +48,9 @@ fn names(value: &Value) -> BTreeSet<&str> {
 #[test]
 fn every_application_of_the_host_is_answered_in_the_version_that_was_asked() {
     let directory = tempfile::tempdir().expect("a directory");
-    put(&directory, "acme", HOST, &["myapp", "tools"], -1..90);
-    put(&directory, "acme-other", HOST, &["other"], -1..90);
-    put(&directory, "acme-test", "test.example.com", &["myapp"], -1..90);
+    put_licence(&directory, "acme", HOST, &["myapp", "tools"], -1..90);
+    put_licence(&directory, "acme-other", HOST, &["other"], -1..90);
+    put_licence(&directory, "acme-test", "test.example.com", &["myapp"], -1..90);
     for name in ["v1", "v1beta1", "v1alpha1"] {
         let mut request = request(IMAGE);
         request["apiVersion"] = version(name).into();
@@ -101,9 +103,9 @@ fn without_a_licence_there_is_an_empty_answer_and_no_error() {
         stderr
     };
     assert!(nothing(IMAGE).contains("licences: No such file"), "the folder is not there");
-    spoil(&directory);
-    assert!(complains_of_what_was_spoilt(&nothing(IMAGE)));
-    put(&directory, "acme", HOST, &["myapp"], -1..90);
+    put_broken_files(&directory);
+    assert!(complains_of_broken_files(&nothing(IMAGE)));
+    put_licence(&directory, "acme", HOST, &["myapp"], -1..90);
     for image in [
         "quay.io/myapp/worker",
         "registry.example.com:5000/myapp/worker",
@@ -112,20 +114,20 @@ fn without_a_licence_there_is_an_empty_answer_and_no_error() {
         "/",
         "a b/c",
     ] {
-        assert!(complains_of_what_was_spoilt(&nothing(image)));
+        assert!(complains_of_broken_files(&nothing(image)));
     }
     let (answer, stderr) = answer(&directory, IMAGE);
     assert_eq!(logins(&answer).len(), 2, "a good licence beside them counts");
-    assert!(complains_of_what_was_spoilt(&stderr), "{stderr}");
+    assert!(complains_of_broken_files(&stderr), "{stderr}");
 }
 
 #[test]
 fn the_better_of_two_licences_for_an_application_is_answered() {
     let directory = tempfile::tempdir().expect("a directory");
-    put(&directory, "ended", HOST, &["myapp", "old"], -5..-1);
-    put(&directory, "older", HOST, &["myapp", "other"], -20..90);
-    put(&directory, "newer", HOST, &["myapp"], -10..3);
-    put(&directory, "next", HOST, &["myapp", "soon"], 2..90);
+    put_licence(&directory, "ended", HOST, &["myapp", "old"], -5..-1);
+    put_licence(&directory, "older", HOST, &["myapp", "other"], -20..90);
+    put_licence(&directory, "newer", HOST, &["myapp"], -10..3);
+    put_licence(&directory, "next", HOST, &["myapp", "soon"], 2..90);
     let (answer, stderr) = answer(&directory, IMAGE);
     let logins = logins(&answer);
     let direct: Vec<_> = logins.into_iter().filter(|(key, _)| !key.contains("/proxy/")).collect();
@@ -178,7 +180,7 @@ fn an_answer_is_not_kept_beyond_the_end_of_a_licence() {
 #[test]
 fn keys_have_the_host_as_the_image_has_it() {
     let directory = tempfile::tempdir().expect("a directory");
-    put(&directory, "acme", "registry.example.com:5000", &["myapp"], -1..90);
+    put_licence(&directory, "acme", "registry.example.com:5000", &["myapp"], -1..90);
     let digest = format!("Registry.example.com:5000/myapp/worker@sha256:{}", "0".repeat(64));
     let (answer, _) = answer(&directory, &digest);
     let expected = [
@@ -191,7 +193,7 @@ fn keys_have_the_host_as_the_image_has_it() {
 #[test]
 fn what_is_no_request_of_kubelet_is_refused_with_a_sentence() {
     let directory = tempfile::tempdir().expect("a directory");
-    put(&directory, "acme", HOST, &["myapp"], -1..90);
+    put_licence(&directory, "acme", HOST, &["myapp"], -1..90);
     let with = |key: &str, value: Value| {
         let mut request = request(IMAGE);
         request[key] = value;

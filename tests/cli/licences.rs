@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::licences::{ISSUE, licence, put};
+use crate::support::licences::{ISSUE, licence, put_licence};
 use crate::support::{directory, roadstead, run, text};
 
 #[test]
@@ -189,7 +189,7 @@ fn show_tells_people_apart_from_the_answer_when_a_licence_ends() {
         ("ended", -9..-1, "(expired)", Some("roadstead: licence ended expired on 20")),
         ("next", 1..50, "(not before 20", None),
     ] {
-        put(&directory, id, "registry.example.com", &["myapp"], days);
+        put_licence(&directory, id, "registry.example.com", &["myapp"], days);
         let output =
             run(roadstead(&["licence", "show"]).arg(directory.path().join("licences").join(id)));
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));

@@ -1,16 +1,13 @@
 //! kubelet's own code asks the credential provider and decodes what it says: `tests/kubelet`, a
 //! program in Go.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use roadstead::clock::Clock;
-use roadstead::config::LicenceFile;
-use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 use tempfile::TempDir;
 
+use crate::support::licence_file::put_licence;
 use crate::support::process::{Need, PATIENCE, Process, ready};
 
 /// The first time it fetches its modules and compiles them.
@@ -24,25 +21,6 @@ async fn build(scratch: &Path) -> PathBuf {
     let status = Process::start("build", scratch, command).exit(BUILDING).await;
     assert!(status.success(), "go build: {status}");
     program
-}
-
-/// A licence of that host, good for 90 days.
-fn put(folder: &Path, id: &str, host: &str, applications: &[&str]) {
-    let now = Clock::system().now();
-    let licence = Licence {
-        id: LicenceId::parse(id).expect(id),
-        issuer: "Acme Inc.".to_owned(),
-        customer: "Customer GmbH".to_owned(),
-        email: None,
-        applications: applications.iter().map(|slug| Slug::parse(slug).expect(slug)).collect(),
-        hosts: vec![host.to_owned()],
-        issued: now,
-        not_before: now,
-        expires: now.plus(Duration::from_hours(24 * 90)),
-    };
-    let token = PrivateKey::generate().and_then(|key| key.sign(&licence)).expect("a token");
-    fs::write(folder.join(id), LicenceFile::write(&licence, &token))
-        .expect("the folder is the test's own");
 }
 
 /// What kubelet makes of the answer for the first image, and which keys it would try for each.
@@ -64,12 +42,11 @@ async fn kubelet_decodes_every_answer_and_finds_the_login_of_each_image() {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let (scratch, folder) = (scratch.path(), scratch.path().join("licences"));
+    let scratch = scratch.path();
     let program = build(scratch).await;
-    fs::create_dir(&folder).expect("the folder is the test's own");
-    put(&folder, "acme", "registry.test", &["myapp", "tools"]);
-    put(&folder, "acme-two", "registry.test", &["myapp2"]);
-    put(&folder, "acme-port", "registry.test:5000", &["myapp"]);
+    put_licence(scratch, "acme", "registry.test", &["myapp", "tools"], 0..90);
+    put_licence(scratch, "acme-two", "registry.test", &["myapp2"], 0..90);
+    put_licence(scratch, "acme-port", "registry.test:5000", &["myapp"], 0..90);
     for version in ["v1", "v1beta1", "v1alpha1"] {
         let images = [
             "registry.test/myapp/worker",

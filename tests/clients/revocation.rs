@@ -15,19 +15,19 @@ use crate::support::vendor::{APP, ClientOfVendor, Issued, Vendor, in_seconds};
 
 /// How long a licence may be served after its end; clocks are right here, so that leaves room for a
 /// slow machine alone.
-const MOMENT: Duration = Duration::from_secs(10);
+const EXPIRY_LATENESS_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_revocation_ends_pulls_within_a_minute() {
-    let Some(Customer { vendor, client, licence, loops }) = Customer::<Docker>::start().await
+    let Some(Customer { vendor, client, licence, credentials }) = Customer::<Docker>::start().await
     else {
         return;
     };
     let kept = vendor.issue("acme-test").await;
-    loops.all_served(&vendor).await;
+    credentials.all_served(&vendor).await;
     vendor.revoke(&licence.id).await;
     let written = Instant::now();
-    let message = loops.until_refused(&vendor).await;
+    let message = credentials.until_refused(&vendor).await;
     println!(
         "revoked: refused {:.1} s after the file was written",
         written.elapsed().as_secs_f64()
@@ -43,15 +43,15 @@ async fn a_revocation_ends_pulls_within_a_minute() {
 
 #[tokio::test]
 async fn a_revocation_ends_pulls_within_a_minute_while_the_configuration_is_broken() {
-    let Some(Customer { vendor, client, licence, loops }) = Customer::<Skopeo>::start().await
+    let Some(Customer { vendor, client, licence, credentials }) = Customer::<Skopeo>::start().await
     else {
         return;
     };
     fs::write(vendor.settings.file(), "licences: [\0").expect("the folder is the test's own");
-    loops.all_served(&vendor).await;
+    credentials.all_served(&vendor).await;
     vendor.revoke(&licence.id).await;
     let written = Instant::now();
-    let message = loops.until_refused(&vendor).await;
+    let message = credentials.until_refused(&vendor).await;
     println!(
         "revoked beside a broken configuration: refused after {:.1} s",
         written.elapsed().as_secs_f64()
@@ -71,23 +71,23 @@ async fn a_licence_that_expires_ends_pulls_at_that_moment() {
     let licence = vendor.issue_until("acme-trial", end);
     fs::write(client.logins(), vendor.pull_secret(&licence, "docker").await)
         .expect("the folder is the test's own");
-    let loops = Loops::begin(&vendor, &licence).await;
-    loops.all_served(&vendor).await;
-    let message = loops.until_refused(&vendor).await;
+    let credentials = Credentials::of(&vendor, &licence).await;
+    credentials.all_served(&vendor).await;
+    let message = credentials.until_refused(&vendor).await;
     let now = Clock::system().now();
     assert!(now >= end, "refused before its end");
     println!("expired: refused {:.3} s after its end", now.since(end).as_secs_f64());
-    assert!(now.since(end) < MOMENT);
+    assert!(now.since(end) < EXPIRY_LATENESS_MAX);
     assert!(message.starts_with("licence acme-trial expired on "), "{message}");
     refused_with(&message, &vendor, &client).await;
 }
 
-/// A vendor, a client that is logged in, and pulls that go on.
+/// A vendor, a client that is logged in, and what it could pull with.
 struct Customer<C> {
     vendor: Vendor,
     client: C,
     licence: Issued,
-    loops: Loops,
+    credentials: Credentials,
 }
 
 impl<C: Client> Customer<C> {
@@ -97,8 +97,8 @@ impl<C: Client> Customer<C> {
         let licence = vendor.issue("acme-prod").await;
         run("login", &folder, client.login(&vendor.host(), &licence.id, &licence.token)).await;
         run("pull", &folder, client.pull(&vendor.name(APP))).await;
-        let loops = Loops::begin(&vendor, &licence).await;
-        Some(Self { vendor, client, licence, loops })
+        let credentials = Credentials::of(&vendor, &licence).await;
+        Some(Self { vendor, client, licence, credentials })
     }
 }
 
@@ -106,10 +106,10 @@ const MANIFEST: &str = "/v2/registry.test/myapp/api/manifests/1";
 
 /// What is presented again and again: the licence itself, and an access token that it bought while
 /// it was good.
-struct Loops([String; 2]);
+struct Credentials([String; 2]);
 
-impl Loops {
-    async fn begin(vendor: &Vendor, licence: &Issued) -> Self {
+impl Credentials {
+    async fn of(vendor: &Vendor, licence: &Issued) -> Self {
         let basic = licence.basic();
         Self([vendor.token(&basic).await, basic])
     }

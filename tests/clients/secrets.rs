@@ -47,10 +47,10 @@ async fn nothing_tells(auth: Auth) {
         .expect("the proxy answers");
     assert!(missing.status.is_client_error());
 
-    let told = Told::by(proxy, settings.cache()).await;
-    assert!(told.at("stderr").contains("acme/app"), "nothing was logged");
+    let outputs = Outputs::by(proxy, settings.cache()).await;
+    assert!(outputs.at("stderr").contains("acme/app"), "nothing was logged");
     for secret in secrets(&registry) {
-        told.nowhere(&secret);
+        outputs.assert_nowhere(&secret);
     }
 }
 
@@ -78,26 +78,26 @@ async fn nothing_tells_a_licence_a_password_an_access_token_or_a_key() {
     let key_file = vendor.settings.cache().join("keys/access");
     let forwarders = vendor.forwarders;
 
-    let mut told = Told::by(vendor.proxy, vendor.settings.cache()).await;
-    assert!(told.at("stderr").contains("licence:acme-prod"), "nothing was logged");
-    told.0.push(("error bodies".into(), bodies.join("\n")));
+    let mut outputs = Outputs::by(vendor.proxy, vendor.settings.cache()).await;
+    assert!(outputs.at("stderr").contains("licence:acme-prod"), "nothing was logged");
+    outputs.0.push(("error bodies".into(), bodies.join("\n")));
     let places = [
         ("asked of the registry", &forwarders[0], PASSWORD),
         ("asked of Quay", &forwarders[1], QUAY_PASSWORD),
     ];
-    told.0.extend(
+    outputs.0.extend(
         places.iter().map(|(place, forwarder, _)| ((*place).to_owned(), forwarder.forwarded())),
     );
     for secret in
         logins.iter().flat_map(Login::secrets).chain(tokens.iter().flat_map(|token| parts(token)))
     {
-        told.nowhere(&secret);
+        outputs.assert_nowhere(&secret);
     }
-    told.nowhere(&tls_key);
-    told.only_at(&key_file.display().to_string(), &text(&key_file));
+    outputs.assert_nowhere(&tls_key);
+    outputs.assert_only_at(&key_file.display().to_string(), &text(&key_file));
     for (place, _, password) in places {
-        told.nowhere(password);
-        told.only_at(place, &upstream_pair(password));
+        outputs.assert_nowhere(password);
+        outputs.assert_only_at(place, &upstream_pair(password));
     }
 }
 
@@ -180,10 +180,10 @@ fn refusal(answer: &http_client::Answer) -> String {
     String::from_utf8_lossy(&answer.body).into_owned()
 }
 
-/// What is told, by where.
-struct Told(Vec<(String, String)>);
+/// What the proxy wrote and showed, by place.
+struct Outputs(Vec<(String, String)>);
 
-impl Told {
+impl Outputs {
     /// What a process shows while it runs, and what it leaves.
     async fn by(mut proxy: Proxy, cache: &Path) -> Self {
         let metrics =
@@ -197,21 +197,21 @@ impl Told {
         let (out, err) = (proxy.process.out(), proxy.process.err());
         let shown =
             [("metrics", metrics), ("arguments", arguments), ("stdout", out), ("stderr", err)];
-        let mut told: Vec<_> = shown.map(|(place, text)| (place.to_owned(), text)).into();
-        told.extend(files(cache).iter().map(|path| (path.display().to_string(), text(path))));
-        Self(told)
+        let mut outputs: Vec<_> = shown.map(|(place, text)| (place.to_owned(), text)).into();
+        outputs.extend(files(cache).iter().map(|path| (path.display().to_string(), text(path))));
+        Self(outputs)
     }
 
     fn at(&self, place: &str) -> &str {
         &self.0.iter().find(|(name, _)| name == place).expect("it is a place").1
     }
 
-    fn nowhere(&self, secret: &str) {
+    fn assert_nowhere(&self, secret: &str) {
         assert_eq!(self.places_of(secret), [""; 0], "{secret:.20} is told");
     }
 
     /// Where it belongs it has to be, or the search is worth nothing.
-    fn only_at(&self, place: &str, secret: &str) {
+    fn assert_only_at(&self, place: &str, secret: &str) {
         assert_eq!(self.places_of(secret), [place], "{secret:.20} belongs to one place");
     }
 

@@ -11,7 +11,7 @@ use crate::support::proxy::{Proxy, manifest};
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// A manifest that no serializer would write.
-fn odd() -> Manifest {
+fn oddly_written() -> Manifest {
     Manifest::new(
         DOCKER_MANIFEST,
         "{ \"schemaVersion\" :2,\n\t\"layers\":[ ],   \"x\":\"\\u00e9\" }\n\n",
@@ -37,7 +37,7 @@ fn manifest_gets(origin: &Origin) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_keeps_its_bytes_and_type_across_a_restart() {
     let origin = Origin::start().await;
-    let odd = odd();
+    let odd = oddly_written();
     origin.put_manifest("a/b", &odd);
     origin.tag("a/b", "v1", &odd.digest);
     let mut proxy = Proxy::of(&origin).await;

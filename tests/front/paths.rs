@@ -42,13 +42,13 @@ const SLASHES: [&str; 24] = [
 ];
 
 /// What may be cut off at the end by somebody.
-const ENDS: [&str; 22] = [
+const SUFFIXES: [&str; 22] = [
     ".", "..", "/", "/.", "/..", "%00", "%00.json", ";", ";x=y", "%20", "%09", "%0a", "%0d%0a",
     "%23", "%3f", "?", "#x", "\\", "%5c", "%", "%2", "%zz",
 ];
 
 /// Ways from the allowed image to the forbidden one, in front of what is asked of it.
-const CLIMBS: [&str; 14] = [
+const TRAVERSALS: [&str; 14] = [
     "public/base/../../hidden/secret",
     "public/base/%2e%2e/%2e%2e/hidden/secret",
     "public/base/..%2f..%2fhidden/secret",
@@ -90,8 +90,8 @@ fn variants(path: &str, name: &str) -> BTreeSet<String> {
             with(&letter.to_ascii_uppercase().to_string());
         }
     }
-    variants.extend(ENDS.iter().map(|end| format!("{path}{end}")));
-    variants.extend(ENDS.iter().map(|end| path.replace(name, &format!("{name}{end}"))));
+    variants.extend(SUFFIXES.iter().map(|end| format!("{path}{end}")));
+    variants.extend(SUFFIXES.iter().map(|end| path.replace(name, &format!("{name}{end}"))));
     variants.remove(path);
     variants
 }
@@ -153,8 +153,9 @@ async fn every_way_of_writing_a_path_is_decided_like_the_path_or_is_none() {
             let canonical = status(&vendor, &owner, (method, &path), body).await;
             restore();
             assert_eq!(canonical, statuses[*right], "{method} {path}");
-            let climbs =
-                CLIMBS.iter().map(|climb| path.replace(name, &format!("registry.test/{climb}")));
+            let climbs = TRAVERSALS
+                .iter()
+                .map(|climb| path.replace(name, &format!("registry.test/{climb}")));
             for variant in variants(&path, name).into_iter().chain(climbs) {
                 let decided = status(&vendor, &owner, (method, &variant), body).await;
                 // A path to the allowed image may have become one to another, which nobody may use.

@@ -1,16 +1,12 @@
-//! Licences: issued by the command, or written as no command would; and those who ask for them.
+//! Licences that the command issues, files that are no licences, and commands that look for one.
 
 use std::fs;
 use std::io::Write;
-use std::ops::Range;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use roadstead::clock::{Clock, Timestamp};
-use roadstead::config::LicenceFile;
-use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 use tempfile::TempDir;
 
+pub(crate) use super::licence_file::put_licence;
 use super::{roadstead, run, text};
 
 /// Runs `licence` in a directory; what it prints if it succeeds, else what it says.
@@ -35,41 +31,8 @@ pub(crate) const ISSUE: [&str; 13] = [
     "registry.example.com",
 ];
 
-/// Puts a licence into the directory, as `licences/<id>`; it is issued and begins at the first day
-/// from now and is good for an hour after the second.
-pub(crate) fn put(
-    directory: &TempDir,
-    id: &str,
-    host: &str,
-    applications: &[&str],
-    days: Range<i64>,
-) {
-    let hour = 3600;
-    let now = i64::try_from(Clock::system().now().unix().as_secs()).expect("a small number");
-    let at = |days: i64, more| {
-        Timestamp::from_unix(Duration::from_secs(
-            u64::try_from(now + 24 * hour * days + more).expect("after 1970"),
-        ))
-    };
-    let licence = Licence {
-        id: LicenceId::parse(id).expect(id),
-        issuer: "Acme Inc.".to_owned(),
-        customer: "Customer GmbH".to_owned(),
-        email: None,
-        applications: applications.iter().map(|slug| Slug::parse(slug).expect(slug)).collect(),
-        hosts: vec![host.to_owned()],
-        issued: at(days.start, 0),
-        not_before: at(days.start, 0),
-        expires: at(days.end, hour),
-    };
-    let token = PrivateKey::generate().and_then(|key| key.sign(&licence)).expect("a token");
-    let folder = directory.path().join("licences");
-    fs::create_dir_all(&folder).expect("a folder");
-    fs::write(folder.join(id), LicenceFile::write(&licence, &token)).expect("writable");
-}
-
 /// Files that are no licences, each in another way, beside the good ones.
-pub(crate) fn spoil(directory: &TempDir) {
+pub(crate) fn put_broken_files(directory: &TempDir) {
     let folder = directory.path().join("licences");
     fs::create_dir_all(&folder).expect("a folder");
     fs::write(folder.join("broken"), "version: 1\n").expect("writable");
@@ -78,7 +41,7 @@ pub(crate) fn spoil(directory: &TempDir) {
     std::os::unix::fs::symlink("nowhere", folder.join("unreadable")).expect("a link");
 }
 
-pub(crate) fn complains_of_what_was_spoilt(stderr: &str) -> bool {
+pub(crate) fn complains_of_broken_files(stderr: &str) -> bool {
     [
         "broken:1: has no token",
         "binary: it is not UTF-8",
@@ -91,7 +54,7 @@ pub(crate) fn complains_of_what_was_spoilt(stderr: &str) -> bool {
 
 /// Runs a command with the licences at `licence` and the request on stdin: exit code, stdout,
 /// stderr.
-pub(crate) fn asked(
+pub(crate) fn run_with_request(
     command: &mut Command,
     directory: &TempDir,
     licence: &str,

@@ -1,5 +1,6 @@
 //! The binary, with a configuration in a directory of its own.
 
+mod licence_file;
 pub(crate) mod licences;
 
 use std::fs;

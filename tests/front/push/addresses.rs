@@ -7,10 +7,10 @@ use roadstead::config::{Rule, Who, Writes};
 
 use crate::support::content::Blob;
 use crate::support::eventually;
-use crate::support::origin::{Auth, Bearer, Fault, Kind, Login, Manners, On, Origin};
+use crate::support::origin::{Auth, Bearer, Dialect, Fault, Kind, Login, On, Origin};
 use crate::support::proxy::{Setup, blob};
 use crate::support::push::{
-    ALL, Client, anyone, ending, kept, location, open_to_all, uploads, writes,
+    ALL, Client, anyone, ending, location, open_to_all, proxy_keeping_pushes, uploads, writes,
 };
 use crate::support::vendor::{Vendor, basic, rule};
 
@@ -32,8 +32,8 @@ async fn an_address_is_below_the_image_and_shows_nothing_of_the_registrys() {
     let other = Origin::start().await;
     let absolute = format!("http://{}", other.authority());
     for prefix in ["", "https://storage.example:8443", "http://127.0.0.1:1", &absolute] {
-        origin.behave(Manners { location: prefix.to_owned(), ..Manners::default() });
-        let proxy = kept(&origin).await;
+        origin.behave(Dialect { location: prefix.to_owned(), ..Dialect::default() });
+        let proxy = proxy_keeping_pushes(&origin).await;
         let (client, layer) = (anyone(&proxy), Blob::seeded(1, LAYER));
         let begun = client.post(&uploads("registry.test/a/b")).await;
         let sent = client.patch(&location(&begun), layer.bytes()).await;
@@ -69,7 +69,7 @@ async fn an_address_is_below_the_image_and_shows_nothing_of_the_registrys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_leads_back_the_way_it_was_asked_for() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (client, layer) = (anyone(&proxy), Blob::seeded(1, LAYER));
     for (path, shape) in [
         ("/registry.test/v2/a/b/blobs/uploads/", "/registry.test/v2/a/b/blobs/uploads/"),

@@ -7,9 +7,9 @@ use roadstead::config::Writes;
 use serde_json::json;
 
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
-use crate::support::origin::{Fault, Gate, Kind, Manners, On, Origin};
+use crate::support::origin::{Dialect, Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, blob, manifest};
-use crate::support::push::{anyone, kept, open_to_all};
+use crate::support::push::{anyone, open_to_all, proxy_keeping_pushes};
 
 fn tags_list() -> String {
     "/v2/a/b/tags/list".to_owned()
@@ -72,7 +72,7 @@ async fn a_tag_that_is_pushed_again_is_the_new_one_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_is_gone_at_once_and_can_come_back() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let image = Image::new(1, &[1_000]);
     let client = anyone(&proxy);
     client.image("a/b", "v1", &image).await;
@@ -102,7 +102,7 @@ async fn what_is_deleted_is_gone_at_once_and_can_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_registry_does_not_have_any_more_is_forgotten_when_its_delete_says_so() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let image = Image::new(1, &[1_000]);
     anyone(&proxy).image("a/b", "v1", &image).await;
     let (layer, digest) = (&image.layers[0].digest, &image.manifest.digest);
@@ -119,8 +119,8 @@ async fn what_the_registry_does_not_have_any_more_is_forgotten_when_its_delete_s
 #[tokio::test(flavor = "multi_thread")]
 async fn referrers_that_did_not_exist_before_a_push_do_after_it() {
     let origin = Origin::start().await;
-    origin.behave(Manners { subject: true, ..Manners::default() });
-    let proxy = kept(&origin).await;
+    origin.behave(Dialect { subject: true, ..Dialect::default() });
+    let proxy = proxy_keeping_pushes(&origin).await;
     let image = Image::new(1, &[]);
     anyone(&proxy).image("a/b", "v1", &image).await;
     let subject = &image.manifest.digest;
@@ -141,7 +141,7 @@ async fn referrers_that_did_not_exist_before_a_push_do_after_it() {
     origin.put_referrers(subject, "{\"manifests\":[]}");
     assert_eq!(proxy.get(&paths[0]).await.status, 200);
     // Where there is no such API the client puts the tag that stands for it.
-    origin.behave(Manners::default());
+    origin.behave(Dialect::default());
     let tag = subject.as_str().replace(':', "-");
     let taken = anyone(&proxy).manifest("a/b", &tag, &Manifest::index(&[&signature])).await;
     assert_eq!((taken.status, taken.header("oci-subject")), (201, None));
@@ -152,8 +152,8 @@ async fn referrers_that_did_not_exist_before_a_push_do_after_it() {
 async fn further_tags_are_there_if_the_registry_says_so() {
     for tags in [true, false] {
         let origin = Origin::start().await;
-        origin.behave(Manners { tags, ..Manners::default() });
-        let proxy = kept(&origin).await;
+        origin.behave(Dialect { tags, ..Dialect::default() });
+        let proxy = proxy_keeping_pushes(&origin).await;
         let (first, second) = (Image::new(1, &[]), Image::new(2, &[]));
         anyone(&proxy).image("a/b", "old", &first).await;
         assert_eq!(anyone(&proxy).blob("a/b", &second.config).await.status, 201);
@@ -195,7 +195,7 @@ async fn a_tag_whose_push_ended_nobody_knows_how_is_asked_about() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_tells_another_digest_leaves_no_old_tag_behind() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (first, second) = (Image::new(1, &[]), Image::new(2, &[]));
     anyone(&proxy).image("a/b", "v1", &first).await;
     assert_eq!(anyone(&proxy).blob("a/b", &second.config).await.status, 201);

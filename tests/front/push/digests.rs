@@ -10,7 +10,7 @@ use crate::support::eventually;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
 use crate::support::origin::{Fault, Kind, On, Origin};
 use crate::support::proxy::{blob, manifest};
-use crate::support::push::{anyone, ending, kept, location, uploads, writes};
+use crate::support::push::{anyone, ending, location, proxy_keeping_pushes, uploads, writes};
 
 fn message(answer: &Answer) -> String {
     answer.json()["errors"][0]["message"].as_str().expect("a sentence").to_owned()
@@ -19,7 +19,7 @@ fn message(answer: &Answer) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_digest_is_refused_and_nothing_is_kept() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let client = anyone(&proxy);
     let (layer, other) = (Blob::seeded(1, 100_000), Blob::seeded(2, 100_000));
     let begun = client.begin("a/b").await;
@@ -43,7 +43,7 @@ async fn a_wrong_digest_is_refused_and_nothing_is_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_have_its_digest_is_not_kept_even_if_the_registry_takes_it() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (layer, other) = (Blob::seeded(1, 100_000), Blob::seeded(2, 100_000));
     let begun = anyone(&proxy).begin("a/b").await;
     let on = crate::support::origin::On::kind(Kind::Upload).method("PUT");
@@ -57,7 +57,7 @@ async fn what_does_not_have_its_digest_is_not_kept_even_if_the_registry_takes_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_under_a_digest_that_is_not_its_own_asks_nobody() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (image, other) = (Image::new(1, &[]), Image::new(2, &[]));
     let refused =
         anyone(&proxy).manifest("a/b", other.manifest.digest.as_str(), &image.manifest).await;
@@ -77,7 +77,7 @@ async fn a_manifest_under_a_digest_that_is_not_its_own_asks_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_registry_does_not_like_about_a_manifest_is_said() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let image = Image::new(1, &[10]);
     let refused = anyone(&proxy).manifest("a/b", "v1", &image.manifest).await;
     assert_eq!(refused.refusal(), (404, "MANIFEST_BLOB_UNKNOWN".into()));
@@ -90,7 +90,7 @@ async fn what_the_registry_does_not_like_about_a_manifest_is_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sha512_is_carried_through() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let client = anyone(&proxy);
     let layer = Blob::with(Algorithm::Sha512, Content::seeded(1, 100_000));
     let begun = client.post(&format!("{}?digest-algorithm=sha512", uploads("a/b"))).await;
@@ -116,7 +116,7 @@ async fn sha512_is_carried_through() {
 #[tokio::test(flavor = "multi_thread")]
 async fn gaps_and_overlaps_are_the_registrys_to_refuse_and_the_upload_goes_on() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (client, layer) = (anyone(&proxy), Blob::seeded(1, 100_000));
     let bytes = layer.bytes();
     let begun = client.begin("a/b").await;
@@ -148,7 +148,7 @@ async fn gaps_and_overlaps_are_the_registrys_to_refuse_and_the_upload_goes_on() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_does_not_say_where_it_belongs_reaches_nobody() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let begun = anyone(&proxy).begin("a/b").await;
     let before = writes(&origin);
     for range in ["x", "9-0", "-9", "0-", "+0-9", "0-9-10", "0-99999999999999999999999"] {
@@ -164,7 +164,7 @@ async fn a_chunk_that_does_not_say_where_it_belongs_reaches_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_registry_says_it_has_is_proven_and_nothing_else() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (layer, other) = (Blob::seeded(1, 1000), Blob::seeded(2, 1000));
     let told = |digest: &Digest| Fault::Header("Docker-Content-Digest", Some(digest.to_string()));
     origin.fault(On::path("uploads").method("PUT").once(), told(&other.digest));

@@ -13,7 +13,9 @@ use crate::support::content::Blob;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, blob, manifest};
-use crate::support::push::{anyone, ending, kept, location, open_to_all, uploads, writes};
+use crate::support::push::{
+    anyone, ending, location, open_to_all, proxy_keeping_pushes, uploads, writes,
+};
 use crate::support::{eventually, soon};
 
 const LAYER: u64 = 300_000;
@@ -117,7 +119,7 @@ async fn what_the_registry_answers_a_write_with_is_told_as_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_write_follows_a_redirect() {
     let (origin, elsewhere) = (Origin::start().await, Origin::start().await);
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let at = anyone(&proxy).begin("a/b").await;
     let image = Image::new(1, &[]);
     for to in [origin.url(), elsewhere.url()] {
@@ -145,7 +147,7 @@ async fn no_write_follows_a_redirect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_gone_or_refuses_connections_is_said_to_be() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let at = anyone(&proxy).begin("a/b").await;
     origin.stop().await;
     for answer in [
@@ -204,7 +206,7 @@ async fn an_answer_before_the_end_of_the_body_is_the_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_without_a_body_are_tried_again_and_bodies_are_not() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let count = |method: &str| origin.count(|request| request.method == method);
     origin.fault(On::kind(Kind::Upload).method("POST").once(), Fault::Status(503));
     let at = anyone(&proxy).begin("a/b").await;
@@ -335,7 +337,7 @@ async fn nothing_staged_but(proxy: &Proxy, files: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monolithic_upload_that_the_registry_does_not_know_goes_on_as_another() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let layer = Blob::seeded(1, LAYER);
     let begun = anyone(&proxy)
         .send(Method::POST, &ending(&uploads("a/b"), &layer.digest), &[], layer.bytes())

@@ -6,10 +6,10 @@ use roadstead::config::Writes;
 
 use crate::support::content::Blob;
 use crate::support::image::Image;
-use crate::support::origin::{Fault, Gate, Kind, Manners, On, Origin, Request};
+use crate::support::origin::{Dialect, Fault, Gate, Kind, On, Origin, Request};
 use crate::support::proxy::{Proxy, blob, manifest};
 use crate::support::push::{
-    Client, anyone, ending, kept, location, open_to_all, streamed, uploads, writes,
+    Client, anyone, ending, location, open_to_all, proxy_keeping_pushes, streamed, uploads, writes,
 };
 use crate::support::{eventually, soon};
 
@@ -101,8 +101,8 @@ fn reads(origin: &Origin) -> usize {
         .count(|request| matches!(request.kind, Kind::Blob | Kind::Manifest) && !request.is_write())
 }
 
-fn whole() -> Manners {
-    Manners { whole: true, ..Manners::default() }
+fn whole() -> Dialect {
+    Dialect { whole: true, ..Dialect::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +110,7 @@ async fn whichever_way_an_image_is_pushed_it_arrives_and_a_pull_costs_nothing() 
     for (way, seed) in WAYS.into_iter().zip(1..) {
         let origin = Origin::start().await;
         origin.behave(whole());
-        let proxy = kept(&origin).await;
+        let proxy = proxy_keeping_pushes(&origin).await;
         let image = Image::new(seed, &[300_000, 40, 2_500_000]);
         push_image(anyone(&proxy), &image, way).await;
         pull(&proxy, &image).await;
@@ -141,7 +141,7 @@ async fn what_is_only_passed_is_fetched_when_it_is_wanted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lengths_are_told_upstream_as_they_were_told_to_us() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let layer = Blob::seeded(1, 100_000);
     push(anyone(&proxy), "a/b", &layer, Way::Dockerd).await;
     push(anyone(&proxy), "a/b", &layer, Way::Containerd).await;
@@ -164,7 +164,7 @@ async fn lengths_are_told_upstream_as_they_were_told_to_us() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_registry_is_not_pinged_before_every_chunk() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     push(anyone(&proxy), "a/b", &Blob::seeded(1, 100_000), Way::Suite).await;
     assert!(origin.count(|request| request.kind == Kind::Ping) <= 1);
 }
@@ -172,7 +172,7 @@ async fn an_open_registry_is_not_pinged_before_every_chunk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_state_of_an_upload_is_told_and_an_upload_can_be_given_up() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (client, layer) = (anyone(&proxy), Blob::seeded(1, 100_000));
     let begun = client.begin("a/b").await;
     let sent = client.patch(&begun, layer.bytes().slice(..60_000)).await;
@@ -192,7 +192,7 @@ async fn the_state_of_an_upload_is_told_and_an_upload_can_be_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_side_by_side_do_not_mix() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let client = anyone(&proxy);
     let layers = [Blob::seeded(1, 900_000), Blob::seeded(2, 900_000)];
     let mut at = [client.begin("a/b").await, client.begin("a/b").await];
@@ -213,7 +213,7 @@ async fn uploads_side_by_side_do_not_mix() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_uploads_than_are_kept_track_of_go_on_without_the_cache() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let client = anyone(&proxy);
     for _ in 0..256 {
         client.begin("a/b").await;
@@ -243,7 +243,7 @@ async fn uploads_that_are_only_passed_take_no_place_from_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_goes_on_after_a_restart() {
     let origin = Origin::start().await;
-    let mut proxy = kept(&origin).await;
+    let mut proxy = proxy_keeping_pushes(&origin).await;
     let layer = Blob::seeded(1, 100_000);
     let begun = anyone(&proxy).begin("a/b").await;
     let sent = anyone(&proxy).patch(&begun, layer.bytes().slice(..50_000)).await;
@@ -270,7 +270,7 @@ async fn a_blob_that_the_disk_has_no_room_for_arrives_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_in_the_middle_has_its_bytes_on_disk_and_nobody_can_read_them() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (layer, gate) = (Blob::seeded(1, 1 << 20), Gate::new());
     let begun = anyone(&proxy).begin("a/b").await;
     origin.fault(On::kind(Kind::Upload).method("PUT"), Fault::HoldHead(gate.clone()));

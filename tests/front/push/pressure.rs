@@ -13,7 +13,7 @@ use crate::support::content::Blob;
 use crate::support::image::{Manifest, OCI_MANIFEST};
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, manifest};
-use crate::support::push::{anyone, kept, open_to_all, streamed, uploads};
+use crate::support::push::{anyone, open_to_all, proxy_keeping_pushes, streamed, uploads};
 use crate::support::{eventually, soon};
 
 /// Writes until nothing is taken for a while; how much was taken.
@@ -56,7 +56,7 @@ async fn a_registry_that_takes_nothing_holds_up_its_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_takes_its_time_gets_everything() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let layer = Blob::seeded(1, 6 << 20);
     origin.fault(On::kind(Kind::Upload).method("PUT"), Fault::TakeRate(8 << 20));
     assert_eq!(anyone(&proxy).blob("a/b", &layer).await.status, 201);
@@ -158,7 +158,7 @@ async fn a_refused_body_does_not_cost_the_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_was_asked_for_and_is_refused_does_not_cost_the_answer_either() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let at = anyone(&proxy).begin("a/b").await;
     for fault in [Fault::Instead(413, "text/plain", Bytes::new()), Fault::Unread] {
         origin.fault(On::kind(Kind::Upload).method("PATCH"), fault);
@@ -190,7 +190,7 @@ fn sized(bytes: usize) -> Manifest {
 async fn a_manifest_of_four_mebibytes_passes_and_a_byte_more_does_not() {
     const LIMIT: usize = 4 << 20;
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let largest = sized(LIMIT);
     assert_eq!(anyone(&proxy).manifest("a/b", "v1", &largest).await.status, 201);
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, largest.bytes);

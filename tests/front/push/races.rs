@@ -8,7 +8,7 @@ use roadstead::config::Writes;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, blob, manifest};
-use crate::support::push::{Client, anyone, kept, open_to_all};
+use crate::support::push::{Client, anyone, open_to_all, proxy_keeping_pushes};
 use crate::support::{eventually, soon};
 
 /// HEADs of a tag that wait at a gate with the answer that was right when they were asked.
@@ -99,7 +99,7 @@ async fn an_answer_from_before_a_delete_that_comes_after_it_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_that_is_deleted_meanwhile_is_not_proven_by_an_older_answer() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let image = Image::new(1, &[1_000]);
     let path = blob("a/b", &image.layers[0].digest);
     anyone(&proxy).image("a/b", "v1", &image).await;
@@ -147,7 +147,7 @@ async fn an_absence_from_before_a_push_that_comes_after_it_is_not_believed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_whose_pusher_left_before_the_answer_is_the_new_one() {
     let origin = Origin::start().await;
-    let proxy = kept(&origin).await;
+    let proxy = proxy_keeping_pushes(&origin).await;
     let (first, second) = (Image::new(1, &[]), Image::new(2, &[]));
     anyone(&proxy).image("a/b", "v1", &first).await;
     assert_eq!(anyone(&proxy).blob("a/b", &second.config).await.status, 201);

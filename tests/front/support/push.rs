@@ -25,7 +25,8 @@ pub(crate) fn open_to_all(origin: &Origin, writes: Writes) -> Setup {
     setup
 }
 
-pub(crate) async fn kept(origin: &Origin) -> Proxy {
+/// A proxy that everybody may push through, and that keeps what passes.
+pub(crate) async fn proxy_keeping_pushes(origin: &Origin) -> Proxy {
     open_to_all(origin, Writes::Kept).start().await
 }
 

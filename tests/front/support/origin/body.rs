@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 use super::fault::{Fault, Gate};
 
 /// Bodies up to this size are kept.
-const KEPT: usize = 8 << 20;
+const KEPT_BODY_MAX: usize = 8 << 20;
 
 /// Bytes that are read together.
 const PIECE: u64 = 16 * 1024;
@@ -50,7 +50,9 @@ impl Received {
         self.length += piece.len() as u64;
         self.hasher.update(piece);
         match &mut self.kept {
-            Some(kept) if kept.len() + piece.len() <= KEPT => kept.extend_from_slice(piece),
+            Some(kept) if kept.len() + piece.len() <= KEPT_BODY_MAX => {
+                kept.extend_from_slice(piece);
+            }
             kept => *kept = None,
         }
     }

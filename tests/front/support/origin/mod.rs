@@ -31,7 +31,7 @@ use super::image::{Image, Manifest};
 pub(crate) use fault::{Fault, Gate, On};
 pub(crate) use request::{Kind, Request};
 pub(crate) use token::{Auth, Bearer, Login};
-pub(crate) use uploads::Manners;
+pub(crate) use uploads::Dialect;
 
 /// A registry on a port of its own. Dropping it ends its connections.
 #[derive(Debug)]
@@ -152,8 +152,8 @@ impl Origin {
     }
 
     /// How it takes writes from now on.
-    pub(crate) fn behave(&self, manners: Manners) {
-        self.state().registry.uploads.manners = manners;
+    pub(crate) fn behave(&self, dialect: Dialect) {
+        self.state().registry.uploads.dialect = dialect;
     }
 
     pub(crate) fn require(&self, auth: Auth) {

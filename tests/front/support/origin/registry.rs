@@ -1,4 +1,4 @@
-//! What an origin holds, and the right answer to each request: the manners of CNCF distribution.
+//! What an origin holds, and the right answer to each request, as CNCF distribution gives it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;

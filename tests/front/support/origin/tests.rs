@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use roadstead::oci::{Algorithm, Digest};
 
-use super::{Auth, Bearer, Fault, Gate, Kind, Login, Manners, On, Origin};
+use super::{Auth, Bearer, Dialect, Fault, Gate, Kind, Login, On, Origin};
 use crate::support::client::{Answer, Reading};
 use crate::support::content::Blob;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
@@ -231,7 +231,7 @@ async fn send(origin: &Origin, method: Method, path: &str, body: &'static str) -
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_takes_an_upload_and_minds_its_address() {
     let origin = Origin::start().await;
-    origin.behave(Manners { location: "https://elsewhere.test".into(), ..Manners::default() });
+    origin.behave(Dialect { location: "https://elsewhere.test".into(), ..Dialect::default() });
     let location = |answer: &Answer| {
         let location = answer.header("location").expect("a Location");
         location.strip_prefix("https://elsewhere.test").expect("elsewhere").to_owned()

@@ -1,4 +1,4 @@
-//! What is written to an origin: uploads, manifests, deletes, in the manners of CNCF distribution.
+//! What is written to an origin: uploads, manifests, deletes, as CNCF distribution takes it.
 
 use std::collections::HashMap;
 
@@ -12,9 +12,9 @@ use super::request::{Kind, Request};
 use crate::support::content::{Blob, Content};
 use crate::support::image::Manifest;
 
-/// What registries do differently.
+/// What registries do differently about writes.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Manners {
+pub(crate) struct Dialect {
     /// Before the path in the `Location` of an upload: scheme and host, or nothing.
     pub(crate) location: String,
     /// Says `OCI-Subject`.
@@ -30,7 +30,7 @@ pub(crate) struct Manners {
 pub(super) struct Uploads {
     open: HashMap<String, Upload>,
     begun: usize,
-    pub(super) manners: Manners,
+    pub(super) dialect: Dialect,
 }
 
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Registry {
             self.repository(&request.repository).blobs.insert(digest.clone());
             return created(&request.repository, &digest);
         }
-        if self.uploads.manners.whole && request.parameter("digest").is_some() {
+        if self.uploads.dialect.whole && request.parameter("digest").is_some() {
             return self.end(request, received);
         }
         let algorithm =
@@ -139,7 +139,7 @@ impl Registry {
     }
 
     fn progress(&mut self, id: &str, status: u16) -> Reply {
-        let location = self.uploads.manners.location.clone();
+        let location = self.uploads.dialect.location.clone();
         let upload = self.uploads.open.get_mut(id).expect("it is open");
         upload.step += 1;
         let path = format!("/v2/{}/blobs/uploads/{id}?{}", upload.repository, upload.state());
@@ -187,7 +187,7 @@ impl Registry {
         let manifest = Manifest { bytes: request.body.clone(), media_type, digest: digest.clone() };
         self.put_manifest(&request.repository, &manifest);
         let further =
-            if self.uploads.manners.tags { request.parameters("tag") } else { Vec::new() };
+            if self.uploads.dialect.tags { request.parameters("tag") } else { Vec::new() };
         let own = by_digest.is_none().then(|| request.reference.clone());
         for tag in own.iter().chain(&further) {
             self.tag(&request.repository, tag, &digest);
@@ -196,7 +196,7 @@ impl Registry {
         let mut reply =
             Reply::empty(201).with("Location", path).with("Docker-Content-Digest", digest.as_str());
         if let Some(subject) =
-            document["subject"]["digest"].as_str().filter(|_| self.uploads.manners.subject)
+            document["subject"]["digest"].as_str().filter(|_| self.uploads.dialect.subject)
         {
             reply = reply.with("OCI-Subject", subject);
         }
