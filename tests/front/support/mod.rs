@@ -7,6 +7,7 @@ pub(crate) mod origin;
 mod panics;
 pub(crate) mod proxy;
 pub(crate) mod push;
+mod setup;
 pub(crate) mod tls;
 pub(crate) mod vendor;
 
