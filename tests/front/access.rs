@@ -33,10 +33,6 @@ async fn token(vendor: &Vendor, authorization: &str) -> String {
     format!("Bearer {}", document["token"].as_str().expect("a token"))
 }
 
-fn message(answer: &Answer) -> String {
-    answer.json()["errors"][0]["message"].as_str().unwrap_or_default().to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_is_challenged_once_and_told_where_to_go() {
     let vendor = Vendor::start().await;
@@ -63,7 +59,7 @@ async fn a_login_means_something_everywhere() {
         for path in ["/v2/", "/token", MYAPP, PUBLIC] {
             let answer = get(&vendor, &basic(user, password), path).await;
             assert_eq!(
-                (answer.status, message(&answer).as_str()),
+                (answer.status, answer.message().as_str()),
                 (401, "wrong user, password or licence"),
                 "{user} {path}"
             );
@@ -181,7 +177,7 @@ async fn writes_are_refused_with_a_sentence_to_those_who_are_known() {
     };
     let refused = post(&customer, "registry.test/other/worker").await;
     assert_eq!(
-        (refused.refusal(), message(&refused)),
+        (refused.refusal(), refused.message()),
         ((403, "DENIED".into()), "licence:acme-prod may not push here".into())
     );
     assert_eq!(post(&customer, "registry.test/myapp/worker").await.status, 405);
@@ -215,7 +211,7 @@ async fn a_licence_ends_on_its_day_also_under_a_running_token() {
         [(&customer, "/token"), (&customer, MYAPP), (&bearer, MYAPP), (&bearer, "/v2/")]
     {
         let answer = get(&vendor, authorization, path).await;
-        let told = message(&answer);
+        let told = answer.message();
         assert!(
             answer.status == 401 && told.starts_with("licence acme-prod expired on "),
             "{path}: {told}"
@@ -257,7 +253,7 @@ async fn a_revocation_counts_at_once_and_a_broken_list_changes_nothing() {
         let answer = get(&vendor, authorization, MYAPP).await;
         assert!(
             answer.status == 401
-                && message(&answer).starts_with("licence acme-prod was revoked on ")
+                && answer.message().starts_with("licence acme-prod was revoked on ")
         );
     }
     vendor.proxy.clock().advance(2 * DAY);

@@ -4,17 +4,12 @@ use bytes::Bytes;
 use http::Method;
 use roadstead::oci::{Algorithm, Digest};
 
-use crate::support::client::Answer;
 use crate::support::content::{Blob, Content};
 use crate::support::eventually;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
 use crate::support::origin::{Fault, Kind, On, Origin};
 use crate::support::proxy::{blob, manifest};
 use crate::support::push::{anyone, ending, location, proxy_keeping_pushes, uploads, writes};
-
-fn message(answer: &Answer) -> String {
-    answer.json()["errors"][0]["message"].as_str().expect("a sentence").to_owned()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_digest_is_refused_and_nothing_is_kept() {
@@ -26,7 +21,7 @@ async fn a_wrong_digest_is_refused_and_nothing_is_kept() {
     let sent = client.patch(&begun, layer.bytes()).await;
     let refused = client.put(&location(&sent), &other.digest, Bytes::new()).await;
     assert_eq!(refused.refusal(), (400, "DIGEST_INVALID".into()));
-    assert_eq!(message(&refused), "what arrived at the registry does not have this digest");
+    assert_eq!(refused.message(), "what arrived at the registry does not have this digest");
     let refused = client.blob("a/b", &Blob { digest: other.digest.clone(), ..layer.clone() }).await;
     assert_eq!(refused.refusal(), (400, "DIGEST_INVALID".into()));
     let refused = client.send(Method::PUT, &location(&sent), &[], Bytes::new()).await;
@@ -81,7 +76,7 @@ async fn what_the_registry_does_not_like_about_a_manifest_is_said() {
     let image = Image::new(1, &[10]);
     let refused = anyone(&proxy).manifest("a/b", "v1", &image.manifest).await;
     assert_eq!(refused.refusal(), (404, "MANIFEST_BLOB_UNKNOWN".into()));
-    assert!(message(&refused).contains("push that first"));
+    assert!(refused.message().contains("push that first"));
     let refused = anyone(&proxy).manifest("a/b", "v1", &Manifest::new(OCI_MANIFEST, "{")).await;
     assert_eq!(refused.refusal(), (400, "MANIFEST_INVALID".into()));
     assert_eq!(proxy.metric("roadstead_store_blobs", &[]), 0);

@@ -8,7 +8,6 @@ use roadstead::config::Writes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::client::Answer;
 use crate::support::content::Blob;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
@@ -22,10 +21,6 @@ const LAYER: u64 = 300_000;
 
 /// Of the cache, for one blob.
 const HALF: u64 = 64 << 20;
-
-fn message(answer: &Answer) -> String {
-    answer.json()["errors"][0]["message"].as_str().expect("a sentence").to_owned()
-}
 
 /// Nothing is stored or staged, and a blob of half the cache has room.
 async fn nothing_is_left(proxy: &Proxy, origin: &Origin, layer: &Blob) {
@@ -102,7 +97,7 @@ async fn what_the_registry_answers_a_write_with_is_told_as_it_is() {
         }
         let answer = anyone(&proxy).patch(&at, layer.bytes()).await;
         assert_eq!(answer.refusal(), (status, code.to_owned()), "{faults:?}");
-        assert!(message(&answer).contains(sentence), "{faults:?}: {}", message(&answer));
+        assert!(answer.message().contains(sentence), "{faults:?}: {}", answer.message());
         assert_eq!(answer.header("retry-after"), (status == 429).then_some("7"));
         assert_eq!(
             origin.count(|request| request.method == "PATCH"),
@@ -155,7 +150,7 @@ async fn a_registry_that_is_gone_or_refuses_connections_is_said_to_be() {
         anyone(&proxy).post(&uploads("a/b")).await,
     ] {
         assert_eq!(answer.refusal(), (502, "UNAVAILABLE".into()));
-        assert!(message(&answer).contains("cannot be reached"));
+        assert!(answer.message().contains("cannot be reached"));
     }
     assert_eq!(proxy.staged_files(), 0);
 }

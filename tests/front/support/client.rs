@@ -86,6 +86,12 @@ impl Answer {
         self.json()["errors"][0]["code"].as_str().expect("an error document has a code").to_owned()
     }
 
+    /// The sentence in the error document.
+    pub(crate) fn message(&self) -> String {
+        let document = self.json();
+        document["errors"][0]["message"].as_str().expect("an error has a message").to_owned()
+    }
+
     /// The status and the code in the error document.
     pub(crate) fn refusal(&self) -> (u16, String) {
         (self.status, self.code())
