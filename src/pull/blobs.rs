@@ -152,7 +152,6 @@ impl PullThrough {
             Ok(None) => Stored::Absent,
             Err(error) => {
                 tracing::error!(%error, %digest, "cannot open a stored blob; fetching it");
-                self.0.metrics.store.errors.with_label_values(&[error.operation()]).inc();
                 Stored::Unreadable
             }
         }

@@ -341,7 +341,6 @@ impl Inner {
     async fn stored(&self, digest: &Digest) -> Option<(u64, ManifestContent)> {
         let found = self.store.open(digest).await.unwrap_or_else(|error| {
             tracing::error!(%error, %digest, "cannot open a stored manifest; fetching it");
-            self.metrics.store.errors.with_label_values(&[error.operation()]).inc();
             None
         });
         match found? {
@@ -391,7 +390,6 @@ impl Inner {
     pub(super) async fn store_manifest(&self, digest: &Digest, bytes: Bytes) {
         if let Err(StageError::Failed(error)) = self.stage_manifest(digest, bytes).await {
             tracing::error!(%error, %digest, "cannot store a manifest");
-            self.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
     }
 
@@ -423,7 +421,6 @@ impl Inner {
     pub(super) async fn record_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) {
         if let Err(error) = self.store.records().put_tag(name, tag, record).await {
             tracing::warn!(%error, image = %name, %tag, "cannot record a tag");
-            self.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
     }
 

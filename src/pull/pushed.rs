@@ -81,8 +81,8 @@ impl PullThrough {
         for (tag, _) in inner.provisional.take(name, digest) {
             inner.forget_tag(name, &tag).await;
         }
-        inner.note(inner.store.records().drop_tags_of(name, digest).await);
-        inner.note(inner.store.records().drop_member(name, digest).await);
+        note(inner.store.records().drop_tags_of(name, digest).await);
+        note(inner.store.records().drop_member(name, digest).await);
     }
 
     /// The registry has deleted the tag.
@@ -104,7 +104,7 @@ impl PullThrough {
     /// The registry has deleted the blob from this repository; others may have it still.
     pub async fn deleted_blob(&self, name: &CanonicalName, digest: &Digest) {
         self.0.absences.changed(Subject::Blob(digest.clone()), name);
-        self.0.note(self.0.store.records().drop_member(name, digest).await);
+        note(self.0.store.records().drop_member(name, digest).await);
     }
 }
 
@@ -117,14 +117,13 @@ impl Inner {
     async fn forget_tag(&self, name: &CanonicalName, tag: &Tag) {
         self.changed(name, Reference::Tag(tag.clone()));
         self.provisional.drop_tag(name, tag);
-        self.note(self.store.records().drop_tag(name, tag).await);
+        note(self.store.records().drop_tag(name, tag).await);
     }
+}
 
-    /// Counts a failure of the records.
-    fn note(&self, result: Result<(), store::Error>) {
-        if let Err(error) = result {
-            tracing::warn!(%error, "the records are behind what was written");
-            self.metrics.store.errors.with_label_values(&[error.operation()]).inc();
-        }
+/// Logs a failure of the records.
+fn note(result: Result<(), store::Error>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "the records are behind what was written");
     }
 }

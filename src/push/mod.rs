@@ -414,7 +414,6 @@ impl Inner {
         };
         if let Err(error) = verified.publish(Class::Blob, self.clock.now()).await {
             tracing::error!(%error, %digest, "cannot keep what was pushed");
-            self.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
     }
 }

@@ -122,8 +122,9 @@ impl BlobStore {
         let layout = Layout::new(&cache.path);
         let file = recover::take(&layout)?;
         recover::sweep(&layout)?;
-        let pool =
-            Arc::new(IoPool::new().map_err(Error::file("start the I/O pool of", layout.root()))?);
+        let pool = IoPool::new(Arc::clone(&metrics))
+            .map_err(Error::file("start the I/O pool of", layout.root()))?;
+        let pool = Arc::new(pool);
         let records = Records::open(&layout.database(), Arc::clone(&pool))?;
         metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
@@ -156,7 +157,7 @@ impl BlobStore {
     /// [`StageError::NoRoom`] if neither free space nor eviction can hold them (DESIGN §14.10).
     pub async fn stage(&self, digest: &Digest, size: Option<u64>) -> Result<Staged, StageError> {
         let (shared, digest) = (Arc::clone(&self.0), digest.clone());
-        self.0.pool.run(move || Ok(Staged::create(&shared, &digest, size))).await?
+        self.0.pool.run(move || Staged::create(&shared, &digest, size)).await
     }
 
     /// The same for content that is named when it is whole (`Staged::verify_as`), by a digest of
@@ -178,7 +179,9 @@ impl BlobStore {
         *lock(&self.0.min_free) = cache.min_free;
         self.0.index().set_limit(cache.max_size);
         // What cannot be evicted now is met by the next who needs room.
-        let _ = self.0.make_room(0);
+        if let Err(StageError::Failed(error)) = self.0.make_room(0) {
+            self.0.go_on(Err(error));
+        }
     }
 
     /// Whether `digest` is known to be on disk, without looking there.
@@ -216,7 +219,7 @@ impl BlobStore {
             if uses.is_empty() { Ok(()) } else { shared.records.put_recency(&uses) }
         });
         if let Err(error) = flushed.await {
-            self.0.metrics.store.errors.with_label_values(&[error.operation()]).inc();
+            tracing::warn!(%error, "cannot record when content was used");
         }
     }
 }
@@ -261,14 +264,15 @@ impl Shared {
                 continue; // published anew in the meantime
             }
             self.small.invalidate(digest);
-            if let Err(error) = std::fs::remove_file(self.layout.blob(digest)) {
+            let path = self.layout.blob(digest);
+            if let Err(error) = std::fs::remove_file(&path).map_err(Error::file("remove", &path)) {
                 tracing::warn!(%error, %digest, "cannot remove a blob");
-                self.metrics.store.errors.with_label_values(&["remove"]).inc();
+                self.pool.count(&error);
             }
         }
         if !digests.is_empty() {
             self.report();
-            self.note(self.records.drop_stamps(digests));
+            self.go_on(self.records.drop_stamps(digests));
         }
     }
 
@@ -280,11 +284,11 @@ impl Shared {
         self.unlink(std::slice::from_ref(digest));
     }
 
-    /// Counts a failure that changes nothing for the caller.
-    fn note(&self, result: Result<(), Error>) {
+    /// Logs and counts a failure that the caller goes on without.
+    fn go_on(&self, result: Result<(), Error>) {
         if let Err(error) = result {
-            tracing::warn!(%error, "the records are behind");
-            self.metrics.store.errors.with_label_values(&[error.operation()]).inc();
+            tracing::warn!(%error, "the store goes on after a failure");
+            self.pool.count(&error);
         }
     }
 

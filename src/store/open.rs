@@ -73,6 +73,7 @@ impl Shared {
     fn open_file(self: &Arc<Self>, digest: &Digest) -> Result<Option<Found>, Error> {
         let recorded = self.records.stamp(digest).unwrap_or_else(|error| {
             tracing::warn!(%error, %digest, "cannot read the record of a blob; hashing it");
+            self.pool.count(&error);
             None
         });
         let class = recorded.map_or(Class::Blob, |(_, class)| class);
@@ -200,7 +201,12 @@ impl Suspect {
             return Ok(Err(Mismatch { expected: self.digest, actual }));
         }
         let used = tick(self.shared.clock.now());
-        self.shared.note(self.shared.records.put_stamp(&self.digest, self.stamp, self.class, used));
+        self.shared.go_on(self.shared.records.put_stamp(
+            &self.digest,
+            self.stamp,
+            self.class,
+            used,
+        ));
         self.trusted().map(Ok)
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::index::{Class, Tick};
 use super::layout::{ALGORITHMS, Layout};
-use super::{Error, Shared, create_folder};
+use super::{Error, Shared, StageError, create_folder};
 use crate::oci::{Algorithm, Digest};
 
 /// Makes the folders and locks the directory for this process.
@@ -52,7 +52,7 @@ pub(super) fn load(shared: &Shared) -> Result<(), Error> {
     let read = shared.records.each_blob(|digest, class, used| {
         recorded.insert(digest, (class, used));
     });
-    shared.note(read);
+    shared.go_on(read);
     for algorithm in ALGORITHMS {
         for shelf in entries(&shared.layout.algorithm(algorithm))? {
             if !shelf.path().is_dir() {
@@ -67,13 +67,15 @@ pub(super) fn load(shared: &Shared) -> Result<(), Error> {
     // What is recorded but no longer there.
     let missing: Vec<Digest> =
         recorded.into_keys().filter(|digest| !shared.index().contains(digest)).collect();
-    shared.note(shared.records.drop_stamps(&missing));
-    shared.note(shared.records.prune());
+    shared.go_on(shared.records.drop_stamps(&missing));
+    shared.go_on(shared.records.prune());
     // The limit may be lower than it was.
-    if shared.make_room(0).is_err() {
-        tracing::warn!(
+    match shared.make_room(0) {
+        Ok(()) => {}
+        Err(StageError::NoRoom) => tracing::warn!(
             "the cache's file system is fuller than min_free allows; new content will not be stored"
-        );
+        ),
+        Err(StageError::Failed(error)) => shared.go_on(Err(error)),
     }
     shared.report();
     Ok(())

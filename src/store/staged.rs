@@ -106,16 +106,17 @@ impl Staged {
             (Arc::clone(&self.entry.file), self.entry.name.path.clone(), self.written);
         let job = self.entry.room.shared.pool.run(move || {
             for chunk in &chunks {
-                file.write_all_at(chunk, offset).map_err(Error::file("write", &path))?;
+                let wrote = file.write_all_at(chunk, offset).map_err(Error::file("write", &path));
+                wrote.map_err(full_is_no_room)?;
                 offset += chunk.len() as u64;
             }
             written(offset);
             for chunk in &chunks {
                 hasher.update(chunk);
             }
-            Ok(hasher)
+            Ok::<_, StageError>(hasher)
         });
-        self.hasher = Some(job.await.map_err(full_is_no_room)?);
+        self.hasher = Some(job.await?);
         self.written += length;
         Ok(())
     }
@@ -158,8 +159,8 @@ impl Staged {
             return Err(StageError::NoRoom);
         }
         let more = STEP.max(length - self.entry.room.bytes);
-        let job = self.entry.room.shared.pool.run(move || Ok(Room::promise(&shared, more)));
-        self.entry.room.absorb(job.await??);
+        let job = self.entry.room.shared.pool.run(move || Room::promise(&shared, more));
+        self.entry.room.absorb(job.await?);
         Ok(())
     }
 }

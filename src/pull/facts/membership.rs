@@ -11,7 +11,6 @@ use super::freshness;
 use super::negative::{Absences, Era, Subject};
 use crate::clock::{Clock, Timestamp};
 use crate::limits::Limits;
-use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Digest, MediaType, Reference};
 use crate::pull::Ages;
 use crate::pull::Error;
@@ -38,7 +37,6 @@ struct Inner {
     clock: Clock,
     limits: Limits,
     ages: Ages,
-    metrics: Arc<Metrics>,
     blob_proofs: SingleFlight<Key, Result<Option<u64>, Error>>,
     manifest_proofs: SingleFlight<Key, Result<ManifestHead, Error>>,
     confirmations: SingleFlight<CanonicalName, Result<bool, Error>>,
@@ -58,7 +56,6 @@ impl Membership {
             clock: parts.clock.clone(),
             limits: parts.limits.clone(),
             ages,
-            metrics: Arc::clone(&parts.metrics),
             blob_proofs: SingleFlight::new(tasks.clone()),
             manifest_proofs: SingleFlight::new(tasks.clone()),
             confirmations: SingleFlight::new(tasks.clone()),
@@ -77,17 +74,17 @@ impl Membership {
     ) -> Result<Option<Member>, Error> {
         let records = self.0.store.records();
         // An unreadable record proves nothing, so upstream is asked.
-        let Some(member) = self.note(records.member(name, digest).await).flatten() else {
+        let Some(member) = note(records.member(name, digest).await).flatten() else {
             return Ok(None);
         };
-        let confirmed = self.note(records.confirmed(name).await).flatten();
+        let confirmed = note(records.confirmed(name).await).flatten();
         let now = self.0.clock.now();
         if confirmed.is_some_and(|confirmed| now.since(confirmed) < self.0.ages.load().proof_ttl) {
             return Ok(Some(member));
         }
         self.confirm(name, digest, &member, confirmed).await?;
         // The confirmation may have shown that just this digest is gone.
-        Ok(self.note(records.member(name, digest).await).flatten())
+        Ok(note(records.member(name, digest).await).flatten())
     }
 
     /// Upstream has answered 2xx for `digest` under `name` to a question of this time; one from
@@ -115,9 +112,9 @@ impl Membership {
     ) {
         let records = self.0.store.records();
         let member = Member { media_type };
-        let known = self.note(records.member(name, digest).await).flatten();
+        let known = note(records.member(name, digest).await).flatten();
         if known.is_none_or(|known| known != member && member.media_type.is_some()) {
-            self.note(records.put_member(name, digest, member).await);
+            note(records.put_member(name, digest, member).await);
         }
         self.renew(name).await;
     }
@@ -132,7 +129,7 @@ impl Membership {
         let records = self.0.store.records();
         match error {
             Error::Refused(_) => {
-                self.note(records.drop_members(name).await);
+                note(records.drop_members(name).await);
             }
             Error::BlobUnknown
             | Error::ManifestUnknown
@@ -141,7 +138,7 @@ impl Membership {
                 if let Subject::Blob(digest) | Subject::Manifest(Reference::Digest(digest)) =
                     &subject
                 {
-                    self.note(records.drop_member(name, digest).await);
+                    note(records.drop_member(name, digest).await);
                 }
                 self.0.absences.hold(subject, name, &self.0.limits);
             }
@@ -266,7 +263,7 @@ impl Membership {
     /// Whether upstream still has some manifest that is known of `name`; one question for all who
     /// doubt.
     async fn confirm_by_any(&self, name: &CanonicalName) -> Result<bool, Error> {
-        let manifest = self.note(self.0.store.records().any_manifest(name).await).flatten();
+        let manifest = note(self.0.store.records().any_manifest(name).await).flatten();
         let Some(manifest) = manifest else { return Ok(false) };
         match self.ask_manifest(name, &manifest, Instant::now() + self.0.limits.revalidate).await {
             Ok(_) => Ok(true),
@@ -296,24 +293,23 @@ impl Membership {
     async fn renew(&self, name: &CanonicalName) {
         let records = self.0.store.records();
         let now = self.0.clock.now();
-        let confirmed = self.note(records.confirmed(name).await).flatten();
+        let confirmed = note(records.confirmed(name).await).flatten();
         let pause = WRITE_EVERY.min(self.0.ages.load().proof_ttl / 4);
         if confirmed.is_none_or(|confirmed| now.since(confirmed) >= pause) {
-            self.note(records.put_confirmed(name, now).await);
+            note(records.put_confirmed(name, now).await);
         }
     }
 
     fn upstream(&self, name: &CanonicalName) -> Result<Arc<Upstream>, Error> {
         self.0.upstreams.get(&name.upstream).ok_or(Error::NameUnknown)
     }
+}
 
-    /// Counts a failure of the records; without them upstream is asked.
-    fn note<T>(&self, result: Result<T, store::Error>) -> Option<T> {
-        result
-            .inspect_err(|error| {
-                tracing::warn!(%error, "the records failed; asking upstream instead");
-                self.0.metrics.store.errors.with_label_values(&[error.operation()]).inc();
-            })
-            .ok()
-    }
+/// Logs a failure of the records; without them upstream is asked.
+fn note<T>(result: Result<T, store::Error>) -> Option<T> {
+    result
+        .inspect_err(|error| {
+            tracing::warn!(%error, "the records failed; asking upstream instead");
+        })
+        .ok()
 }

@@ -141,7 +141,6 @@ impl Fill {
         let staged = self.inner.store.stage(&self.digest, size).await;
         if let Err(StageError::Failed(error)) = &staged {
             tracing::error!(%error, digest = %self.digest, "cannot store a blob; passing it through");
-            self.inner.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
         staged.ok()
     }
@@ -322,7 +321,6 @@ impl Fill {
         self.guard.end(Ok(()));
         if let Err(error) = verified.publish(Class::Blob, self.inner.clock.now()).await {
             tracing::error!(%error, digest = %self.digest, "cannot publish a blob");
-            self.inner.metrics.store.errors.with_label_values(&[error.operation()]).inc();
         }
         Ok(())
     }
