@@ -8,7 +8,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`limits`], [`clock`] | every wait and bound; the wall clock as an argument |
+//! | [`limits`], [`clock`], [`expiring`] | deadlines and bounds that tests shorten; the wall clock as an argument; a cache that ends by it |
 //! | [`oci`] | the spec's types and grammar: digests, names, endpoints, ranges, manifests, error codes. Pure |
 //! | [`licence`] | a customer's signed right: its token, keys, revocation. Pure |
 //! | [`config`] | YAML in, every problem at once or a [`config::Config`] out; secrets; presets of registries |
@@ -42,6 +42,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod expiring;
 pub mod files;
 pub mod licence;
 pub mod limits;

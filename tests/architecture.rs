@@ -9,8 +9,17 @@ use std::path::Path;
 use std::process::Command;
 
 /// Modules that anyone but `oci` may take types from.
-const LEAVES: &[&str] =
-    &["config", "licence", "metrics", "telemetry", "limits", "clock", "files", "secret"];
+const LEAVES: &[&str] = &[
+    "config",
+    "licence",
+    "metrics",
+    "telemetry",
+    "limits",
+    "clock",
+    "expiring",
+    "files",
+    "secret",
+];
 
 /// Each module, and what it may use besides itself and the leaves. A new module has to be entered
 /// here.
@@ -49,6 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("secret", &[]),
 ];
+    ("expiring", &[]),
 
 /// Modules that use nothing at all: they are pure, or below everything.
 const ALONE: &[&str] = &["oci", "limits", "clock", "secret"];

@@ -12,11 +12,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use super::keys::key_from;
 use crate::clock::{Clock, Timestamp};
+use crate::expiring::ExpiringCache;
 use crate::licence::{KeyId, Licence, LicenceId, SKEW, Slug, Term};
 use crate::secret::Secret;
 
@@ -125,7 +125,7 @@ pub(super) struct Tokens {
     /// Verifies what it signed until the longest of that has run out.
     previous: Option<(Arc<SigningKey>, Timestamp)>,
     clock: Clock,
-    read: Cache<[u8; 32], Claims>,
+    read: ExpiringCache<[u8; 32], Claims>,
 }
 
 /// A token and how long it is good.
@@ -142,7 +142,7 @@ impl Tokens {
     /// # Errors
     /// What is wrong with the material.
     pub(super) fn new(material: &[u8], clock: Clock) -> Result<Self, String> {
-        let read = Cache::builder().max_capacity(REMEMBERED).time_to_live(LIFE_FOR_PUSH).build();
+        let read = ExpiringCache::new(REMEMBERED, clock.clone());
         Ok(Self { current: Arc::new(SigningKey::derive(material)?), previous: None, clock, read })
     }
 
@@ -188,7 +188,7 @@ impl Tokens {
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         let claims = self.read.get(&key).or_else(|| {
             let claims = self.verify(token)?;
-            self.read.insert(key, claims.clone());
+            self.read.insert(key, claims.clone(), LIFE_FOR_PUSH);
             Some(claims)
         })?;
         let ends = Timestamp::from_unix(Duration::from_secs(claims.exp)).plus(SKEW);

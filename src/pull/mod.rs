@@ -24,10 +24,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::Stream;
-use moka::sync::Cache;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::expiring::ExpiringCache;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Digest, Reference, Tag};
@@ -55,6 +55,8 @@ type Ages = Arc<ArcSwap<config::Cache>>;
 
 /// How long a blob is passed through after the disk filled up under it.
 const UNSTORABLE: Duration = Duration::from_mins(1);
+/// Such blobs that are remembered.
+const UNSTORABLE_MAX: u64 = 10_000;
 
 /// What the cache did for an answer; the same word in logs, metrics and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +123,7 @@ struct Inner {
     flights: Flights,
     turns: Turns,
     /// Blobs that the disk has no room for at the moment.
-    unstorable: Cache<Digest, ()>,
+    unstorable: ExpiringCache<Digest, ()>,
     tag_heads: SingleFlight<(CanonicalName, Tag, Era), Result<ManifestHead, Error>>,
     manifest_gets: SingleFlight<(CanonicalName, Reference, Era), Result<ManifestAnswer, Error>>,
     tasks: Tasks,
@@ -140,7 +142,7 @@ impl PullThrough {
             sizes: Sizes::new(),
             flights: Flights::default(),
             turns: Turns::new(&parts.limits),
-            unstorable: Cache::builder().max_capacity(10_000).time_to_live(UNSTORABLE).build(),
+            unstorable: ExpiringCache::new(UNSTORABLE_MAX, parts.clock.clone()),
             tag_heads: SingleFlight::new(tasks.clone()),
             manifest_gets: SingleFlight::new(tasks.clone()),
             tasks,

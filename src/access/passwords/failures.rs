@@ -6,9 +6,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::clock::{Clock, Timestamp};
+use crate::expiring::ExpiringCache;
 
 /// Failures of one user from one address in [`WINDOW`] (ACCESS §5.3).
 const FAILURES: u32 = 5;
@@ -41,10 +43,10 @@ pub(super) struct Failures {
     /// Under a secret of the process: names come from strangers, and may be long.
     names: RandomState,
     counts: Cache<(Source, Name), Count>,
-    /// Until when an address is one.
-    suspects: Cache<Source, Timestamp>,
-    /// Until when a name is taken for one that somebody guesses at.
-    guessed: Cache<Name, Timestamp>,
+    /// Addresses that have failed, or were turned away for want of room.
+    suspects: ExpiringCache<Source, ()>,
+    /// Names that somebody guesses at.
+    guessed: ExpiringCache<Name, ()>,
     /// Who has logged in from where.
     familiar: Cache<(Source, Name), ()>,
 }
@@ -60,11 +62,14 @@ struct Count {
 impl Failures {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
-            clock,
             names: RandomState::new(),
-            counts: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
-            suspects: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
-            guessed: Cache::builder().max_capacity(COUNTED).time_to_live(WINDOW).build(),
+            suspects: ExpiringCache::new(COUNTED, clock.clone()),
+            guessed: ExpiringCache::new(COUNTED, clock.clone()),
+            counts: Cache::builder()
+                .max_capacity(COUNTED)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
+            clock,
             familiar: Cache::new(COUNTED),
         }
     }
@@ -84,11 +89,11 @@ impl Failures {
     }
 
     pub(super) fn is_guessed(&self, user: &str) -> bool {
-        self.guessed.get(&self.name(user)).is_some_and(|until| self.clock.now() < until)
+        self.guessed.contains(&self.name(user))
     }
 
     pub(super) fn is_suspect(&self, source: Source) -> bool {
-        self.suspects.get(&source).is_some_and(|until| self.clock.now() < until)
+        self.suspects.contains(&source)
     }
 
     /// A right password.
@@ -99,8 +104,8 @@ impl Failures {
     /// A wrong password.
     pub(super) fn count(&self, source: Source, user: &str) {
         let (now, name) = (self.clock.now(), self.name(user));
-        self.suspect_until(source, now.plus(WINDOW));
-        self.guessed.insert(name, now.plus(WINDOW));
+        self.suspects.extend(source, (), WINDOW);
+        self.guessed.insert(name, (), WINDOW);
         self.counts.entry((source, name)).and_upsert_with(|entry| match entry {
             Some(entry) if now.since(entry.value().since) < WINDOW => {
                 Count { failures: entry.value().failures.saturating_add(1), ..*entry.value() }
@@ -111,17 +116,11 @@ impl Failures {
 
     /// An attempt that there was no room for.
     pub(super) fn crowded_out(&self, source: Source) {
-        self.suspect_until(source, self.clock.now().plus(CROWDED_OUT));
+        self.suspects.extend(source, (), CROWDED_OUT);
     }
 
     fn name(&self, user: &str) -> Name {
         self.names.hash_one(user)
-    }
-
-    fn suspect_until(&self, source: Source, until: Timestamp) {
-        self.suspects
-            .entry(source)
-            .and_upsert_with(|entry| entry.map_or(until, |entry| (*entry.value()).max(until)));
     }
 }
 

@@ -22,13 +22,13 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
-use moka::sync::Cache;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::failures::{Failures, Source};
 use self::hashing::{Attempt, Hashing};
 use super::users::{StoredHash, Users};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
+use crate::expiring::ExpiringCache;
 use crate::secret::Secret;
 
 const REMEMBERED: u64 = 1024;
@@ -57,8 +57,7 @@ pub(super) enum Verdict {
 pub(super) struct Passwords {
     hashing: Hashing,
     secret: hmac::Key,
-    clock: Clock,
-    verified: Cache<Key, Timestamp>,
+    verified: ExpiringCache<Key, ()>,
     failures: Arc<Failures>,
 }
 
@@ -77,11 +76,7 @@ impl Passwords {
         Ok(Self {
             hashing: Hashing::start(Arc::clone(&failures))?,
             secret,
-            clock,
-            verified: Cache::builder()
-                .max_capacity(REMEMBERED)
-                .time_to_live(REMEMBERED_FOR)
-                .build(),
+            verified: ExpiringCache::new(REMEMBERED, clock),
             failures,
         })
     }
@@ -125,7 +120,7 @@ impl Passwords {
             Attempt { user: user.into(), hash: hash.clone(), password: password.clone(), known };
         let verdict = self.hash(key, source, attempt).await;
         if matches!(verdict, Verdict::Right { .. }) {
-            self.verified.insert(key, self.clock.now());
+            self.verified.insert(key, (), REMEMBERED_FOR);
         }
         verdict
     }
@@ -149,7 +144,7 @@ impl Passwords {
     }
 
     fn is_remembered(&self, key: &Key) -> bool {
-        self.verified.get(key).is_some_and(|at| self.clock.now().since(at) < REMEMBERED_FOR)
+        self.verified.contains(key)
     }
 }
 

@@ -8,6 +8,7 @@ use moka::sync::Cache;
 
 use super::freshness::Known;
 use crate::clock::{Clock, Timestamp};
+use crate::expiring::ExpiringCache;
 use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, MediaType, Reference, Tag};
 
@@ -21,8 +22,8 @@ const CHANGE: Duration = Duration::from_mins(2);
 /// through us a moment ago: an answer that was asked for before says what was true then (UPL-8).
 #[derive(Debug)]
 pub(in crate::pull) struct Absences {
-    until: Cache<(Subject, CanonicalName), Timestamp>,
-    changed: Cache<(Subject, CanonicalName), Timestamp>,
+    absent: ExpiringCache<(Subject, CanonicalName), ()>,
+    changed: ExpiringCache<(Subject, CanonicalName), Timestamp>,
     clock: Clock,
 }
 
@@ -69,30 +70,28 @@ impl Subject {
 
 impl Absences {
     pub(in crate::pull) fn new(clock: Clock) -> Self {
-        let changed = Cache::builder().max_capacity(ENTRIES).time_to_live(CHANGE).build();
-        Self { until: Cache::new(ENTRIES), changed, clock }
+        let changed = ExpiringCache::new(ENTRIES, clock.clone());
+        Self { absent: ExpiringCache::new(ENTRIES, clock.clone()), changed, clock }
     }
 
     /// Believes that there is no such thing; but not if it was written just now.
     pub(in crate::pull) fn hold(&self, subject: Subject, name: &CanonicalName, limits: &Limits) {
         let key = (subject, name.clone());
-        if !self.changed.contains_key(&key) {
-            let until = self.clock.now().plus(key.0.believed(limits));
-            self.until.insert(key, until);
+        if !self.changed.contains(&key) {
+            let life = key.0.believed(limits);
+            self.absent.insert(key, (), life);
         }
     }
 
     pub(in crate::pull) fn contains(&self, subject: &Subject, name: &CanonicalName) -> bool {
-        self.until
-            .get(&(subject.clone(), name.clone()))
-            .is_some_and(|until| self.clock.now() < until)
+        self.absent.contains(&(subject.clone(), name.clone()))
     }
 
     /// It has been written, or deleted, through us.
     pub(in crate::pull) fn changed(&self, subject: Subject, name: &CanonicalName) {
         let key = (subject, name.clone());
-        self.changed.insert(key.clone(), self.clock.now());
-        self.until.invalidate(&key);
+        self.changed.insert(key.clone(), self.clock.now(), CHANGE);
+        self.absent.remove(&key);
     }
 
     /// When it was last written through us, if that is not long ago: whoever asks from then on

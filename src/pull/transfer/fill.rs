@@ -15,8 +15,8 @@ use crate::metrics::Counted;
 use crate::oci::{CanonicalName, Digest, Hasher};
 use crate::oci::{Extent, Part};
 use crate::pull::Error;
-use crate::pull::Inner;
 use crate::pull::facts::negative::Subject;
+use crate::pull::{Inner, UNSTORABLE};
 use crate::store::{Class, StageError, Staged, Suspect};
 use crate::upstream::{BlobBody, BlobResponse};
 use tokio::time::Instant;
@@ -135,7 +135,7 @@ impl Fill {
 
     /// A place for the bytes, if there is one.
     async fn stage(&self, size: Option<u64>) -> Option<Staged> {
-        if self.inner.unstorable.contains_key(&self.digest) {
+        if self.inner.unstorable.contains(&self.digest) {
             return None;
         }
         let staged = self.inner.store.stage(&self.digest, size).await;
@@ -213,7 +213,7 @@ impl Fill {
     async fn write(&self, staged: &mut Staged, batch: Vec<Bytes>) -> Result<(), Error> {
         staged.append(batch, self.guard.watermark()).await.map_err(|error| {
             // The next request passes the blob through instead (DESIGN §14.10).
-            self.inner.unstorable.insert(self.digest.clone(), ());
+            self.inner.unstorable.insert(self.digest.clone(), (), UNSTORABLE);
             match error {
                 StageError::NoRoom => Error::NoRoom,
                 StageError::Failed(error) => error.into(),
