@@ -23,7 +23,7 @@ use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{CanonicalName, RangeRequest, Repository, Target, UpstreamName};
 use roadstead::pull::{Content as Pulled, Parts, PullThrough};
-use roadstead::store::{BlobStore, Class, Reader};
+use roadstead::store::{BlobStore, EvictionClass, Reader};
 use roadstead::upstream::{Lookup, Upstreams};
 use tokio::runtime::Runtime;
 
@@ -101,7 +101,10 @@ fn warm_body(c: &mut Criterion) {
         let mut staged = bed.store.stage(&content.digest, Some(content.size)).await.expect("room");
         staged.append(content.blocks().collect(), |_| ()).await.expect("a disk that works");
         let verified = staged.verify().expect("the right digest");
-        verified.publish(Class::Blob, Clock::system().now()).await.expect("a disk that works")
+        verified
+            .publish(EvictionClass::Blob, Clock::system().now())
+            .await
+            .expect("a disk that works")
     });
     let mut group = c.benchmark_group("warm body");
     group.throughput(Throughput::Elements(content.size / MIB));

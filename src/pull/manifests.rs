@@ -13,7 +13,7 @@ use super::facts::freshness::{self, Decision, Known};
 use super::facts::negative::{Provisional, Subject};
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
-use crate::store::{Blob, Class, Found, StageError, TagRecord};
+use crate::store::{Blob, EvictionClass, Found, StageError, TagRecord};
 use crate::upstream::{FetchedManifest, ManifestHead};
 use tokio::time::Instant;
 
@@ -398,7 +398,7 @@ impl Inner {
         staged.append(vec![bytes], |_| {}).await?;
         // The digest was computed from these very bytes.
         if let Ok(verified) = staged.verify() {
-            verified.publish(Class::Manifest, self.clock.now()).await?;
+            verified.publish(EvictionClass::Manifest, self.clock.now()).await?;
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::oci::{
     blob_path, manifest_path,
 };
 use crate::pull::{PullThrough, PushedManifest};
-use crate::store::{BlobStore, Class, Staged};
+use crate::store::{BlobStore, EvictionClass, Staged};
 use crate::upstream::{
     self, Beginning, FailureClass, Progress, UploadAddress, Uploaded, Upstream, Upstreams,
 };
@@ -412,7 +412,7 @@ impl Inner {
             tracing::warn!(%digest, "an upload passed by as something else than the registry has taken; not kept");
             return;
         };
-        if let Err(error) = verified.publish(Class::Blob, self.clock.now()).await {
+        if let Err(error) = verified.publish(EvictionClass::Blob, self.clock.now()).await {
             tracing::error!(%error, %digest, "cannot keep what was pushed");
         }
     }

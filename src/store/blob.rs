@@ -10,13 +10,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
-use super::mapping::Mapping;
-use super::reader::{PIECE, Reader};
-use super::{Error, Shared};
+use super::mapping::{Mapping, SLICE};
+use super::reader::{READ_MAX, Reader};
+use super::{Error, StoreInner};
 use crate::oci::Digest;
-
-/// How much of a mapping is made resident and handed to hyper at once (DESIGN §14.11).
-pub const SLICE: usize = 1 << 20;
 
 /// A verified blob, open for reading. An open blob survives its eviction.
 #[derive(Clone, Debug)]
@@ -32,11 +29,11 @@ pub(super) struct OpenBlob {
     mapping: OnceLock<Result<Mapping, io::ErrorKind>>,
     /// Set when the name is gone; its bytes then count as pending until the last reader is.
     unlinked: AtomicBool,
-    shared: Arc<Shared>,
+    shared: Arc<StoreInner>,
 }
 
 impl Blob {
-    pub(super) fn new(digest: Digest, size: u64, file: Arc<File>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(digest: Digest, size: u64, file: Arc<File>, shared: Arc<StoreInner>) -> Self {
         Self(Arc::new(OpenBlob {
             digest,
             size,
@@ -73,7 +70,7 @@ impl Blob {
         mapping.is_resident(&range).then(|| Slice { blob: Arc::clone(&self.0), range })
     }
 
-    /// The same, after the I/O pool has made it resident.
+    /// The next piece of `span` for a plain connection, after the I/O pool has made it resident.
     ///
     /// # Errors
     /// If the disk fails or the file is shorter than it was; the blob is then discarded.
@@ -110,10 +107,10 @@ impl Blob {
     ///
     /// `None` means that [`Blob::read`] has to fetch it from the disk first.
     pub fn read_resident(&self, span: &Range<u64>) -> Option<Bytes> {
-        self.0.reader().read_resident(span.start, piece(span))
+        self.0.reader().read_resident(span.start, read_len(span))
     }
 
-    /// The same, read by the I/O pool.
+    /// The next piece of `span`, copied, as the I/O pool reads it. At most 256 KiB.
     ///
     /// # Errors
     /// If the disk fails or the file is shorter than it was; the blob is then discarded.
@@ -121,14 +118,17 @@ impl Blob {
         &self,
         span: &Range<u64>,
     ) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
-        let this = self.clone();
-        let read = self.0.reader().read_at(span.start, piece(span));
-        async move { read.await.inspect_err(|_| this.0.shared.discard(&this.0.digest, "unreadable")) }
+        let (this, reader) = (self.clone(), self.0.reader());
+        let (offset, len) = (span.start, read_len(span));
+        self.0.shared.pool.run(move || {
+            let read = reader.read_exact(offset, len);
+            read.inspect_err(|_| this.0.shared.discard(&this.0.digest, "unreadable"))
+        })
     }
 }
 
-fn piece(span: &Range<u64>) -> usize {
-    usize::try_from(span.end - span.start).unwrap_or(PIECE).min(PIECE)
+fn read_len(span: &Range<u64>) -> usize {
+    usize::try_from(span.end - span.start).unwrap_or(READ_MAX).min(READ_MAX)
 }
 
 /// A piece of a stored blob that is in the page cache; keeps its mapping alive.
@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::oci::Algorithm;
-    use crate::store::{BlobStore, Class};
+    use crate::store::{BlobStore, EvictionClass};
 
     /// Eviction looks at the open file under the index's lock, so it may be the last to let go of
     /// it.
@@ -241,7 +241,7 @@ mod tests {
         let file = Arc::new(tempfile::tempfile().expect("a temporary file"));
         let digest = Digest::of(Algorithm::Sha256, b"evicted");
         let reader = Blob::new(digest.clone(), 10, file, Arc::clone(&store.0));
-        store.0.index().insert(&digest, 10, Class::Blob, 0);
+        store.0.index().insert(&digest, 10, EvictionClass::Blob, 0);
         store.0.index().set_open(&digest, Arc::downgrade(reader.open()));
         let pending = move || store.0.pending.load(Ordering::Relaxed);
         let (done, ended) = mpsc::channel();

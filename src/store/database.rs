@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::index::{Class, Tick};
-use super::records::{Member, Stamp, TagRecord};
+use super::facts::{Member, Stamp, TagRecord};
+use super::index::{EvictionClass, Tick};
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 
-/// Tables of an older layout are dropped: what they held can be asked upstream again.
-const LAYOUT: i64 = 1;
+/// Tables of another version are dropped: what they held can be asked upstream again.
+const SCHEMA_VERSION: i64 = 1;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS blobs (
@@ -39,19 +39,19 @@ impl Database {
         connection.busy_timeout(Duration::from_secs(1))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
-        let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if layout != LAYOUT {
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version != SCHEMA_VERSION {
             connection.execute_batch(
                 "DROP TABLE IF EXISTS blobs; DROP TABLE IF EXISTS tags;
                  DROP TABLE IF EXISTS members; DROP TABLE IF EXISTS repositories;",
             )?;
-            connection.pragma_update(None, "user_version", LAYOUT)?;
+            connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
         connection.execute_batch(TABLES)?;
         Ok(Self(connection))
     }
 
-    pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, Class)>> {
+    pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, EvictionClass)>> {
         self.one(
             "SELECT size, mtime, manifest FROM blobs WHERE digest = ?1",
             [digest.as_str()],
@@ -63,10 +63,10 @@ impl Database {
         &self,
         digest: &Digest,
         stamp: Stamp,
-        class: Class,
+        class: EvictionClass,
         used: Tick,
     ) -> Result<()> {
-        let manifest = class == Class::Manifest;
+        let manifest = class == EvictionClass::Manifest;
         self.run(
             "INSERT OR REPLACE INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![digest.as_str(), stamp.size, stamp.mtime, manifest, used],
@@ -106,7 +106,10 @@ impl Database {
     }
 
     /// Calls `each` with digest, class and last use of every stamped file.
-    pub(super) fn each_blob(&self, mut each: impl FnMut(Digest, Class, Tick)) -> Result<()> {
+    pub(super) fn each_blob(
+        &self,
+        mut each: impl FnMut(Digest, EvictionClass, Tick),
+    ) -> Result<()> {
         let mut statement = self.0.prepare("SELECT digest, manifest, used FROM blobs")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -234,8 +237,8 @@ impl Database {
     }
 }
 
-fn class_of(manifest: bool) -> Class {
-    if manifest { Class::Manifest } else { Class::Blob }
+fn class_of(manifest: bool) -> EvictionClass {
+    if manifest { EvictionClass::Manifest } else { EvictionClass::Blob }
 }
 
 fn to_millis(at: Timestamp) -> u64 {

@@ -2,8 +2,9 @@
 //! the caller's.
 //!
 //! Three sums are kept apart: `used` (published), `reserved` (being written) and, beside the index,
-//! `pending` (unlinked but still open). Room is promised from the first two, so that eviction does
-//! not chase bytes that only wait for their last reader.
+//! `pending` (unlinked but still open). Room is promised from the first two: bytes that are only
+//! waiting for their last reader come free by themselves, and evicting more would not free them
+//! sooner.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Weak;
@@ -14,7 +15,7 @@ use crate::oci::Digest;
 /// What eviction takes first: blobs before manifests, which are small and hold images together
 /// (DESIGN §14.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
+pub enum EvictionClass {
     Blob,
     Manifest,
 }
@@ -23,9 +24,9 @@ pub enum Class {
 pub(super) type Tick = u64;
 
 #[derive(Debug)]
-struct Slot {
+struct IndexEntry {
     size: u64,
-    class: Class,
+    class: EvictionClass,
     used: Tick,
     /// The open file that readers share, while there are any.
     open: Weak<OpenBlob>,
@@ -45,14 +46,15 @@ pub(super) struct Disk {
 #[derive(Debug)]
 pub(super) struct Index {
     limit: u64,
-    slots: HashMap<Digest, Slot>,
-    /// What goes first comes first. Many may share a moment: whatever the records have lost was
-    /// never used.
-    order: BTreeSet<(Class, Tick, Digest)>,
+    entries: HashMap<Digest, IndexEntry>,
+    /// In the order of eviction. Many entries may have the same tick: what the records say nothing
+    /// of has tick 0.
+    order: BTreeSet<(EvictionClass, Tick, Digest)>,
     used: u64,
     reserved: u64,
     last_tick: Tick,
-    /// Whether the start-up scan has finished; before that nothing is evicted.
+    /// Whether the start-up scan has finished. Before that nothing is evicted: the index does not
+    /// know yet what was used least recently.
     loaded: bool,
     /// Uses since the last flush to the records.
     touched: HashMap<Digest, Tick>,
@@ -66,7 +68,7 @@ impl Index {
     pub(super) fn new(limit: u64) -> Self {
         Self {
             limit,
-            slots: HashMap::new(),
+            entries: HashMap::new(),
             order: BTreeSet::new(),
             used: 0,
             reserved: 0,
@@ -85,7 +87,7 @@ impl Index {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.entries.len()
     }
 
     pub(super) fn is_loaded(&self) -> bool {
@@ -97,45 +99,46 @@ impl Index {
     }
 
     pub(super) fn contains(&self, digest: &Digest) -> bool {
-        self.slots.contains_key(digest)
+        self.entries.contains_key(digest)
     }
 
     /// Notes a use at `now` (microseconds since the epoch); gives the open file, if a reader has
     /// one.
     pub(super) fn touch(&mut self, digest: &Digest, now: Tick) -> Option<Weak<OpenBlob>> {
-        let slot = self.slots.get_mut(digest)?;
+        let entry = self.entries.get_mut(digest)?;
+        // Two uses within a microsecond, or a clock that was set back, must not change the order.
         self.last_tick = now.max(self.last_tick + 1);
-        self.order.remove(&(slot.class, slot.used, digest.clone()));
-        slot.used = self.last_tick;
-        self.order.insert((slot.class, slot.used, digest.clone()));
-        self.touched.insert(digest.clone(), slot.used);
-        Some(slot.open.clone())
+        self.order.remove(&(entry.class, entry.used, digest.clone()));
+        entry.used = self.last_tick;
+        self.order.insert((entry.class, entry.used, digest.clone()));
+        self.touched.insert(digest.clone(), entry.used);
+        Some(entry.open.clone())
     }
 
     /// Enters content that is on disk; what is entered already stays as it is.
-    pub(super) fn insert(&mut self, digest: &Digest, size: u64, class: Class, used: Tick) {
-        if self.slots.contains_key(digest) {
+    pub(super) fn insert(&mut self, digest: &Digest, size: u64, class: EvictionClass, used: Tick) {
+        if self.entries.contains_key(digest) {
             return;
         }
         self.last_tick = self.last_tick.max(used);
         self.order.insert((class, used, digest.clone()));
-        self.slots.insert(digest.clone(), Slot { size, class, used, open: Weak::new() });
+        self.entries.insert(digest.clone(), IndexEntry { size, class, used, open: Weak::new() });
         self.used += size;
     }
 
     pub(super) fn set_open(&mut self, digest: &Digest, open: Weak<OpenBlob>) {
-        if let Some(slot) = self.slots.get_mut(digest) {
-            slot.open = open;
+        if let Some(entry) = self.entries.get_mut(digest) {
+            entry.open = open;
         }
     }
 
     /// Takes `digest` out. Its bytes count as pending while a reader has them open.
     pub(super) fn remove(&mut self, digest: &Digest) -> bool {
-        let Some(slot) = self.slots.remove(digest) else { return false };
-        self.order.remove(&(slot.class, slot.used, digest.clone()));
+        let Some(entry) = self.entries.remove(digest) else { return false };
+        self.order.remove(&(entry.class, entry.used, digest.clone()));
         self.touched.remove(digest);
-        self.used -= slot.size;
-        if let Some(open) = slot.open.upgrade() {
+        self.used -= entry.size;
+        if let Some(open) = entry.open.upgrade() {
             open.mark_unlinked();
         }
         true
@@ -175,7 +178,7 @@ impl Index {
             if freed >= short {
                 break;
             }
-            freed += self.slots.get(digest).map_or(0, |slot| slot.size);
+            freed += self.entries.get(digest).map_or(0, |entry| entry.size);
             victims.push(digest.clone());
         }
         for digest in &victims {
@@ -231,15 +234,15 @@ mod tests {
     #[test]
     fn the_least_recently_used_goes_first_and_manifests_last() {
         let mut index = loaded(100);
-        index.insert(&digest(1), 40, Class::Manifest, 1);
-        index.insert(&digest(2), 30, Class::Blob, 2);
-        index.insert(&digest(3), 30, Class::Blob, 3);
+        index.insert(&digest(1), 40, EvictionClass::Manifest, 1);
+        index.insert(&digest(2), 30, EvictionClass::Blob, 2);
+        index.insert(&digest(3), 30, EvictionClass::Blob, 3);
         index.touch(&digest(2), 10);
         assert_eq!(index.reserve(20, ROOMY), Ok(vec![digest(3)]));
         index.release(20);
         assert_eq!(index.reserve(50, ROOMY), Ok(vec![digest(2)]));
         index.release(50);
-        index.insert(&digest(4), 60, Class::Blob, 4);
+        index.insert(&digest(4), 60, EvictionClass::Blob, 4);
         assert_eq!(index.reserve(50, ROOMY), Ok(vec![digest(4)]));
     }
 
@@ -255,7 +258,7 @@ mod tests {
     #[test]
     fn a_disk_below_its_reserve_evicts_although_the_limit_would_hold() {
         let mut index = loaded(1000);
-        index.insert(&digest(1), 100, Class::Blob, 1);
+        index.insert(&digest(1), 100, EvictionClass::Blob, 1);
         let tight = Disk { available: 150, keep_free: 100, pending: 0 };
         assert_eq!(index.reserve(60, tight), Ok(vec![digest(1)]));
         let full = Disk { available: 90, keep_free: 100, pending: 0 };
@@ -265,7 +268,7 @@ mod tests {
     #[test]
     fn before_the_scan_is_done_nothing_is_evicted() {
         let mut index = Index::new(100);
-        index.insert(&digest(1), 90, Class::Blob, 1);
+        index.insert(&digest(1), 90, EvictionClass::Blob, 1);
         assert_eq!(index.reserve(50, ROOMY), Ok(vec![]));
         assert!(index.contains(&digest(1)));
         assert_eq!(
@@ -279,7 +282,7 @@ mod tests {
     fn many_that_were_never_used_are_entered_and_evicted_like_others() {
         let mut index = loaded(200_000);
         for n in 0..100_000 {
-            index.insert(&digest(n), 1, Class::Blob, 0);
+            index.insert(&digest(n), 1, EvictionClass::Blob, 0);
         }
         assert_eq!((index.used(), index.len(), index.order.len()), (100_000, 100_000, 100_000));
         assert_eq!(index.reserve(100_000, ROOMY), Ok(vec![]));
@@ -298,12 +301,12 @@ mod tests {
                     prop_assert!(victims.iter().all(|victim| !index.contains(victim)));
                     index.release(size);
                     if publish {
-                        index.insert(&digest(n), size, Class::Blob, now as u64);
+                        index.insert(&digest(n), size, EvictionClass::Blob, now as u64);
                     }
                 }
                 prop_assert!(index.used <= 100);
-                prop_assert_eq!(index.used, index.slots.values().map(|slot| slot.size).sum::<u64>());
-                prop_assert_eq!(index.order.len(), index.slots.len());
+                prop_assert_eq!(index.used, index.entries.values().map(|entry| entry.size).sum::<u64>());
+                prop_assert_eq!(index.order.len(), index.entries.len());
             }
         }
     }

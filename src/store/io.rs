@@ -17,7 +17,7 @@ use super::{Error, StageError};
 use crate::metrics::Metrics;
 
 /// Threads that may block on the disk at once (DESIGN §14.12).
-const THREADS: usize = 8;
+const IO_THREADS: usize = 8;
 
 /// Runs blocking jobs in the order they come. Callers hold at most one job each, which bounds the
 /// queue.
@@ -31,7 +31,7 @@ pub(super) struct IoPool {
 impl IoPool {
     pub(super) fn new(metrics: Arc<Metrics>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
-            .max_blocking_threads(THREADS)
+            .max_blocking_threads(IO_THREADS)
             .thread_name("roadstead-io")
             .build()?;
         Ok(Self { runtime: Some(runtime), jobs: TaskTracker::new(), metrics })
@@ -120,7 +120,7 @@ impl Drop for IoPool {
 mod tests {
     use super::*;
     use crate::oci::{Algorithm, CanonicalName, Digest, Repository, UpstreamName};
-    use crate::store::{BlobStore, Class};
+    use crate::store::{BlobStore, EvictionClass};
 
     fn errors(store: &BlobStore, operation: &str) -> u64 {
         store.0.metrics.store.errors.with_label_values(&[operation]).get()
@@ -170,7 +170,7 @@ mod tests {
         let digest = Digest::of(Algorithm::Sha256, b"stored");
         std::fs::create_dir_all(store.0.layout.shelf(&digest)).expect("the directory is ours");
         std::fs::write(store.0.layout.blob(&digest), b"stored").expect("the directory is ours");
-        store.0.index().insert(&digest, 6, Class::Blob, 0);
+        store.0.index().insert(&digest, 6, EvictionClass::Blob, 0);
         break_records(&store);
         store.records().member(&name, &digest).await.expect_err("there is no such table");
         assert_eq!(errors(&store, "read"), 1);

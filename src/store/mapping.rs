@@ -21,6 +21,9 @@ use std::ptr::{self, NonNull};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+/// How much of a mapping is made resident and handed to hyper at once, in bytes (DESIGN §14.11).
+pub const SLICE: usize = 1 << 20;
+
 /// A whole file, mapped for reading and shared with the page cache.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -95,7 +98,7 @@ impl Mapping {
 const PAGE: usize = 4096;
 
 /// Pages of the largest slice that is asked about, one more for its unaligned start.
-const MAX_PAGES: usize = super::SLICE / PAGE + 1;
+const MAX_PAGES: usize = SLICE / PAGE + 1;
 
 impl Drop for Mapping {
     fn drop(&mut self) {

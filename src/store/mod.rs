@@ -9,6 +9,7 @@
 mod blob;
 mod database;
 mod error;
+mod facts;
 mod index;
 mod io;
 mod layout;
@@ -35,34 +36,37 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Digest};
 
-pub use blob::{Blob, SLICE, Slice};
+pub use blob::{Blob, Slice};
 pub use error::{Error, StageError};
-pub use index::Class;
+pub use facts::{Member, TagRecord};
+pub use index::EvictionClass;
+pub use mapping::SLICE;
 pub use open::{Found, Suspect};
-pub use reader::{PIECE, Reader};
-pub use records::{Member, Records, TagRecord};
+pub use reader::{READ_MAX, Reader};
+pub use records::Records;
 pub use staged::{Mismatch, Staged, Verified};
 
 use index::{Disk, Index};
 use io::IoPool;
 use layout::Layout;
-use reader::Buffers;
+use reader::BufferPool;
 
-/// How often uses are written to the records; what is lost in between is recency, nothing else.
-const FLUSH: Duration = Duration::from_secs(10);
+/// How often uses are written to the records. A crash loses the uses since the last time: eviction
+/// then takes these blobs for older than they are, and nothing else happens.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A handle on the cache directory; clones share it.
 #[derive(Clone, Debug)]
-pub struct BlobStore(Arc<Shared>);
+pub struct BlobStore(Arc<StoreInner>);
 
 #[derive(Debug)]
-struct Shared {
+struct StoreInner {
     layout: Layout,
     pool: Arc<IoPool>,
     /// Guards sums and recency; never held across disk work.
     index: Mutex<Index>,
-    /// Bytes that are unlinked but still open; beside the index, so that a last reader may leave
-    /// under its lock.
+    /// Bytes that are unlinked but still open. Not in the index: `OpenBlob::drop` subtracts from it,
+    /// and the index may be locked by the very thread that drops the last reader.
     pending: AtomicU64,
     /// Serialises publishing and deleting of names; taken before `index`.
     names: Mutex<()>,
@@ -70,15 +74,15 @@ struct Shared {
     /// Small bodies in use, by digest.
     small: Cache<Digest, Bytes>,
     small_body: u64,
-    /// For readers of files in the making.
-    buffers: Arc<Buffers>,
+    /// Memory for reads of files that are still being written.
+    buffers: Arc<BufferPool>,
     /// Up to this size an unrecorded file is hashed while it is opened.
     check_inline: u64,
     min_free: Mutex<MinFree>,
     clock: Clock,
     metrics: Arc<Metrics>,
     serial: AtomicU64,
-    /// Locked as long as the directory is ours.
+    /// `LOCK`, locked as long as this process uses the directory.
     lock: Mutex<Option<File>>,
 }
 
@@ -128,7 +132,7 @@ impl BlobStore {
         let records = Records::open(&layout.database(), Arc::clone(&pool))?;
         metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(StoreInner {
             layout,
             pool,
             index: Mutex::new(Index::new(cache.max_size)),
@@ -160,8 +164,9 @@ impl BlobStore {
         self.0.pool.run(move || Staged::create(&shared, &digest, size)).await
     }
 
-    /// The same for content that is named when it is whole (`Staged::verify_as`), by a digest of
-    /// this algorithm.
+    /// Promises room and makes a file for content whose digest is not known yet, as of a push: it is
+    /// staged under no digest, and [`Staged::verify_as`] gives the real one, which has to be of this
+    /// algorithm.
     ///
     /// # Errors
     /// As [`BlobStore::stage`].
@@ -170,15 +175,16 @@ impl BlobStore {
         algorithm: Algorithm,
         size: Option<u64>,
     ) -> Result<Staged, StageError> {
+        // The name in the staging folder is unique by its serial, whatever digest it begins with.
         self.stage(&Digest::of(algorithm, b""), size).await
     }
 
-    /// Keeps to other sizes from now on, and evicts what is too much; blocks.
+    /// Takes over a changed `max_size` and `min_free`, and evicts what is too much; blocks.
     pub fn resize(&self, cache: &config::Cache) {
         self.0.metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         *lock(&self.0.min_free) = cache.min_free;
         self.0.index().set_limit(cache.max_size);
-        // What cannot be evicted now is met by the next who needs room.
+        // If not enough can be evicted now, the next download that needs room evicts it.
         if let Err(StageError::Failed(error)) = self.0.make_room(0) {
             self.0.go_on(Err(error));
         }
@@ -198,7 +204,7 @@ impl BlobStore {
     /// Writes uses to the records from time to time; never returns.
     pub async fn maintain(&self) {
         loop {
-            tokio::time::sleep(FLUSH).await;
+            tokio::time::sleep(FLUSH_INTERVAL).await;
             self.flush().await;
         }
     }
@@ -224,7 +230,7 @@ impl BlobStore {
     }
 }
 
-impl Shared {
+impl StoreInner {
     fn index(&self) -> MutexGuard<'_, Index> {
         lock(&self.index)
     }
@@ -235,6 +241,7 @@ impl Shared {
 
     /// Evicts until `size` more bytes fit, and promises them; blocks.
     fn make_room(&self, size: u64) -> Result<(), StageError> {
+        // Asked before the index is locked, which is never held across disk work.
         let disk = self.disk()?;
         let victims =
             self.index().reserve(size, disk).map_err(|index::NoRoom| StageError::NoRoom)?;
@@ -256,12 +263,14 @@ impl Shared {
         Ok(Disk { available: stat.f_bavail.saturating_mul(stat.f_frsize), keep_free, pending })
     }
 
-    /// Removes the names of content that is out of the index already; blocks.
+    /// Removes the files of content that has been taken out of the index; blocks. Who has such a
+    /// file open reads on.
     fn unlink(&self, digests: &[Digest]) {
         for digest in digests {
             let _names = lock(&self.names);
             if self.index().contains(digest) {
-                continue; // published anew in the meantime
+                // Published again since it was taken out of the index: this is the new file.
+                continue;
             }
             self.small.invalidate(digest);
             let path = self.layout.blob(digest);
@@ -276,7 +285,8 @@ impl Shared {
         }
     }
 
-    /// Removes content that turned out to be bad; blocks.
+    /// Removes content that cannot be read or has the wrong digest, so that the next request fetches
+    /// it again; blocks.
     fn discard(&self, digest: &Digest, reason: &'static str) {
         self.index().remove(digest);
         self.metrics.store.corrupt.inc();

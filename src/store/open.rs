@@ -1,4 +1,4 @@
-//! Opening stored content, and hashing again what nobody vouches for.
+//! Opening stored content, and hashing again what does not look as it was recorded.
 
 use std::fs::File;
 use std::io;
@@ -7,18 +7,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::index::Class;
-use super::records::Stamp;
+use super::facts::Stamp;
+use super::index::EvictionClass;
 use super::staged::{Mismatch, stamp_of};
-use super::{Blob, BlobStore, Error, Reader, Shared, lock, tick};
+use super::{Blob, BlobStore, Error, Reader, StoreInner, lock, tick};
 use crate::oci::{Digest, Hasher};
 
-/// How much is hashed before the I/O pool is given to others.
-const STEP: u64 = 16 << 20;
-const PIECE: usize = 1 << 20;
+/// Bytes that are hashed before the I/O pool is given to others.
+const HASH_STEP: u64 = 16 << 20;
+/// Bytes that are read at once to be hashed.
+const HASH_READ: usize = 1 << 20;
 
-/// Errors of `open` that are about this process.
-const LACKING: [i32; 3] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+/// Errors of `open(2)` that say something about this process or machine, and nothing about the file.
+const OUT_OF_RESOURCES: [i32; 3] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
 
 /// Stored content.
 #[derive(Debug)]
@@ -54,6 +55,7 @@ impl BlobStore {
         };
         match touched {
             None if loaded => return Ok(None),
+            // The start-up scan may not have come to it yet; the disk knows.
             None => {}
             Some(open) => {
                 if let Some(body) = self.0.small.get(digest) {
@@ -69,14 +71,14 @@ impl BlobStore {
     }
 }
 
-impl Shared {
+impl StoreInner {
     fn open_file(self: &Arc<Self>, digest: &Digest) -> Result<Option<Found>, Error> {
         let recorded = self.records.stamp(digest).unwrap_or_else(|error| {
             tracing::warn!(%error, %digest, "cannot read the record of a blob; hashing it");
             self.pool.count(&error);
             None
         });
-        let class = recorded.map_or(Class::Blob, |(_, class)| class);
+        let class = recorded.map_or(EvictionClass::Blob, |(_, class)| class);
         let Some(file) = self.open_name(digest, class)? else { return Ok(None) };
         let path = self.layout.blob(digest);
         let stamp = stamp_of(&file).map_err(Error::file("stat", &path))?;
@@ -90,6 +92,8 @@ impl Shared {
         if recorded.is_some_and(|(recorded, _)| recorded == stamp) {
             return suspect.trusted().map(Some);
         }
+        // Small enough to be hashed while its reader waits; larger content is hashed by a fill, with
+        // the reader following.
         if stamp.size > self.check_inline {
             return Ok(Some(Found::Unchecked(suspect)));
         }
@@ -99,7 +103,7 @@ impl Shared {
     }
 
     /// Opens the file and sees to it that the index has it, in one step as deleting sees it.
-    fn open_name(&self, digest: &Digest, class: Class) -> Result<Option<File>, Error> {
+    fn open_name(&self, digest: &Digest, class: EvictionClass) -> Result<Option<File>, Error> {
         let path = self.layout.blob(digest);
         let _names = lock(&self.names);
         if self.index().is_loaded() && !self.index().contains(digest) {
@@ -118,7 +122,8 @@ impl Shared {
             Err(error) => {
                 // What cannot be opened must not keep a new copy out; a lack of descriptors or
                 // memory says nothing about it.
-                let lack = error.raw_os_error().is_some_and(|code| LACKING.contains(&code));
+                let lack =
+                    error.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code));
                 if !lack {
                     self.index().remove(digest);
                 }
@@ -134,8 +139,8 @@ pub struct Suspect {
     digest: Digest,
     file: Arc<File>,
     stamp: Stamp,
-    class: Class,
-    shared: Arc<Shared>,
+    class: EvictionClass,
+    shared: Arc<StoreInner>,
 }
 
 impl Suspect {
@@ -160,7 +165,7 @@ impl Suspect {
         let mut state = Hasher::new(self.digest.algorithm());
         let (mut this, mut offset) = (self, 0_u64);
         while offset < size {
-            let end = size.min(offset + STEP);
+            let end = size.min(offset + HASH_STEP);
             let step = shared.pool.run(move || {
                 this.hash(&mut state, offset, end)?;
                 Ok((this, state))
@@ -183,12 +188,12 @@ impl Suspect {
     }
 
     fn read(&self, hasher: &mut Hasher, from: u64, to: u64) -> io::Result<()> {
-        let mut piece = vec![0; PIECE];
+        let mut buffer = vec![0; HASH_READ];
         let mut offset = from;
         while offset < to {
-            let want = usize::try_from(to - offset).map_or(PIECE, |left| left.min(PIECE));
-            self.file.read_exact_at(&mut piece[..want], offset)?;
-            hasher.update(&piece[..want]);
+            let want = usize::try_from(to - offset).map_or(HASH_READ, |left| left.min(HASH_READ));
+            self.file.read_exact_at(&mut buffer[..want], offset)?;
+            hasher.update(&buffer[..want]);
             offset += want as u64;
         }
         Ok(())
@@ -242,7 +247,7 @@ mod tests {
             std::fs::create_dir_all(store.0.layout.shelf(&digest)).expect("the directory is ours");
             let file = File::create(&path).expect("the directory is ours");
             file.set_len(5 << 20).expect("a sparse file");
-            store.0.index().insert(&digest, 5 << 20, Class::Blob, 0);
+            store.0.index().insert(&digest, 5 << 20, EvictionClass::Blob, 0);
             let found = store.open(&digest).await.expect("it can be opened");
             let Some(Found::Unchecked(suspect)) = found else { panic!("unchecked, not {found:?}") };
             file.set_len(left).expect("the file is ours");

@@ -1,4 +1,4 @@
-//! Reading a file that is still being written or checked.
+//! Reading a file that is still being written or hashed.
 
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::{Error, Shared, lock};
+use super::{Error, StoreInner, lock};
 
 /// The most that is read at once (DESIGN §14.12).
-pub const PIECE: usize = 256 * 1024;
+pub const READ_MAX: usize = 256 * 1024;
 
 /// Idle buffers that are kept for the next reads.
-const KEPT: usize = 32;
+const IDLE_BUFFERS_MAX: usize = 32;
 
 /// Positioned reads of a file that has no verified name yet. Renaming and unlinking do not disturb
 /// it.
@@ -24,15 +24,15 @@ const KEPT: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Reader {
     file: Arc<File>,
-    shared: Arc<Shared>,
+    shared: Arc<StoreInner>,
 }
 
 impl Reader {
-    pub(super) fn new(file: Arc<File>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(file: Arc<File>, shared: Arc<StoreInner>) -> Self {
         Self { file, shared }
     }
 
-    /// Reads exactly `len` bytes at `offset`, but not more than [`PIECE`].
+    /// Reads exactly `len` bytes at `offset`, but not more than [`READ_MAX`].
     ///
     /// # Errors
     /// If the disk fails or the file is shorter.
@@ -41,62 +41,65 @@ impl Reader {
         offset: u64,
         len: usize,
     ) -> impl Future<Output = Result<Bytes, Error>> + Send + use<> {
-        let (file, shared) = (Arc::clone(&self.file), Arc::clone(&self.shared));
-        self.shared.pool.run(move || {
-            let mut piece = shared.buffers.take(len);
-            let read = file.read_exact_at(&mut piece.memory[..piece.len], offset);
-            read.map_err(Error::file("read from", &shared.layout.staging()))?;
-            Ok(Bytes::from_owner(piece))
-        })
+        let this = self.clone();
+        self.shared.pool.run(move || this.read_exact(offset, len))
+    }
+
+    /// As [`Reader::read_at`]; blocks.
+    pub(super) fn read_exact(&self, offset: u64, len: usize) -> Result<Bytes, Error> {
+        let mut buffer = self.shared.buffers.take(len);
+        let read = self.file.read_exact_at(&mut buffer.memory[..buffer.len], offset);
+        read.map_err(Error::file("read from", &self.shared.layout.staging()))?;
+        Ok(Bytes::from_owner(buffer))
     }
 }
 
 impl Reader {
     /// Those of the `len` bytes at `offset` that are in memory, from the first one on, but not more
-    /// than [`PIECE`]. Never waits for the disk.
+    /// than [`READ_MAX`]. Never waits for the disk.
     ///
     /// `None` means that [`Reader::read_at`] has to be asked.
     pub(super) fn read_resident(&self, offset: u64, len: usize) -> Option<Bytes> {
-        let mut piece = self.shared.buffers.take(len);
-        let target = IoSliceMut::new(&mut piece.memory[..piece.len]);
+        let mut buffer = self.shared.buffers.take(len);
+        let target = IoSliceMut::new(&mut buffer.memory[..buffer.len]);
         let read = preadv2(&self.file, &mut [target], offset, ReadWriteFlags::NOWAIT);
-        piece.len = read.ok().filter(|read| *read > 0)?;
-        Some(Bytes::from_owner(piece))
+        buffer.len = read.ok().filter(|read| *read > 0)?;
+        Some(Bytes::from_owner(buffer))
     }
 }
 
-/// Buffers that go round. Followers take and leave hundreds of pieces a second, on different
-/// threads; every allocator either maps and clears each of them anew or holds on to many times what
-/// is in use.
+/// Read buffers that are used again. Readers that follow a flight take and leave hundreds of them a
+/// second, on different threads. An allocator either maps and clears each one anew, or keeps many
+/// times what is in use.
 #[derive(Debug, Default)]
-pub(super) struct Buffers(Mutex<Vec<Box<[u8]>>>);
+pub(super) struct BufferPool(Mutex<Vec<Box<[u8]>>>);
 
-impl Buffers {
-    fn take(self: &Arc<Self>, len: usize) -> Piece {
+impl BufferPool {
+    fn take(self: &Arc<Self>, len: usize) -> PooledBuffer {
         let idle = lock(&self.0).pop();
-        let memory = idle.unwrap_or_else(|| vec![0; PIECE].into());
-        Piece { memory, len: len.min(PIECE), home: Arc::clone(self) }
+        let memory = idle.unwrap_or_else(|| vec![0; READ_MAX].into());
+        PooledBuffer { memory, len: len.min(READ_MAX), home: Arc::clone(self) }
     }
 }
 
 /// A buffer in use; goes back when the last of its bytes has been sent.
 #[derive(Debug)]
-struct Piece {
+struct PooledBuffer {
     memory: Box<[u8]>,
     len: usize,
-    home: Arc<Buffers>,
+    home: Arc<BufferPool>,
 }
 
-impl AsRef<[u8]> for Piece {
+impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.memory[..self.len]
     }
 }
 
-impl Drop for Piece {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         let mut idle = lock(&self.home.0);
-        if idle.len() < KEPT {
+        if idle.len() < IDLE_BUFFERS_MAX {
             idle.push(std::mem::take(&mut self.memory));
         }
     }

@@ -1,10 +1,10 @@
 //! Small durable facts: which digest a tag had, what a repository is proven to hold, when that was
 //! last confirmed.
 //!
-//! The tables stand behind byte-bounded caches, so that nothing in use waits for `SQLite`. One lock
-//! orders every read and write of the tables with the change of the cache that goes with it: a slow
-//! read can never bring back what a later write has removed. Whatever is lost here means "ask
-//! upstream", never "allow".
+//! The tables stand behind caches of a bounded number of rows, so that nothing in use waits for
+//! `SQLite`. One lock orders every read and write of the tables with the change of the cache that
+//! goes with it: a slow read can never bring back what a later write has removed. Whatever is lost
+//! here means "ask upstream", never "allow".
 
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
@@ -14,36 +14,16 @@ use moka::sync::Cache;
 use rusqlite::ErrorCode;
 
 use super::database::Database;
-use super::index::{Class, Tick};
+use super::facts::{Member, Stamp, TagRecord};
+use super::index::{EvictionClass, Tick};
 use super::io::IoPool;
 use super::{Error, lock};
 use crate::clock::Timestamp;
-use crate::oci::{CanonicalName, Digest, MediaType, Tag};
+use crate::oci::{CanonicalName, Digest, Tag};
 
-/// The digest that a tag was last known to have, and when upstream last said so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TagRecord {
-    pub digest: Digest,
-    pub checked: Timestamp,
-}
-
-/// A digest that an upstream has proven to be in a repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The type it was served with, if it was proven as a manifest (MAN-4).
-    pub media_type: Option<MediaType>,
-}
-
-/// What a published file looked like; another size or time means that somebody else wrote it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    pub(super) size: u64,
-    /// Nanoseconds since the epoch.
-    pub(super) mtime: i64,
-}
-
-/// Rows of each kind that are kept in memory.
-const ROWS: u64 = 100_000;
+/// Rows of each kind that are kept in memory. What a row holds is bounded by the grammar: two names
+/// of 255 bytes, a tag of 128 or a digest, a media type of 255.
+const CACHED_ROWS: u64 = 100_000;
 
 #[derive(Debug)]
 pub struct Records {
@@ -61,9 +41,15 @@ impl Records {
         Ok(Self {
             tables,
             pool,
-            tags: Cache::builder().max_capacity(ROWS).support_invalidation_closures().build(),
-            members: Cache::builder().max_capacity(ROWS).support_invalidation_closures().build(),
-            confirmed: Cache::new(ROWS),
+            tags: Cache::builder()
+                .max_capacity(CACHED_ROWS)
+                .support_invalidation_closures()
+                .build(),
+            members: Cache::builder()
+                .max_capacity(CACHED_ROWS)
+                .support_invalidation_closures()
+                .build(),
+            confirmed: Cache::new(CACHED_ROWS),
         })
     }
 
@@ -182,7 +168,7 @@ impl Records {
         .await
     }
 
-    pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, Class)>, Error> {
+    pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, EvictionClass)>, Error> {
         self.tables.run("read", |database| database.stamp(digest))
     }
 
@@ -190,7 +176,7 @@ impl Records {
         &self,
         digest: &Digest,
         stamp: Stamp,
-        class: Class,
+        class: EvictionClass,
         used: Tick,
     ) -> Result<(), Error> {
         self.tables.run("write", |database| database.put_stamp(digest, stamp, class, used))
@@ -209,7 +195,10 @@ impl Records {
         self.tables.run("write", |database| database.put_recency(uses))
     }
 
-    pub(super) fn each_blob(&self, each: impl FnMut(Digest, Class, Tick)) -> Result<(), Error> {
+    pub(super) fn each_blob(
+        &self,
+        each: impl FnMut(Digest, EvictionClass, Tick),
+    ) -> Result<(), Error> {
         self.tables.run("read", |database| database.each_blob(each))
     }
 
@@ -326,7 +315,9 @@ mod tests {
         let tables = Tables::open(&path).expect("new tables");
         for n in 0..1000 {
             tables
-                .run("write", |database| database.put_stamp(&digest(n), stamp, Class::Blob, 3))
+                .run("write", |database| {
+                    database.put_stamp(&digest(n), stamp, EvictionClass::Blob, 3)
+                })
                 .expect("written");
         }
         drop(tables);
@@ -341,7 +332,7 @@ mod tests {
             assert!(tables.run("read", |database| database.stamp(&digest(n))).is_ok(), "row {n}");
         }
         tables
-            .run("write", |database| database.put_stamp(&digest(1), stamp, Class::Blob, 3))
+            .run("write", |database| database.put_stamp(&digest(1), stamp, EvictionClass::Blob, 3))
             .expect("written again");
         assert!(folder.path().join("records.sqlite.damaged").exists());
     }

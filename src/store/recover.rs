@@ -6,9 +6,9 @@ use std::fs::{DirEntry, File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::index::{Class, Tick};
+use super::index::{EvictionClass, Tick};
 use super::layout::{ALGORITHMS, Layout};
-use super::{Error, Shared, StageError, create_folder};
+use super::{Error, StageError, StoreInner, create_folder};
 use crate::oci::{Algorithm, Digest};
 
 /// Makes the folders and locks the directory for this process.
@@ -47,8 +47,8 @@ pub(super) fn sweep(layout: &Layout) -> Result<(), Error> {
 }
 
 /// Enters every file of the tree into the index, with the recency that the records have.
-pub(super) fn load(shared: &Shared) -> Result<(), Error> {
-    let mut recorded: HashMap<Digest, (Class, Tick)> = HashMap::new();
+pub(super) fn load(shared: &StoreInner) -> Result<(), Error> {
+    let mut recorded: HashMap<Digest, (EvictionClass, Tick)> = HashMap::new();
     let read = shared.records.each_blob(|digest, class, used| {
         recorded.insert(digest, (class, used));
     });
@@ -56,7 +56,8 @@ pub(super) fn load(shared: &Shared) -> Result<(), Error> {
     for algorithm in ALGORITHMS {
         for shelf in entries(&shared.layout.algorithm(algorithm))? {
             if !shelf.path().is_dir() {
-                continue; // somebody else's
+                // Not made by us: left alone, and not counted.
+                continue;
             }
             for file in entries(&shelf.path())? {
                 enter(shared, algorithm, &file, &mut recorded);
@@ -69,7 +70,7 @@ pub(super) fn load(shared: &Shared) -> Result<(), Error> {
         recorded.into_keys().filter(|digest| !shared.index().contains(digest)).collect();
     shared.go_on(shared.records.drop_stamps(&missing));
     shared.go_on(shared.records.prune());
-    // The limit may be lower than it was.
+    // The configuration may have a lower limit than when the content was stored.
     match shared.make_room(0) {
         Ok(()) => {}
         Err(StageError::NoRoom) => tracing::warn!(
@@ -82,17 +83,17 @@ pub(super) fn load(shared: &Shared) -> Result<(), Error> {
 }
 
 fn enter(
-    shared: &Shared,
+    shared: &StoreInner,
     algorithm: Algorithm,
     file: &DirEntry,
-    recorded: &mut HashMap<Digest, (Class, Tick)>,
+    recorded: &mut HashMap<Digest, (EvictionClass, Tick)>,
 ) {
     let name = file.file_name();
     let digest =
         name.to_str().and_then(|hex| Digest::parse(&format!("{}:{hex}", algorithm.name())).ok());
     let (Some(digest), Ok(metadata)) = (digest, file.metadata()) else { return };
     if metadata.is_file() {
-        let (class, used) = recorded.remove(&digest).unwrap_or((Class::Blob, 0));
+        let (class, used) = recorded.remove(&digest).unwrap_or((EvictionClass::Blob, 0));
         shared.index().insert(&digest, metadata.len(), class, used);
     }
 }

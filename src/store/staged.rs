@@ -13,20 +13,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
-use super::index::{Class, Index};
-use super::records::Stamp;
-use super::{Blob, Error, Reader, Shared, StageError};
+use super::facts::Stamp;
+use super::index::{EvictionClass, Index};
+use super::{Blob, Error, Reader, StageError, StoreInner};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Hasher};
 
-/// Room is promised in steps of this size when the length is unknown.
-const STEP: u64 = 64 << 20;
+/// Bytes that are promised at a time when the length is unknown.
+const ROOM_STEP: u64 = 64 << 20;
 
 /// Content being written.
 #[derive(Debug)]
 pub struct Staged {
     digest: Digest,
-    entry: Entry,
+    file: StagedFile,
     hasher: Option<Hasher>,
     written: u64,
 }
@@ -43,14 +43,14 @@ pub struct Mismatch {
 #[derive(Debug)]
 pub struct Verified {
     digest: Digest,
-    entry: Entry,
+    file: StagedFile,
     size: u64,
 }
 
 /// A file in the staging folder and the room promised for it; both go when it is dropped.
 #[derive(Debug)]
-struct Entry {
-    file: Arc<File>,
+struct StagedFile {
+    handle: Arc<File>,
     name: StagingName,
     room: Room,
 }
@@ -58,22 +58,22 @@ struct Entry {
 impl Staged {
     /// Promises room and makes the file; blocks.
     pub(super) fn create(
-        shared: &Arc<Shared>,
+        shared: &Arc<StoreInner>,
         digest: &Digest,
         size: Option<u64>,
     ) -> Result<Self, StageError> {
-        let room = Room::promise(shared, size.unwrap_or(STEP))?;
+        let room = Room::promise(shared, size.unwrap_or(ROOM_STEP))?;
         let name = StagingName {
             path: shared.layout.staged(digest, shared.next_serial()),
             shared: Arc::clone(shared),
         };
-        let entry = Entry { file: Arc::new(name.create_file()?), name, room };
+        let file = StagedFile { handle: Arc::new(name.create_file()?), name, room };
         if let Some(size) = size.filter(|size| *size > 0) {
-            entry.allocate(size)?;
+            file.allocate(size)?;
         }
         Ok(Self {
             digest: digest.clone(),
-            entry,
+            file,
             hasher: Some(Hasher::new(digest.algorithm())),
             written: 0,
         })
@@ -81,7 +81,7 @@ impl Staged {
 
     /// For those who follow the writing; bytes beyond what is written are not theirs to read.
     pub fn reader(&self) -> Reader {
-        Reader::new(Arc::clone(&self.entry.file), Arc::clone(&self.entry.room.shared))
+        Reader::new(Arc::clone(&self.file.handle), Arc::clone(&self.file.room.shared))
     }
 
     /// Bytes so far.
@@ -101,15 +101,19 @@ impl Staged {
     ) -> Result<(), StageError> {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         self.reserve_up_to(self.written + length).await?;
+        // The job owns the hasher meanwhile. A write that failed, or whose future was dropped, never
+        // gave it back.
         let Some(mut hasher) = self.hasher.take() else { return Err(Error::Closed.into()) };
         let (file, path, mut offset) =
-            (Arc::clone(&self.entry.file), self.entry.name.path.clone(), self.written);
-        let job = self.entry.room.shared.pool.run(move || {
+            (Arc::clone(&self.file.handle), self.file.name.path.clone(), self.written);
+        let job = self.file.room.shared.pool.run(move || {
             for chunk in &chunks {
                 let wrote = file.write_all_at(chunk, offset).map_err(Error::file("write", &path));
                 wrote.map_err(full_is_no_room)?;
                 offset += chunk.len() as u64;
             }
+            // Before hashing: readers need not wait for it. The hold-back is what keeps unverified
+            // content from being complete (DESIGN §14.7).
             written(offset);
             for chunk in &chunks {
                 hasher.update(chunk);
@@ -131,12 +135,12 @@ impl Staged {
     /// # Errors
     /// [`Mismatch`] if the content is not what the digest names.
     pub fn verify(mut self) -> Result<Verified, Mismatch> {
-        // A hasher is missing only after a failed write; the empty digest then matches nothing but
-        // emptiness.
+        // Missing only after a failed write. The digest of nothing then differs from every digest
+        // but that of the empty blob.
         let hasher = self.hasher.take().unwrap_or_else(|| Hasher::new(self.digest.algorithm()));
         let actual = hasher.finish();
         if actual == self.digest {
-            return Ok(Verified { digest: self.digest, entry: self.entry, size: self.written });
+            return Ok(Verified { digest: self.digest, file: self.file, size: self.written });
         }
         Err(Mismatch { expected: self.digest, actual })
     }
@@ -150,17 +154,17 @@ impl Staged {
     }
 
     async fn reserve_up_to(&mut self, length: u64) -> Result<(), StageError> {
-        if length <= self.entry.room.bytes {
+        if length <= self.file.room.bytes {
             return Ok(());
         }
-        let shared = Arc::clone(&self.entry.room.shared);
+        let shared = Arc::clone(&self.file.room.shared);
         if length > shared.index().largest() {
             // An endless body would otherwise evict everything, step by step.
             return Err(StageError::NoRoom);
         }
-        let more = STEP.max(length - self.entry.room.bytes);
-        let job = self.entry.room.shared.pool.run(move || Room::promise(&shared, more));
-        self.entry.room.absorb(job.await?);
+        let more = ROOM_STEP.max(length - self.file.room.bytes);
+        let job = self.file.room.shared.pool.run(move || Room::promise(&shared, more));
+        self.file.room.absorb(job.await?);
         Ok(())
     }
 }
@@ -175,24 +179,27 @@ impl Verified {
     ///
     /// # Errors
     /// If the disk fails; nothing is then visible.
-    pub async fn publish(self, class: Class, now: Timestamp) -> Result<Blob, Error> {
-        let shared = Arc::clone(&self.entry.room.shared);
+    pub async fn publish(self, class: EvictionClass, now: Timestamp) -> Result<Blob, Error> {
+        let shared = Arc::clone(&self.file.room.shared);
         shared.pool.run(move || self.publish_blocking(class, now)).await
     }
 
-    fn publish_blocking(self, class: Class, now: Timestamp) -> Result<Blob, Error> {
-        let Self { digest, entry: Entry { file, name, room }, size } = self;
+    fn publish_blocking(self, class: EvictionClass, now: Timestamp) -> Result<Blob, Error> {
+        let Self { digest, file: StagedFile { handle, name, room }, size } = self;
         let shared = Arc::clone(&room.shared);
-        file.sync_data().map_err(Error::file("sync", &name.path))?;
+        // Data before the name: after a power cut a name must never lead to holes.
+        handle.sync_data().map_err(Error::file("sync", &name.path))?;
         let folder = shared.layout.shelf(&digest);
         super::create_folder(&folder)?;
-        let blob = Blob::new(digest.clone(), size, Arc::clone(&file), Arc::clone(&shared));
+        let blob = Blob::new(digest.clone(), size, Arc::clone(&handle), Arc::clone(&shared));
         let used = super::tick(now);
         {
             // Publishing and deleting one name exclude each other, so that a deleter cannot unlink
             // a newer file.
             let _names = super::lock(&shared.names);
             if shared.index().contains(&digest) {
+                // Another upstream's flight was faster with the same content. The staged file goes,
+                // and so does the promised room.
                 return Ok(blob);
             }
             name.rename(&shared.layout.blob(&digest))?;
@@ -202,19 +209,22 @@ impl Verified {
             index.set_open(&digest, Arc::downgrade(blob.open()));
         }
         shared.report();
+        // The rename itself has to survive a power cut as well.
         File::open(&folder)
             .and_then(|opened| opened.sync_all())
             .map_err(Error::file("sync", &folder))?;
-        let stamp = stamp_of(&file).map_err(Error::file("stat", &folder))?;
+        let stamp = stamp_of(&handle).map_err(Error::file("stat", &folder))?;
         shared.records.put_stamp(&digest, stamp, class, used)?;
         Ok(blob)
     }
 }
 
-impl Entry {
-    /// Takes the blocks from the disk now, so that a full disk is met before any header is sent.
+impl StagedFile {
+    /// Takes the blocks from the disk now, so that a full disk is met before any header is sent. File
+    /// systems that cannot (`EOPNOTSUPP`) allocate as it is written. `KEEP_SIZE`: the length of the
+    /// file stays what is written.
     fn allocate(&self, size: u64) -> Result<(), StageError> {
-        match rustix::fs::fallocate(&*self.file, FallocateFlags::KEEP_SIZE, 0, size) {
+        match rustix::fs::fallocate(&*self.handle, FallocateFlags::KEEP_SIZE, 0, size) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
             Err(error) => {
                 Err(full_is_no_room(Error::file("allocate", &self.name.path)(error.into())))
@@ -227,12 +237,12 @@ impl Entry {
 #[derive(Debug)]
 struct Room {
     bytes: u64,
-    shared: Arc<Shared>,
+    shared: Arc<StoreInner>,
 }
 
 impl Room {
     /// Evicts what is needed; blocks.
-    fn promise(shared: &Arc<Shared>, bytes: u64) -> Result<Self, StageError> {
+    fn promise(shared: &Arc<StoreInner>, bytes: u64) -> Result<Self, StageError> {
         shared.make_room(bytes)?;
         Ok(Self { bytes, shared: Arc::clone(shared) })
     }
@@ -260,7 +270,7 @@ impl Drop for Room {
 #[derive(Debug)]
 struct StagingName {
     path: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<StoreInner>,
 }
 
 impl StagingName {

@@ -17,7 +17,7 @@ use crate::oci::{Extent, Part};
 use crate::pull::Error;
 use crate::pull::facts::negative::Subject;
 use crate::pull::{Inner, UNSTORABLE};
-use crate::store::{Class, StageError, Staged, Suspect};
+use crate::store::{EvictionClass, StageError, Staged, Suspect};
 use crate::upstream::{BlobBody, BlobResponse};
 use tokio::time::Instant;
 
@@ -319,7 +319,7 @@ impl Fill {
             .verify()
             .map_err(|mismatch| self.untrue(format!("wrong content: {mismatch}")))?;
         self.guard.end(Ok(()));
-        if let Err(error) = verified.publish(Class::Blob, self.inner.clock.now()).await {
+        if let Err(error) = verified.publish(EvictionClass::Blob, self.inner.clock.now()).await {
             tracing::error!(%error, digest = %self.digest, "cannot publish a blob");
         }
         Ok(())

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::flight::{Source, State};
 use crate::pull::ByteStream;
 use crate::pull::Error;
-use crate::store::PIECE;
+use crate::store::READ_MAX;
 
 #[derive(Debug)]
 pub(in crate::pull) struct Tail {
@@ -70,7 +70,7 @@ impl Tail {
     }
 
     async fn read(&mut self, available: u64) -> Result<Bytes, Error> {
-        let len = usize::try_from(available).map_or(PIECE, |available| available.min(PIECE));
+        let len = usize::try_from(available).map_or(READ_MAX, |available| available.min(READ_MAX));
         let bytes = self.source.reader.read_at(self.span.start, len).await?;
         self.span.start += bytes.len() as u64;
         Ok(bytes)
