@@ -37,7 +37,8 @@ pub struct Admin {
 
 impl Admin {
     pub fn new(metrics: Arc<Metrics>, draining: CancellationToken, ledger: Arc<Ledger>) -> Self {
-        if let Err(error) = metrics.registry().register(Box::new(process::Process::new())) {
+        if let Err(error) = metrics.registry().register(Box::new(process::ProcessCollector::new()))
+        {
             tracing::warn!(%error, "no metrics of the process itself");
         }
         Self { metrics, draining, ledger }

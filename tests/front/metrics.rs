@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use roadstead::clock::Clock;
+
 use crate::support::client::Answer;
 use crate::support::eventually;
 use crate::support::image::Image;
@@ -153,4 +155,43 @@ async fn operators_pages_are_on_their_own_listener_only() {
     assert_eq!(proxy.admin("/v2/").await.status, 404);
     assert_eq!(proxy.admin("/nothing").await.status, 404);
     assert_eq!(origin.requests().len(), before);
+}
+
+/// The type and the value of a metric without labels.
+fn scraped(exposition: &Answer, name: &str) -> (String, f64) {
+    let find = |head: &str| exposition.text().lines().find_map(|line| line.strip_prefix(head));
+    let kind = find(&format!("# TYPE {name} ")).unwrap_or_else(|| panic!("{name} has no type"));
+    let value = find(&format!("{name} ")).unwrap_or_else(|| panic!("{name} has no value"));
+    (kind.to_owned(), value.parse().expect("a number"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_is_described_as_prometheus_clients_do() {
+    let proxy = Proxy::of(&Origin::start().await).await;
+    let exposition = proxy.admin("/metrics").await;
+    let value = |name: &str, kind: &str| {
+        let (told, value) = scraped(&exposition, name);
+        assert_eq!(told, kind, "{name}");
+        value
+    };
+    let cpu = value("process_cpu_seconds_total", "counter");
+    let started = value("process_start_time_seconds", "gauge");
+    let (open, max) = (value("process_open_fds", "gauge"), value("process_max_fds", "gauge"));
+    let resident = value("process_resident_memory_bytes", "gauge");
+    let reserved = value("process_virtual_memory_bytes", "gauge");
+    let anonymous = value("process_anonymous_memory_bytes", "gauge");
+    assert!(0.0 < open && open <= max, "{open} of {max} descriptors");
+    assert!(0.0 < anonymous && anonymous <= resident && resident <= reserved);
+    let now = Clock::system().now().unix().as_secs_f64();
+    // Boot time is told in whole seconds.
+    assert!((now - 86_400.0..=now + 1.0).contains(&started), "started {started}, now {now}");
+    for _ in 0..1000 {
+        // Far more than the hundredth of a second that the kernel counts in.
+        std::hint::black_box((0..1_000_000_u64).fold(0, |sum, n| sum ^ std::hint::black_box(n)));
+        let later = proxy.admin("/metrics").await;
+        if scraped(&later, "process_cpu_seconds_total").1 > cpu {
+            return;
+        }
+    }
+    panic!("work takes no CPU time");
 }
