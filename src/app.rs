@@ -14,13 +14,12 @@ use crate::access::Gatekeeper;
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::files;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pull::{Parts, PullThrough};
 use crate::push::PushThrough;
 use crate::reload::Reloader;
-use crate::reload::inputs::Part;
+use crate::reload::inputs::{self, Input};
 use crate::server::{self, Generation, Service};
 use crate::store::BlobStore;
 use crate::telemetry::Logging;
@@ -95,8 +94,8 @@ impl App {
         let service = Arc::new(service);
         // Before the files are read: what changes in between is seen as a change.
         let reloader = Reloader::new(config.clone(), Arc::clone(&service), Arc::clone(&metrics));
-        for part in Part::ALL {
-            part.load(config, &service).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
+        for input in Input::ALL {
+            input.load(config, &service).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
         }
         let draining = CancellationToken::new();
         let admin = Arc::new(Admin::new(
@@ -161,7 +160,7 @@ impl App {
 
 fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
     let path = config.key_file();
-    let made = files::key_of(&path).and_then(|key| Gatekeeper::new(&key, clock));
+    let made = inputs::token_key(&path).and_then(|key| Gatekeeper::new(&key, clock));
     made.map_err(|message| anyhow!("{}: {message}", path.display()))
 }
 

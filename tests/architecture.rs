@@ -74,7 +74,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus", &["metrics", "admin"]),
     ("reqwest", &["upstream"]),
     ("rusqlite", &["store"]),
-    ("rustls", &["main", "upstream", "server", "files"]),
+    ("rustls", &["main", "upstream", "server", "config"]),
     ("serde_yaml", &["config"]),
     // The operator's side reads the process's own figures in /proc.
     ("std::fs", &["store", "files", "admin"]),

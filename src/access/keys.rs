@@ -1,10 +1,27 @@
 //! Keys of our own: one secret file, and from it a key for every purpose (ACCESS §5.2).
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-/// Bytes of a key file at least.
-const KEY_FILE: usize = 32;
+use crate::secret::Secret;
+
+/// Bytes that a key file has at least, and random ones that a new one is made of.
+const KEY_FILE_MIN: usize = 32;
+
+/// The content of a new key file, as text.
+///
+/// # Errors
+/// If the system gives no randomness.
+pub fn generate_key() -> Result<Secret, String> {
+    let mut random = Zeroizing::new([0; KEY_FILE_MIN]);
+    SystemRandom::new()
+        .fill(random.as_mut())
+        .map_err(|_| "the system gives no randomness".to_owned())?;
+    Ok(Secret::new(URL_SAFE_NO_PAD.encode(random.as_ref())))
+}
 
 struct Bytes32;
 
@@ -19,9 +36,9 @@ impl KeyType for Bytes32 {
 /// # Errors
 /// If the material is too short to be secret.
 pub(super) fn key_from(material: &[u8], purpose: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
-    if material.len() < KEY_FILE {
+    if material.len() < KEY_FILE_MIN {
         return Err(format!(
-            "holds {} bytes; a key file has {KEY_FILE} random ones",
+            "holds {} bytes; a key file has {KEY_FILE_MIN} random ones",
             material.len()
         ));
     }

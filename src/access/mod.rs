@@ -8,7 +8,6 @@
 
 mod caller;
 mod credential;
-
 mod forwarded;
 mod gatekeeper;
 mod keys;
@@ -24,6 +23,7 @@ pub use caller::{Caller, Principal};
 pub use credential::Credential;
 pub use forwarded::client_address;
 pub use gatekeeper::{Authenticated, Gatekeeper, Presented, Rejection};
+pub use keys::generate_key;
 pub use ledger::{LastPull, Ledger};
 pub use policy::{Action, Denial, Grant, Policy};
 pub use token::{Issued, LIFE, LIFE_FOR_PUSH};

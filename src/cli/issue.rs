@@ -51,7 +51,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(asked: &Arguments, now: Timestamp) -> Result<(), Failure> {
     let wrong = |message: String| anyhow!(message);
-    let pem = files::text_of(&asked.key).map_err(wrong)?;
+    let pem = files::read_text(&asked.key).map_err(wrong)?;
     let key = PrivateKey::from_pem(&pem)
         .map_err(|message| anyhow!("{} {message}", asked.key.display()))?;
     let applications: Vec<Slug> = asked
@@ -92,7 +92,7 @@ pub(super) fn run(asked: &Arguments, now: Timestamp) -> Result<(), Failure> {
     let token = key.sign(&licence).map_err(wrong)?;
     let text = LicenceFile::write(&licence, &token);
     match &asked.out {
-        Some(file) => files::write_new(file, text.as_bytes(), 0o600).map_err(wrong)?,
+        Some(file) => files::create(file, text.as_bytes(), 0o600).map_err(wrong)?,
         None => print(&text)?,
     }
     Ok(())

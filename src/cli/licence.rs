@@ -95,8 +95,8 @@ fn keygen(name: &Path) -> anyhow::Result<()> {
     let key = PrivateKey::generate().map_err(|message| anyhow!(message))?;
     let pem = key.to_pem().map_err(|message| anyhow!(message))?;
     let (private, public) = (with_ending(name, "key"), with_ending(name, "pub"));
-    files::write_new(&private, pem.as_bytes(), 0o600).map_err(|message| anyhow!(message))?;
-    files::write_new(&public, key.public().to_pem().as_bytes(), 0o644)
+    files::create(&private, pem.as_bytes(), 0o600).map_err(|message| anyhow!(message))?;
+    files::create(&public, key.public().to_pem().as_bytes(), 0o644)
         .map_err(|message| anyhow!(message))?;
     print(&format!(
         "{} signs licences: keep it secret, and a copy where you will find it\n{} verifies them: list it under \
@@ -173,7 +173,7 @@ struct Verifier {
 impl Verifier {
     /// The key alone: whoever issued it, nothing revoked.
     fn of_key(path: &Path, issuer: &str) -> anyhow::Result<Self> {
-        let pem = files::text_of(path).map_err(|message| anyhow!(message))?;
+        let pem = files::read_text(path).map_err(|message| anyhow!(message))?;
         let key =
             PublicKey::from_pem(&pem).map_err(|message| anyhow!("{} {message}", path.display()))?;
         let keys = PublicKeys::new(vec![key]);
@@ -221,6 +221,6 @@ impl List {
 fn revoke(id: &str, list: &Path, reason: Option<&str>, now: Timestamp) -> anyhow::Result<()> {
     let id = LicenceId::parse(id).map_err(|message| anyhow!(message))?;
     let line = revocation_line(&id, now, reason);
-    files::append(list, &line).map_err(|message| anyhow!(message))?;
+    files::append_lines(list, &line).map_err(|message| anyhow!(message))?;
     print(&format!("{}: {line}", list.display()))
 }

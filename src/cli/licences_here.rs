@@ -38,7 +38,7 @@ pub(super) fn licences(program: &str) -> Vec<LicenceFile> {
     let complain = |message: String| tell(&format!("{program}: {message}"));
     let mut found = Vec::new();
     for path in paths {
-        let files = files::files_of(&path).map_err(complain).unwrap_or_default();
+        let files = files::list_files(&path).map_err(complain).unwrap_or_default();
         found.extend(
             files.iter().filter_map(|file| config::read_licence(file).map_err(complain).ok()),
         );

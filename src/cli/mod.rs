@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, Problems};
-use crate::reload::inputs::Part;
+use crate::reload::inputs::Input;
 
 /// `EX_USAGE` of sysexits.h: the configuration is wrong, and a restart does not help.
 const BAD_CONFIGURATION: u8 = 64;
@@ -92,9 +92,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 /// The configuration, and every file that it names, found good.
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
     let config = file.map_or_else(|| Ok(config::builtin()), config::load)?;
-    let check = |part: Part| part.check(&config).err();
+    let check = |input: Input| input.check(&config).err();
     let problems: Vec<String> =
-        Part::ALL.into_iter().filter_map(check).flat_map(|unusable| unusable.0).collect();
+        Input::ALL.into_iter().filter_map(check).flat_map(|unusable| unusable.0).collect();
     if problems.is_empty() { Ok(config) } else { Err(Failure::Files(problems)) }
 }
 

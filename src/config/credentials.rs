@@ -103,7 +103,7 @@ fn username(fields: &Fields<'_>) -> Option<String> {
 
 fn password(source: &str, place: &Place<'_>, around: &Surroundings<'_>) -> Result<Secret, String> {
     if source == "password_file" {
-        return files::secret(place.file()?);
+        return files::read_secret(place.file()?);
     }
     let text = place.text()?;
     match source {
@@ -128,7 +128,7 @@ fn from_docker_config(
     upstream: &Upstream,
     around: &Surroundings<'_>,
 ) -> Result<Login, String> {
-    let json = files::text_of(path)?;
+    let json = files::read_text(path)?;
     let mut servers = vec![upstream.name.as_str(), authority(upstream)];
     if upstream.library {
         servers.insert(0, HUB);
@@ -156,7 +156,7 @@ fn authority(upstream: &Upstream) -> &str {
 fn helper(name: &str, server: &str, around: &Surroundings<'_>) -> Result<Login, String> {
     let path = Path::new(name);
     if path.is_absolute() {
-        files::check_program(path)?;
+        files::check_executable(path)?;
         return Ok(Login::Helper { program: path.to_owned(), server: server.to_owned() });
     }
     if name.contains('/') || name.starts_with(PREFIX) {
@@ -169,7 +169,7 @@ fn helper(name: &str, server: &str, around: &Surroundings<'_>) -> Result<Login, 
     let mut candidates = std::env::split_paths(&folders)
         .filter(|folder| folder.is_absolute())
         .map(|f| f.join(&program));
-    let found: Option<PathBuf> = candidates.find(|path| files::check_program(path).is_ok());
+    let found: Option<PathBuf> = candidates.find(|path| files::check_executable(path).is_ok());
     let missing = || {
         format!("there is no program {program} on the PATH; install it, or write its absolute path")
     };

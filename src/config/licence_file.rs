@@ -30,7 +30,7 @@ pub struct LicenceFile {
 /// # Errors
 /// Everything that is wrong with it, a line each; never with anything of the token.
 pub fn read_licence(path: &Path) -> Result<LicenceFile, String> {
-    let text = files::text_of(path)?;
+    let text = files::read_text(path)?;
     if text.len() > LARGEST {
         return Err(format!(
             "{} is larger than {LARGEST} bytes; a licence file takes two thousand",

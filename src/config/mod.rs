@@ -6,6 +6,7 @@
 
 mod access;
 mod applications;
+mod certificates;
 mod check;
 mod credentials;
 mod docker_config;
@@ -47,7 +48,7 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let text = files::read_text(path)
+    let text = files::read_utf8(path)
         .map_err(|error| Problems::whole(path, None, format!("cannot be read: {error}")))?;
     parse(&text, path, &|name| std::env::var(name).ok())
 }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use url::Url;
 
+use super::certificates;
 use super::credentials;
 use super::keys;
 use super::place::{Fields, Place, closest};
 use super::presets::{self, PRESETS, Preset};
 use super::{Environment, Upstream, Writes};
-use crate::files;
 use crate::oci::{Repository, UpstreamName};
 
 /// The first component of names that an application's images have (ACCESS §2.1).
@@ -124,7 +124,7 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, surroundings: &Surroundings
             *list = fields.list(key, parse);
         }
     }
-    upstream.ca = fields.optional("ca", |place| files::authority(place.file()?));
+    upstream.ca = fields.optional("ca", |place| certificates::read_authorities(place.file()?));
     upstream.tls_verify = fields.read("tls_verify", true, Place::flag);
     upstream.writes = writes(fields);
     upstream.page_limit = fields.optional("page_limit", Place::count).or(upstream.page_limit);

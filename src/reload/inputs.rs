@@ -1,23 +1,25 @@
-//! What requests are checked against besides the configuration: users, licence keys, revocations,
-//! and the certificate. Each is read from its own files, and by itself keeps its last good state
-//! (ACCESS §8).
+//! What requests are checked against besides the configuration: the key of our own tokens, users,
+//! licence keys, revocations, and the certificate. Each is read from its own files, and stays as it
+//! was while they cannot be used (ACCESS §8).
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::access::Users;
+use crate::access::{self, Users};
 use crate::config::{self, Config};
 use crate::files;
 use crate::licence::{PublicKey, PublicKeys, Revocations};
+use crate::secret::Secret;
 use crate::server::{Service, TlsContext};
 
-/// What is wrong with the files of one part, a line each.
+/// What is wrong with the files of one input, a line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unusable(pub Vec<String>);
 
-/// Something that is replaced by itself.
+/// What is loaded from files of its own, and replaced by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Input {
     /// The key of our own tokens.
     Key,
     Users,
@@ -26,11 +28,11 @@ pub enum Part {
     Tls,
 }
 
-impl Part {
+impl Input {
     pub const ALL: [Self; 5] =
         [Self::Key, Self::Users, Self::PublicKeys, Self::Revocations, Self::Tls];
 
-    /// A label of metrics and log lines.
+    /// The value of the label `part` in metrics and log lines.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Key => "key",
@@ -41,7 +43,7 @@ impl Part {
         }
     }
 
-    /// Reads the part's files and hands it over; nothing changes if anything is wrong with them.
+    /// Reads the files and replaces what `service` uses; nothing changes if anything is wrong with them.
     ///
     /// # Errors
     /// Everything that is wrong.
@@ -76,13 +78,13 @@ impl Part {
         }
     }
 
-    /// Reads the part's files and forgets them.
+    /// Reads the files to see whether they can be used, and changes nothing.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub fn check(self, config: &Config) -> Result<(), Unusable> {
         match self {
-            // It may be made by the start, and what it holds is looked at then.
+            // A start makes it if there is none, so that its absence is no mistake.
             Self::Key => Ok(()),
             Self::Users => users(config).map(drop),
             Self::PublicKeys => public_keys(config).map(drop),
@@ -94,13 +96,36 @@ impl Part {
 
 fn set_key(config: &Config, service: &Service) -> Result<(), Unusable> {
     let path = config.key_file();
-    let key = files::key_of(&path).map_err(one)?;
+    let key = token_key(&path).map_err(one)?;
     service.gatekeeper.set_key(&key).map_err(|message| one(format!("{} {message}", path.display())))
+}
+
+/// The secret that the keys of our own tokens come from: the text of the key file, which is made,
+/// for its owner alone, if there is none.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn token_key(path: &Path) -> Result<Secret, String> {
+    match files::read_utf8(path) {
+        Ok(text) => Ok(Secret::new(text.trim_end().to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => make_token_key(path),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+fn make_token_key(path: &Path) -> Result<Secret, String> {
+    let key = access::generate_key()?;
+    match files::create_private(path, key.expose().as_bytes()) {
+        Ok(()) => Ok(key),
+        // A replica that shares the folder was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => token_key(path),
+        Err(error) => Err(format!("cannot create the key file {}: {error}", path.display())),
+    }
 }
 
 fn users(config: &Config) -> Result<Users, Unusable> {
     let Some(path) = &config.access.users else { return Ok(Users::default()) };
-    Users::parse(&files::text_of(path).map_err(one)?).map_err(|problems| in_file(path, problems))
+    Users::parse(&files::read_text(path).map_err(one)?).map_err(|problems| in_file(path, problems))
 }
 
 /// The keys that licences are verified with.
@@ -113,7 +138,7 @@ pub fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
         let key = |pem: String| {
             PublicKey::from_pem(&pem).map_err(|message| format!("{} {message}", path.display()))
         };
-        match files::text_of(path).and_then(key) {
+        match files::read_text(path).and_then(key) {
             Ok(key) => keys.push(key),
             Err(message) => problems.push(message),
         }
@@ -130,7 +155,7 @@ pub fn revocations(config: &Config) -> Result<Revocations, Unusable> {
         return Ok(Revocations::default());
     };
     let (mut all, mut problems) = (Revocations::default(), Vec::new());
-    for (file, text) in files::texts_of(path).map_err(one)? {
+    for (file, text) in files::read_all(path).map_err(one)? {
         match Revocations::parse(&text) {
             Ok(list) => all = all.and(list),
             Err(wrong) => problems.extend(in_file(&file, wrong).0),
@@ -141,8 +166,8 @@ pub fn revocations(config: &Config) -> Result<Revocations, Unusable> {
 
 fn tls(config: &Config) -> Result<Option<TlsContext>, Unusable> {
     let Some(tls) = &config.tls else { return Ok(None) };
-    let (certificate, key) = (files::text_of(&tls.certificate), files::text_of(&tls.key));
-    let client_ca = tls.client_ca.as_ref().map(|path| files::text_of(path)).transpose();
+    let (certificate, key) = (files::read_text(&tls.certificate), files::read_text(&tls.key));
+    let client_ca = tls.client_ca.as_ref().map(|path| files::read_text(path)).transpose();
     let context = TlsContext::new(
         &certificate.map_err(one)?,
         &key.map_err(one)?,

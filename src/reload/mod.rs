@@ -1,9 +1,10 @@
-//! What changes while the proxy runs: the configuration, and each of the parts that it names, by
-//! themselves (ACCESS §8).
+//! Replaces what changes on disk while the proxy runs: the configuration, and each input that it
+//! names (users, keys, revocations, certificate), each by itself (ACCESS §8).
 //!
-//! Files are looked at every few seconds and at once on SIGHUP. What cannot be used changes
-//! nothing, is told once, and does not keep anything else from being replaced.
+//! Files are read every few seconds, and at once on SIGHUP. A file that cannot be used changes
+//! nothing, is logged once, and does not keep the others from being replaced.
 
+mod fingerprint;
 pub mod inputs;
 
 use std::collections::HashMap;
@@ -14,19 +15,20 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::config::{self, Config};
-use crate::files;
 use crate::metrics::Metrics;
-use crate::reload::inputs::Part;
+use crate::reload::inputs::Input;
 use crate::server::{Generation, Service};
 use crate::telemetry::Logging;
 
-/// How often files are looked at.
-const INTERVAL: Duration = Duration::from_secs(5);
+use fingerprint::Fingerprint;
 
-/// The label of the configuration itself, beside those of its parts.
+/// How often files are read to see whether they have changed.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The label of the configuration itself in metrics and log lines, beside those of the inputs.
 const CONFIGURATION: &str = "configuration";
 
-/// Watches files and replaces what they say.
+/// Watches files, and replaces what was loaded from them.
 #[derive(Debug)]
 pub struct Reloader {
     file: Option<PathBuf>,
@@ -34,68 +36,70 @@ pub struct Reloader {
     config: Config,
     service: Arc<Service>,
     metrics: Arc<Metrics>,
-    /// What the files of each part held when they were read last, good or bad.
-    seen: HashMap<&'static str, files::Fingerprint>,
+    /// What the files of each input held when they were read last, good or bad, by its label. A bad
+    /// file is remembered as well, so that it is logged once.
+    seen: HashMap<&'static str, Fingerprint>,
 }
 
 impl Reloader {
-    /// Takes `config` for what is loaded, and so the files of its parts as they are now.
+    /// Remembers the files of each input as they are now. The inputs of `config` have to be loaded
+    /// after this: a change in between is then seen as a change.
     pub fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
         let mut reloader =
             Self { file: None, logging: None, config, service, metrics, seen: HashMap::new() };
-        for part in Part::ALL {
-            reloader.is_new(part.as_str(), &part.files(&reloader.config));
+        for input in Input::ALL {
+            reloader.note_change(input.as_str(), &input.files(&reloader.config));
         }
         reloader
     }
 
-    /// Watches the file that the configuration is from, and those that it was read from besides.
-    /// `logging` follows it.
+    /// Also watches the file that the configuration is from, and the other files that it was read
+    /// from. `logging` is changed with it.
     pub fn watch(&mut self, file: PathBuf, logging: Option<Logging>) {
         self.logging = logging;
-        self.is_new(CONFIGURATION, &self.sources(&file));
+        self.note_change(CONFIGURATION, &self.configuration_files(&file));
         self.file = Some(file);
     }
 
-    fn sources(&self, file: &Path) -> Vec<PathBuf> {
+    fn configuration_files(&self, file: &Path) -> Vec<PathBuf> {
         std::iter::once(file.to_owned()).chain(self.config.files.iter().cloned()).collect()
     }
 
     /// Runs until it is dropped; `now` asks it to look at once.
     pub async fn run(mut self, now: Arc<Notify>) {
         loop {
-            // A timer that ran out is as good a reason as a signal.
-            let _ = tokio::time::timeout(INTERVAL, now.notified()).await;
-            let looked = tokio::task::spawn_blocking(move || {
-                self.look();
+            // Either the interval is over or a signal asks: the files are read in both cases.
+            let _ = tokio::time::timeout(POLL_INTERVAL, now.notified()).await;
+            let reloaded = tokio::task::spawn_blocking(move || {
+                self.reload_changed();
                 self
             });
-            let Ok(back) = looked.await else { return };
+            let Ok(back) = reloaded.await else { return };
             self = back;
         }
     }
 
-    /// Reads again what has changed on disk.
-    fn look(&mut self) {
+    /// Loads what has changed on disk; blocks.
+    fn reload_changed(&mut self) {
         if let Some(file) = self.file.clone()
-            && self.is_new(CONFIGURATION, &self.sources(&file))
+            && self.note_change(CONFIGURATION, &self.configuration_files(&file))
         {
-            let outcome = self.configuration(&file);
+            let outcome = self.load_configuration(&file);
             // Another configuration may be read from other files.
-            self.is_new(CONFIGURATION, &self.sources(&file));
-            self.tell(CONFIGURATION, outcome);
+            self.note_change(CONFIGURATION, &self.configuration_files(&file));
+            self.report(CONFIGURATION, outcome);
         }
-        for part in Part::ALL {
-            if self.is_new(part.as_str(), &part.files(&self.config)) {
-                let outcome = part
+        for input in Input::ALL {
+            if self.note_change(input.as_str(), &input.files(&self.config)) {
+                let outcome = input
                     .load(&self.config, &self.service)
                     .map_err(|unusable| unusable.0.join("; "));
-                self.tell(part.as_str(), outcome);
+                self.report(input.as_str(), outcome);
             }
         }
     }
 
-    fn configuration(&mut self, file: &Path) -> Result<(), String> {
+    fn load_configuration(&mut self, file: &Path) -> Result<(), String> {
         let next =
             config::load(file).map_err(|problems| problems.to_string().replace('\n', "; "))?;
         let fixed = self.config.needs_restart(&next);
@@ -117,12 +121,13 @@ impl Reloader {
         Ok(())
     }
 
-    fn is_new(&mut self, what: &'static str, files: &[PathBuf]) -> bool {
-        let now = files::fingerprint(files);
+    /// Whether the files differ from when they were read last; from now on, these are what was read.
+    fn note_change(&mut self, what: &'static str, files: &[PathBuf]) -> bool {
+        let now = Fingerprint::of(files);
         self.seen.insert(what, now) != Some(now)
     }
 
-    fn tell(&self, part: &'static str, outcome: Result<(), String>) {
+    fn report(&self, part: &'static str, outcome: Result<(), String>) {
         let label = if outcome.is_ok() { "loaded" } else { "refused" };
         self.metrics.reloads.with_label_values(&[part, label]).inc();
         match outcome {
