@@ -63,7 +63,7 @@ pub(super) fn run(asked: &Arguments, now: Timestamp) -> Result<(), Failure> {
     if let Some(file) = &asked.config {
         accepted(asked, &applications, file)?;
     }
-    let hosts = asked.hosts.iter().map(|host| config::authority(host));
+    let hosts = asked.hosts.iter().map(|host| config::host_and_port(host));
     let hosts = hosts.collect::<Result<_, _>>().map_err(wrong).context("--host")?;
     let now = Timestamp::from_unix(Duration::from_secs(now.unix().as_secs()));
     let not_before = match &asked.not_before {

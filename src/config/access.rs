@@ -6,36 +6,42 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::check::is_loopback;
 use super::keys;
+use super::listen::is_loopback;
 use super::place::{Fields, Place, closest};
 use super::{Access, Allow, Application, CertificateName, Rule, Upstream, Who};
 use crate::licence::{LicenceId, Slug};
 use crate::oci::Pattern;
 
-/// By what people can be told apart.
+/// Which kinds of identities a client can have: whether there is a file of users, licences are
+/// accepted, and clients are asked for certificates.
 #[derive(Clone, Copy)]
-pub(super) struct Means {
+pub(super) struct IdentitySources {
     pub(super) users: bool,
     pub(super) licences: bool,
     pub(super) client_ca: bool,
 }
 
-/// What rules are read against.
-pub(super) struct Around<'a> {
+/// The other sections that rules refer to.
+pub(super) struct RuleContext<'a> {
     pub(super) listen: SocketAddr,
     pub(super) upstreams: &'a [Upstream],
     pub(super) applications: &'a [Application],
-    pub(super) means: Means,
+    pub(super) sources: IdentitySources,
 }
 
-/// What the section says. Without one, everything for anyone, on a loopback listener only; or,
-/// where applications are sold, nothing but those, to those who have them.
-pub(super) fn read(top: &Fields<'_>, section: Option<&Fields<'_>>, around: &Around<'_>) -> Access {
+/// What the section says. Without one, anyone may pull anything, which is refused unless only this
+/// machine reaches the listener. Where applications are sold, the default is no rule at all: only
+/// licences and publishers have rights.
+pub(super) fn read(
+    top: &Fields<'_>,
+    section: Option<&Fields<'_>>,
+    context: &RuleContext<'_>,
+) -> Access {
     let Some(fields) = section else {
-        let sells = around.means.licences || !around.applications.is_empty();
-        let rules = if sells { Vec::new() } else { open(top, around.listen) };
-        if around.applications.is_empty()
+        let sells = context.sources.licences || !context.applications.is_empty();
+        let rules = if sells { Vec::new() } else { open_to_all(top, context.listen) };
+        if context.applications.is_empty()
             && let Some(place) = top.get("licences")
         {
             place.problem("there is no application to have a licence for; add applications: { NAME: { images: […] } }");
@@ -43,8 +49,9 @@ pub(super) fn read(top: &Fields<'_>, section: Option<&Fields<'_>>, around: &Arou
         return Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules };
     };
     let items = fields.get("rules").map(Place::items).unwrap_or_default();
-    let given = around.means.licences
-        || around.applications.iter().any(|application| !application.publishers.is_empty());
+    // Publishers and licences have rights without a rule.
+    let given = context.sources.licences
+        || context.applications.iter().any(|application| !application.publishers.is_empty());
     if items.is_empty() && !given {
         fields
             .place
@@ -55,8 +62,8 @@ pub(super) fn read(top: &Fields<'_>, section: Option<&Fields<'_>>, around: &Arou
     let rules: Vec<Rule> = items
         .iter()
         .filter_map(|item| {
-            let rule = rule(&item.fields(keys::RULE), around)?;
-            if let Some(missing) = unknowable(&rule.who, around.means) {
+            let rule = rule(&item.fields(keys::RULE), context)?;
+            if let Some(missing) = unreachable_identity(&rule.who, context.sources) {
                 item.problem(missing);
             }
             Some(rule)
@@ -67,23 +74,24 @@ pub(super) fn read(top: &Fields<'_>, section: Option<&Fields<'_>>, around: &Arou
     Access { users, key_file: fields.optional("key_file", path), trusted_proxies, rules }
 }
 
-/// Why nobody can ever be this.
-pub(super) fn unknowable(who: &Who, means: Means) -> Option<&'static str> {
+/// Why no client can ever have this identity; none if one can.
+pub(super) fn unreachable_identity(who: &Who, sources: IdentitySources) -> Option<&'static str> {
     match who {
-        Who::User(_) if !means.users => {
+        Who::User(_) if !sources.users => {
             Some("nobody can log in as a user; add users: FILE under access")
         }
-        Who::Licence(_) if !means.licences => {
+        Who::Licence(_) if !sources.licences => {
             Some("no licence is accepted; add licences: { issuer: …, public_keys: […] }")
         }
-        Who::Certificate(_) if !means.client_ca => {
+        Who::Certificate(_) if !sources.client_ca => {
             Some("clients are not asked for certificates; add client_ca: FILE under tls")
         }
         Who::Anonymous | Who::User(_) | Who::Licence(_) | Who::Certificate(_) => None,
     }
 }
 
-fn open(top: &Fields<'_>, listen: SocketAddr) -> Vec<Rule> {
+/// The one rule of a proxy without `access`; a problem if other machines reach it.
+fn open_to_all(top: &Fields<'_>, listen: SocketAddr) -> Vec<Rule> {
     if !is_loopback(listen) {
         let place = top.get("listen").unwrap_or(&top.place);
         place.problem(format!(
@@ -102,7 +110,7 @@ fn example() -> &'static str {
     r#"access: { rules: [{ who: anonymous, networks: [10.0.0.0/8], allow: [pull, list], images: ["**"] }] }"#
 }
 
-fn rule(fields: &Fields<'_>, around: &Around<'_>) -> Option<Rule> {
+fn rule(fields: &Fields<'_>, context: &RuleContext<'_>) -> Option<Rule> {
     let applications = fields.get("applications").is_some();
     for (key, what) in [
         ("who", "who: anonymous, or user:NAME"),
@@ -115,8 +123,8 @@ fn rule(fields: &Fields<'_>, around: &Around<'_>) -> Option<Rule> {
     }
     let who = fields.optional("who", |place| who(place.text()?));
     let actions = fields.list("allow", action);
-    let images = fields.list("images", |text| image_pattern(text, around.upstreams));
-    let slugs = fields.list("applications", |text| application(text, around.applications));
+    let images = fields.list("images", |text| image_pattern(text, context.upstreams));
+    let slugs = fields.list("applications", |text| application(text, context.applications));
     for (key, empty) in [
         ("allow", actions.is_empty()),
         ("images", images.is_empty()),
@@ -129,10 +137,10 @@ fn rule(fields: &Fields<'_>, around: &Around<'_>) -> Option<Rule> {
     }
     let has = |action| actions.contains(&action);
     let allow = Allow {
-        pull: has(Action::Pull),
-        list: has(Action::List),
-        push: has(Action::Push),
-        delete: has(Action::Delete),
+        pull: has(RuleAction::Pull),
+        list: has(RuleAction::List),
+        push: has(RuleAction::Push),
+        delete: has(RuleAction::Delete),
     };
     Some(Rule { who: who?, networks: networks(fields)?, allow, images, applications: slugs })
 }
@@ -184,19 +192,19 @@ fn certificate(text: &str) -> Option<CertificateName> {
 }
 
 #[derive(PartialEq)]
-enum Action {
+enum RuleAction {
     Pull,
     List,
     Push,
     Delete,
 }
 
-fn action(text: &str) -> Result<Action, String> {
+fn action(text: &str) -> Result<RuleAction, String> {
     match text {
-        "pull" => Ok(Action::Pull),
-        "list" => Ok(Action::List),
-        "push" => Ok(Action::Push),
-        "delete" => Ok(Action::Delete),
+        "pull" => Ok(RuleAction::Pull),
+        "list" => Ok(RuleAction::List),
+        "push" => Ok(RuleAction::Push),
+        "delete" => Ok(RuleAction::Delete),
         _ => Err(format!("{text:?} is no action; there are pull, list, push and delete")),
     }
 }

@@ -2,17 +2,21 @@
 
 use std::path::PathBuf;
 
-use super::access::{self, Means};
+use super::access::{self, IdentitySources};
 use super::keys;
 use super::place::{Fields, Place};
 use super::upstreams::APPLICATIONS;
 use super::{Application, Licences, Upstream, Who};
 use crate::licence::Slug;
 
-pub(super) fn read(top: &Fields<'_>, upstreams: &[Upstream], means: Means) -> Vec<Application> {
+pub(super) fn read(
+    top: &Fields<'_>,
+    upstreams: &[Upstream],
+    sources: IdentitySources,
+) -> Vec<Application> {
     let mut applications: Vec<Application> = Vec::new();
     for (name, place) in top.get("applications").and_then(Place::entries).unwrap_or_default() {
-        let Some(application) = application(&name, &place, upstreams, means) else { continue };
+        let Some(application) = application(&name, &place, upstreams, sources) else { continue };
         for other in &applications {
             disputed(&place, &application, other);
         }
@@ -25,7 +29,7 @@ fn application(
     name: &str,
     place: &Place<'_>,
     upstreams: &[Upstream],
-    means: Means,
+    sources: IdentitySources,
 ) -> Option<Application> {
     let slug = place.noted(slug(name, upstreams));
     let fields = place.fields(keys::APPLICATION);
@@ -34,7 +38,7 @@ fn application(
         place
             .problem(r#"has no images; write which ones it consists of, as images: ["registry.example.com/myapp/**"]"#);
     }
-    let publishers = fields.list("publishers", |text| publisher(text, means));
+    let publishers = fields.list("publishers", |text| publisher(text, sources));
     Some(Application { slug: slug?, images, publishers })
 }
 
@@ -57,12 +61,14 @@ fn slug(name: &str, upstreams: &[Upstream]) -> Result<Slug, String> {
     }
 }
 
-fn publisher(text: &str, means: Means) -> Result<Who, String> {
+fn publisher(text: &str, sources: IdentitySources) -> Result<Who, String> {
     match access::who(text)? {
-        who @ (Who::User(_) | Who::Certificate(_)) => match access::unknowable(&who, means) {
-            None => Ok(who),
-            Some(missing) => Err(missing.to_owned()),
-        },
+        who @ (Who::User(_) | Who::Certificate(_)) => {
+            match access::unreachable_identity(&who, sources) {
+                None => Ok(who),
+                Some(missing) => Err(missing.to_owned()),
+            }
+        }
         Who::Anonymous | Who::Licence(_) => {
             Err(format!("{text:?} cannot publish; name a user or a certificate, as user:ci"))
         }

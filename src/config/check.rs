@@ -1,42 +1,44 @@
 //! The document as a whole: every section read, every default in its place, every rule between
 //! sections.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::access;
+use super::access::{self, IdentitySources, RuleContext};
 use super::applications;
+use super::credentials::UpstreamContext;
 use super::hosts;
 use super::keys;
+use super::listen;
 use super::place::{Fields, Place};
 use super::units;
-use super::upstreams::{self, Surroundings};
-use super::{Cache, Config, Environment, Log, LogFormat, MinFree, Upstream};
+use super::upstreams;
+use super::{Cache, Config, EnvLookup, Log, LogFormat, MinFree, Upstream};
 use crate::oci::UpstreamName;
 
 const GIB: u64 = 1 << 30;
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// What the document says; only meaningful if no problem was noted.
-pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
+pub(super) fn config(root: &Place<'_>, environment: EnvLookup<'_>) -> Config {
     let top = root.fields(keys::TOP);
     let allow_plain_http = top.read("allow_plain_http", false, Place::flag);
     let allow_inline_secrets = top.read("allow_inline_secrets", false, Place::flag);
     let tls = hosts::tls(&top);
-    // A section with mistakes is a problem already; that it would have been TLS is believed.
-    let (listen, admin) = listeners(&top, allow_plain_http, top.get("tls").is_some());
-    let upstreams = upstreams::read(&top, &Surroundings { environment, allow_inline_secrets });
+    // Whether there is a section counts, not whether it is right: a mistake in it is a problem of its
+    // own, and "clients would speak plain HTTP" beside it would mislead.
+    let (listen, admin) = listen::read(&top, allow_plain_http, top.get("tls").is_some());
+    let upstreams = upstreams::read(&top, &UpstreamContext { environment, allow_inline_secrets });
     let access = top.get("access").map(|place| place.fields(keys::ACCESS));
-    let means = access::Means {
+    let sources = IdentitySources {
         users: access.as_ref().is_some_and(|access| access.get("users").is_some()),
         licences: top.get("licences").is_some(),
         client_ca: tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
     };
-    let applications = applications::read(&top, &upstreams, means);
+    let applications = applications::read(&top, &upstreams, sources);
     let licences = applications::licences(&top);
-    let around =
-        access::Around { listen, upstreams: &upstreams, applications: &applications, means };
+    let context =
+        RuleContext { listen, upstreams: &upstreams, applications: &applications, sources };
     Config {
         listen,
         admin,
@@ -44,7 +46,7 @@ pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
         allow_plain_http,
         cache: cache(&top),
         default_upstream: default_upstream(&top, &upstreams),
-        access: access::read(&top, access.as_ref(), &around),
+        access: access::read(&top, access.as_ref(), &context),
         tls,
         applications,
         licences,
@@ -53,61 +55,6 @@ pub(super) fn config(root: &Place<'_>, environment: Environment<'_>) -> Config {
         log: log(&top),
         files: Vec::new(),
     }
-}
-
-fn listeners(top: &Fields<'_>, allow_plain_http: bool, tls: bool) -> (SocketAddr, SocketAddr) {
-    let listen = top.read("listen", local(5000), address);
-    let admin = top.read("admin", local(5001), address);
-    for (key, address, exposed) in [
-        ("listen", listen, "clients would speak plain HTTP"),
-        ("admin", admin, "metrics and health have neither login nor TLS"),
-    ] {
-        if let Some(place) = top.get(key)
-            && !is_loopback(address)
-            && !allow_plain_http
-            && !(tls && key == "listen")
-        {
-            place.problem(format!(
-                "{address} is reachable from other machines, and {exposed}; listen on 127.0.0.1:{}, or say \
-                 allow_plain_http: true if the network in between is trusted",
-                address.port()
-            ));
-        }
-    }
-    if meet(listen, admin) {
-        let place = top.get("admin").or(top.get("listen")).unwrap_or(&top.place);
-        place.problem(format!("listen and admin need two ports; both are {}", admin.port()));
-    }
-    (listen, admin)
-}
-
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
-}
-
-/// Whether only this machine can reach it.
-pub(super) fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-/// Whether binding one keeps the other from being bound. Port 0 is a fresh port each time.
-fn meet(a: SocketAddr, b: SocketAddr) -> bool {
-    let overlap = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && overlap
-}
-
-/// An address with a port. Names are not looked up, so that a start does not hang on DNS;
-/// `localhost` is 127.0.0.1.
-fn address(place: &Place<'_>) -> Result<SocketAddr, String> {
-    let text = place.amount()?;
-    if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
-        return Ok(local(port));
-    }
-    text.parse().map_err(|_| {
-        let port = text.trim_start_matches(['*', ':']).parse().unwrap_or(5000);
-        let example = text.parse::<IpAddr>().map_or(local(port), |ip| SocketAddr::new(ip, port));
-        format!("{text:?} is not an IP address with a port; write {example} (every interface: 0.0.0.0:{port})")
-    })
 }
 
 fn cache(top: &Fields<'_>) -> Cache {
@@ -192,39 +139,5 @@ fn level(place: &Place<'_>) -> Result<String, String> {
         Err(format!(
             "{text:?} is no level; write off, error, warn, info, debug or trace, or as info,roadstead=debug"
         ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_listeners_meet_on_one_port_of_one_address() {
-        for (a, b, expected) in [
-            ("127.0.0.1:5000", "127.0.0.1:5000", true),
-            ("0.0.0.0:5000", "127.0.0.1:5000", true),
-            ("127.0.0.1:5000", "[::]:5000", true),
-            ("127.0.0.1:5000", "127.0.0.2:5000", false),
-            ("127.0.0.1:5000", "127.0.0.1:5001", false),
-            ("127.0.0.1:0", "127.0.0.1:0", false),
-        ] {
-            assert_eq!(meet(a.parse().expect(a), b.parse().expect(b)), expected, "{a} {b}");
-        }
-    }
-
-    #[test]
-    fn loopback_is_what_only_this_machine_reaches() {
-        for (text, expected) in [
-            ("127.0.0.1:1", true),
-            ("127.8.8.8:1", true),
-            ("[::1]:1", true),
-            ("[::ffff:127.0.0.1]:1", true),
-            ("0.0.0.0:1", false),
-            ("[::]:1", false),
-            ("10.0.0.1:1", false),
-        ] {
-            assert_eq!(is_loopback(text.parse().expect(text)), expected, "{text}");
-        }
     }
 }

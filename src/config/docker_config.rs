@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use crate::secret::Secret;
 
-/// Where the file says that the login is.
+/// What the file says about a login: the login itself, or the helper that keeps it.
 #[derive(Debug, PartialEq)]
-pub(super) enum Kept {
+pub(super) enum DockerLogin {
     Here {
         username: String,
         password: Secret,
@@ -26,9 +26,9 @@ pub(super) enum Kept {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
+struct DockerConfig {
     #[serde(default)]
-    auths: BTreeMap<String, Entry>,
+    auths: BTreeMap<String, AuthEntry>,
     #[serde(default)]
     cred_helpers: BTreeMap<String, String>,
     #[serde(default)]
@@ -36,7 +36,7 @@ struct Document {
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct AuthEntry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
@@ -49,11 +49,11 @@ struct Entry {
 ///
 /// # Errors
 /// A sentence without anything from the file but its keys and the names of helpers.
-pub(super) fn login(json: &str, servers: &[&str]) -> Result<Kept, String> {
-    let document: Document = serde_json::from_str(json).map_err(|error| {
+pub(super) fn login(json: &str, servers: &[&str]) -> Result<DockerLogin, String> {
+    let document: DockerConfig = serde_json::from_str(json).map_err(|error| {
         format!("is not docker's config.json (line {}, column {})", error.line(), error.column())
     })?;
-    let helper = |name: &str, server: &str| Kept::Helper {
+    let helper = |name: &str, server: &str| DockerLogin::Helper {
         name: name.to_owned(),
         server: server.to_owned(),
     };
@@ -87,14 +87,14 @@ fn host(key: &str) -> &str {
     rest.split('/').next().unwrap_or(rest)
 }
 
-impl Entry {
+impl AuthEntry {
     fn has_password(&self) -> bool {
         let is_token = self.identitytoken.is_some() || self.registrytoken.is_some();
         !is_token
             && (self.auth.as_ref().is_some_and(|auth| !auth.is_empty()) || self.password.is_some())
     }
 
-    fn login(&self) -> Result<Kept, String> {
+    fn login(&self) -> Result<DockerLogin, String> {
         if self.identitytoken.is_some() || self.registrytoken.is_some() {
             return Err("holds a token for this registry; only a user and a password can be used"
                 .to_owned());
@@ -109,7 +109,7 @@ impl Entry {
                     .to_owned());
             }
         };
-        Ok(Kept::Here { username, password: Secret::new(password) })
+        Ok(DockerLogin::Here { username, password: Secret::new(password) })
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
     const HUB: &[&str] = &["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"];
 
     fn found(json: &str, servers: &[&str]) -> (String, String) {
-        let Kept::Here { username, password } = login(json, servers).expect(json) else {
+        let DockerLogin::Here { username, password } = login(json, servers).expect(json) else {
             panic!("{json}")
         };
         (username, password.expose().to_owned())
@@ -163,7 +163,7 @@ mod tests {
             login(&format!("{{{}}}", parts.join(",")), &["acme.test", "acme.internal:5000"])
         };
         let helper = |name: &str, server: &str| {
-            Ok(Kept::Helper { name: name.to_owned(), server: server.to_owned() })
+            Ok(DockerLogin::Helper { name: name.to_owned(), server: server.to_owned() })
         };
         let password = r#""auths": {"acme.test": {"auth": "dTpw"}}"#;
         assert_eq!(kept(&[HELPERS, password, STORE]), helper("ecr-login", "acme.test"));
@@ -171,7 +171,8 @@ mod tests {
             kept(&[r#""credHelpers": {"acme.internal:5000": "a"}"#]),
             helper("a", "acme.internal:5000")
         );
-        let here = Kept::Here { username: "u".to_owned(), password: Secret::new("p".to_owned()) };
+        let here =
+            DockerLogin::Here { username: "u".to_owned(), password: Secret::new("p".to_owned()) };
         assert_eq!(kept(&[password, STORE]), Ok(here));
         for (auths, server) in [
             (r#""auths": {"acme.test": {}}"#, "acme.test"),

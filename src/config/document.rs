@@ -1,8 +1,8 @@
 //! A YAML text as a tree whose nodes remember where they stand.
 //!
 //! serde shows no positions, but the parser puts one on every error. So each node carries its
-//! number in reading order, and [`line_of`] reads the text once more, up to that number, to make
-//! the parser say where it is. Only problems pay.
+//! number in reading order. To find the line of a node, [`line_of`] reads the text once more and
+//! fails on purpose at that number. Only documents with problems are read twice.
 //!
 //! Scope: YAML's own rules (one document, no custom tags); what the keys mean is decided elsewhere.
 //! Repeated keys are kept, for whoever reads the mapping to refuse.
@@ -17,11 +17,11 @@ use serde_yaml::Error;
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) number: usize,
-    pub(super) value: Value,
+    pub(super) value: YamlValue,
 }
 
 #[derive(Debug)]
-pub(super) enum Value {
+pub(super) enum YamlValue {
     Null,
     Bool(bool),
     Integer(i128),
@@ -31,7 +31,7 @@ pub(super) enum Value {
     Map(Vec<(Node, Node)>),
 }
 
-impl Value {
+impl YamlValue {
     /// What it is, in words for people.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ impl Value {
     }
 }
 
-/// Reads one document; an empty one is [`Value::Null`].
+/// Reads one document; an empty one is [`YamlValue::Null`].
 ///
 /// # Errors
 /// What the parser says, with its position.
@@ -59,16 +59,17 @@ pub(super) fn line_of(text: &str, number: usize) -> Option<usize> {
 }
 
 fn run(text: &str, stop_at: Option<usize>) -> Result<Node, Error> {
-    Reader { count: &Cell::new(0), stop_at }.deserialize(serde_yaml::Deserializer::from_str(text))
+    NumberedReader { count: &Cell::new(0), stop_at }
+        .deserialize(serde_yaml::Deserializer::from_str(text))
 }
 
 #[derive(Clone, Copy)]
-struct Reader<'c> {
+struct NumberedReader<'c> {
     count: &'c Cell<usize>,
     stop_at: Option<usize>,
 }
 
-impl Reader<'_> {
+impl NumberedReader<'_> {
     /// Numbers the node that begins here, and fails on purpose if it is the one looked for.
     fn begin<E: serde::de::Error>(self) -> Result<usize, E> {
         let number = self.count.get() + 1;
@@ -76,12 +77,12 @@ impl Reader<'_> {
         if self.stop_at == Some(number) { Err(E::custom("here")) } else { Ok(number) }
     }
 
-    fn leaf<E: serde::de::Error>(self, value: Value) -> Result<Node, E> {
+    fn leaf<E: serde::de::Error>(self, value: YamlValue) -> Result<Node, E> {
         Ok(Node { number: self.begin()?, value })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Reader<'_> {
+impl<'de> DeserializeSeed<'de> for NumberedReader<'_> {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
@@ -89,7 +90,7 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Reader<'_> {
+impl<'de> Visitor<'de> for NumberedReader<'_> {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,31 +98,31 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<Node, E> {
-        self.leaf(Value::Null)
+        self.leaf(YamlValue::Null)
     }
 
     fn visit_none<E: serde::de::Error>(self) -> Result<Node, E> {
-        self.leaf(Value::Null)
+        self.leaf(YamlValue::Null)
     }
 
     fn visit_bool<E: serde::de::Error>(self, flag: bool) -> Result<Node, E> {
-        self.leaf(Value::Bool(flag))
+        self.leaf(YamlValue::Bool(flag))
     }
 
     fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Node, E> {
-        self.leaf(Value::Integer(number.into()))
+        self.leaf(YamlValue::Integer(number.into()))
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Node, E> {
-        self.leaf(Value::Integer(number.into()))
+        self.leaf(YamlValue::Integer(number.into()))
     }
 
     fn visit_f64<E: serde::de::Error>(self, _number: f64) -> Result<Node, E> {
-        self.leaf(Value::Float)
+        self.leaf(YamlValue::Float)
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Node, E> {
-        self.leaf(Value::Text(text.to_owned()))
+        self.leaf(YamlValue::Text(text.to_owned()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
@@ -130,7 +131,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
         while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
         }
-        Ok(Node { number, value: Value::List(list) })
+        Ok(Node { number, value: YamlValue::List(list) })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
@@ -139,7 +140,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
         while let Some(key) = entries.next_key_seed(self)? {
             map.push((key, entries.next_value_seed(self)?));
         }
-        Ok(Node { number, value: Value::Map(map) })
+        Ok(Node { number, value: YamlValue::Map(map) })
     }
 }
 
@@ -151,9 +152,9 @@ mod tests {
     fn lines(text: &str) -> Vec<(String, usize)> {
         fn walk(text: &str, node: &Node, out: &mut Vec<(String, usize)>) {
             match &node.value {
-                Value::Map(entries) => {
+                YamlValue::Map(entries) => {
                     for (key, value) in entries {
-                        let Value::Text(name) = &key.value else {
+                        let YamlValue::Text(name) = &key.value else {
                             panic!("keys of these tests are text")
                         };
                         out.push((
@@ -163,12 +164,12 @@ mod tests {
                         walk(text, value, out);
                     }
                 }
-                Value::List(items) => items.iter().for_each(|item| walk(text, item, out)),
-                Value::Null
-                | Value::Bool(_)
-                | Value::Integer(_)
-                | Value::Float
-                | Value::Text(_) => {}
+                YamlValue::List(items) => items.iter().for_each(|item| walk(text, item, out)),
+                YamlValue::Null
+                | YamlValue::Bool(_)
+                | YamlValue::Integer(_)
+                | YamlValue::Float
+                | YamlValue::Text(_) => {}
             }
         }
         let mut out = Vec::new();
@@ -196,7 +197,7 @@ mod tests {
     #[test]
     fn values_keep_their_type() {
         let node = read("[1, -1, 1.5, true, null, x, '1']").expect("valid YAML");
-        let Value::List(items) = node.value else { panic!("a list") };
+        let YamlValue::List(items) = node.value else { panic!("a list") };
         let kinds: Vec<_> = items.iter().map(|item| item.value.kind()).collect();
         assert_eq!(
             kinds,
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn an_empty_text_is_null_and_a_bad_one_has_a_place() {
-        assert!(matches!(read("# only a comment\n").expect("empty").value, Value::Null));
+        assert!(matches!(read("# only a comment\n").expect("empty").value, YamlValue::Null));
         for (text, line) in [("a: 1\nb: [1\n", 3), ("a: 1\nb: !tag x\n", 2)] {
             let error = read(text).expect_err(text);
             assert_eq!(error.location().map(|place| place.line()), Some(line), "{text:?}: {error}");

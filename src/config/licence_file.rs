@@ -15,7 +15,7 @@ const KEYS: &[&str] =
     &["version", "id", "customer", "email", "applications", "hosts", "issued", "expires", "token"];
 
 /// Bytes of a file.
-const LARGEST: usize = 16 * 1024;
+const LICENCE_FILE_MAX: usize = 16 * 1024;
 
 /// A licence as a customer holds it. The signature is not checked: there is no key where licences
 /// are used.
@@ -31,9 +31,9 @@ pub struct LicenceFile {
 /// Everything that is wrong with it, a line each; never with anything of the token.
 pub fn read_licence(path: &Path) -> Result<LicenceFile, String> {
     let text = files::read_text(path)?;
-    if text.len() > LARGEST {
+    if text.len() > LICENCE_FILE_MAX {
         return Err(format!(
-            "{} is larger than {LARGEST} bytes; a licence file takes two thousand",
+            "{} is larger than {LICENCE_FILE_MAX} bytes; a licence file takes two thousand",
             path.display()
         ));
     }

@@ -14,6 +14,7 @@ mod document;
 mod hosts;
 mod keys;
 mod licence_file;
+mod listen;
 mod place;
 mod presets;
 mod problem;
@@ -33,15 +34,15 @@ use crate::licence::{LicenceId, Slug};
 use crate::oci::{Pattern, UpstreamName};
 use crate::secret::Secret;
 
-use document::{Node, Value};
+use document::{Node, YamlValue};
 use place::{Place, Report};
 
 pub use licence_file::{LicenceFile, read_licence};
 pub use problem::{Problem, Problems};
-pub use upstreams::authority;
+pub use upstreams::host_and_port;
 
-/// Looks up an environment variable.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Looks up an environment variable by its name; tests have other variables than the process.
+pub type EnvLookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Reads a configuration file, and the files and environment variables that it names.
 ///
@@ -57,7 +58,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn parse(text: &str, file: &Path, environment: Environment<'_>) -> Result<Config, Problems> {
+pub fn parse(text: &str, file: &Path, environment: EnvLookup<'_>) -> Result<Config, Problems> {
     let root = document::read(text).map_err(|error| {
         let line = error.location().map(|place| place.line());
         Problems::whole(file, line, format!("is not valid YAML: {error}"))
@@ -71,7 +72,7 @@ pub fn parse(text: &str, file: &Path, environment: Environment<'_>) -> Result<Co
 
 /// What holds without a file: the well-known registries, on loopback only.
 pub fn builtin() -> Config {
-    let empty = Node { number: 0, value: Value::Null };
+    let empty = Node { number: 0, value: YamlValue::Null };
     check::config(&Place::root(&empty, &Report::default()), &|_| None)
 }
 

@@ -1,14 +1,14 @@
 //! A cursor over the document that knows its path and notes problems, so that reading goes on past
 //! the first one.
 //!
-//! Readers return `Result<T, String>`; [`Fields::read`] turns an error into a problem at the right
-//! key and goes on with the default, which nobody sees: a document with problems yields no
-//! configuration.
+//! Readers return `Result<T, String>`. [`Fields::read`] turns an error into a problem at the right
+//! key and goes on with the default, so that one start shows every mistake. The default is never
+//! used: a document with problems yields no configuration.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use super::document::{Node, Value, line_of};
+use super::document::{Node, YamlValue, line_of};
 use super::problem::Problem;
 
 /// Everything wrong that was found so far, and the files that were read on the way.
@@ -54,25 +54,25 @@ impl<'d> Place<'d> {
     }
 
     pub(super) fn is_null(&self) -> bool {
-        matches!(self.node.value, Value::Null)
+        matches!(self.node.value, YamlValue::Null)
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.node.value, Value::List(_))
+        matches!(self.node.value, YamlValue::List(_))
     }
 
     pub(super) fn is_mapping(&self) -> bool {
-        matches!(self.node.value, Value::Map(_))
+        matches!(self.node.value, YamlValue::Map(_))
     }
 
     pub(super) fn text(&self) -> Result<&'d str, String> {
         match &self.node.value {
-            Value::Text(text) if text.is_empty() => Err("should not be empty".to_owned()),
-            Value::Text(text) => Ok(text),
-            Value::Integer(_) | Value::Float | Value::Bool(_) => {
+            YamlValue::Text(text) if text.is_empty() => Err("should not be empty".to_owned()),
+            YamlValue::Text(text) => Ok(text),
+            YamlValue::Integer(_) | YamlValue::Float | YamlValue::Bool(_) => {
                 Err(format!("should be text, not {}: put it in quotes", self.node.value.kind()))
             }
-            Value::Null | Value::List(_) | Value::Map(_) => Err(self.wanted("text")),
+            YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_) => Err(self.wanted("text")),
         }
     }
 
@@ -86,38 +86,38 @@ impl<'d> Place<'d> {
     /// Text, or a whole number as text: sizes need no quotes.
     pub(super) fn amount(&self) -> Result<String, String> {
         match &self.node.value {
-            Value::Integer(number) => Ok(number.to_string()),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Float
-            | Value::Text(_)
-            | Value::List(_)
-            | Value::Map(_) => self.text().map(str::to_owned),
+            YamlValue::Integer(number) => Ok(number.to_string()),
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Float
+            | YamlValue::Text(_)
+            | YamlValue::List(_)
+            | YamlValue::Map(_) => self.text().map(str::to_owned),
         }
     }
 
     pub(super) fn flag(&self) -> Result<bool, String> {
         match &self.node.value {
-            Value::Bool(flag) => Ok(*flag),
-            Value::Null
-            | Value::Integer(_)
-            | Value::Float
-            | Value::Text(_)
-            | Value::List(_)
-            | Value::Map(_) => Err(self.wanted("true or false, without quotes")),
+            YamlValue::Bool(flag) => Ok(*flag),
+            YamlValue::Null
+            | YamlValue::Integer(_)
+            | YamlValue::Float
+            | YamlValue::Text(_)
+            | YamlValue::List(_)
+            | YamlValue::Map(_) => Err(self.wanted("true or false, without quotes")),
         }
     }
 
     /// A whole number of at least 1.
     pub(super) fn count(&self) -> Result<u32, String> {
         let number = match &self.node.value {
-            Value::Integer(number) => u32::try_from(*number).ok().filter(|n| *n > 0),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Float
-            | Value::Text(_)
-            | Value::List(_)
-            | Value::Map(_) => None,
+            YamlValue::Integer(number) => u32::try_from(*number).ok().filter(|n| *n > 0),
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Float
+            | YamlValue::Text(_)
+            | YamlValue::List(_)
+            | YamlValue::Map(_) => None,
         };
         number.ok_or_else(|| "should be a whole number of at least 1".to_owned())
     }
@@ -125,11 +125,15 @@ impl<'d> Place<'d> {
     /// The elements of a list; none if the value is left out.
     pub(super) fn items(&self) -> Vec<Place<'d>> {
         match &self.node.value {
-            Value::List(nodes) => {
+            YamlValue::List(nodes) => {
                 nodes.iter().enumerate().map(|(i, node)| self.item(i, node)).collect()
             }
-            Value::Null => Vec::new(),
-            Value::Bool(_) | Value::Integer(_) | Value::Float | Value::Text(_) | Value::Map(_) => {
+            YamlValue::Null => Vec::new(),
+            YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float
+            | YamlValue::Text(_)
+            | YamlValue::Map(_) => {
                 self.problem(self.wanted("a list, as [a, b]"));
                 Vec::new()
             }
@@ -150,16 +154,20 @@ impl<'d> Place<'d> {
     /// it is no mapping.
     pub(super) fn entries(&self) -> Option<Vec<(String, Place<'d>)>> {
         let map = match &self.node.value {
-            Value::Map(map) => map.as_slice(),
-            Value::Null => &[],
-            Value::Bool(_) | Value::Integer(_) | Value::Float | Value::Text(_) | Value::List(_) => {
+            YamlValue::Map(map) => map.as_slice(),
+            YamlValue::Null => &[],
+            YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float
+            | YamlValue::Text(_)
+            | YamlValue::List(_) => {
                 self.problem(self.wanted("a mapping of keys to values"));
                 return None;
             }
         };
         let mut entries: Vec<(String, Place<'d>)> = Vec::with_capacity(map.len());
         for (key, value) in map {
-            let Value::Text(name) = &key.value else {
+            let YamlValue::Text(name) = &key.value else {
                 Place { at: key.number, ..self.clone() }
                     .problem("has a key that is not text: put it in quotes");
                 continue;

@@ -20,7 +20,7 @@ const MILLIS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Ten years: longer than any age here means anything, and far from overflowing a clock.
-const LONGEST: Duration = Duration::from_hours(3650 * 24);
+const DURATION_MAX: Duration = Duration::from_hours(3650 * 24);
 
 /// Bytes: a whole number with an optional unit, as `100GiB`, `512 MiB`, `1000000`.
 ///
@@ -41,7 +41,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         format!("{text:?} is no duration; write a whole number with ms, s, m, h or d, as 5m")
     })?;
     let duration = Duration::from_millis(millis);
-    if duration > LONGEST {
+    if duration > DURATION_MAX {
         Err(format!("{text:?} is longer than ten years"))
     } else {
         Ok(duration)

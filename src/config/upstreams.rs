@@ -5,25 +5,18 @@ use std::collections::HashMap;
 use url::Url;
 
 use super::certificates;
-use super::credentials;
+use super::credentials::{self, UpstreamContext};
 use super::keys;
 use super::place::{Fields, Place, closest};
 use super::presets::{self, PRESETS, Preset};
-use super::{Environment, Upstream, Writes};
+use super::{Upstream, Writes};
 use crate::oci::{Repository, UpstreamName};
 
 /// The first component of names that an application's images have (ACCESS §2.1).
 pub(super) const APPLICATIONS: &str = "proxy";
 
-/// What reading an upstream takes besides its own keys.
-#[derive(Clone, Copy)]
-pub(super) struct Surroundings<'a> {
-    pub(super) environment: Environment<'a>,
-    pub(super) allow_inline_secrets: bool,
-}
-
 /// The upstreams of the document in its order; every preset if it has no such section.
-pub(super) fn read(top: &Fields<'_>, surroundings: &Surroundings<'_>) -> Vec<Upstream> {
+pub(super) fn read(top: &Fields<'_>, context: &UpstreamContext<'_>) -> Vec<Upstream> {
     let Some(section) = top.get("upstreams") else {
         return PRESETS.iter().map(from_preset).collect();
     };
@@ -31,13 +24,13 @@ pub(super) fn read(top: &Fields<'_>, surroundings: &Surroundings<'_>) -> Vec<Ups
     if entries.is_empty() {
         section.problem("lists no registry; leave the key out to have all the well-known ones");
     }
-    let mut names = Claims::default();
-    let mut hosts = Claims::default();
+    let mut names = ClaimedNames::default();
+    let mut hosts = ClaimedNames::default();
     let mut upstreams = Vec::new();
     for (key, place) in &entries {
         let Some(name) = place.noted(upstream_name(key)) else { continue };
         let fields = place.fields(keys::UPSTREAM);
-        let upstream = upstream(&fields, name, surroundings);
+        let upstream = upstream(&fields, name, context);
         let owner = upstream.name.as_str();
         names.claim(owner, owner, place);
         if std::iter::once(owner)
@@ -57,11 +50,11 @@ pub(super) fn read(top: &Fields<'_>, surroundings: &Surroundings<'_>) -> Vec<Ups
     upstreams
 }
 
-/// Who has taken which name.
+/// Which upstream has taken which name.
 #[derive(Default)]
-struct Claims(HashMap<String, String>);
+struct ClaimedNames(HashMap<String, String>);
 
-impl Claims {
+impl ClaimedNames {
     fn claim(&mut self, name: &str, owner: &str, place: &Place<'_>) {
         let first = self.0.entry(name.to_owned()).or_insert_with(|| owner.to_owned());
         if first != owner {
@@ -108,7 +101,7 @@ fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn upstream(fields: &Fields<'_>, name: UpstreamName, surroundings: &Surroundings<'_>) -> Upstream {
+fn upstream(fields: &Fields<'_>, name: UpstreamName, context: &UpstreamContext<'_>) -> Upstream {
     let preset = presets::find(name.as_str()).map(from_preset);
     let mut upstream = preset.unwrap_or_else(|| unknown(fields, name));
     if let Some(url) = fields.optional("url", |place| registry_url(place.text()?)) {
@@ -117,8 +110,8 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, surroundings: &Surroundings
     for (key, list, parse) in [
         ("aliases", &mut upstream.aliases, alias as fn(&str) -> Result<String, String>),
         ("hosts", &mut upstream.hosts, host_name),
-        ("token_hosts", &mut upstream.token_hosts, authority),
-        ("blob_hosts", &mut upstream.blob_hosts, authority),
+        ("token_hosts", &mut upstream.token_hosts, host_and_port),
+        ("blob_hosts", &mut upstream.blob_hosts, host_and_port),
     ] {
         if fields.get(key).is_some() {
             *list = fields.list(key, parse);
@@ -128,7 +121,7 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, surroundings: &Surroundings
     upstream.tls_verify = fields.read("tls_verify", true, Place::flag);
     upstream.writes = writes(fields);
     upstream.page_limit = fields.optional("page_limit", Place::count).or(upstream.page_limit);
-    upstream.credentials = credentials::read(fields, &upstream, surroundings);
+    upstream.credentials = credentials::read(fields, &upstream, context);
     upstream
 }
 
@@ -201,7 +194,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// A sentence that says what would be right.
-pub fn authority(text: &str) -> Result<String, String> {
+pub fn host_and_port(text: &str) -> Result<String, String> {
     UpstreamName::parse(&text.to_ascii_lowercase()).map(|name| name.as_str().to_owned()).map_err(|_| {
         format!("{text:?} is no host; write it without scheme or path, as auth.example.com or auth.example.com:8443")
     })
@@ -238,7 +231,7 @@ mod tests {
                 assert!(seen.insert(*name), "{name} is claimed twice");
             }
             for host in preset.token_hosts {
-                assert_eq!(authority(host), Ok((*host).to_owned()));
+                assert_eq!(host_and_port(host), Ok((*host).to_owned()));
             }
         }
     }
@@ -272,12 +265,12 @@ mod tests {
         assert_eq!(alias("Acme.Test."), Ok("acme.test".to_owned()));
         assert_eq!(alias("acme.test:443"), Ok("acme.test".to_owned()));
         assert_eq!(host_name("Mirror.Example.COM."), Ok("mirror.example.com".to_owned()));
-        assert_eq!(authority("Auth.test:8443"), Ok("auth.test:8443".to_owned()));
+        assert_eq!(host_and_port("Auth.test:8443"), Ok("auth.test:8443".to_owned()));
         for bad in ["", "a/b", "a:5000", "a b", "-a"] {
             assert!(alias(bad).is_err(), "{bad}");
             assert!(host_name(bad).is_err(), "{bad}");
         }
-        assert!(authority("https://auth.test").is_err());
+        assert!(host_and_port("https://auth.test").is_err());
         assert_eq!(upstream_name("Docker.io"), Err("write it as docker.io".to_owned()));
         assert_eq!(upstream_name("quay.io:443"), Err("write it as quay.io".to_owned()));
         assert!(upstream_name("localhost:5000").is_ok() && upstream_name("a/b").is_err());
