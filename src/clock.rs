@@ -30,28 +30,28 @@ impl Timestamp {
 
 /// The only way to the wall clock; tests hold one that they move by hand.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock(ClockSource);
 
 #[derive(Clone, Debug)]
-enum Source {
+enum ClockSource {
     System,
     Manual(Arc<AtomicU64>),
 }
 
 impl Clock {
     pub fn system() -> Self {
-        Self(Source::System)
+        Self(ClockSource::System)
     }
 
     /// A clock that stands still until [`Clock::advance`].
     pub fn manual(start: Duration) -> Self {
         let nanos = u64::try_from(start.as_nanos()).unwrap_or(u64::MAX);
-        Self(Source::Manual(Arc::new(AtomicU64::new(nanos))))
+        Self(ClockSource::Manual(Arc::new(AtomicU64::new(nanos))))
     }
 
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Source::System => {
+            ClockSource::System => {
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "the one place that asks the system for the time"
@@ -59,13 +59,15 @@ impl Clock {
                 let now = SystemTime::now();
                 Timestamp(now.duration_since(UNIX_EPOCH).unwrap_or_default())
             }
-            Source::Manual(nanos) => Timestamp(Duration::from_nanos(nanos.load(Ordering::SeqCst))),
+            ClockSource::Manual(nanos) => {
+                Timestamp(Duration::from_nanos(nanos.load(Ordering::SeqCst)))
+            }
         }
     }
 
     /// Moves a manual clock forward; the system's clock stays as it is.
     pub fn advance(&self, step: Duration) {
-        if let Source::Manual(nanos) = &self.0 {
+        if let ClockSource::Manual(nanos) = &self.0 {
             nanos.fetch_add(u64::try_from(step.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
         }
     }

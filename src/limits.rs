@@ -1,5 +1,5 @@
-//! Every wait and every bound that is not a configuration key, in one place, so that tests can
-//! shorten them.
+//! Deadlines and bounds that are no configuration keys, but are handed in as a value so that tests
+//! can shorten them. All others are constants beside the code that they bound.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ pub struct Limits {
     pub upstream_idle: Duration,
     /// Pause before the first retry upstream; doubles, with jitter.
     pub retry_pause: Duration,
-    /// A client that takes no byte for this long is cut off; of several answers at once only the
-    /// one that waits.
+    /// A client that takes no byte for this long is cut off. Where HTTP/2 carries several answers,
+    /// only the one that waits ends.
     pub send_idle: Duration,
     /// A client that sends nothing of a body for this long is cut off.
     pub receive_idle: Duration,
@@ -36,24 +36,29 @@ pub struct Limits {
     /// Waiting for a request head, which hyper also uses between requests (DESIGN §15); HTTP/2
     /// without any request.
     pub request_idle: Duration,
-    /// Downloads into the cache at once, in all and for one upstream.
+    /// Downloads into the cache at once, in all.
     pub fills: usize,
+    /// Downloads into the cache at once for one upstream, so that a slow one leaves places to others.
     pub fills_per_upstream: usize,
     /// How long a download may wait for its turn.
     pub fill_queue: Duration,
     /// Bytes withheld from readers until the digest is known (DESIGN §14.7).
     pub hold_back: u64,
-    /// A range that starts further ahead of a download than this is fetched directly (DESIGN §13).
+    /// Bytes: a range that starts further ahead of a download than this is fetched by itself (DESIGN
+    /// §13).
     pub read_ahead: u64,
-    /// Largest manifest, either way (MAN-8).
+    /// Bytes of the largest manifest, pulled or pushed (MAN-8).
     pub manifest: usize,
-    /// Largest page of tags or referrers.
+    /// Bytes of the largest page of tags or referrers.
     pub page: usize,
-    /// Bodies of at most this size are kept in memory, up to `memory` bytes in all.
+    /// Stored bodies of at most this many bytes are kept in memory, up to `memory` in all.
     pub small_body: u64,
+    /// Bytes of small bodies in memory.
     pub memory: u64,
-    /// How long "there is no such thing" is believed: tags and digests; referrers.
+    /// How long a 404 for a tag, a manifest or a blob is believed.
     pub negative: Duration,
+    /// How long it is believed that a manifest has no referrers, and of the tags that stand in for
+    /// them.
     pub negative_referrers: Duration,
     /// Open client connections.
     pub connections: usize,

@@ -17,13 +17,13 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::config::{Log, LogFormat};
 
 /// Bytes of lines that wait for a reader: several thousand lines.
-const BUFFER: usize = 4 << 20;
+const BUFFER_MAX: usize = 4 << 20;
 
 /// How long lines may gather before they are written.
-const MOMENT: Duration = Duration::from_millis(2);
+const BATCH_PAUSE: Duration = Duration::from_millis(2);
 
 /// How long the end of the process waits for the last lines to be read.
-const FLUSH: Duration = Duration::from_secs(1);
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// What stands above the configuration, whatever it comes to say.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ pub struct Overrides {
 /// # Errors
 /// If the level is no filter, the process logs already, or no thread can be started.
 pub fn install(log: &Log, overrides: Overrides) -> anyhow::Result<(Telemetry, Logging)> {
-    let lines = Arc::new(Lines::new(BUFFER));
+    let lines = Arc::new(LineQueue::new(BUFFER_MAX));
     let style =
         Style { overrides, terminal: io::stderr().is_terminal(), lines: Arc::clone(&lines) };
     let (layer, handle) = reload::Layer::new(style.layer(log)?);
@@ -76,7 +76,7 @@ struct Style {
     overrides: Overrides,
     /// Whether somebody looks on who likes colours.
     terminal: bool,
-    lines: Arc<Lines>,
+    lines: Arc<LineQueue>,
 }
 
 impl Style {
@@ -86,7 +86,7 @@ impl Style {
         let overriding = given.and_then(|text| EnvFilter::try_new(text).ok());
         let filter = overriding.map_or_else(|| EnvFilter::try_new(&log.level), Ok)?;
         let ansi = self.terminal && format == LogFormat::Human;
-        let lines = fmt::layer().with_writer(Writer(Arc::clone(&self.lines))).with_ansi(ansi);
+        let lines = fmt::layer().with_writer(LineWriter(Arc::clone(&self.lines))).with_ansi(ansi);
         Ok(match format {
             LogFormat::Human => Box::new(filter.and_then(lines)),
             LogFormat::Json => Box::new(filter.and_then(lines.json().flatten_event(true))),
@@ -96,10 +96,10 @@ impl Style {
 
 /// Keeps the writing thread; dropping it waits for the last lines, but not longer than a second.
 #[derive(Debug)]
-pub struct Telemetry(Arc<Lines>);
+pub struct Telemetry(Arc<LineQueue>);
 
 impl Telemetry {
-    fn start(lines: Arc<Lines>, output: impl Write + Send + 'static) -> io::Result<Self> {
+    fn start(lines: Arc<LineQueue>, output: impl Write + Send + 'static) -> io::Result<Self> {
         let source = Arc::clone(&lines);
         thread::Builder::new().name("log".to_owned()).spawn(move || source.drain_into(output))?;
         Ok(Self(lines))
@@ -111,7 +111,7 @@ impl Telemetry {
         if state.dropped > 0 {
             count(mem::take(&mut state.dropped));
         }
-        state.count = Some(Counter(Box::new(count)));
+        state.count = Some(DropCounter(Box::new(count)));
     }
 }
 
@@ -119,59 +119,61 @@ impl Drop for Telemetry {
     fn drop(&mut self) {
         self.0.lock().closed = true;
         self.0.changed.notify_all();
-        let waiting =
-            self.0.changed.wait_timeout_while(self.0.lock(), FLUSH, |state| !state.is_drained());
+        let waiting = self
+            .0
+            .changed
+            .wait_timeout_while(self.0.lock(), DRAIN_MAX, |state| !state.is_drained());
         drop(waiting);
     }
 }
 
 /// Lines between those who log and the thread that writes.
 #[derive(Debug)]
-struct Lines {
+struct LineQueue {
     /// Held only to append, to swap or to look; never while writing.
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// There are lines, or there are none left, or no more will come.
     changed: Condvar,
     bound: usize,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     waiting: Vec<u8>,
     writing: bool,
     closed: bool,
-    /// Lines lost before somebody counted them.
+    /// Lines that were lost before there was a counter for them.
     dropped: u64,
-    count: Option<Counter>,
+    count: Option<DropCounter>,
 }
 
-struct Counter(Box<dyn Fn(u64) + Send>);
+struct DropCounter(Box<dyn Fn(u64) + Send>);
 
-impl std::fmt::Debug for Counter {
+impl std::fmt::Debug for DropCounter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Counter")
+        f.write_str("DropCounter")
     }
 }
 
-impl State {
+impl QueueState {
     fn is_drained(&self) -> bool {
         self.waiting.is_empty() && !self.writing
     }
 
     fn lose(&mut self, lines: u64) {
         match &self.count {
-            Some(Counter(count)) => count(lines),
+            Some(DropCounter(count)) => count(lines),
             None => self.dropped += lines,
         }
     }
 }
 
-impl Lines {
+impl LineQueue {
     fn new(bound: usize) -> Self {
         Self { state: Mutex::default(), changed: Condvar::new(), bound }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -206,12 +208,12 @@ impl Lines {
 
     /// Takes what waits, in exchange for the memory of `batch`; false once closed and empty.
     fn next_batch(&self, batch: &mut Vec<u8>) -> bool {
-        let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
+        let idle = |state: &mut QueueState| state.waiting.is_empty() && !state.closed;
         let state =
             self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         // The lines of a moment are written together: a wake-up for each cost the requests more
         // than writing it.
-        let gathering = self.changed.wait_timeout_while(state, MOMENT, |state| !state.closed);
+        let gathering = self.changed.wait_timeout_while(state, BATCH_PAUSE, |state| !state.closed);
         let (mut state, _) = gathering.unwrap_or_else(PoisonError::into_inner);
         batch.clear();
         mem::swap(&mut state.waiting, batch);
@@ -221,19 +223,19 @@ impl Lines {
 }
 
 /// Takes one formatted line for each event.
-struct Writer(Arc<Lines>);
+struct LineWriter(Arc<LineQueue>);
 
-impl<'a> MakeWriter<'a> for Writer {
-    type Writer = Line<'a>;
+impl<'a> MakeWriter<'a> for LineWriter {
+    type Writer = LineSink<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(&self.0)
+    fn make_writer(&'a self) -> LineSink<'a> {
+        LineSink(&self.0)
     }
 }
 
-struct Line<'a>(&'a Lines);
+struct LineSink<'a>(&'a LineQueue);
 
-impl Write for Line<'_> {
+impl Write for LineSink<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.push(line);
         Ok(line.len())
@@ -266,9 +268,9 @@ mod tests {
         }
     }
 
-    fn handover(bound: usize) -> (Arc<Lines>, Telemetry, Receiver<Vec<u8>>) {
+    fn handover(bound: usize) -> (Arc<LineQueue>, Telemetry, Receiver<Vec<u8>>) {
         let (sender, receiver) = sync_channel(0);
-        let lines = Arc::new(Lines::new(bound));
+        let lines = Arc::new(LineQueue::new(bound));
         let telemetry = Telemetry::start(Arc::clone(&lines), Handover(sender)).expect("a thread");
         (lines, telemetry, receiver)
     }
@@ -289,15 +291,15 @@ mod tests {
         taken(&lines)
     }
 
-    fn taken(lines: &Lines) -> String {
+    fn taken(lines: &LineQueue) -> String {
         String::from_utf8(mem::take(&mut lines.lock().waiting)).expect("text")
     }
 
     /// Begins with errors only, for people.
     fn logging(
         overrides: Overrides,
-    ) -> (Arc<Lines>, Logging, impl tracing::Subscriber + Send + Sync) {
-        let lines = Arc::new(Lines::new(BUFFER));
+    ) -> (Arc<LineQueue>, Logging, impl tracing::Subscriber + Send + Sync) {
+        let lines = Arc::new(LineQueue::new(BUFFER_MAX));
         let style = Style { overrides, terminal: false, lines: Arc::clone(&lines) };
         let first = Log { format: LogFormat::Human, level: "error".to_owned() };
         let (layer, handle) = reload::Layer::new(style.layer(&first).expect("a level"));
@@ -353,7 +355,7 @@ mod tests {
 
     #[test]
     fn what_was_dropped_before_anyone_counted_is_counted() {
-        let lines = Arc::new(Lines::new(0));
+        let lines = Arc::new(LineQueue::new(0));
         let telemetry = Telemetry(Arc::clone(&lines));
         lines.push(b"a\n");
         lines.push(b"b\n");

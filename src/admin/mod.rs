@@ -22,9 +22,11 @@ use crate::licence::{LicenceId, calendar};
 use crate::metrics::Metrics;
 use crate::server::accept;
 
-/// Scrapers and probes; nobody else has business here.
-const CONNECTIONS: usize = 64;
-const IDLE: Duration = Duration::from_secs(95);
+/// Open connections: scrapers and probes, nobody else has business here.
+const CONNECTIONS_MAX: usize = 64;
+/// Waiting for a request, the first one and between two, as on the listener for clients
+/// (`Limits::request_idle`).
+const REQUEST_IDLE: Duration = Duration::from_secs(95);
 
 /// What the operator's side shows.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl Admin {
     /// Serves until `stop` resolves; open connections are dropped then.
     pub async fn run(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
         let cut = CancellationToken::new();
-        let connections = accept(&listener, CONNECTIONS, stop, |accepted| {
+        let connections = accept(&listener, CONNECTIONS_MAX, stop, |accepted| {
             let (this, cut) = (Arc::clone(&self), cut.clone());
             async move {
                 let _permit = accepted.permit;
@@ -56,7 +58,7 @@ impl Admin {
                     async move { Ok::<_, Infallible>(answer) }
                 });
                 let mut http = http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(IDLE);
+                http.timer(TokioTimer::new()).header_read_timeout(REQUEST_IDLE);
                 let connection = http.serve_connection(TokioIo::new(accepted.stream), answer);
                 tokio::select! {
                     // A scraper that leaves early is its own business.
