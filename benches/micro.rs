@@ -178,8 +178,15 @@ async fn pull(pull: &PullThrough, blob: &Content) {
         upstream: UpstreamName::parse("origin.test").expect("a name"),
         repository: Repository::parse(REPOSITORY).expect("a name"),
     };
-    let answer =
-        pull.blob(&name, &blob.digest, RangeRequest::None).await.expect("an origin that has it");
+    let answer = pull
+        .blob(
+            &name,
+            &blob.digest,
+            RangeRequest::None,
+            tokio::time::Instant::now() + Duration::from_secs(25),
+        )
+        .await
+        .expect("an origin that has it");
     let Pulled::Stream(mut bytes) = answer.content else { panic!("a cold blob comes as a stream") };
     let mut length = 0;
     while let Some(piece) = bytes.next().await {

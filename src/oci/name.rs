@@ -127,6 +127,11 @@ impl Tag {
         Self(format!("{:.32}-{:.64}", subject.algorithm().name(), subject.hex()).into())
     }
 
+    /// Whether it has the form of such a tag.
+    pub fn is_of_referrers(&self) -> bool {
+        ["sha256-", "sha512-"].iter().any(|head| self.0.starts_with(head))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -252,6 +257,7 @@ mod tests {
             let tag = Tag::of_referrers(&subject);
             assert_eq!(tag.as_str(), format!("{}-{}", algorithm.name(), &subject.hex()[..64]));
             assert_eq!(Tag::parse(tag.as_str()).as_ref(), Ok(&tag));
+            assert!(tag.is_of_referrers() && !Tag::parse("1.0").expect("a tag").is_of_referrers());
         }
     }
 

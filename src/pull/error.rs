@@ -4,25 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::outcome::Outcome;
 use crate::oci::{Digest, UpstreamName};
-use crate::upstream::ErrorKind;
+use crate::upstream::{ErrorKind, FailureClass};
 use crate::{store, upstream};
 
-/// Cheap to clone: followers of one transfer all get the same.
+/// Cheap to clone: everybody who follows one transfer gets the same.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Upstream says that the repository has no such blob.
-    #[error("upstream has no such blob")]
-    BlobUnknown,
-    /// Upstream says that the repository has no such manifest.
-    #[error("upstream has no such manifest")]
-    ManifestUnknown,
-    /// Upstream says that there is no such repository.
-    #[error("upstream has no such repository")]
-    NameUnknown,
-    /// Upstream has no referrers API (REF-4).
-    #[error("upstream has no referrers for this")]
-    NoReferrers,
+    /// Upstream says that there is no such thing. `remembered`: it said so a moment ago and was not
+    /// asked again (PROTOCOL §3.12).
+    #[error("{what}{}", if *.remembered { " (said a moment ago)" } else { "" })]
+    Absent { what: Missing, remembered: bool },
     /// Upstream refuses the repository, although our credential, if there is one, is good (UP-9).
     #[error("{0}")]
     Refused(Arc<upstream::Error>),
@@ -30,21 +23,21 @@ pub enum Error {
     #[error("upstream allows no more requests for {} s", retry_after.as_secs())]
     RateLimited { retry_after: Duration },
     /// Upstream cannot be reached, fails, or does not speak the protocol.
-    #[error("{0}")]
-    Upstream(Arc<upstream::Error>),
+    #[error("{cause}")]
+    Upstream { fault: UpstreamFault, cause: Arc<upstream::Error> },
     /// Upstream answered with something that is not what was asked for.
     #[error("{upstream} sent {reason}")]
     Untrue { upstream: UpstreamName, reason: Arc<str> },
-    /// The transfer went on to fail although it had been continued as often as it may be.
+    /// The transfer kept failing although it had been continued as often as it may be.
     #[error("the transfer broke {attempts} times: {last}")]
-    Broken { attempts: u32, last: Arc<upstream::Error> },
+    Broken { attempts: u32, last: Arc<Error> },
     /// Too many downloads are under way.
     #[error("too many downloads are under way")]
     Overloaded,
-    /// No answer within the time a client waits.
+    /// No answer within the time that a client waits.
     #[error("no answer within {} s", .0.as_secs())]
     Late(Duration),
-    /// The asked range is not in a blob of this size.
+    /// The range lies outside of a blob of this size, in bytes.
     #[error("the range is outside of a blob of {size} bytes")]
     RangeUnsatisfiable { size: u64 },
     /// A stored file is not what its name says; it is gone now.
@@ -61,16 +54,49 @@ pub enum Error {
     Abandoned,
 }
 
+/// What it is that upstream does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    #[error("upstream has no such blob")]
+    Blob,
+    #[error("upstream has no such manifest")]
+    Manifest,
+    #[error("upstream has no such repository")]
+    Repository,
+    /// There is no referrers API, which says nothing about the repository (REF-4).
+    #[error("upstream has no referrers for this")]
+    Referrers,
+}
+
+/// How an upstream failed, as far as clients are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamFault {
+    /// No connection, or it is left alone for a while after several failures.
+    Unreachable,
+    /// No answer in time.
+    Silent,
+    /// It answers with a 5xx.
+    Failing,
+    /// It rejects the credential that this proxy has for it.
+    CredentialRejected,
+    /// The credential helper gives no login for it.
+    NoLogin,
+    /// Its answer is not one that the specifications allow.
+    Malformed,
+    /// It points to an address that must not be dialled.
+    ForbiddenAddress,
+    /// It refuses in a way that has no other word.
+    Rejected,
+}
+
 impl Error {
-    /// The failure as a metric label.
+    /// The failure as a label of metrics and as a word in logs.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::BlobUnknown | Self::ManifestUnknown | Self::NameUnknown | Self::NoReferrers => {
-                "absent"
-            }
+            Self::Absent { .. } => "absent",
             Self::Refused(_) => "refused",
             Self::RateLimited { .. } => "rate_limited",
-            Self::Upstream(_) => "upstream",
+            Self::Upstream { .. } => "upstream",
             Self::Untrue { .. } => "untrue",
             Self::Broken { .. } => "broken",
             Self::Overloaded => "overloaded",
@@ -83,69 +109,80 @@ impl Error {
         }
     }
 
-    /// Whether a known answer may be served instead: only where upstream did not answer (DESIGN
-    /// §4).
-    pub fn may_serve_stale(&self) -> bool {
+    /// What the failure says about the thing that was asked for.
+    pub fn class(&self) -> FailureClass {
         match self {
+            Self::Absent { .. } => FailureClass::Absent,
+            Self::Refused(cause) | Self::Upstream { cause, .. } => cause.class(),
             Self::RateLimited { .. } | Self::Broken { .. } | Self::Overloaded | Self::Late(_) => {
-                true
+                FailureClass::Passing
             }
-            Self::Upstream(error) => did_not_answer(error.kind()),
-            Self::BlobUnknown
-            | Self::ManifestUnknown
-            | Self::NameUnknown
-            | Self::NoReferrers
-            | Self::Refused(_)
+            Self::Untrue { .. } => FailureClass::Untrue,
+            Self::RangeUnsatisfiable { .. }
+            | Self::Damaged(_)
+            | Self::Storage(_)
+            | Self::NoRoom
+            | Self::Abandoned => FailureClass::Ours,
+        }
+    }
+
+    /// What the cache did for the request that ends in this failure.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Absent { remembered: true, .. } => Outcome::Negative,
+            Self::Absent { remembered: false, .. } => Outcome::Absent,
+            Self::Refused(_)
+            | Self::RateLimited { .. }
+            | Self::Upstream { .. }
             | Self::Untrue { .. }
+            | Self::Broken { .. }
+            | Self::Overloaded
+            | Self::Late(_)
             | Self::RangeUnsatisfiable { .. }
             | Self::Damaged(_)
             | Self::Storage(_)
             | Self::NoRoom
-            | Self::Abandoned => false,
+            | Self::Abandoned => Outcome::Failed,
         }
+    }
+
+    /// Whether a known answer may be served instead: only where nothing was said about the thing
+    /// (DESIGN §4). A refusal or an absence is never covered up.
+    pub fn may_serve_stale(&self) -> bool {
+        self.class() == FailureClass::Passing
+    }
+
+    /// Upstream has just said that there is no such thing.
+    pub(super) fn absent(what: Missing) -> Self {
+        Self::Absent { what, remembered: false }
+    }
+
+    pub(super) fn is_absent(&self, wanted: Missing) -> bool {
+        matches!(self, Self::Absent { what, .. } if *what == wanted)
     }
 
     pub(super) fn untrue(upstream: &UpstreamName, reason: impl Into<Arc<str>>) -> Self {
         Self::Untrue { upstream: upstream.clone(), reason: reason.into() }
     }
 
-    /// Folds an upstream failure; `absent` is what a 404 means here.
-    pub(super) fn from_upstream(error: upstream::Error, absent: Self) -> Self {
-        match error.kind() {
-            ErrorKind::NotFound => absent,
-            ErrorKind::Denied => Self::Refused(Arc::new(error)),
+    /// Takes over an upstream's failure; `what` is missing if it answered 404.
+    pub(crate) fn from_upstream(error: upstream::Error, what: Missing) -> Self {
+        let fault = match error.kind() {
+            ErrorKind::NotFound => return Self::absent(what),
+            ErrorKind::Denied => return Self::Refused(Arc::new(error)),
             ErrorKind::RateLimited { retry_after } => {
-                Self::RateLimited { retry_after: *retry_after }
+                return Self::RateLimited { retry_after: *retry_after };
             }
-            ErrorKind::CredentialRejected
-            | ErrorKind::NoLogin
-            | ErrorKind::Unreachable
-            | ErrorKind::Timeout
-            | ErrorKind::ServerError(_)
-            | ErrorKind::Rejected { .. }
-            | ErrorKind::Outdated
-            | ErrorKind::Protocol
-            | ErrorKind::Refused => Self::Upstream(Arc::new(error)),
-        }
-    }
-}
-
-/// Network failures and 5xx, and what kept us from asking; what upstream said wrongly is an answer
-/// (DESIGN §14.2).
-fn did_not_answer(kind: &ErrorKind) -> bool {
-    match kind {
-        ErrorKind::NoLogin
-        | ErrorKind::Unreachable
-        | ErrorKind::Timeout
-        | ErrorKind::ServerError(_)
-        | ErrorKind::RateLimited { .. } => true,
-        ErrorKind::NotFound
-        | ErrorKind::Denied
-        | ErrorKind::CredentialRejected
-        | ErrorKind::Rejected { .. }
-        | ErrorKind::Outdated
-        | ErrorKind::Protocol
-        | ErrorKind::Refused => false,
+            ErrorKind::CredentialRejected => UpstreamFault::CredentialRejected,
+            ErrorKind::NoLogin => UpstreamFault::NoLogin,
+            ErrorKind::Unreachable => UpstreamFault::Unreachable,
+            ErrorKind::Timeout => UpstreamFault::Silent,
+            ErrorKind::ServerError(_) => UpstreamFault::Failing,
+            ErrorKind::Protocol => UpstreamFault::Malformed,
+            ErrorKind::Refused => UpstreamFault::ForbiddenAddress,
+            ErrorKind::Rejected { .. } | ErrorKind::Outdated => UpstreamFault::Rejected,
+        };
+        Self::Upstream { fault, cause: Arc::new(error) }
     }
 }
 

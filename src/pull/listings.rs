@@ -4,25 +4,52 @@
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
 use serde_json::Value;
-
-use super::Error;
-use super::ManifestAnswer;
-use super::ManifestContent;
-use super::Outcome;
-use super::PullThrough;
-use super::Want;
-use super::facts::negative::Subject;
-use crate::oci::{CanonicalName, Digest, OCI_INDEX, PageQuery, Reference, Tag};
-use crate::upstream::{ErrorKind, Page};
 use tokio::time::Instant;
 
-/// What refers to a manifest.
+use super::answers::{ManifestAnswer, ManifestContent, Want};
+use super::core::PullThrough;
+use super::error::{Error, Missing, UpstreamFault};
+use super::facts::subject::Subject;
+use super::outcome::Outcome;
+use crate::oci::{CanonicalName, Digest, MediaType, OCI_INDEX, PageQuery, Reference, Tag};
+use crate::upstream::Page;
+
+/// One page of the tags of a repository.
+#[derive(Clone, Debug)]
+pub struct TagPage {
+    /// As upstream wrote them.
+    pub tags: Vec<String>,
+    /// The query of the next page, if there is one (TAG-3).
+    pub next: Option<String>,
+    pub outcome: Outcome,
+}
+
+/// One page of what refers to a manifest: an image index.
 #[derive(Clone, Debug)]
 pub struct Referrers {
-    pub page: Page,
-    /// What the cache did for the fallback tag, if the page is from there.
-    pub fallback: Option<Outcome>,
+    pub index: Bytes,
+    /// The query of the next page, if there is one.
+    pub next: Option<String>,
+    /// `OCI-Filters-Applied` (REF-2).
+    pub filters_applied: Option<String>,
+    pub source: ReferrersSource,
+    pub outcome: Outcome,
+}
+
+/// Where a list of referrers comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReferrersSource {
+    Api,
+    /// The tag that stands in for an API that upstream does not have.
+    FallbackTag,
+}
+
+/// What is read of upstream's list; `null` counts as empty.
+#[derive(Deserialize)]
+struct TagDocument {
+    tags: Option<Vec<String>>,
 }
 
 impl PullThrough {
@@ -30,65 +57,76 @@ impl PullThrough {
     ///
     /// # Errors
     /// What upstream says; see [`Error`].
-    pub async fn tags(&self, name: &CanonicalName, page: &PageQuery) -> Result<Page, Error> {
-        self.absent_before(&Subject::Tags, name, Error::NameUnknown)?;
-        let upstream = self.0.upstream(name)?;
-        let answer = upstream
-            .list_tags(&name.repository, page, Instant::now() + self.0.limits.flight_head)
-            .await;
-        self.0.membership.settle(name, Subject::Tags, answer, Error::NameUnknown).await
+    pub async fn tags(
+        &self,
+        name: &CanonicalName,
+        page: &PageQuery,
+        deadline: Instant,
+    ) -> Result<TagPage, Error> {
+        self.check_negative_cache(&Subject::Tags, name, Missing::Repository)?;
+        let upstream = self.0.sources.upstream(name)?;
+        let answer = upstream.list_tags(&name.repository, page, deadline).await;
+        let settled = self.0.membership.settle(name, Subject::Tags, answer, Missing::Repository);
+        let Page { bytes, next, .. } = settled.await?;
+        let document: TagDocument = serde_json::from_slice(&bytes)
+            .map_err(|_| Error::untrue(&name.upstream, "a tag list that is none"))?;
+        let tags = document.tags.unwrap_or_default();
+        Ok(TagPage { tags, next, outcome: Outcome::Relay })
     }
 
     /// One page of referrers. That upstream has no API for them is remembered, because most pulls
     /// ask (REF-5).
     ///
     /// # Errors
-    /// [`Error::NoReferrers`] if there is neither an API nor a fallback tag, which says nothing
+    /// [`Missing::Referrers`] if there is neither an API nor a fallback tag, which says nothing
     /// about the repository (REF-4); else what upstream says.
     pub async fn referrers(
         &self,
         name: &CanonicalName,
         digest: &Digest,
         page: &PageQuery,
+        deadline: Instant,
     ) -> Result<Referrers, Error> {
         let tag = Tag::of_referrers(digest);
-        if !self.0.absences.contains(&Subject::Referrers(digest.clone()), name) {
+        let remembered = self.0.negative.contains(&Subject::Referrers(digest.clone()), name);
+        if !remembered {
             let known = matches!(self.0.store.records().tag(name, &tag).await, Ok(Some(_)));
-            match self.listed(name, digest, page, known).await {
-                Ok(page) => return Ok(Referrers { page, fallback: None }),
-                Err(Error::NoReferrers) => {}
+            // It has less time if the fallback tag is known, which could stand in for it.
+            let soon = Instant::now() + self.0.limits.revalidate;
+            let deadline = if known { deadline.min(soon) } else { deadline };
+            match self.ask_api(name, digest, page, deadline).await {
+                Err(error) if error.is_absent(Missing::Referrers) => {}
                 Err(error) if known && error.may_serve_stale() => {
                     // As with any tag, the failure is the answer where nothing can stand in.
-                    let stale =
-                        self.fallback(name, &tag, page).await.ok().flatten().ok_or(error)?;
-                    return Ok(Referrers { fallback: Some(Outcome::Stale), ..stale });
+                    let stale = self.fallback(name, &tag, page).await.ok().flatten();
+                    let stale = stale.ok_or(error)?;
+                    return Ok(Referrers { outcome: Outcome::Stale, ..stale });
                 }
-                Err(error) => return Err(error),
+                answer => return answer,
             }
         }
-        self.fallback(name, &tag, page).await?.ok_or(Error::NoReferrers)
+        let absent = Error::Absent { what: Missing::Referrers, remembered };
+        self.fallback(name, &tag, page).await?.ok_or(absent)
     }
 
-    /// What the API says; it has less time if the fallback tag is `known`, which could stand in for
-    /// it.
-    async fn listed(
+    /// What the referrers API says.
+    async fn ask_api(
         &self,
         name: &CanonicalName,
         digest: &Digest,
         page: &PageQuery,
-        known: bool,
-    ) -> Result<Page, Error> {
-        let limits = &self.0.limits;
-        let patience = if known { limits.revalidate } else { limits.flight_head };
-        let answer = self
-            .0
-            .upstream(name)?
-            .referrers(&name.repository, digest, page, Instant::now() + patience)
-            .await;
-        self.0
-            .membership
-            .settle(name, Subject::Referrers(digest.clone()), answer, Error::NoReferrers)
-            .await
+        deadline: Instant,
+    ) -> Result<Referrers, Error> {
+        let upstream = self.0.sources.upstream(name)?;
+        let answer = upstream.referrers(&name.repository, digest, page, deadline).await;
+        let subject = Subject::Referrers(digest.clone());
+        let settled = self.0.membership.settle(name, subject, answer, Missing::Referrers);
+        let Page { media_type, bytes, next, filters_applied } = settled.await?;
+        if media_type.as_ref().map(MediaType::as_str) != Some(OCI_INDEX) {
+            return Err(Error::untrue(&name.upstream, "referrers that are no image index"));
+        }
+        let (source, outcome) = (ReferrersSource::Api, Outcome::Relay);
+        Ok(Referrers { index: bytes, next, filters_applied, source, outcome })
     }
 
     /// What the fallback tag lists; `None` without such a tag, or if it leads to something else
@@ -101,31 +139,32 @@ impl PullThrough {
     ) -> Result<Option<Referrers>, Error> {
         let answer = match self.manifest(name, &Reference::Tag(tag.clone()), Want::Body).await {
             Ok(answer) => answer,
-            Err(Error::ManifestUnknown) => return Ok(None),
-            Err(error) if is_wrong(&error) => {
-                tracing::debug!(%error, image = %name, %tag, "the fallback tag of referrers cannot be used");
+            Err(error) if error.is_absent(Missing::Manifest) => return Ok(None),
+            Err(error) if is_malformed(&error) => {
+                tracing::debug!(%error, image = %name, %tag,
+                    "the fallback tag of referrers cannot be used");
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
         let types = page.artifact_types();
-        let (outcome, media_type) = (answer.outcome, answer.media_type.clone());
-        let Some(bytes) =
+        let outcome = answer.outcome;
+        let Some(index) =
             list(answer, self.0.limits.page).await?.and_then(|bytes| filtered(bytes, &types))
         else {
-            tracing::debug!(image = %name, %tag, "the fallback tag of referrers leads to no list of them");
+            tracing::debug!(image = %name, %tag,
+                "the fallback tag of referrers leads to no list of them");
             return Ok(None);
         };
         let filters_applied = (!types.is_empty()).then(|| "artifactType".to_owned());
-        let page = Page { media_type: Some(media_type), bytes, next: None, filters_applied };
-        Ok(Some(Referrers { page, fallback: Some(outcome) }))
+        let source = ReferrersSource::FallbackTag;
+        Ok(Some(Referrers { index, next: None, filters_applied, source, outcome }))
     }
 }
 
 /// Whether upstream has answered, but with something that cannot be an answer.
-fn is_wrong(error: &Error) -> bool {
-    matches!(error, Error::Untrue { .. })
-        || matches!(error, Error::Upstream(error) if matches!(error.kind(), ErrorKind::Protocol))
+fn is_malformed(error: &Error) -> bool {
+    matches!(error, Error::Untrue { .. } | Error::Upstream { fault: UpstreamFault::Malformed, .. })
 }
 
 /// The bytes of an image index of at most `limit` bytes; `None` if it is another manifest, or

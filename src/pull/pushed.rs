@@ -7,9 +7,8 @@
 use bytes::Bytes;
 
 use super::Error;
-use super::Inner;
-use super::PullThrough;
-use super::facts::negative::Subject;
+use super::core::{PullCore, PullThrough};
+use super::facts::subject::Subject;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
 use crate::store::{self, TagRecord};
@@ -20,8 +19,8 @@ pub struct PushedManifest {
     pub digest: Digest,
     /// Every tag that it has now.
     pub tags: Vec<Tag>,
-    /// Tags that it may have or not: the registry did not say.
-    pub perhaps: Vec<Tag>,
+    /// Tags that were asked for and that the registry did not confirm; it may have set them or not.
+    pub unconfirmed_tags: Vec<Tag>,
     pub media_type: MediaType,
     pub bytes: Bytes,
 }
@@ -42,47 +41,47 @@ impl PullThrough {
 
     /// The registry has taken the blob, or mounted it.
     pub async fn pushed_blob(&self, name: &CanonicalName, digest: &Digest) {
-        self.0.absences.changed(Subject::Blob(digest.clone()), name);
+        self.0.written(&Subject::Blob(digest.clone()), name);
         self.0.membership.prove(name, digest, None).await;
     }
 
     /// The registry has taken the manifest; if `keep`, it is served from here at once.
     pub async fn pushed_manifest(&self, name: &CanonicalName, pushed: PushedManifest, keep: bool) {
-        let PushedManifest { digest, tags, perhaps, media_type, bytes } = pushed;
-        let inner = &self.0;
-        inner.changed(name, Reference::Digest(digest.clone()));
+        let PushedManifest { digest, tags, unconfirmed_tags, media_type, bytes } = pushed;
+        let core = &self.0;
+        core.manifest_written(name, Reference::Digest(digest.clone()));
         let manifest = Manifest::inspect(&bytes, &media_type).ok();
         if let Some(subject) = manifest.as_ref().and_then(Manifest::subject) {
-            inner.absences.changed(Subject::Referrers(subject.clone()), name);
+            core.written(&Subject::Referrers(subject.clone()), name);
         }
         // What we would refuse to serve is not kept either.
         let keep = keep && manifest.is_some();
         if let Some(manifest) = manifest.filter(|_| keep) {
-            inner.note_sizes(name, &manifest);
-            inner.store_manifest(&digest, bytes).await;
-            inner.membership.prove(name, &digest, Some(media_type)).await;
+            core.sizes.note(name, &manifest);
+            core.store_manifest(&digest, bytes).await;
+            core.membership.prove(name, &digest, Some(media_type)).await;
         }
-        for tag in perhaps {
-            inner.forget_tag(name, &tag).await;
+        for tag in unconfirmed_tags {
+            core.forget_tag(name, &tag).await;
         }
-        let checked = inner.clock.now();
+        let checked = core.clock.now();
         for tag in tags {
-            inner.forget_tag(name, &tag).await;
+            core.forget_tag(name, &tag).await;
             if keep {
-                inner.record_tag(name, &tag, TagRecord { digest: digest.clone(), checked }).await;
+                core.record_tag(name, &tag, TagRecord { digest: digest.clone(), checked }).await;
             }
         }
     }
 
     /// The registry has deleted the manifest, and with it every tag that led there.
     pub async fn deleted_manifest(&self, name: &CanonicalName, digest: &Digest) {
-        let inner = &self.0;
-        inner.changed(name, Reference::Digest(digest.clone()));
-        for (tag, _) in inner.provisional.take(name, digest) {
-            inner.forget_tag(name, &tag).await;
+        let core = &self.0;
+        core.manifest_written(name, Reference::Digest(digest.clone()));
+        for (tag, _) in core.provisional.take(name, digest) {
+            core.forget_tag(name, &tag).await;
         }
-        note(inner.store.records().drop_tags_of(name, digest).await);
-        note(inner.store.records().drop_member(name, digest).await);
+        note(core.store.records().drop_tags_of(name, digest).await);
+        note(core.store.records().drop_member(name, digest).await);
     }
 
     /// The registry has deleted the tag.
@@ -92,30 +91,38 @@ impl PullThrough {
 
     /// Nobody knows what became of a write to the tag: what is known of it is old at once, and may
     /// only stand in for a registry that does not answer (DESIGN §14.2).
-    pub async fn doubted_tag(&self, name: &CanonicalName, tag: &Tag) {
-        let inner = &self.0;
-        inner.provisional.drop_tag(name, tag);
-        let Ok(Some(record)) = inner.store.records().tag(name, tag).await else { return };
-        let old = inner.clock.now().unix().saturating_sub(inner.ages.load().tag_ttl);
+    pub async fn expire_tag(&self, name: &CanonicalName, tag: &Tag) {
+        let core = &self.0;
+        core.provisional.drop_tag(name, tag);
+        let Ok(Some(record)) = core.store.records().tag(name, tag).await else { return };
+        let old = core.clock.now().unix().saturating_sub(core.settings.load().tag_ttl);
         let checked = record.checked.min(Timestamp::from_unix(old));
-        inner.record_tag(name, tag, TagRecord { checked, ..record }).await;
+        core.record_tag(name, tag, TagRecord { checked, ..record }).await;
     }
 
     /// The registry has deleted the blob from this repository; others may have it still.
     pub async fn deleted_blob(&self, name: &CanonicalName, digest: &Digest) {
-        self.0.absences.changed(Subject::Blob(digest.clone()), name);
+        self.0.written(&Subject::Blob(digest.clone()), name);
         note(self.0.store.records().drop_member(name, digest).await);
     }
 }
 
-impl Inner {
-    fn changed(&self, name: &CanonicalName, reference: Reference) {
-        self.absences.changed(Subject::Manifest(reference), name);
-        self.absences.changed(Subject::Tags, name);
+impl PullCore {
+    /// A thing has been written, or deleted, through us: answers from before it say nothing any more,
+    /// and neither does "there is no such thing".
+    fn written(&self, subject: &Subject, name: &CanonicalName) {
+        // In this order: whoever remembers an absence looks at the writes first.
+        self.writes.note(subject.clone(), name);
+        self.negative.forget(subject, name);
+    }
+
+    fn manifest_written(&self, name: &CanonicalName, reference: Reference) {
+        self.written(&Subject::Manifest(reference), name);
+        self.written(&Subject::Tags, name);
     }
 
     async fn forget_tag(&self, name: &CanonicalName, tag: &Tag) {
-        self.changed(name, Reference::Tag(tag.clone()));
+        self.manifest_written(name, Reference::Tag(tag.clone()));
         self.provisional.drop_tag(name, tag);
         note(self.store.records().drop_tag(name, tag).await);
     }

@@ -23,12 +23,10 @@ use crate::oci::{
 };
 use crate::pull::{PullThrough, PushedManifest};
 use crate::store::{BlobStore, EvictionClass, Staged};
-use crate::upstream::{
-    self, Beginning, FailureClass, Progress, UploadAddress, Uploaded, Upstream, Upstreams,
-};
+use crate::upstream::{self, FailureClass, Progress, UploadAddress, Uploaded, Upstream, Upstreams};
 use tokio::time::Instant;
 
-pub use crate::upstream::NewManifest;
+pub use crate::upstream::{Beginning, NewManifest};
 pub use error::Error;
 pub use sessions::SessionId;
 
@@ -39,10 +37,10 @@ const SWEEP: Duration = Duration::from_mins(1);
 
 /// The service; clones share it.
 #[derive(Clone, Debug)]
-pub struct PushThrough(Arc<Inner>);
+pub struct PushThrough(Arc<PushCore>);
 
 #[derive(Debug)]
-struct Inner {
+struct PushCore {
     upstreams: Arc<Upstreams>,
     store: BlobStore,
     pull: PullThrough,
@@ -78,10 +76,29 @@ impl Ticket {
 pub enum Upload {
     Open {
         ticket: Ticket,
-        progress: Progress,
+        progress: UploadProgress,
     },
     /// The repository has the blob.
     Done(Digest),
+}
+
+/// What the registry says of an upload that goes on, to be passed on as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadProgress {
+    /// `Range`: what has arrived, in the form `0-1023` (UPL-5).
+    pub range: Option<String>,
+    pub uuid: Option<String>,
+    pub min_chunk: Option<String>,
+}
+
+/// What the registry says of a manifest that it has taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenManifest {
+    /// The digest that the registry has it by.
+    pub digest: Digest,
+    /// Only a registry that keeps referrers says this (ACCESS §7.4).
+    pub subject: Option<Digest>,
+    pub tags: Vec<String>,
 }
 
 /// The bytes of a request, and what it says of them.
@@ -104,7 +121,7 @@ pub enum Deletion {
 
 impl PushThrough {
     pub fn new(parts: &crate::pull::Parts, pull: PullThrough) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(PushCore {
             upstreams: Arc::clone(&parts.upstreams),
             store: parts.store.clone(),
             pull,
@@ -251,7 +268,7 @@ impl PushThrough {
         &self,
         name: &CanonicalName,
         manifest: NewManifest,
-    ) -> Result<(Digest, upstream::Taken), Error> {
+    ) -> Result<TakenManifest, Error> {
         let digest = digest_of(&manifest)?;
         let (inner, name) = (Arc::clone(&self.0), name.clone());
         let put = async move { inner.put_manifest(&name, digest, manifest).await };
@@ -269,7 +286,7 @@ impl PushThrough {
     }
 }
 
-impl Inner {
+impl PushCore {
     fn upstream(&self, name: &UpstreamName) -> Result<Arc<Upstream>, Error> {
         self.upstreams.get(name).ok_or(Error::Gone)
     }
@@ -353,7 +370,7 @@ impl Inner {
         name: &CanonicalName,
         digest: Digest,
         manifest: NewManifest,
-    ) -> Result<(Digest, upstream::Taken), Error> {
+    ) -> Result<TakenManifest, Error> {
         let upstream = self.upstream(&name.upstream)?;
         let taken = upstream
             .put_manifest(&name.repository, &manifest, Instant::now() + self.limits.flight_head)
@@ -361,7 +378,7 @@ impl Inner {
         if let (Err(error), Reference::Tag(tag)) = (&taken, &manifest.reference)
             && error.leaves_doubt()
         {
-            self.pull.doubted_tag(name, tag).await;
+            self.pull.expire_tag(name, tag).await;
         }
         let taken = taken?;
         let told = taken.digest.clone().unwrap_or_else(|| digest.clone());
@@ -369,16 +386,16 @@ impl Inner {
         let NewManifest { reference, tags, media_type, bytes } = manifest;
         let own: Option<Tag> = if let Reference::Tag(tag) = reference { Some(tag) } else { None };
         // A registry that does not know the parameter takes the manifest and sets no tag.
-        let (set, perhaps): (Vec<_>, _) =
+        let (set, unconfirmed_tags): (Vec<_>, _) =
             tags.into_iter().partition(|tag| taken.tags.iter().any(|set| set == tag.as_str()));
         let tags = own.into_iter().chain(set).collect();
-        let pushed = PushedManifest { digest, tags, perhaps, media_type, bytes };
+        let pushed = PushedManifest { digest, tags, unconfirmed_tags, media_type, bytes };
         // Whatever it is that it has taken, what was known of the tag is void.
         self.pull.pushed_manifest(name, pushed, upstream.caches_pushes() && !untrue).await;
         if untrue {
             Err(Error::Untrue("another digest than the manifest has"))
         } else {
-            Ok((told, taken))
+            Ok(TakenManifest { digest: told, subject: taken.subject, tags: taken.tags })
         }
     }
 
@@ -420,7 +437,9 @@ impl Inner {
 
 impl Upload {
     fn open(id: SessionId, progress: Progress) -> Self {
-        Self::Open { ticket: Ticket { id, address: progress.address.clone() }, progress }
+        let Progress { address, range, uuid, min_chunk } = progress;
+        let progress = UploadProgress { range, uuid, min_chunk };
+        Self::Open { ticket: Ticket { id, address }, progress }
     }
 }
 

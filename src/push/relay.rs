@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Error, Inner, Sent};
+use super::{Error, PushCore, Sent};
 use crate::metrics::Counter;
 use crate::oci::Repository;
 use crate::store::Staged;
@@ -39,7 +39,7 @@ pub(super) async fn carry<B>(
     request: Request<'_>,
     sent: Sent<B>,
     passed: Option<Staged>,
-    inner: &Inner,
+    inner: &PushCore,
 ) -> Result<(Uploaded, Option<Staged>), Error>
 where
     B: Body<Data = Bytes> + Unpin,

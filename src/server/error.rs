@@ -6,8 +6,8 @@ use http::StatusCode;
 
 use crate::oci::{ContentRange, ErrorCode, ParseError};
 use crate::pull;
+use crate::pull::{Missing, Outcome, UpstreamFault};
 use crate::push;
-use crate::upstream::ErrorKind;
 
 /// An answer that refuses, with the spec's code and a sentence for the client.
 #[derive(Debug)]
@@ -16,7 +16,11 @@ pub(super) struct Refusal {
     pub(super) code: ErrorCode,
     pub(super) message: String,
     pub(super) extra: Extra,
-    /// For the log; never sent.
+    /// Why, in one word of a fixed vocabulary; for log and metrics, never sent.
+    pub(super) reason: &'static str,
+    /// What the cache did, if the request came that far.
+    pub(super) outcome: Option<Outcome>,
+    /// Why, in a sentence for the log; never sent.
     pub(super) cause: Option<String>,
 }
 
@@ -38,7 +42,9 @@ pub(super) enum Extra {
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), extra: Extra::Nothing, cause: None }
+        let (message, extra) = (message.into(), Extra::Nothing);
+        let reason = reason_of(code);
+        Self { status, code, message, extra, reason, outcome: None, cause: None }
     }
 
     /// Absent and forbidden look the same (DESIGN §4).
@@ -75,6 +81,34 @@ impl Refusal {
     pub(super) fn with(self, extra: Extra) -> Self {
         Self { extra, ..self }
     }
+
+    /// Gives the refusal another reason than its code is.
+    pub(super) fn because(self, reason: &'static str) -> Self {
+        Self { reason, ..self }
+    }
+}
+
+/// The reason of a refusal that has no word of its own.
+fn reason_of(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::BlobUnknown | ErrorCode::ManifestUnknown | ErrorCode::ManifestBlobUnknown => {
+            "absent"
+        }
+        ErrorCode::NameUnknown => "unknown_name",
+        ErrorCode::BlobUploadUnknown => "unknown_upload",
+        ErrorCode::NameInvalid
+        | ErrorCode::BlobUploadInvalid
+        | ErrorCode::DigestInvalid
+        | ErrorCode::ManifestInvalid
+        | ErrorCode::SizeInvalid
+        | ErrorCode::PaginationNumberInvalid
+        | ErrorCode::RangeInvalid => "bad_request",
+        ErrorCode::Unauthorized => "login_needed",
+        ErrorCode::Denied => "denied",
+        ErrorCode::Unsupported => "unsupported",
+        ErrorCode::TooManyRequests => "rate_limited",
+        ErrorCode::Unavailable | ErrorCode::Unknown => "failed",
+    }
 }
 
 impl From<ParseError> for Refusal {
@@ -105,138 +139,144 @@ impl From<ParseError> for Refusal {
 
 impl From<pull::Error> for Refusal {
     fn from(error: pull::Error) -> Self {
-        use pull::Error;
-        let unavailable =
-            |status, message: &str| Self::new(status, ErrorCode::Unavailable, message);
-        let refusal = match &error {
-            Error::BlobUnknown => {
-                Self::new(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, "no such blob")
-            }
-            Error::ManifestUnknown => {
-                Self::new(StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown, "no such manifest")
-            }
-            Error::NameUnknown => Self::unknown_name(),
-            // Some clients read NAME_UNKNOWN here as "no such repository" (REF-4).
-            Error::NoReferrers => Self::new(
-                StatusCode::NOT_FOUND,
-                ErrorCode::Unsupported,
-                "no referrers API upstream",
-            ),
-            Error::Refused(_) => {
-                let message = "the upstream registry refuses this repository; it may not exist";
-                Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message)
-            }
-            Error::RateLimited { retry_after } => {
-                let message = "the upstream registry allows no more requests for now";
-                Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
-                    .with(Extra::RetryAfter(seconds(*retry_after)))
-            }
-            Error::Upstream(cause) => from_upstream(cause.kind()),
-            Error::Untrue { .. } => {
-                unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong")
-            }
-            Error::Broken { .. } => {
-                unavailable(StatusCode::BAD_GATEWAY, "the transfer from upstream kept breaking")
-            }
-            Error::Overloaded => {
-                unavailable(StatusCode::SERVICE_UNAVAILABLE, "too many downloads are under way")
-                    .with(Extra::RetryAfter(5))
-            }
-            Error::Late(_) => unavailable(
-                StatusCode::GATEWAY_TIMEOUT,
-                "the upstream registry did not answer in time",
-            ),
-            Error::RangeUnsatisfiable { size } => {
-                let message = "the range lies outside of the blob";
-                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, message)
-                    .with(Extra::Unsatisfied(ContentRange::Unsatisfied { size: *size }))
-            }
-            Error::Damaged(_) | Error::NoRoom | Error::Abandoned => unavailable(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the download was interrupted; ask again",
-            )
-            .with(Extra::RetryAfter(1)),
-            Error::Storage(_) => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                ErrorCode::Unknown,
-                "the cache cannot be read",
-            ),
-        };
-        Self { cause: Some(error.to_string()), ..refusal }
+        let (reason, outcome) = (error.reason(), Some(error.outcome()));
+        Self { reason, outcome, cause: Some(error.to_string()), ..from_pull(&error) }
+    }
+}
+
+fn from_pull(error: &pull::Error) -> Refusal {
+    use pull::Error;
+    match error {
+        Error::Absent { what, .. } => absent(*what),
+        Error::Refused(_) => {
+            let message = "the upstream registry refuses this repository; it may not exist";
+            Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message)
+        }
+        Error::RateLimited { retry_after } => {
+            let message = "the upstream registry allows no more requests for now";
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
+                .with(Extra::RetryAfter(seconds(*retry_after)))
+        }
+        Error::Upstream { fault, .. } => from_fault(*fault),
+        Error::Untrue { .. } => bad_gateway("the upstream registry sent something wrong"),
+        Error::Broken { .. } => bad_gateway("the transfer from upstream kept breaking"),
+        Error::Overloaded => try_again("too many downloads are under way", 5),
+        Error::Late(_) => late(),
+        Error::RangeUnsatisfiable { size } => {
+            let message = "the range lies outside of the blob";
+            Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, message)
+                .with(Extra::Unsatisfied(ContentRange::Unsatisfied { size: *size }))
+        }
+        Error::Damaged(_) | Error::NoRoom | Error::Abandoned => {
+            try_again("the download was interrupted; ask again", 1)
+        }
+        Error::Storage(_) => {
+            let message = "the cache cannot be read";
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message)
+        }
+    }
+}
+
+fn absent(what: Missing) -> Refusal {
+    let (code, message) = match what {
+        Missing::Blob => (ErrorCode::BlobUnknown, "no such blob"),
+        Missing::Manifest => (ErrorCode::ManifestUnknown, "no such manifest"),
+        Missing::Repository => return Refusal::unknown_name(),
+        // Some clients read NAME_UNKNOWN here as "no such repository" (REF-4).
+        Missing::Referrers => (ErrorCode::Unsupported, "no referrers API upstream"),
+    };
+    Refusal::new(StatusCode::NOT_FOUND, code, message)
+}
+
+/// 502 sends clients to their next host at once, where other 5xx would be retried (ERR-1).
+fn bad_gateway(message: &str) -> Refusal {
+    Refusal::new(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, message)
+}
+
+fn late() -> Refusal {
+    let message = "the upstream registry did not answer in time";
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, message)
+}
+
+/// 503; `after` in seconds.
+fn try_again(message: &str, after: u64) -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+        .with(Extra::RetryAfter(after))
+}
+
+fn from_fault(fault: UpstreamFault) -> Refusal {
+    match fault {
+        UpstreamFault::Silent => late(),
+        // Never a denial: it would send people looking at their own credentials (UP-9).
+        UpstreamFault::CredentialRejected => {
+            bad_gateway("the upstream registry rejects the credential that this proxy has for it")
+        }
+        UpstreamFault::NoLogin => bad_gateway(
+            "this proxy gets no login for the upstream registry from its credential helper",
+        ),
+        UpstreamFault::Unreachable => bad_gateway("the upstream registry cannot be reached"),
+        UpstreamFault::Failing => bad_gateway("the upstream registry has a failure"),
+        UpstreamFault::Malformed => bad_gateway("the upstream registry sent something wrong"),
+        UpstreamFault::ForbiddenAddress => {
+            bad_gateway("the upstream registry points to an address that is not allowed")
+        }
+        UpstreamFault::Rejected => bad_gateway("the upstream registry refused"),
     }
 }
 
 impl From<push::Error> for Refusal {
     fn from(error: push::Error) -> Self {
-        use push::Error;
-        let unavailable =
-            |status, message: &str| Self::new(status, ErrorCode::Unavailable, message);
-        let refusal = match &error {
-            Error::Upstream(cause) => from_registry(cause.kind()),
-            Error::Gone => Self::unknown_name(),
-            Error::Abandoned => unavailable(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the proxy is being stopped; try again",
-            ),
-            Error::Untrue(_) => {
-                unavailable(StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong")
-            }
-            Error::WrongDigest => {
-                let message = "the manifest does not have the digest that it is put under";
-                Self::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message)
-            }
-            Error::ClientBrokeOff(_) => {
-                Self::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, "the request broke off")
-                    .with(Extra::Close)
-            }
-            Error::ClientStalled(_) => {
-                unavailable(StatusCode::REQUEST_TIMEOUT, "the request sent nothing for too long")
-                    .with(Extra::Close)
-            }
-            Error::RegistryStalled(_) => unavailable(
-                StatusCode::GATEWAY_TIMEOUT,
-                "the upstream registry did not answer in time",
-            ),
-        };
-        Self { cause: Some(error.to_string()), ..refusal }
+        Self { reason: error.reason(), cause: Some(error.to_string()), ..from_push(&error) }
     }
 }
 
 /// What the registry says to a write is the client's to know, in our words (ERR-4).
-fn from_registry(kind: &ErrorKind) -> Refusal {
-    match kind {
-        ErrorKind::Rejected { status, code } => {
-            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST);
-            let code = code.unwrap_or(match status {
-                StatusCode::RANGE_NOT_SATISFIABLE => ErrorCode::RangeInvalid,
-                StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::SizeInvalid,
-                StatusCode::METHOD_NOT_ALLOWED => ErrorCode::Unsupported,
-                _ => ErrorCode::Unknown,
-            });
-            Refusal::new(status, code, sentence(code))
-        }
-        ErrorKind::Denied => {
+fn from_push(error: &push::Error) -> Refusal {
+    use push::Error;
+    match error {
+        Error::Rejected { status, code, .. } => rejected(*status, *code),
+        Error::Denied(_) => {
             let message = "the upstream registry does not let this proxy write there";
             Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
         }
         // Clients push the layer again, where a denial would end the push.
-        ErrorKind::Outdated => {
-            let message = "this proxy had to log in to the upstream registry anew; send it again";
+        Error::LoginReplaced(_) => {
+            try_again("this proxy had to log in to the upstream registry anew; send it again", 1)
+        }
+        Error::Upstream(error) => from_pull(error),
+        Error::Gone => Refusal::unknown_name(),
+        Error::Abandoned => {
+            let message = "the proxy is being stopped; try again";
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
-                .with(Extra::RetryAfter(1))
         }
-        ErrorKind::RateLimited { retry_after } => {
-            pull::Error::RateLimited { retry_after: *retry_after }.into()
+        Error::Untrue(_) => bad_gateway("the upstream registry sent something wrong"),
+        Error::WrongDigest => {
+            let message = "the manifest does not have the digest that it is put under";
+            Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message)
         }
-        ErrorKind::NotFound
-        | ErrorKind::CredentialRejected
-        | ErrorKind::NoLogin
-        | ErrorKind::Unreachable
-        | ErrorKind::Timeout
-        | ErrorKind::ServerError(_)
-        | ErrorKind::Protocol
-        | ErrorKind::Refused => from_upstream(kind),
+        Error::ClientBrokeOff(_) => {
+            let message = "the request broke off";
+            Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, message)
+                .with(Extra::Close)
+        }
+        Error::ClientStalled(_) => {
+            let message = "the request sent nothing for too long";
+            Refusal::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Unavailable, message)
+                .with(Extra::Close)
+        }
+        Error::RegistryStalled(_) => late(),
     }
+}
+
+fn rejected(status: u16, code: Option<ErrorCode>) -> Refusal {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    let code = code.unwrap_or(match status {
+        StatusCode::RANGE_NOT_SATISFIABLE => ErrorCode::RangeInvalid,
+        StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::SizeInvalid,
+        StatusCode::METHOD_NOT_ALLOWED => ErrorCode::Unsupported,
+        _ => ErrorCode::Unknown,
+    });
+    Refusal::new(status, code, sentence(code))
 }
 
 /// What a code of the spec means to somebody who pushes.
@@ -270,43 +310,6 @@ fn sentence(code: ErrorCode) -> &'static str {
             "the registry refuses this"
         }
     }
-}
-
-/// 502 sends clients to their next host at once, where other 5xx would be retried (ERR-1).
-fn from_upstream(kind: &ErrorKind) -> Refusal {
-    let (status, message) = match kind {
-        ErrorKind::Timeout => {
-            (StatusCode::GATEWAY_TIMEOUT, "the upstream registry did not answer in time")
-        }
-        // Never a denial: it would send people looking at their own credentials (UP-9).
-        ErrorKind::CredentialRejected => (
-            StatusCode::BAD_GATEWAY,
-            "the upstream registry rejects the credential that this proxy has for it",
-        ),
-        ErrorKind::NoLogin => (
-            StatusCode::BAD_GATEWAY,
-            "this proxy gets no login for the upstream registry from its credential helper",
-        ),
-        ErrorKind::Unreachable => {
-            (StatusCode::BAD_GATEWAY, "the upstream registry cannot be reached")
-        }
-        ErrorKind::ServerError(_) => {
-            (StatusCode::BAD_GATEWAY, "the upstream registry has a failure")
-        }
-        ErrorKind::Protocol => {
-            (StatusCode::BAD_GATEWAY, "the upstream registry sent something wrong")
-        }
-        ErrorKind::Refused => (
-            StatusCode::BAD_GATEWAY,
-            "the upstream registry points to an address that is not allowed",
-        ),
-        ErrorKind::NotFound
-        | ErrorKind::Denied
-        | ErrorKind::Outdated
-        | ErrorKind::RateLimited { .. }
-        | ErrorKind::Rejected { .. } => (StatusCode::BAD_GATEWAY, "the upstream registry refused"),
-    };
-    Refusal::new(status, ErrorCode::Unavailable, message)
 }
 
 /// Rounded up, so that a client which waits as told is not early.

@@ -3,6 +3,8 @@
 use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 
+use tokio::time::Instant;
+
 use super::error::Refusal;
 use super::exchange::Notes;
 use super::listing;
@@ -12,7 +14,7 @@ use crate::oci::{
     CanonicalName, Digest, Endpoint, ErrorCode, PageQuery, RangeRequest, Reference,
     if_range_matches, none_match,
 };
-use crate::pull::{self, BlobHead, Outcome, Want};
+use crate::pull::{self, BlobHead, Outcome, ReferrersSource, Want};
 use crate::route::Route;
 
 /// What a request is about, once its name is resolved and allowed.
@@ -23,6 +25,8 @@ pub(super) struct Asked<'a> {
     pub(super) headers: &'a HeaderMap,
     /// Whoever may push is told what upstream has, not what we remember (UPL-12).
     pub(super) pushes: bool,
+    /// By when the response headers have to leave.
+    pub(super) deadline: Instant,
 }
 
 impl Service {
@@ -36,7 +40,7 @@ impl Service {
         let looked_up = self.look_up(asked, endpoint, notes);
         let late = |_| Refusal::from(pull::Error::Late(self.limits.head));
         let mut answer =
-            tokio::time::timeout(self.limits.head, looked_up).await.map_err(late)??;
+            tokio::time::timeout_at(asked.deadline, looked_up).await.map_err(late)??;
         if let Some(ns) = asked.route.echo_ns() {
             respond::echo_namespace(answer.headers_mut(), ns);
         }
@@ -52,7 +56,7 @@ impl Service {
         match endpoint {
             Endpoint::Blob { digest, .. } => self.blob(asked, digest, notes).await,
             Endpoint::Manifest { reference, .. } => self.manifest(asked, reference, notes).await,
-            Endpoint::Tags { page, .. } => self.tags(asked, page).await,
+            Endpoint::Tags { page, .. } => self.tags(asked, page, notes).await,
             Endpoint::Referrers { digest, page, .. } => {
                 self.referrers(asked, digest, page, notes).await
             }
@@ -87,7 +91,7 @@ impl Service {
             });
         }
         let range = range(asked.headers, digest)?;
-        let answer = self.pull.blob(&asked.name, digest, range).await?;
+        let answer = self.pull.blob(&asked.name, digest, range, asked.deadline).await?;
         notes.outcome = Some(("blob", answer.outcome));
         Ok(respond::blob(answer, digest))
     }
@@ -114,9 +118,15 @@ impl Service {
         Ok(if has_it { respond::not_modified(&answer.digest) } else { respond::manifest(answer) })
     }
 
-    async fn tags(&self, asked: &Asked<'_>, page: &PageQuery) -> Result<Answer, Refusal> {
-        let answer = self.pull.tags(&asked.name, page).await?;
-        listing::tags(&asked.route, answer)
+    async fn tags(
+        &self,
+        asked: &Asked<'_>,
+        page: &PageQuery,
+        notes: &mut Notes,
+    ) -> Result<Answer, Refusal> {
+        let answer = self.pull.tags(&asked.name, page, asked.deadline).await?;
+        notes.outcome = Some(("tags", answer.outcome));
+        Ok(listing::tags(&asked.route, answer))
     }
 
     async fn referrers(
@@ -127,9 +137,13 @@ impl Service {
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         notes.digest = Some(digest.clone());
-        let referrers = self.pull.referrers(&asked.name, digest, page).await?;
-        notes.outcome = referrers.fallback.map(|outcome| ("tag", outcome));
-        listing::referrers(&asked.route, digest, referrers)
+        let referrers = self.pull.referrers(&asked.name, digest, page, asked.deadline).await?;
+        let kind = match referrers.source {
+            ReferrersSource::Api => "referrers",
+            ReferrersSource::FallbackTag => "tag",
+        };
+        notes.outcome = Some((kind, referrers.outcome));
+        Ok(listing::referrers(&asked.route, digest, referrers))
     }
 }
 

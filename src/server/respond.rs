@@ -17,7 +17,7 @@ use crate::oci::{ContentRange, Digest, OCI_INDEX, entity_tag, error_document};
 use crate::pull::{
     BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome, Referrers,
 };
-use crate::upstream::{Progress, Taken};
+use crate::push::{TakenManifest, UploadProgress};
 
 const JSON: &str = "application/json";
 
@@ -90,22 +90,20 @@ pub(super) fn tags(body: String, next: Option<String>) -> Answer {
 }
 
 pub(super) fn referrers(referrers: Referrers, next: Option<String>) -> Answer {
-    let Referrers { page, fallback } = referrers;
+    let Referrers { index, filters_applied, outcome, .. } = referrers;
     let mut builder = linked(ok(StatusCode::OK).header(CONTENT_TYPE, OCI_INDEX), next);
-    if let Some(filters) = page.filters_applied {
+    if let Some(filters) = filters_applied {
         builder = builder.header(OCI_FILTERS_APPLIED, filters);
     }
-    let mut answer = full(builder, page.bytes);
-    if let Some(outcome) = fallback {
-        warn_if_stale(answer.headers_mut(), outcome);
-    }
+    let mut answer = full(builder, index);
+    warn_if_stale(answer.headers_mut(), outcome);
     answer
 }
 
 /// An upload goes on at `location` (UPL-5). `Range` is what has arrived, in the plain form that
 /// dockerd needs.
-pub(super) fn upload(status: StatusCode, location: &str, progress: Progress) -> Answer {
-    let Progress { range, uuid, min_chunk, .. } = progress;
+pub(super) fn upload(status: StatusCode, location: &str, progress: UploadProgress) -> Answer {
+    let UploadProgress { range, uuid, min_chunk } = progress;
     let builder = done_head(status).header(LOCATION, location);
     let builder = builder.header(RANGE, range.as_deref().unwrap_or("0-0"));
     let optional = [(DOCKER_UPLOAD_UUID, uuid), (OCI_CHUNK_MIN_LENGTH, min_chunk)];
@@ -120,9 +118,9 @@ pub(super) fn created(location: &str, digest: &Digest) -> Answer {
 }
 
 /// The registry has the manifest (UPL-6).
-pub(super) fn manifest_taken(location: &str, digest: &Digest, taken: &Taken) -> Answer {
+pub(super) fn manifest_taken(location: &str, taken: &TakenManifest) -> Answer {
     let builder = done_head(StatusCode::CREATED).header(LOCATION, location);
-    let builder = builder.header(DOCKER_CONTENT_DIGEST, digest.as_str());
+    let builder = builder.header(DOCKER_CONTENT_DIGEST, taken.digest.as_str());
     let subject = taken.subject.iter().map(|subject| (OCI_SUBJECT, subject.as_str()));
     let said = subject.chain(taken.tags.iter().map(|tag| (OCI_TAG, tag.as_str())));
     finish(said.fold(builder, |builder, (name, value)| builder.header(name, value)), Source::Empty)

@@ -179,8 +179,14 @@ impl Service {
         self.note_pull(visit, &name);
         let pushes =
             route.writable && visit.decide(&generation.policy, Action::Push, &route).is_ok();
-        let asked =
-            Asked { route, name, method: request.method(), headers: request.headers(), pushes };
+        let asked = Asked {
+            route,
+            name,
+            method: request.method(),
+            headers: request.headers(),
+            pushes,
+            deadline: tokio::time::Instant::now() + self.limits.head,
+        };
         let mut answer = self.granted(&asked, &target.endpoint, notes).await?;
         if target.endpoint.is_about_tags()
             && let Some(notice) = visit.notice(generation.issuer.as_deref(), self.clock.now())

@@ -22,9 +22,8 @@ use crate::oci::{
     CanonicalName, ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, Repository,
     UploadQuery, tag_parameters,
 };
-use crate::push::{Deletion, NewManifest, Sent, Ticket, Upload};
+use crate::push::{Beginning, Deletion, NewManifest, Sent, Ticket, Upload};
 use crate::route::Route;
-use crate::upstream::Beginning;
 
 /// How much of a body that nobody wants is read, so that its sender gets to see the answer
 /// (UPL-11): also that of a manifest which is somewhat too large.
@@ -189,11 +188,12 @@ impl Service {
             .ok_or_else(no_type)?;
         let bytes = self.whole_manifest(request).await?;
         let manifest = NewManifest { reference: reference.clone(), tags, media_type, bytes };
-        let (digest, taken) = self.push.manifest(&writer.name, manifest).await?;
-        notes.digest = Some(digest.clone());
+        let taken = self.push.manifest(&writer.name, manifest).await?;
+        notes.digest = Some(taken.digest.clone());
         let name = writer.route.visible_name();
-        let location = writer.route.visible_target(&format!("/v2/{name}/manifests/{digest}"));
-        Ok(respond::manifest_taken(&location, &digest, &taken))
+        let location =
+            writer.route.visible_target(&format!("/v2/{name}/manifests/{}", taken.digest));
+        Ok(respond::manifest_taken(&location, &taken))
     }
 
     async fn whole_manifest(&self, request: &mut Request<Incoming>) -> Result<Bytes, Refusal> {

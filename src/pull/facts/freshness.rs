@@ -7,13 +7,13 @@ use crate::oci::Digest;
 
 /// The digest that a tag had when upstream was last asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::pull) struct Known {
-    pub(in crate::pull) digest: Digest,
-    pub(in crate::pull) checked: Timestamp,
+pub(crate) struct Known {
+    pub(crate) digest: Digest,
+    pub(crate) checked: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::pull) enum Decision {
+pub(crate) enum Decision {
     /// Believe it.
     Serve(Digest),
     /// Ask whether it still holds; it may be served if upstream does not answer.
@@ -26,7 +26,7 @@ pub(in crate::pull) enum Decision {
 ///
 /// Only a durable record may be revalidated, because only its bytes were once verified under that
 /// repository.
-pub(in crate::pull) fn decide(
+pub(crate) fn decide(
     durable: Option<Known>,
     provisional: Option<Known>,
     ttl: Duration,
@@ -48,11 +48,7 @@ pub(in crate::pull) fn decide(
 }
 
 /// Whether an answer that was last checked then may stand in while upstream fails.
-pub(in crate::pull) fn may_stand_in(
-    checked: Timestamp,
-    stale_if_error: Duration,
-    now: Timestamp,
-) -> bool {
+pub(crate) fn may_stand_in(checked: Timestamp, stale_if_error: Duration, now: Timestamp) -> bool {
     now.since(checked) <= stale_if_error
 }
 

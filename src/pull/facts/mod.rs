@@ -1,3 +1,15 @@
-pub(in crate::pull) mod freshness;
-pub(in crate::pull) mod membership;
-pub(in crate::pull) mod negative;
+//! What is believed of upstreams, and for how long.
+//!
+//! Losing a fact is safe: without it upstream is asked again. Believing one for too long is not, so
+//! each says from when it is, and `writes` knows which of them a push has outdated.
+
+pub(crate) mod freshness;
+pub(crate) mod membership;
+pub(crate) mod negative;
+pub(crate) mod provisional;
+pub(crate) mod sizes;
+pub(crate) mod subject;
+pub(crate) mod writes;
+
+/// Entries of each kind of fact in memory, some 200 bytes each.
+const FACTS_MAX: u64 = 100_000;

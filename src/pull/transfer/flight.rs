@@ -8,62 +8,65 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::oci::{Digest, Repository, UpstreamName};
-use crate::pull::Error;
+use crate::pull::error::Error;
+use crate::pull::source::Arrived;
 use crate::store::Reader;
-use crate::upstream::BlobResponse;
 
-pub(in crate::pull) type Key = (UpstreamName, Digest);
+/// Bytes are the same for every repository of an upstream, so one flight serves them all
+/// (DESIGN §14.3).
+pub(crate) type FlightKey = (UpstreamName, Digest);
 
 /// The table of flights.
 #[derive(Clone, Debug, Default)]
-pub(in crate::pull) struct Flights(Arc<Mutex<HashMap<Key, Arc<Flight>>>>);
+pub(crate) struct Flights(Arc<Mutex<HashMap<FlightKey, Arc<Flight>>>>);
 
-/// One transfer, as those see it who wait for it.
+/// One transfer, as its readers see it.
 #[derive(Debug)]
-pub(in crate::pull) struct Flight {
+pub(crate) struct Flight {
     /// The repository it was started for: only there is its success a proof (DESIGN §14.1).
-    pub(in crate::pull) starter: Repository,
-    state: watch::Sender<State>,
+    pub(crate) starter: Repository,
+    state: watch::Sender<FlightState>,
+    /// Told of everybody who joins, so that a flight which is about to be given up goes on.
     joined: Notify,
-    /// The response of a transfer that found no room, for the first who takes it.
-    unstored: Mutex<Option<BlobResponse>>,
+    /// The answer of a source whose bytes found no room, for the first who takes it.
+    unstored: Mutex<Option<Arrived>>,
 }
 
 #[derive(Clone, Debug)]
-pub(in crate::pull) struct State {
-    pub(in crate::pull) opening: Opening,
+pub(crate) struct FlightState {
+    pub(crate) opening: Opening,
     /// The watermark: bytes that readers may find in the file.
-    pub(in crate::pull) written: u64,
-    pub(in crate::pull) ending: Option<Result<(), Error>>,
+    pub(crate) written: u64,
+    pub(crate) ending: Option<Result<(), Error>>,
 }
 
 /// What is known before the first byte.
 #[derive(Clone, Debug)]
-pub(in crate::pull) enum Opening {
+pub(crate) enum Opening {
     Pending,
-    /// Upstream has answered; the bytes come in here.
-    Open(Source),
-    /// Upstream has answered, but there is no room to keep the bytes.
+    /// The source has answered; the bytes come in here.
+    Open(GrowingFile),
+    /// The source has answered, but there is no room to keep the bytes.
     NoRoom,
     Failed(Error),
 }
 
-/// Where followers read.
+/// The file that readers follow: a staged one, or a suspect that is being hashed.
 #[derive(Clone, Debug)]
-pub(in crate::pull) struct Source {
-    pub(in crate::pull) reader: Reader,
-    /// `None` if upstream does not say.
-    pub(in crate::pull) size: Option<u64>,
+pub(crate) struct GrowingFile {
+    pub(crate) reader: Reader,
+    /// Bytes of the whole blob; `None` if the source does not say.
+    pub(crate) size: Option<u64>,
 }
 
-/// What asking for a flight comes to.
+/// What [`Flights::join_or_start`] came to.
 #[derive(Debug)]
-pub(in crate::pull) enum Boarding {
+pub(crate) enum JoinedOrStarted {
     /// There was none; the caller has to run the fill.
     Started(Arc<Flight>, FlightGuard),
     Joined(Arc<Flight>),
-    /// There is one, but for a repository that vouches for nobody else; prove the digest first.
-    Foreign,
+    /// There is one, but another repository started it; prove the digest for this one first.
+    NotProven,
     /// There is none any more: what it brought is in the store.
     Stored,
 }
@@ -72,27 +75,28 @@ impl Flights {
     /// Joins the flight of `key` or starts one for `repository`, which is `proven` to hold the
     /// digest or not.
     ///
-    /// A flight leaves the table only after its content is in the store, so `stored`, asked under
-    /// the table's lock, sees what a flight brought that ended since the caller looked.
-    pub(in crate::pull) fn board(
+    /// `stored` looks at the store while the table is locked. A flight leaves the table only after
+    /// its content is in the store, so one of the two is seen; without the lock a caller could look
+    /// at the store before the publish and at the table after it, and fetch the blob again.
+    pub(crate) fn join_or_start(
         &self,
-        key: &Key,
+        key: &FlightKey,
         repository: &Repository,
         proven: bool,
         stored: impl FnOnce() -> bool,
-    ) -> Boarding {
+    ) -> JoinedOrStarted {
         let mut flights = self.lock();
         if let Some(flight) = flights.get(key) {
             if !proven && flight.starter != *repository {
-                return Boarding::Foreign;
+                return JoinedOrStarted::NotProven;
             }
             flight.joined.notify_one();
-            return Boarding::Joined(Arc::clone(flight));
+            return JoinedOrStarted::Joined(Arc::clone(flight));
         }
         if stored() {
-            return Boarding::Stored;
+            return JoinedOrStarted::Stored;
         }
-        let state = State { opening: Opening::Pending, written: 0, ending: None };
+        let state = FlightState { opening: Opening::Pending, written: 0, ending: None };
         let flight = Arc::new(Flight {
             starter: repository.clone(),
             state: watch::Sender::new(state),
@@ -102,32 +106,32 @@ impl Flights {
         flights.insert(key.clone(), Arc::clone(&flight));
         let guard =
             FlightGuard { key: key.clone(), flight: Arc::clone(&flight), flights: self.clone() };
-        Boarding::Started(flight, guard)
+        JoinedOrStarted::Started(flight, guard)
     }
 
     /// The flight of `key`, if there is one.
-    pub(in crate::pull) fn get(&self, key: &Key) -> Option<Arc<Flight>> {
+    pub(crate) fn get(&self, key: &FlightKey) -> Option<Arc<Flight>> {
         self.lock().get(key).cloned()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FlightKey, Arc<Flight>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Flight {
     /// A view of the state; as long as it lives, the flight is wanted.
-    pub(in crate::pull) fn watch(&self) -> watch::Receiver<State> {
+    pub(crate) fn watch(&self) -> watch::Receiver<FlightState> {
         self.state.subscribe()
     }
 
-    /// The response of a transfer that could not be stored; only the first caller gets it.
-    pub(in crate::pull) fn take_unstored(&self) -> Option<BlobResponse> {
+    /// The answer whose bytes could not be stored; only the first caller gets it.
+    pub(crate) fn take_unstored(&self) -> Option<Arrived> {
         self.unstored.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Resolves once nobody has wanted the flight for `patience`.
-    pub(in crate::pull) async fn unwanted(&self, patience: Duration) {
+    /// Resolves once nobody has read from the flight, or joined it, for `patience`.
+    pub(crate) async fn unwanted(&self, patience: Duration) {
         loop {
             self.state.closed().await;
             let joined = tokio::time::timeout(patience, self.joined.notified()).await;
@@ -141,30 +145,30 @@ impl Flight {
 /// The right and duty to run a flight. Dropped without an ending, it tells everyone that the flight
 /// was given up.
 #[derive(Debug)]
-pub(in crate::pull) struct FlightGuard {
-    key: Key,
+pub(crate) struct FlightGuard {
+    key: FlightKey,
     flight: Arc<Flight>,
     flights: Flights,
 }
 
 impl FlightGuard {
-    pub(in crate::pull) fn flight(&self) -> &Arc<Flight> {
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
         &self.flight
     }
 
     /// Lets readers in.
-    pub(in crate::pull) fn open(&self, source: Source) {
-        self.flight.state.send_modify(|state| state.opening = Opening::Open(source));
+    pub(crate) fn open(&self, file: GrowingFile) {
+        self.flight.state.send_modify(|state| state.opening = Opening::Open(file));
     }
 
-    /// Hands the response to whoever asks first, because there is no room to keep its bytes.
-    pub(in crate::pull) fn give_away(&self, response: BlobResponse) {
-        *self.flight.unstored.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
+    /// Hands the source's answer to whoever asks first, because there is no room for its bytes.
+    pub(crate) fn give_away(&self, arrived: Arrived) {
+        *self.flight.unstored.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrived);
         self.flight.state.send_modify(|state| state.opening = Opening::NoRoom);
     }
 
     /// A way to move the watermark from another thread.
-    pub(in crate::pull) fn watermark(&self) -> impl FnOnce(u64) + Send + 'static {
+    pub(crate) fn watermark(&self) -> impl FnOnce(u64) + Send + 'static {
         let flight = Arc::clone(&self.flight);
         move |written| flight.state.send_modify(|state| state.written = written)
     }
@@ -178,7 +182,7 @@ impl FlightGuard {
 
     /// Releases what was held back, or cuts the readers. A verified flight can be joined until the
     /// guard is dropped: its file is not in the store yet.
-    pub(in crate::pull) fn end(&self, ending: Result<(), Error>) {
+    pub(crate) fn end(&self, ending: Result<(), Error>) {
         if ending.is_err() {
             self.leave_table(); // nobody may join what has failed
         }

@@ -7,21 +7,21 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use crate::oci::{Digest, Hasher, UpstreamName};
-use crate::pull::ByteStream;
-use crate::pull::Error;
-use crate::upstream::BlobBody;
+use crate::pull::answers::ByteStream;
+use crate::pull::error::Error;
+use crate::pull::source::SourceBody;
 
 /// A body on its way through.
 struct Relay {
     upstream: UpstreamName,
-    body: BlobBody,
+    body: SourceBody,
     /// Bytes still to come, if that is known.
     left: Option<u64>,
-    check: Option<Check>,
+    verification: Option<HeldBack>,
 }
 
 /// Verification of a whole body, with its end held back (BLOB-10).
-struct Check {
+struct HeldBack {
     digest: Digest,
     hasher: Hasher,
     held: VecDeque<Bytes>,
@@ -30,22 +30,27 @@ struct Check {
 }
 
 /// A whole blob: hashed on the way, its end withheld until the digest is right.
-pub(in crate::pull) fn whole(
+pub(crate) fn whole(
     upstream: UpstreamName,
-    body: BlobBody,
+    body: SourceBody,
     size: Option<u64>,
     digest: &Digest,
     hold_back: u64,
 ) -> ByteStream {
     let hasher = Hasher::new(digest.algorithm());
-    let check =
-        Check { digest: digest.clone(), hasher, held: VecDeque::new(), held_bytes: 0, hold_back };
-    Relay { upstream, body, left: size, check: Some(check) }.into_stream()
+    let end = HeldBack {
+        digest: digest.clone(),
+        hasher,
+        held: VecDeque::new(),
+        held_bytes: 0,
+        hold_back,
+    };
+    Relay { upstream, body, left: size, verification: Some(end) }.into_stream()
 }
 
 /// A part of a blob, of `length` bytes; its digest cannot be checked.
-pub(in crate::pull) fn part(upstream: UpstreamName, body: BlobBody, length: u64) -> ByteStream {
-    Relay { upstream, body, left: Some(length), check: None }.into_stream()
+pub(crate) fn part(upstream: UpstreamName, body: SourceBody, length: u64) -> ByteStream {
+    Relay { upstream, body, left: Some(length), verification: None }.into_stream()
 }
 
 impl Relay {
@@ -62,17 +67,12 @@ impl Relay {
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            if let Some(bytes) = self.check.as_mut().and_then(Check::release) {
+            if let Some(bytes) = self.verification.as_mut().and_then(HeldBack::release) {
                 return Ok(Some(bytes));
             }
-            let chunk = self.body.chunk().await;
-            let Some(chunk) =
-                chunk.map_err(|error| Error::from_upstream(error, Error::BlobUnknown))?
-            else {
-                return self.finish();
-            };
+            let Some(chunk) = self.body.chunk().await? else { return self.finish() };
             self.count(&chunk)?;
-            match &mut self.check {
+            match &mut self.verification {
                 Some(check) => check.hold(chunk),
                 None => return Ok(Some(chunk)),
             }
@@ -93,7 +93,7 @@ impl Relay {
         if self.left.is_some_and(|left| left > 0) {
             return Err(Error::untrue(&self.upstream, "fewer bytes than it announced"));
         }
-        let Some(check) = self.check.take() else { return Ok(None) };
+        let Some(check) = self.verification.take() else { return Ok(None) };
         let actual = check.hasher.finish();
         if actual != check.digest {
             return Err(Error::untrue(&self.upstream, format!("content that hashes to {actual}")));
@@ -103,7 +103,7 @@ impl Relay {
     }
 }
 
-impl Check {
+impl HeldBack {
     fn hold(&mut self, chunk: Bytes) {
         self.hasher.update(&chunk);
         self.held_bytes += chunk.len() as u64;

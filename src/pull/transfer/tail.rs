@@ -7,22 +7,22 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::watch;
 
-use super::flight::{Source, State};
-use crate::pull::ByteStream;
-use crate::pull::Error;
+use super::flight::{FlightState, GrowingFile};
+use crate::pull::answers::ByteStream;
+use crate::pull::error::Error;
 use crate::store::READ_MAX;
 
 #[derive(Debug)]
-pub(in crate::pull) struct Tail {
-    pub(in crate::pull) state: watch::Receiver<State>,
-    pub(in crate::pull) source: Source,
+pub(crate) struct Tail {
+    pub(crate) state: watch::Receiver<FlightState>,
+    pub(crate) file: GrowingFile,
     /// What is still to be read; an unknown end is `u64::MAX`.
-    pub(in crate::pull) span: Range<u64>,
-    pub(in crate::pull) hold_back: u64,
+    pub(crate) span: Range<u64>,
+    pub(crate) hold_back: u64,
 }
 
-/// What a look at the state tells a reader.
-enum Next {
+/// What a look at the state tells a reader to do.
+enum NextStep {
     Read(u64),
     Wait,
     End,
@@ -30,7 +30,7 @@ enum Next {
 }
 
 impl Tail {
-    pub(in crate::pull) fn into_stream(self) -> ByteStream {
+    pub(crate) fn into_stream(self) -> ByteStream {
         Box::pin(stream::unfold(Some(self), |tail| async {
             let mut tail = tail?;
             match tail.next().await {
@@ -45,40 +45,40 @@ impl Tail {
         loop {
             let next = self.look();
             match next {
-                Next::Read(len) => return self.read(len).await.map(Some),
-                Next::End => return Ok(None),
-                Next::Cut(error) => return Err(error),
+                NextStep::Read(len) => return self.read(len).await.map(Some),
+                NextStep::End => return Ok(None),
+                NextStep::Cut(error) => return Err(error),
                 // The flight's table entry holds the sender; without it the flight is over and its
                 // ending was seen.
-                Next::Wait => self.state.changed().await.map_err(|_| Error::Abandoned)?,
+                NextStep::Wait => self.state.changed().await.map_err(|_| Error::Abandoned)?,
             }
         }
     }
 
-    fn look(&mut self) -> Next {
+    fn look(&mut self) -> NextStep {
         let state = self.state.borrow_and_update();
-        let readable = readable(&state, self.source.size, self.hold_back).min(self.span.end);
+        let readable = readable(&state, self.file.size, self.hold_back).min(self.span.end);
         if readable > self.span.start {
-            return Next::Read(readable - self.span.start);
+            return NextStep::Read(readable - self.span.start);
         }
         match &state.ending {
-            _ if self.span.start >= self.span.end => Next::End,
-            None => Next::Wait,
-            Some(Ok(())) => Next::End,
-            Some(Err(error)) => Next::Cut(error.clone()),
+            _ if self.span.start >= self.span.end => NextStep::End,
+            None => NextStep::Wait,
+            Some(Ok(())) => NextStep::End,
+            Some(Err(error)) => NextStep::Cut(error.clone()),
         }
     }
 
     async fn read(&mut self, available: u64) -> Result<Bytes, Error> {
         let len = usize::try_from(available).map_or(READ_MAX, |available| available.min(READ_MAX));
-        let bytes = self.source.reader.read_at(self.span.start, len).await?;
+        let bytes = self.file.reader.read_at(self.span.start, len).await?;
         self.span.start += bytes.len() as u64;
         Ok(bytes)
     }
 }
 
 /// How far readers may go: the last bytes wait for the verdict (DESIGN §14.7).
-fn readable(state: &State, size: Option<u64>, hold_back: u64) -> u64 {
+fn readable(state: &FlightState, size: Option<u64>, hold_back: u64) -> u64 {
     match (&state.ending, size) {
         (Some(Ok(())), _) => state.written,
         (_, Some(size)) => state.written.min(size.saturating_sub(hold_back)),
@@ -91,8 +91,8 @@ mod tests {
     use super::super::flight::Opening;
     use super::*;
 
-    fn state(written: u64, ending: Option<Result<(), Error>>) -> State {
-        State { opening: Opening::Pending, written, ending }
+    fn state(written: u64, ending: Option<Result<(), Error>>) -> FlightState {
+        FlightState { opening: Opening::Pending, written, ending }
     }
 
     #[test]

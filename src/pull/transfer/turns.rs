@@ -9,7 +9,7 @@ use crate::limits::Limits;
 use crate::oci::UpstreamName;
 
 #[derive(Debug)]
-pub(in crate::pull) struct Turns {
+pub(crate) struct Turns {
     any: Arc<Semaphore>,
     /// Made on first use: upstreams come and go with the configuration.
     of: Mutex<HashMap<UpstreamName, Arc<Semaphore>>>,
@@ -17,7 +17,7 @@ pub(in crate::pull) struct Turns {
 }
 
 impl Turns {
-    pub(in crate::pull) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             any: Arc::new(Semaphore::new(limits.fills)),
             of: Mutex::default(),
@@ -25,12 +25,12 @@ impl Turns {
         }
     }
 
-    pub(in crate::pull) fn any(&self) -> Arc<Semaphore> {
+    pub(crate) fn any(&self) -> Arc<Semaphore> {
         Arc::clone(&self.any)
     }
 
     /// Those of an upstream that is configured.
-    pub(in crate::pull) fn of(&self, upstream: &UpstreamName) -> Arc<Semaphore> {
+    pub(crate) fn of(&self, upstream: &UpstreamName) -> Arc<Semaphore> {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         let places =
             of.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.each)));

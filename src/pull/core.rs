@@ -1,0 +1,145 @@
+//! The service and what it holds. The stories are told in the files beside this one.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::answers::ManifestAnswer;
+use super::error::{Error, Missing};
+use super::facts::membership::{Membership, MembershipInputs};
+use super::facts::negative::NegativeCache;
+use super::facts::provisional::ProvisionalTags;
+use super::facts::sizes::DescribedSizes;
+use super::facts::subject::Subject;
+use super::facts::writes::{RecentWrites, WriteEpoch};
+use super::parts::{CacheSettings, Parts};
+use super::single_flight::SingleFlight;
+use super::source::Sources;
+use super::tasks::Tasks;
+use super::transfer::flight::Flights;
+use super::transfer::turns::Turns;
+use crate::clock::Clock;
+use crate::config;
+use crate::expiring::ExpiringCache;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::oci::{CanonicalName, Digest, Reference, Tag};
+use crate::store::BlobStore;
+use crate::upstream::{BuildError, ManifestHead};
+
+/// How long a blob is passed through after the disk filled up under it.
+pub(super) const UNSTORABLE_LIFE: Duration = Duration::from_mins(1);
+/// Such blobs that are remembered.
+const UNSTORABLE_MAX: u64 = 10_000;
+
+/// The service; clones share it.
+#[derive(Clone, Debug)]
+pub struct PullThrough(pub(super) Arc<PullCore>);
+
+#[derive(Debug)]
+pub(super) struct PullCore {
+    pub(super) store: BlobStore,
+    pub(super) sources: Sources,
+    pub(super) clock: Clock,
+    pub(super) limits: Limits,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) settings: CacheSettings,
+    pub(super) membership: Membership,
+    pub(super) negative: Arc<NegativeCache>,
+    pub(super) writes: Arc<RecentWrites>,
+    pub(super) provisional: ProvisionalTags,
+    pub(super) sizes: DescribedSizes,
+    pub(super) flights: Flights,
+    pub(super) turns: Turns,
+    /// Blobs that the disk has no room for at the moment.
+    pub(super) unstorable: ExpiringCache<Digest, ()>,
+    pub(super) tag_heads:
+        SingleFlight<(CanonicalName, Tag, WriteEpoch), Result<ManifestHead, Error>>,
+    pub(super) manifest_gets:
+        SingleFlight<(CanonicalName, Reference, WriteEpoch), Result<ManifestAnswer, Error>>,
+    pub(super) tasks: Tasks,
+}
+
+impl PullThrough {
+    pub fn new(parts: Parts, cache: &config::Cache) -> Self {
+        let tasks = Tasks::default();
+        let sources = Sources::new(parts.upstreams);
+        let writes = Arc::new(RecentWrites::new(parts.clock.clone()));
+        let negative = Arc::new(NegativeCache::new(Arc::clone(&writes), parts.clock.clone()));
+        let settings = CacheSettings::new(ArcSwap::from_pointee(cache.clone()));
+        let membership = Membership::new(MembershipInputs {
+            store: parts.store.clone(),
+            sources: sources.clone(),
+            negative: Arc::clone(&negative),
+            writes: Arc::clone(&writes),
+            clock: parts.clock.clone(),
+            limits: parts.limits.clone(),
+            settings: Arc::clone(&settings),
+            tasks: tasks.clone(),
+        });
+        Self(Arc::new(PullCore {
+            sources,
+            settings,
+            membership,
+            negative,
+            writes,
+            provisional: ProvisionalTags::new(),
+            sizes: DescribedSizes::new(),
+            flights: Flights::default(),
+            turns: Turns::new(&parts.limits),
+            unstorable: ExpiringCache::new(UNSTORABLE_MAX, parts.clock.clone()),
+            tag_heads: SingleFlight::new(tasks.clone()),
+            manifest_gets: SingleFlight::new(tasks.clone()),
+            tasks,
+            store: parts.store,
+            clock: parts.clock,
+            limits: parts.limits,
+            metrics: parts.metrics,
+        }))
+    }
+
+    /// Goes on with other upstreams, ages and room; what is under way ends as it began. Blocks
+    /// while it evicts.
+    ///
+    /// # Errors
+    /// If an upstream cannot be used; then nothing has changed.
+    pub fn reconfigure(
+        &self,
+        upstreams: &[config::Upstream],
+        cache: &config::Cache,
+    ) -> Result<(), BuildError> {
+        self.0.sources.upstreams().replace(upstreams)?;
+        self.0.settings.store(Arc::new(cache.clone()));
+        self.0.store.resize(cache);
+        Ok(())
+    }
+
+    /// Runs what must not end with whoever asked for it; None if the process ends first.
+    pub async fn see_through<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        self.0.tasks.spawn(work).await.ok().flatten()
+    }
+
+    /// Ends the downloads under way, which leave nothing.
+    pub async fn stop(&self) {
+        self.0.tasks.stop().await;
+    }
+
+    /// Refuses what upstream has said a moment ago not to have.
+    pub(super) fn check_negative_cache(
+        &self,
+        subject: &Subject,
+        name: &CanonicalName,
+        what: Missing,
+    ) -> Result<(), Error> {
+        if self.0.negative.contains(subject, name) {
+            Err(Error::Absent { what, remembered: true })
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Where the bytes of a fill come from. Today that is the upstream registry and nothing else; a
+//! bundle, a peer or an object store would be a further source, opened here and nowhere else.
+//!
+//! Only what the upstream itself answers proves that a repository holds a digest (DESIGN §14.1).
+//! Whoever opens a source asks [`Arrived::proves_membership`] before recording anything.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::error::{Error, Missing};
+use crate::oci::{CanonicalName, Digest, Extent, Part};
+use crate::upstream::{BlobBody, BlobResponse, Upstream, Upstreams};
+
+/// A blob, or a part of it, whose body is still to be read.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    /// Which bytes of the blob the body holds; not always those that were asked for.
+    pub(crate) extent: Extent,
+    pub(crate) body: SourceBody,
+    /// The source is the registry that the name stands for, so its answer is the registry's word.
+    pub(crate) proves_membership: bool,
+}
+
+/// The bytes as they come, not verified.
+#[derive(Debug)]
+pub(crate) struct SourceBody(BlobBody);
+
+impl SourceBody {
+    /// The next bytes; `None` at the clean end of the body.
+    ///
+    /// # Errors
+    /// If the body breaks off, or stays silent for longer than `limits.upstream_idle`.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        self.0.chunk().await.map_err(|error| Error::from_upstream(error, Missing::Blob))
+    }
+}
+
+/// The sources that there are.
+#[derive(Clone, Debug)]
+pub(crate) struct Sources {
+    upstreams: Arc<Upstreams>,
+}
+
+impl Sources {
+    pub(crate) fn new(upstreams: Arc<Upstreams>) -> Self {
+        Self { upstreams }
+    }
+
+    /// Waits until it is known with which login the source will be asked, for which a credential
+    /// helper may have to run.
+    ///
+    /// # Errors
+    /// If the helper fails, or `deadline` passes.
+    pub(crate) async fn prepare(
+        &self,
+        name: &CanonicalName,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let known = self.upstream(name)?.know_login(&name.repository, deadline).await;
+        known.map_err(|error| Error::from_upstream(error, Missing::Blob))
+    }
+
+    /// Starts fetching `digest`, or `part` of it, from where `name` comes from, as that is
+    /// configured now: a transfer that is continued uses the newest credential.
+    ///
+    /// # Errors
+    /// What the source says, if it does before `deadline`.
+    pub(crate) async fn open(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        part: Option<Part>,
+        deadline: Instant,
+    ) -> Result<Arrived, Error> {
+        let upstream = self.upstream(name)?;
+        let opened = upstream.get_blob(&name.repository, digest, part, deadline).await;
+        let BlobResponse { extent, body } =
+            opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
+        Ok(Arrived { extent, body: SourceBody(body), proves_membership: true })
+    }
+
+    /// The registry itself, for questions that only it can answer.
+    ///
+    /// # Errors
+    /// If a reload has taken the upstream away since the request was routed.
+    pub(crate) fn upstream(&self, name: &CanonicalName) -> Result<Arc<Upstream>, Error> {
+        self.upstreams.get(&name.upstream).ok_or(Error::absent(Missing::Repository))
+    }
+
+    pub(crate) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+}

@@ -1,0 +1,229 @@
+//! The story of a tag: what is known of it decides whether it is served, checked, or asked for
+//! (`facts::freshness`). containerd and dockerd send HEAD by tag, then GET by digest.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::answers::{ManifestAnswer, Want, head_answer};
+use super::core::{PullCore, PullThrough};
+use super::error::{Error, Missing};
+use super::facts::freshness::{self, Decision, Known};
+use super::facts::provisional::Provisional;
+use super::facts::subject::Subject;
+use super::outcome::Outcome;
+use crate::clock::Timestamp;
+use crate::oci::{CanonicalName, Digest, Reference, Tag};
+use crate::store::TagRecord;
+use crate::upstream::{self, ManifestHead};
+
+/// The tag that a client wants.
+#[derive(Clone, Copy)]
+struct TagQuery<'a> {
+    name: &'a CanonicalName,
+    tag: &'a Tag,
+    want: Want,
+    /// When the HEAD was sent that was known when it was decided to ask.
+    known_head: Option<Timestamp>,
+}
+
+impl PullThrough {
+    pub(super) async fn by_tag(
+        &self,
+        name: &CanonicalName,
+        tag: &Tag,
+        want: Want,
+    ) -> Result<ManifestAnswer, Error> {
+        let durable = match self.0.store.records().tag(name, tag).await {
+            Ok(record) => {
+                record.map(|record| Known { digest: record.digest, checked: record.checked })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the record of a tag; asking upstream");
+                None
+            }
+        };
+        let provisional = self.0.provisional.get(name, tag).map(|head| head.known);
+        let known_head = provisional.as_ref().map(|known| known.checked);
+        let query = TagQuery { name, tag, want, known_head };
+        let ttl = self.0.settings.load().tag_ttl;
+        match freshness::decide(durable, provisional, ttl, self.0.clock.now()) {
+            Decision::Serve(digest) => self.serve_tag(query, &digest).await,
+            Decision::Revalidate(known) => self.revalidate(query, known).await,
+            Decision::Fetch => self.resolve_tag(query, self.0.shared_deadline()).await,
+        }
+    }
+
+    /// The tag is fresh; its bytes may be here, or only what a HEAD said about them.
+    async fn serve_tag(
+        &self,
+        query: TagQuery<'_>,
+        digest: &Digest,
+    ) -> Result<ManifestAnswer, Error> {
+        let TagQuery { name, tag, want, .. } = query;
+        let head = self.0.provisional.get(name, tag).filter(|head| head.known.digest == *digest);
+        if let (Want::Head, Some(head)) = (want, head)
+            && self.0.stored_manifest(digest).await.is_none()
+        {
+            let head = ManifestHead { digest: None, media_type: head.media_type, size: head.size };
+            if let Some(answer) = head_answer(digest.clone(), head, Outcome::Fresh) {
+                return Ok(answer);
+            }
+        }
+        match self.by_digest(name, digest, want).await {
+            // The tag has moved before its time, and its old manifest is gone upstream.
+            Err(error) if error.is_absent(Missing::Manifest) => {
+                self.resolve_tag(query, self.0.shared_deadline()).await
+            }
+            answer => answer.map(|answer| answer.with(Outcome::Fresh)),
+        }
+    }
+
+    /// Asks whether the tag still has the digest; what is known stands in where upstream does not
+    /// answer.
+    async fn revalidate(&self, query: TagQuery<'_>, known: Known) -> Result<ManifestAnswer, Error> {
+        let TagQuery { name, tag, want, .. } = query;
+        // What is known stands in for an answer that takes long, be it the HEAD or the GET that
+        // follows from it.
+        let limit = self.0.limits.revalidate;
+        let deadline = Instant::now() + limit;
+        let resolved = tokio::time::timeout_at(deadline, self.resolve_tag(query, deadline)).await;
+        let error = match resolved.unwrap_or(Err(Error::Late(limit))) {
+            Ok(answer) if answer.digest == known.digest => {
+                return Ok(answer.with(Outcome::Revalidated));
+            }
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let stale_if_error = self.0.settings.load().stale_if_error;
+        let in_time = freshness::may_stand_in(known.checked, stale_if_error, self.0.clock.now());
+        if !error.may_serve_stale() || !in_time {
+            return Err(error);
+        }
+        tracing::debug!(%error, image = %name, %tag,
+            "serving a tag although upstream does not confirm it");
+        // Without the bytes there is nothing to stand in, and upstream's failure is the answer.
+        let stale = self.by_digest(name, &known.digest, want).await.map_err(|_| error)?;
+        Ok(stale.with(Outcome::Stale))
+    }
+
+    /// HEAD, then GET by the digest it names; GET by tag where HEAD does not tell (Docker Hub counts
+    /// GETs only).
+    async fn resolve_tag(
+        &self,
+        query: TagQuery<'_>,
+        deadline: Instant,
+    ) -> Result<ManifestAnswer, Error> {
+        let TagQuery { name, tag, want, .. } = query;
+        let head = self.head_tag(query, deadline).await?;
+        let Some(digest) = head.digest.clone() else {
+            return self.fetch_manifest(name, &Reference::Tag(tag.clone())).await;
+        };
+        if want == Want::Head
+            && self.0.stored_manifest(&digest).await.is_none()
+            && let Some(answer) = head_answer(digest.clone(), head, Outcome::Miss)
+        {
+            return Ok(answer);
+        }
+        let answer = self.by_digest(name, &digest, want).await?;
+        self.0.make_durable(name, &digest).await;
+        Ok(answer.with(Outcome::Miss))
+    }
+
+    /// One HEAD by tag for everybody who asks; what it says is provisional until the bytes are
+    /// verified.
+    async fn head_tag(
+        &self,
+        query: TagQuery<'_>,
+        deadline: Instant,
+    ) -> Result<ManifestHead, Error> {
+        let (core, known_head) = (Arc::clone(&self.0), query.known_head);
+        let (name, tag) = (query.name.clone(), query.tag.clone());
+        let epoch = self.0.writes.epoch(&Subject::Tags, &name);
+        let head = self.0.tag_heads.run((name.clone(), tag.clone(), epoch), || async move {
+            // Others may have asked, and got their answer, since this was decided.
+            let newer = core.provisional.get(&name, &tag);
+            let newer = newer.filter(|head| Some(head.known.checked) != known_head);
+            if let Some(Provisional { known, media_type, size }) = newer {
+                return Ok(ManifestHead { digest: Some(known.digest), media_type, size });
+            }
+            core.ask_for_tag(&name, &tag, deadline).await
+        });
+        head.await.unwrap_or(Err(Error::Abandoned))
+    }
+}
+
+impl PullCore {
+    /// By when upstream has to have answered a question that several requests may share. Each of them
+    /// gives up by itself, at its own deadline (DESIGN §14.8).
+    fn shared_deadline(&self) -> Instant {
+        Instant::now() + self.limits.flight_head
+    }
+
+    async fn ask_for_tag(
+        &self,
+        name: &CanonicalName,
+        tag: &Tag,
+        deadline: Instant,
+    ) -> Result<ManifestHead, Error> {
+        let sent_at = self.clock.now();
+        let reference = Reference::Tag(tag.clone());
+        let head = self
+            .sources
+            .upstream(name)?
+            .head_manifest(&name.repository, &reference, deadline)
+            .await;
+        let head = self.settle_tag(name, tag, head).await?;
+        if let Some(digest) = &head.digest {
+            let known = Known { digest: digest.clone(), checked: sent_at };
+            let (media_type, size) = (head.media_type.clone(), head.size);
+            self.membership.prove_as_of(sent_at, name, digest, media_type.clone()).await;
+            if !self.writes.outdates(&Subject::Tags, name, sent_at) {
+                self.provisional.put(name, tag, Provisional { known, media_type, size });
+            }
+        }
+        Ok(head)
+    }
+
+    /// Tags that a HEAD resolved to `digest` become durable, now that its bytes are verified
+    /// (DESIGN §14.2).
+    pub(super) async fn make_durable(&self, name: &CanonicalName, digest: &Digest) {
+        for (tag, checked) in self.provisional.take(name, digest) {
+            self.put_tag(name, &tag, TagRecord { digest: digest.clone(), checked }).await;
+        }
+    }
+
+    /// Records where a tag led when upstream was asked, unless it was written since.
+    pub(super) async fn put_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) {
+        if !self.writes.outdates(&Subject::Tags, name, record.checked) {
+            self.record_tag(name, tag, record).await;
+        }
+    }
+
+    pub(super) async fn record_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) {
+        if let Err(error) = self.store.records().put_tag(name, tag, record).await {
+            tracing::warn!(%error, image = %name, %tag, "cannot record a tag");
+        }
+    }
+
+    /// Passes what upstream answered about a tag; an answer that says no takes back what was known of
+    /// it.
+    pub(super) async fn settle_tag<T>(
+        &self,
+        name: &CanonicalName,
+        tag: &Tag,
+        answer: Result<T, upstream::Error>,
+    ) -> Result<T, Error> {
+        let subject = Subject::Manifest(Reference::Tag(tag.clone()));
+        let settled = self.membership.settle(name, subject, answer, Missing::Manifest).await;
+        if let Err(error) = &settled
+            && !error.may_serve_stale()
+        {
+            self.provisional.drop_tag(name, tag);
+            if let Err(error) = self.store.records().drop_tag(name, tag).await {
+                tracing::warn!(%error, image = %name, %tag, "cannot drop the record of a tag");
+            }
+        }
+        settled
+    }
+}

@@ -1,0 +1,206 @@
+//! How a fill receives its bytes: reading and writing go on side by side over a short channel, and a
+//! transfer that breaks off is continued from the watermark (DESIGN §14.6).
+
+use bytes::Bytes;
+use futures_util::future::try_join;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::fill::Fill;
+use crate::oci::{Extent, Hasher, Part};
+use crate::pull::core::UNSTORABLE_LIFE;
+use crate::pull::error::Error;
+use crate::pull::source::{Arrived, SourceBody};
+use crate::store::{StageError, Staged};
+
+/// Chunks read ahead of the disk; a chunk is at most a read buffer of the client, some 400 KiB.
+const CHUNKS_AHEAD: usize = 8;
+
+/// An attempt that brings fewer bytes than this counts as a failure, so that an upstream which sends
+/// a little and breaks off cannot keep a flight alive for ever (DESIGN §14.6).
+const PROGRESS_MIN: u64 = 1 << 20;
+
+/// Failures in a row after which a transfer is given up.
+const FAILURES_MAX: u32 = 3;
+
+/// Why the bytes of a source stopped.
+enum Stop {
+    /// The framing ended cleanly.
+    End,
+    Broken(Error),
+}
+
+/// How often in a row the transfer has failed, and how it did last; `None` if its body ended
+/// cleanly and too soon.
+struct Failures {
+    count: u32,
+    last: Option<Error>,
+}
+
+impl Fill {
+    /// Reads until the blob is whole, continuing a broken transfer from the watermark.
+    pub(super) async fn receive_all(
+        &self,
+        mut staged: Staged,
+        mut body: SourceBody,
+        size: Option<u64>,
+    ) -> Result<Staged, Error> {
+        let mut count = 0;
+        loop {
+            let before = staged.written();
+            let stop;
+            (staged, stop) = self.receive(staged, &mut body, size).await?;
+            let last = match stop {
+                _ if Some(staged.written()) == size => return Ok(staged),
+                // Without an announced size the clean end is the end; the digest decides.
+                Stop::End if size.is_none() => return Ok(staged),
+                Stop::End => None,
+                Stop::Broken(error) => Some(error),
+            };
+            count = if staged.written() - before < PROGRESS_MIN { count + 1 } else { 0 };
+            (staged, body) = self.continue_from(staged, size, Failures { count, last }).await?;
+        }
+    }
+
+    /// Reads and writes side by side until the source stops; everything read is then written.
+    async fn receive(
+        &self,
+        mut staged: Staged,
+        body: &mut SourceBody,
+        size: Option<u64>,
+    ) -> Result<(Staged, Stop), Error> {
+        let (to_disk, mut from_source) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
+        let mut announced = size.map(|size| size.saturating_sub(staged.written()));
+        let read = async move {
+            loop {
+                let chunk = match body.chunk().await {
+                    Ok(Some(chunk)) => chunk,
+                    Ok(None) => return Ok(Stop::End),
+                    Err(error) => return Ok(Stop::Broken(error)),
+                };
+                if let Some(left) = &mut announced {
+                    let rest = left.checked_sub(chunk.len() as u64);
+                    *left = rest.ok_or_else(|| self.untrue("more bytes than it announced"))?;
+                }
+                if to_disk.send(chunk).await.is_err() {
+                    return Ok(Stop::End); // the writer has failed and says so itself
+                }
+            }
+        };
+        let write = async {
+            while let Some(chunk) = from_source.recv().await {
+                // Whatever has come in meanwhile goes into the same write.
+                let mut batch = vec![chunk];
+                while let Ok(chunk) = from_source.try_recv() {
+                    batch.push(chunk);
+                }
+                self.write(&mut staged, batch).await?;
+            }
+            Ok(())
+        };
+        let abandon_after = self.core.settings.load().abandon_after;
+        tokio::select! {
+            both = try_join(read, write) => both.map(|(stop, ())| (staged, stop)),
+            () = self.guard.flight().unwanted(abandon_after) => Err(Error::Abandoned),
+        }
+    }
+
+    async fn write(&self, staged: &mut Staged, batch: Vec<Bytes>) -> Result<(), Error> {
+        staged.append(batch, self.guard.watermark()).await.map_err(|error| {
+            // The next request passes the blob through instead (DESIGN §14.10).
+            self.core.unstorable.insert(self.digest.clone(), (), UNSTORABLE_LIFE);
+            match error {
+                StageError::NoRoom => Error::NoRoom,
+                StageError::Failed(error) => error.into(),
+            }
+        })
+    }
+
+    /// Asks the source for the rest, until it gives it or has failed too often.
+    async fn continue_from(
+        &self,
+        mut staged: Staged,
+        size: Option<u64>,
+        mut failures: Failures,
+    ) -> Result<(Staged, SourceBody), Error> {
+        loop {
+            let Failures { count, last } = failures;
+            if count >= FAILURES_MAX {
+                return Err(match last {
+                    Some(last) => Error::Broken { attempts: count, last: last.into() },
+                    None => self.untrue("fewer bytes than it announced"),
+                });
+            }
+            self.core.metrics.fills.resumes.with_label_values(&[self.name.upstream.as_str()]).inc();
+            tokio::time::sleep(self.core.limits.retry_pause * count).await;
+            match self.resume(&mut staged, size).await {
+                Ok(body) => return Ok((staged, body)),
+                Err(error @ Error::Upstream { .. }) => {
+                    failures = Failures { count: count + 1, last: Some(error) };
+                }
+                // A refusal ends the flight: upstream has taken the blob back, or will not say more
+                // for now.
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One request for the bytes behind the watermark. There is no If-Range: the digest is the
+    /// validator, and storage hosts give the same blob different entity tags.
+    async fn resume(&self, staged: &mut Staged, size: Option<u64>) -> Result<SourceBody, Error> {
+        let written = staged.written();
+        let deadline = Instant::now() + self.core.limits.flight_head;
+        let rest = Some(Part::From(written));
+        let Arrived { extent, mut body, .. } =
+            self.core.sources.open(&self.name, &self.digest, rest, deadline).await?;
+        match extent {
+            Extent::Part { span, total }
+                if span.first() == written
+                    && (size.is_none() || total.is_none() || total == size) =>
+            {
+                Ok(body)
+            }
+            Extent::Part { .. } => {
+                Err(self.untrue("another part, or of another size, than was asked for"))
+            }
+            Extent::Whole { size: whole } if size.is_some() && whole.is_some() && whole != size => {
+                Err(self.untrue("a blob of another size than before"))
+            }
+            Extent::Whole { .. } => {
+                let rest = self.skip_prefix(staged, &mut body).await?;
+                if size.is_some_and(|size| rest.len() as u64 > size - written) {
+                    return Err(self.untrue("more bytes than it announced"));
+                }
+                if !rest.is_empty() {
+                    self.write(staged, vec![rest]).await?;
+                }
+                Ok(body)
+            }
+        }
+    }
+
+    /// The source started over: what it sends again must be what is written already (RELIABILITY
+    /// U-5). Gives what came with the last piece of it.
+    async fn skip_prefix(&self, staged: &Staged, body: &mut SourceBody) -> Result<Bytes, Error> {
+        let Some(expected) = staged.hasher().map(Hasher::finish) else {
+            return Err(Error::Abandoned);
+        };
+        let mut hasher = Hasher::new(self.digest.algorithm());
+        let mut left = staged.written();
+        let mut rest = Bytes::new();
+        while left > 0 {
+            let Some(mut chunk) = body.chunk().await? else {
+                return Err(self.untrue("fewer bytes than before"));
+            };
+            let known = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
+            rest = chunk.split_off(known);
+            hasher.update(&chunk);
+            left -= known as u64;
+        }
+        if hasher.finish() == expected {
+            Ok(rest)
+        } else {
+            Err(self.untrue("other bytes than before"))
+        }
+    }
+}
