@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`limits`], [`clock`], [`expiring`] | deadlines and bounds that tests shorten; the wall clock as an argument; a cache that ends by it |
 //! | [`oci`] | the spec's types and grammar: digests, names, endpoints, ranges, manifests, error codes. Pure |
+//! | [`identity`], [`jws`] | who somebody is, as rules and logs write it; signed tokens. Pure |
 //! | [`licence`] | a customer's signed right: its token, keys, revocation. Pure |
 //! | [`config`] | YAML in, every problem at once or a [`config::Config`] out; secrets; presets of registries |
 //! | [`metrics`], [`telemetry`] | one struct of metric handles; log lines that never block |
@@ -44,6 +45,8 @@ pub mod clock;
 pub mod config;
 pub mod expiring;
 pub mod files;
+pub mod identity;
+pub mod jws;
 pub mod licence;
 pub mod limits;
 pub mod metrics;

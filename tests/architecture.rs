@@ -15,6 +15,8 @@ use std::process::Command;
 const LEAVES: &[&str] = &[
     "config",
     "licence",
+    "identity",
+    "jws",
     "metrics",
     "telemetry",
     "limits",
@@ -54,6 +56,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("oci", &[]),
     ("config", &["oci"]),
     ("licence", &[]),
+    ("identity", &[]),
+    ("jws", &[]),
     ("metrics", &["oci"]),
     ("telemetry", &["oci"]),
     ("limits", &[]),
@@ -64,7 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that use nothing at all: they are pure, or below everything.
-const ALONE: &[&str] = &["oci", "limits", "clock", "secret"];
+const ALONE: &[&str] = &["oci", "jws", "limits", "clock", "secret"];
 
 /// Foreign paths, and the modules that may name them. Other crates are anybody's.
 const OWNERS: &[(&str, &[&str])] = &[

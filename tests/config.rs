@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use roadstead::clock::Timestamp;
 use roadstead::config::{
-    self, CertificateName, ClientAuth, Config, Credential, LicenceFile, LogFormat, Login, MinFree,
-    UnknownCredentials, Upstream, Who,
+    self, ClientAuth, Config, Credential, LicenceFile, LogFormat, Login, MinFree,
+    UnknownCredentials, Upstream,
 };
+use roadstead::identity::{CertificateName, Identity};
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 
 const EXAMPLE: &str = include_str!("../config.example.yaml");
@@ -442,10 +443,10 @@ fn identities_and_applications_are_read_into_their_types() {
         (ClientAuth::Required, Some(Path::new("ca.pem")))
     );
     let who: Vec<_> = config.access.rules.iter().map(|rule| rule.who.clone()).collect();
-    let certificate = Who::Certificate(CertificateName::Dns("n.test".to_owned()));
-    assert_eq!((&who[0], &who[2]), (&Who::User("a@b.test".to_owned()), &certificate));
+    let certificate = Identity::Certificate(CertificateName::Dns("n.test".to_owned()));
+    assert_eq!((&who[0], &who[2]), (&Identity::User("a@b.test".to_owned()), &certificate));
     assert!(config.access.rules[0].allow.push && !config.access.rules[0].allow.delete);
     assert_eq!(config.access.rules[1].applications[0].as_str(), "myapp");
-    assert_eq!(config.applications[0].publishers, [Who::User("ci".to_owned())]);
+    assert_eq!(config.applications[0].publishers, [Identity::User("ci".to_owned())]);
     assert_eq!(config.licences.expect("licences").public_keys.len(), 2);
 }

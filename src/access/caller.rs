@@ -1,67 +1,51 @@
-//! Who asks.
+//! Who asks, and everything else about a request that rules look at.
 
-use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::{CertificateName, Who};
-use crate::licence::{LicenceId, Slug};
+use crate::identity::{CertificateName, Identity};
+use crate::licence::Slug;
 
-/// The one identity of a request: of its credential, else of its certificate, else none (ACCESS
-/// §1.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Principal {
-    Anonymous,
-    /// A certificate that some rule names.
-    Certificate(CertificateName),
-    User(String),
-    Licence {
-        id: LicenceId,
-        applications: Vec<Slug>,
-    },
-}
-
-/// Everything about a request that rules look at.
+/// The asker of one request.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub address: IpAddr,
-    pub principal: Principal,
+    /// The one identity of the request: of its credential, else of its certificate, else none
+    /// (ACCESS §1.1).
+    pub identity: Identity,
+    /// What the caller's licence is for; empty for everybody else.
+    pub applications: Vec<Slug>,
     /// The names in the certificate of the connection; they count beside a credential.
-    pub certificate: Vec<CertificateName>,
+    pub certificate_names: Vec<CertificateName>,
 }
 
 impl Caller {
-    /// Whether `who` is, or is among, this caller.
-    pub fn is(&self, who: &Who) -> bool {
-        match (who, &self.principal) {
-            (Who::Anonymous, _) => true,
-            (Who::Certificate(name), _) => self.certificate.contains(name),
-            (Who::User(name), Principal::User(user)) => name == user,
-            (Who::Licence(id), Principal::Licence { id: licence, .. }) => id == licence,
-            (Who::User(_) | Who::Licence(_), _) => false,
+    /// Somebody who has presented no credential yet.
+    pub fn anonymous(address: IpAddr, certificate_names: Vec<CertificateName>) -> Self {
+        let (identity, applications) = (Identity::Anonymous, Vec::new());
+        Self { address, identity, applications, certificate_names }
+    }
+
+    /// The same caller, known by `identity`.
+    #[must_use]
+    pub fn known_as(self, identity: Identity, applications: Vec<Slug>) -> Self {
+        Self { identity, applications, ..self }
+    }
+
+    /// Whether `who` is this caller, or one of the things that the caller is.
+    pub fn is(&self, who: &Identity) -> bool {
+        match who {
+            Identity::Anonymous => true,
+            Identity::Certificate(name) => self.certificate_names.contains(name),
+            Identity::User(_) | Identity::Licence(_) => *who == self.identity,
         }
     }
 
     /// Whether the caller has a licence for this application.
     pub fn is_licensed_for(&self, application: &Slug) -> bool {
-        match &self.principal {
-            Principal::Licence { applications, .. } => applications.contains(application),
-            Principal::Anonymous | Principal::Certificate(_) | Principal::User(_) => false,
-        }
+        self.applications.contains(application)
     }
 
     pub fn is_anonymous(&self) -> bool {
-        self.principal == Principal::Anonymous
-    }
-}
-
-/// As rules and log lines write it.
-impl fmt::Display for Principal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Anonymous => f.write_str("anonymous"),
-            Self::Certificate(name) => write!(f, "certificate:{name}"),
-            Self::User(name) => write!(f, "user:{name}"),
-            Self::Licence { id, .. } => write!(f, "licence:{id}"),
-        }
+        self.identity == Identity::Anonymous
     }
 }

@@ -9,7 +9,7 @@ use http::header::AUTHORIZATION;
 use crate::secret::Secret;
 
 /// Longest header value that is looked at; a licence or a token of ours takes a fraction of it.
-const LONGEST: usize = 16 * 1024;
+const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// Some clients leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -17,9 +17,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Not yet verified.
+/// A credential as it was presented; nothing of it is verified.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Credential {
+pub enum ClientCredential {
     None,
     Basic {
         user: String,
@@ -30,13 +30,13 @@ pub enum Credential {
     Unreadable,
 }
 
-impl Credential {
+impl ClientCredential {
     /// What the headers present. An empty user with an empty password is no credential (AUTH-8).
     pub fn of(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         match (values.next(), values.next()) {
             (None, _) => Self::None,
-            (Some(value), None) if value.len() <= LONGEST => {
+            (Some(value), None) if value.len() <= HEADER_BYTES_MAX => {
                 value.to_str().ok().and_then(Self::parse).unwrap_or(Self::Unreadable)
             }
             (Some(_), _) => Self::Unreadable,
@@ -80,16 +80,19 @@ impl Credential {
 mod tests {
     use super::*;
 
-    fn read(values: &[&str]) -> Credential {
+    fn read(values: &[&str]) -> ClientCredential {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(AUTHORIZATION, value.parse().expect("a header value"));
         }
-        Credential::of(&headers)
+        ClientCredential::of(&headers)
     }
 
-    fn basic(user: &str, password: &str) -> Credential {
-        Credential::Basic { user: user.to_owned(), password: Secret::new(password.to_owned()) }
+    fn basic(user: &str, password: &str) -> ClientCredential {
+        ClientCredential::Basic {
+            user: user.to_owned(),
+            password: Secret::new(password.to_owned()),
+        }
     }
 
     #[test]
@@ -99,19 +102,19 @@ mod tests {
         assert_eq!(read(&["BASIC YTpiYw"]), basic("a", "bc"));
         assert_eq!(read(&["Basic YTpiOmM="]), basic("a", "b:c"), "only the first colon separates");
         assert_eq!(read(&["Basic YTo="]), basic("a", ""));
-        assert_eq!(read(&["Bearer x.y.z"]), Credential::Bearer(Secret::new("x.y.z".into())));
+        assert_eq!(read(&["Bearer x.y.z"]), ClientCredential::Bearer(Secret::new("x.y.z".into())));
     }
 
     #[test]
     fn nothing_at_all_is_anonymous() {
-        assert_eq!(read(&[]), Credential::None);
-        assert_eq!(read(&["Basic Og=="]), Credential::None);
-        assert_eq!(Credential::basic(String::new(), String::new()), Credential::None);
+        assert_eq!(read(&[]), ClientCredential::None);
+        assert_eq!(read(&["Basic Og=="]), ClientCredential::None);
+        assert_eq!(ClientCredential::basic(String::new(), String::new()), ClientCredential::None);
     }
 
     #[test]
     fn what_cannot_be_read_is_a_credential_that_nobody_knows() {
-        let long = format!("Bearer {}", "a".repeat(LONGEST));
+        let long = format!("Bearer {}", "a".repeat(HEADER_BYTES_MAX));
         for values in [
             &["Basic"][..],
             &["Basic !"],
@@ -122,7 +125,7 @@ mod tests {
             &["Basic YTpi", "Basic YTpi"],
             &[long.as_str()],
         ] {
-            assert_eq!(read(values), Credential::Unreadable, "{values:?}");
+            assert_eq!(read(values), ClientCredential::Unreadable, "{values:?}");
         }
     }
 }

@@ -1,21 +1,23 @@
-//! From a credential to a principal (ACCESS §1, §4, §5). Each part that it checks against is
-//! replaced by itself, while requests go on.
+//! From a credential to an identity (ACCESS §1, §4, §5). Users, licence keys, revocations and our
+//! own key are each replaced by themselves, while requests go on.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
-use super::caller::Principal;
-use super::credential::Credential;
-use super::passwords::{Passwords, Verdict};
+use super::credential::ClientCredential;
+use super::passwords::{PasswordLogin, Passwords};
+use super::rejection::Rejection;
 use super::seal::Seals;
-use super::token::{Issued, LicenceClaims, Subject, Tokens};
+use super::token::{AccessTokens, Issued, RunningLicence, TokenSubject};
 use super::users::Users;
 use crate::clock::{Clock, Timestamp};
+use crate::identity::Identity;
 use crate::licence::{
-    KeyId, LicenceId, PublicKeys, Refusal, Revocations, Slug, Standing, Term, calendar,
+    LicenceRefusal, PublicKeys, Revocations, SignedLicence, Slug, Standing, Term, calendar,
 };
 use crate::oci::CanonicalName;
 use crate::secret::Secret;
@@ -25,44 +27,36 @@ use crate::secret::Secret;
 pub struct Gatekeeper {
     clock: Clock,
     passwords: Passwords,
-    tokens: ArcSwap<Tokens>,
+    tokens: ArcSwap<AccessTokens>,
     seals: ArcSwap<Seals>,
     users: ArcSwap<Users>,
     keys: ArcSwap<PublicKeys>,
     revocations: ArcSwap<Revocations>,
 }
 
-/// Where a credential is presented.
+/// A credential, and where it is presented.
 #[derive(Clone, Copy, Debug)]
-pub struct Presented<'a> {
-    pub credential: &'a Credential,
-    pub source: IpAddr,
+pub struct PresentedCredential<'a> {
+    pub credential: &'a ClientCredential,
+    /// Where the request comes from.
+    pub address: IpAddr,
     /// The name of ours that our tokens have to be for.
     pub audience: &'a str,
     /// Who issues licences; none: nobody does.
     pub issuer: Option<&'a str>,
+    /// Until when an answer is wanted.
+    pub deadline: Instant,
 }
 
 /// A credential that was found good, and what a token for it would say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authenticated {
-    pub principal: Principal,
+    pub identity: Identity,
+    /// What a licence is for; empty for everybody else.
+    pub applications: Vec<Slug>,
     /// When a licence ends.
     pub expires: Option<Timestamp>,
-    subject: Subject,
-}
-
-/// Why a credential is not good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// Nobody that is known; one message for all reasons, with the true one for the log.
-    Unknown { reason: String },
-    /// A token of ours, or something like it, that is not good any more.
-    InvalidToken { reason: String },
-    /// A licence with a good signature that has ended; the message is for the customer.
-    Ended { message: String },
-    /// Too many failures, or too much to do.
-    Later { retry_after: Duration },
+    subject: TokenSubject,
 }
 
 impl Gatekeeper {
@@ -73,7 +67,10 @@ impl Gatekeeper {
     pub fn new(key: &Secret, clock: Clock) -> Result<Self, String> {
         Ok(Self {
             passwords: Passwords::new(clock.clone()).map_err(|error| error.to_string())?,
-            tokens: ArcSwap::from_pointee(Tokens::new(key.expose().as_bytes(), clock.clone())?),
+            tokens: ArcSwap::from_pointee(AccessTokens::new(
+                key.expose().as_bytes(),
+                clock.clone(),
+            )?),
             seals: ArcSwap::from_pointee(Seals::new(key.expose().as_bytes())?),
             users: ArcSwap::default(),
             keys: ArcSwap::default(),
@@ -110,33 +107,37 @@ impl Gatekeeper {
 
     /// Seals what a client shall bring back, for `whom` and `what` alone (ACCESS §7.2). None
     /// without randomness.
-    pub fn seal(&self, text: &str, whom: &Principal, what: &CanonicalName) -> Option<String> {
+    pub fn seal(&self, text: &str, whom: &Identity, what: &CanonicalName) -> Option<String> {
         self.seals.load().seal(text, &context(whom, what))
     }
 
     /// Opens what was sealed for `whom` and `what`.
-    pub fn unseal(&self, sealed: &str, whom: &Principal, what: &CanonicalName) -> Option<String> {
+    pub fn unseal(&self, sealed: &str, whom: &Identity, what: &CanonicalName) -> Option<String> {
         self.seals.load().open(sealed, &context(whom, what))
     }
 
-    /// Who presents this.
+    /// Who presents this. Waits for a password to be hashed, never past the deadline.
     ///
     /// # Errors
     /// Why nobody.
-    pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Authenticated, Rejection> {
+    pub async fn authenticate(
+        &self,
+        presented: PresentedCredential<'_>,
+    ) -> Result<Authenticated, Rejection> {
         match presented.credential {
-            Credential::None => Ok(Authenticated::anonymous()),
-            Credential::Unreadable => {
-                Err(Rejection::unknown("the Authorization header cannot be read"))
+            ClientCredential::None => Ok(Authenticated::anonymous()),
+            ClientCredential::Unreadable => Err(Rejection::Malformed),
+            ClientCredential::Bearer(token) => {
+                self.by_token(token, presented.audience, presented.issuer)
             }
-            Credential::Bearer(token) => self.by_token(token, presented.audience, presented.issuer),
-            Credential::Basic { user, password }
+            ClientCredential::Basic { user, password }
                 if self.keys.load().recognise(password.expose()) =>
             {
                 self.by_licence(user, password, presented.issuer)
             }
-            Credential::Basic { user, password } => {
-                self.by_password(user, password, presented.source).await
+            ClientCredential::Basic { user, password } => {
+                let PresentedCredential { address, deadline, .. } = presented;
+                self.by_password(PasswordLogin { address, user, password, deadline }).await
             }
         }
     }
@@ -146,22 +147,16 @@ impl Gatekeeper {
         self.tokens.load().issue(to.subject.clone(), audience, life, to.expires)
     }
 
-    async fn by_password(
-        &self,
-        user: &str,
-        password: &Secret,
-        source: IpAddr,
-    ) -> Result<Authenticated, Rejection> {
+    async fn by_password(&self, login: PasswordLogin<'_>) -> Result<Authenticated, Rejection> {
+        let user = login.user.to_owned();
         let users = self.users.load_full();
-        match self.passwords.verify(&users, source, user, password).await {
-            Verdict::Right { fingerprint } => Ok(Authenticated {
-                principal: Principal::User(user.to_owned()),
-                expires: None,
-                subject: Subject::User { name: user.to_owned(), hash: fingerprint },
-            }),
-            Verdict::Wrong => Err(Rejection::unknown("wrong user or password")),
-            Verdict::Later { retry_after } => Err(Rejection::Later { retry_after }),
-        }
+        let hash = self.passwords.verify(&users, login).await?;
+        Ok(Authenticated {
+            identity: Identity::User(user.clone()),
+            applications: Vec::new(),
+            expires: None,
+            subject: TokenSubject::User { name: user, hash },
+        })
     }
 
     fn by_licence(
@@ -170,22 +165,18 @@ impl Gatekeeper {
         token: &Secret,
         issuer: Option<&str>,
     ) -> Result<Authenticated, Rejection> {
-        let issuer = issuer.ok_or_else(|| Rejection::unknown("licences are not accepted here"))?;
+        let issuer = issuer.ok_or(Rejection::LicenceInvalid(LicenceRefusal::Issuer))?;
         let verified = self.keys.load().verify(token.expose(), issuer);
-        let signed = verified
-            .map_err(|refusal: Refusal| Rejection::unknown(format!("licence: {refusal}")))?;
-        let licence = signed.licence;
+        let SignedLicence { licence, key } = verified.map_err(Rejection::LicenceInvalid)?;
         if user != licence.id.as_str() && Some(user) != licence.email.as_deref() {
-            return Err(Rejection::unknown(format!(
-                "user_mismatch: the licence is {}",
-                licence.id
-            )));
+            return Err(Rejection::LicenceUserMismatch(licence.id));
         }
         self.check(&licence.term(), Some(issuer))?;
         Ok(Authenticated {
-            subject: Subject::Licence(LicenceClaims::new(&licence, &signed.key)),
+            subject: TokenSubject::Licence(RunningLicence::new(&licence, &key)),
+            identity: Identity::Licence(licence.id),
+            applications: licence.applications,
             expires: Some(licence.expires),
-            principal: Principal::Licence { id: licence.id, applications: licence.applications },
         })
     }
 
@@ -195,98 +186,71 @@ impl Gatekeeper {
         audience: &str,
         issuer: Option<&str>,
     ) -> Result<Authenticated, Rejection> {
-        let read = self.tokens.load().read(token.expose(), audience);
-        let subject = read.ok_or_else(|| {
-            Rejection::invalid("not a token of ours for this name, or it ran out")
-        })?;
-        let (principal, expires) = match &subject {
-            Subject::Anonymous => (Principal::Anonymous, None),
-            Subject::User { name, hash } => {
+        let subject = self.tokens.load().read(token.expose(), audience)?;
+        match &subject {
+            TokenSubject::Anonymous => Ok(Authenticated::anonymous()),
+            TokenSubject::User { name, hash } => {
                 let users = self.users.load();
                 if users.get(name).is_none_or(|stored| stored.fingerprint() != *hash) {
-                    return Err(Rejection::invalid(format!(
-                        "user {name} is gone or has another password"
-                    )));
+                    return Err(Rejection::TokenRevoked { what: format!("user {name}") });
                 }
-                (Principal::User(name.clone()), None)
+                let (identity, applications) = (Identity::User(name.clone()), Vec::new());
+                Ok(Authenticated { identity, applications, expires: None, subject })
             }
-            Subject::Licence(claims) => {
-                let (id, applications, expires) = self.running_licence(claims, issuer)?;
-                (Principal::Licence { id, applications }, Some(expires))
+            TokenSubject::Licence(licence) => {
+                let (term, applications) = self.running_licence(licence, issuer)?;
+                let (identity, expires) = (Identity::Licence(term.id), Some(term.expires));
+                Ok(Authenticated { identity, applications, expires, subject })
             }
-        };
-        Ok(Authenticated { principal, expires, subject })
+        }
     }
 
     /// A licence under a running token: its end and its revocation count at once, and so does the
-    /// end of its key.
+    /// end of its key (ACCESS §4.5).
     fn running_licence(
         &self,
-        claims: &LicenceClaims,
+        licence: &RunningLicence,
         issuer: Option<&str>,
-    ) -> Result<(LicenceId, Vec<Slug>, Timestamp), Rejection> {
-        let read: Option<(Term, KeyId, Vec<Slug>)> = claims.read();
-        let (term, key, applications) =
-            read.ok_or_else(|| Rejection::invalid("no licence in the token"))?;
+    ) -> Result<(Term, Vec<Slug>), Rejection> {
+        let (term, key, applications) = licence.read().ok_or(Rejection::TokenInvalid)?;
         if !self.keys.load().knows(&key) {
-            return Err(Rejection::invalid(format!(
-                "licence {}: its key is not accepted any more",
-                term.id
-            )));
+            return Err(Rejection::TokenRevoked {
+                what: format!("the key of licence {}", term.id),
+            });
         }
         self.check(&term, issuer)?;
-        Ok((term.id, applications, term.expires))
+        Ok((term, applications))
     }
 
-    /// `issuer` is whom to ask.
+    /// Whether the licence is good now; `issuer` is whom to ask if it is not.
     fn check(&self, term: &Term, issuer: Option<&str>) -> Result<(), Rejection> {
+        let id = &term.id;
         let ask = issuer.map(|issuer| format!("; ask {issuer}")).unwrap_or_default();
         match term.standing(&self.revocations.load(), self.clock.now()) {
             Standing::Good => Ok(()),
-            Standing::NotYet => {
-                Err(Rejection::unknown(format!("licence {} is from the future", term.id)))
-            }
-            Standing::Expired => Err(Rejection::Ended {
-                message: format!(
-                    "licence {} expired on {}{ask}",
-                    term.id,
-                    calendar::day(term.expires)
-                ),
+            Standing::NotYet => Err(Rejection::LicenceNotYet(id.clone())),
+            Standing::Expired => Err(Rejection::LicenceExpired {
+                message: format!("licence {id} expired on {}{ask}", calendar::day(term.expires)),
             }),
-            Standing::Revoked { at } => Err(Rejection::Ended {
-                message: format!("licence {} was revoked on {}{ask}", term.id, calendar::day(at)),
+            Standing::Revoked { at } => Err(Rejection::LicenceRevoked {
+                message: format!("licence {id} was revoked on {}{ask}", calendar::day(at)),
             }),
         }
     }
 }
 
-/// No name of a principal or an image holds a line end.
-fn context(whom: &Principal, what: &CanonicalName) -> String {
+/// What a seal is bound to. No identity and no image holds a line end.
+fn context(whom: &Identity, what: &CanonicalName) -> String {
     format!("{whom}\n{what}")
 }
 
 impl Authenticated {
     pub fn anonymous() -> Self {
-        Self { principal: Principal::Anonymous, expires: None, subject: Subject::Anonymous }
-    }
-}
-
-impl Rejection {
-    fn unknown(reason: impl Into<String>) -> Self {
-        Self::Unknown { reason: reason.into() }
-    }
-
-    fn invalid(reason: impl Into<String>) -> Self {
-        Self::InvalidToken { reason: reason.into() }
-    }
-
-    /// A label of metrics.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Unknown { .. } => "unknown",
-            Self::InvalidToken { .. } => "invalid_token",
-            Self::Ended { .. } => "ended",
-            Self::Later { .. } => "later",
+        Self {
+            identity: Identity::Anonymous,
+            applications: Vec::new(),
+            expires: None,
+            subject: TokenSubject::Anonymous,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use moka::sync::Cache;
 
-use super::caller::{Caller, Principal};
+use super::caller::Caller;
 use crate::clock::Timestamp;
+use crate::identity::Identity;
 use crate::licence::LicenceId;
 use crate::oci::CanonicalName;
 
@@ -29,7 +30,7 @@ impl Default for Ledger {
 
 impl Ledger {
     pub fn note(&self, caller: &Caller, pull: LastPull) {
-        if let Principal::Licence { id, .. } = &caller.principal {
+        if let Identity::Licence(id) = &caller.identity {
             self.0.insert(id.clone(), pull);
         }
     }

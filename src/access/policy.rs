@@ -1,11 +1,12 @@
 //! The decision: may this caller do this with this image? Pure, deny by default, and rules only add
 //! (ACCESS §3).
 
-use crate::config::{Application, Rule, Who};
+use crate::config::{Application, Rule};
+use crate::identity::Identity;
 use crate::licence::Slug;
 use crate::oci::{CanonicalName, Pattern};
 
-use super::caller::{Caller, Principal};
+use super::caller::Caller;
 
 /// What a request wants with an image. Every endpoint is exactly one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Policy {
 
     /// Whether somebody at this address may do anything without a credential.
     pub fn has_use_for_anonymous(&self, caller: &Caller) -> bool {
-        let nobody = Caller { principal: Principal::Anonymous, ..caller.clone() };
+        let nobody = caller.clone().known_as(Identity::Anonymous, Vec::new());
         self.rules.iter().any(|rule| nobody.is(&rule.who) && near(rule, &nobody))
     }
 
@@ -110,16 +111,11 @@ impl Policy {
     }
 
     /// The first of the caller's certificate names that anything is granted to. A certificate that
-    /// opens nothing is no identity, so that its bearer is still asked to log in.
-    pub fn certificate_principal(&self, caller: &Caller) -> Option<Principal> {
+    /// nothing is granted to is no identity, so that its bearer is still asked to log in.
+    pub fn certificate_identity(&self, caller: &Caller) -> Option<Identity> {
         let publishers = self.applications.iter().flat_map(|application| &application.publishers);
         let mut named = self.rules.iter().map(|rule| &rule.who).chain(publishers);
-        named.find_map(|who| match who {
-            Who::Certificate(name) if caller.certificate.contains(name) => {
-                Some(Principal::Certificate(name.clone()))
-            }
-            Who::Certificate(_) | Who::Anonymous | Who::User(_) | Who::Licence(_) => None,
-        })
+        named.find(|who| matches!(who, Identity::Certificate(_)) && caller.is(who)).cloned()
     }
 
     /// The applications of a licence that are not configured here; they grant nothing.
@@ -189,7 +185,8 @@ fn is_read(action: Action) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Allow, CertificateName};
+    use crate::config::Allow;
+    use crate::identity::CertificateName;
     use crate::licence::LicenceId;
     use crate::oci::{Repository, UpstreamName};
 
@@ -207,7 +204,7 @@ mod tests {
         images.iter().map(|text| Pattern::parse(text).expect(text)).collect()
     }
 
-    fn rule(who: Who, allow: Allow, images: &[&str]) -> Rule {
+    fn rule(who: Identity, allow: Allow, images: &[&str]) -> Rule {
         Rule { who, networks: vec![], allow, images: globs(images), applications: vec![] }
     }
 
@@ -215,12 +212,12 @@ mod tests {
         Rule { networks: networks.iter().map(|text| text.parse().expect(text)).collect(), ..rule }
     }
 
-    fn application(name: &str, images: &[&str], publishers: &[Who]) -> Application {
+    fn application(name: &str, images: &[&str], publishers: &[Identity]) -> Application {
         Application { slug: slug(name), images: globs(images), publishers: publishers.to_vec() }
     }
 
-    fn user(name: &str) -> Who {
-        Who::User(name.to_owned())
+    fn user(name: &str) -> Identity {
+        Identity::User(name.to_owned())
     }
 
     fn dns(name: &str) -> CertificateName {
@@ -233,20 +230,18 @@ mod tests {
         CanonicalName { upstream, repository: Repository::parse(repository).expect(text) }
     }
 
-    fn caller(principal: Principal) -> Caller {
-        Caller { address: "127.0.0.1".parse().expect("an address"), principal, certificate: vec![] }
+    fn caller(identity: Identity) -> Caller {
+        anonymous_at("127.0.0.1").known_as(identity, vec![])
     }
 
     fn anonymous_at(address: &str) -> Caller {
-        Caller { address: address.parse().expect(address), ..caller(Principal::Anonymous) }
+        Caller::anonymous(address.parse().expect(address), vec![])
     }
 
     fn licence(id: &str, applications: &[&str]) -> Caller {
-        let id = LicenceId::parse(id).expect(id);
-        caller(Principal::Licence {
-            id,
-            applications: applications.iter().map(|name| slug(name)).collect(),
-        })
+        let identity = Identity::Licence(LicenceId::parse(id).expect(id));
+        let applications = applications.iter().map(|name| slug(name)).collect();
+        anonymous_at("127.0.0.1").known_as(identity, applications)
     }
 
     fn allows(policy: &Policy, caller: &Caller, action: Action) -> bool {
@@ -255,10 +250,10 @@ mod tests {
 
     #[test]
     fn without_a_matching_rule_everything_is_denied() {
-        let nothing_granted = rule(Who::Anonymous, Allow::default(), &["**"]);
-        let no_image = rule(Who::Anonymous, ALL, &[]);
+        let nothing_granted = rule(Identity::Anonymous, Allow::default(), &["**"]);
+        let no_image = rule(Identity::Anonymous, ALL, &[]);
         let other_image =
-            rule(Who::Anonymous, ALL, &["quay.io/**", "docker.io/*", "docker.io/library"]);
+            rule(Identity::Anonymous, ALL, &["quay.io/**", "docker.io/*", "docker.io/library"]);
         let other_user = rule(user("eve"), ALL, &["**"]);
         for rules in
             [vec![], vec![nothing_granted], vec![no_image], vec![other_image], vec![other_user]]
@@ -280,7 +275,8 @@ mod tests {
                 push: is(Action::Push),
                 delete: is(Action::Delete),
             };
-            let policy = Policy::new(vec![rule(Who::Anonymous, allow, &["docker.io/**"])], vec![]);
+            let policy =
+                Policy::new(vec![rule(Identity::Anonymous, allow, &["docker.io/**"])], vec![]);
             for action in ACTIONS {
                 let probe = action == Action::Probe && (allow.pull || allow.push);
                 let expected = probe || is(action);
@@ -305,7 +301,7 @@ mod tests {
             ("::/0", "::ffff:10.0.0.1", false),
             ("0.0.0.0/0", "::1", false),
         ] {
-            let rule = near(&["192.0.2.1/32", network], rule(Who::Anonymous, PULL, &["**"]));
+            let rule = near(&["192.0.2.1/32", network], rule(Identity::Anonymous, PULL, &["**"]));
             let policy = Policy::new(vec![rule], vec![]);
             assert_eq!(
                 allows(&policy, &anonymous_at(peer), Action::Pull),
@@ -322,9 +318,9 @@ mod tests {
 
     #[test]
     fn rules_add_and_never_take_away_or_mix() {
-        let local = near(&["127.0.0.0/8"], rule(Who::Anonymous, PULL, &["**"]));
+        let local = near(&["127.0.0.0/8"], rule(Identity::Anonymous, PULL, &["**"]));
         let policy = Policy::new(vec![local, rule(user("ci"), LIST, &["docker.io/**"])], vec![]);
-        let ci = caller(Principal::User("ci".into()));
+        let ci = caller(Identity::User("ci".into()));
         assert!(allows(&policy, &ci, Action::Pull) && allows(&policy, &ci, Action::List));
         let far = Caller { address: "192.0.2.1".parse().expect("an address"), ..ci.clone() };
         assert!(!allows(&policy, &far, Action::Pull), "the second rule grants no pull");
@@ -334,14 +330,16 @@ mod tests {
     #[test]
     fn whom_a_rule_names_is_compared_exactly() {
         let policy = |who| Policy::new(vec![rule(who, PULL, &["**"])], vec![]);
-        let ci = caller(Principal::User("ci".into()));
+        let ci = caller(Identity::User("ci".into()));
         let acme = licence("ci", &[]);
         assert!(allows(&policy(user("ci")), &ci, Action::Pull));
-        for who in [user("CI"), user("ci2"), Who::Licence(LicenceId::parse("ci").expect("an id"))] {
+        for who in
+            [user("CI"), user("ci2"), Identity::Licence(LicenceId::parse("ci").expect("an id"))]
+        {
             assert!(!allows(&policy(who), &ci, Action::Pull));
         }
         assert!(allows(
-            &policy(Who::Licence(LicenceId::parse("ci").expect("an id"))),
+            &policy(Identity::Licence(LicenceId::parse("ci").expect("an id"))),
             &acme,
             Action::Pull
         ));
@@ -354,19 +352,19 @@ mod tests {
     #[test]
     fn certificate_names_count_beside_a_credential() {
         let policy =
-            Policy::new(vec![rule(Who::Certificate(dns("node.test")), PULL, &["**"])], vec![]);
-        let node = |principal| Caller {
-            certificate: vec![dns("a.test"), dns("node.test")],
-            ..caller(principal)
+            Policy::new(vec![rule(Identity::Certificate(dns("node.test")), PULL, &["**"])], vec![]);
+        let node = |identity| Caller {
+            certificate_names: vec![dns("a.test"), dns("node.test")],
+            ..caller(identity)
         };
-        assert!(allows(&policy, &node(Principal::Anonymous), Action::Pull));
-        assert!(allows(&policy, &node(Principal::User("ci".into())), Action::Pull));
-        assert!(!allows(&policy, &caller(Principal::User("node.test".into())), Action::Pull));
-        let found = policy.certificate_principal(&node(Principal::Anonymous));
-        assert_eq!(found, Some(Principal::Certificate(dns("node.test"))));
+        assert!(allows(&policy, &node(Identity::Anonymous), Action::Pull));
+        assert!(allows(&policy, &node(Identity::User("ci".into())), Action::Pull));
+        assert!(!allows(&policy, &caller(Identity::User("node.test".into())), Action::Pull));
+        let found = policy.certificate_identity(&node(Identity::Anonymous));
+        assert_eq!(found, Some(Identity::Certificate(dns("node.test"))));
         let stranger =
-            Caller { certificate: vec![dns("other.test")], ..caller(Principal::Anonymous) };
-        assert_eq!(policy.certificate_principal(&stranger), None);
+            Caller { certificate_names: vec![dns("other.test")], ..caller(Identity::Anonymous) };
+        assert_eq!(policy.certificate_identity(&stranger), None);
     }
 
     /// Two applications, one of whose images is the other's too.
@@ -415,7 +413,7 @@ mod tests {
         policy.rules.push(rule(user("root"), ALL, &["**"]));
         let both = licence("acme", &["myapp", "other"]);
         let other = licence("acme", &["other"]);
-        let root = caller(Principal::User("root".into()));
+        let root = caller(Identity::User("root".into()));
         for (caller, image, application, expected) in [
             (&both, "quay.io/acme/api", "myapp", Some("myapp")),
             (&both, "quay.io/acme/api", "other", None),
@@ -440,14 +438,14 @@ mod tests {
     #[test]
     fn publishers_push_their_applications_images_and_delete_nothing() {
         let policy = vendor();
-        let ci = caller(Principal::User("ci".into()));
+        let ci = caller(Identity::User("ci".into()));
         let may =
             |action| policy.decide(&ci, action, &name("registry.test/myapp/worker"), None).is_ok();
         assert_eq!(ACTIONS.map(may), [true, true, true, true, false]);
         assert!(
             policy.decide(&ci, Action::Push, &name("registry.test/other/worker"), None).is_err()
         );
-        assert!(policy.may_push(&ci) && !policy.may_push(&caller(Principal::User("eve".into()))));
+        assert!(policy.may_push(&ci) && !policy.may_push(&caller(Identity::User("eve".into()))));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Our own access tokens: who asks, for which name of ours, until when (ACCESS §5.1). What it may
 //! do is decided afresh with every request.
 //!
-//! A compact JWS like a licence, by an Ed25519 key that comes from the key file by HKDF. As with
-//! licences, the first segment has to be the one header of a key of ours before anything is parsed.
+//! A compact JWS like a licence ([`jws`](crate::jws)), by an Ed25519 key that comes from the key
+//! file by HKDF.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,8 +15,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::keys::key_from;
+use super::rejection::Rejection;
 use crate::clock::{Clock, Timestamp};
 use crate::expiring::ExpiringCache;
+use crate::jws::JwsKey;
 use crate::licence::{KeyId, Licence, LicenceId, SKEW, Slug, Term};
 use crate::secret::Secret;
 
@@ -26,27 +28,36 @@ pub const LIFE: Duration = Duration::from_mins(15);
 pub const LIFE_FOR_PUSH: Duration = Duration::from_hours(1);
 
 /// Bytes of a token; with 32 applications it takes about 3 KiB.
-const LONGEST: usize = 8 * 1024;
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// Tokens whose signature was checked already.
-const REMEMBERED: u64 = 10_000;
+/// `typ` in the header of our tokens.
+const TOKEN_TYPE: &str = "roadstead-access";
 
-/// Whom a token is for.
+/// Bytes of a key's digest that name it in the header.
+const KEY_ID_BYTES: usize = 9;
+
+/// Tokens whose signature was checked already: clients present one token with each of dozens of
+/// requests.
+const VERIFIED_TOKENS_MAX: u64 = 10_000;
+
+/// Whom a token is for, as it stands in the token. It says more than an
+/// [`Identity`](crate::identity::Identity): for each kind also what tells that the token has to end
+/// early. There is no certificate, whose rights come from the connection alone (ACCESS §1.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Subject {
+pub(super) enum TokenSubject {
     Anonymous,
-    /// `hash` tells when the password has changed.
+    /// `hash` is the fingerprint of the stored hash, which changes with the password.
     User {
         name: String,
         hash: String,
     },
-    Licence(LicenceClaims),
+    Licence(RunningLicence),
 }
 
-/// What is needed of a licence to go on checking it while the token runs.
+/// What is needed of a licence to go on checking its end and its revocation while the token runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LicenceClaims {
+pub(super) struct RunningLicence {
     id: String,
     key: String,
     iat: u64,
@@ -56,14 +67,14 @@ pub(super) struct LicenceClaims {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Claims {
+struct AccessClaims {
     aud: String,
     iat: u64,
     exp: u64,
-    sub: Subject,
+    sub: TokenSubject,
 }
 
-impl LicenceClaims {
+impl RunningLicence {
     pub(super) fn new(licence: &Licence, key: &KeyId) -> Self {
         Self {
             id: licence.id.to_string(),
@@ -75,7 +86,7 @@ impl LicenceClaims {
         }
     }
 
-    /// None if it was never one of ours.
+    /// None if it is not what [`new`](Self::new) writes.
     pub(super) fn read(&self) -> Option<(Term, KeyId, Vec<Slug>)> {
         let at = |seconds| Timestamp::from_unix(Duration::from_secs(seconds));
         let id = LicenceId::parse(&self.id).ok()?;
@@ -91,10 +102,12 @@ impl LicenceClaims {
     }
 }
 
-/// The key of our tokens.
+/// The key of our tokens, both halves.
 struct SigningKey {
     pair: Ed25519KeyPair,
-    header: String,
+    /// Which key it is; a part of the thumbprint is enough to tell two of them apart.
+    id: String,
+    jws: JwsKey,
 }
 
 impl SigningKey {
@@ -104,28 +117,22 @@ impl SigningKey {
         let seed = key_from(material, b"access token signing")?;
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref())
             .map_err(|_| "no key can be derived from it")?;
-        let kid =
-            URL_SAFE_NO_PAD.encode(&digest(&SHA256, pair.public_key().as_ref()).as_ref()[..9]);
-        let header = format!(r#"{{"alg":"EdDSA","typ":"roadstead-access","kid":"{kid}"}}"#);
-        Ok(Self { pair, header: URL_SAFE_NO_PAD.encode(header) })
-    }
-
-    fn verifies(&self, message: &str, signature: &[u8]) -> bool {
-        let key = aws_lc_rs::signature::UnparsedPublicKey::new(
-            &aws_lc_rs::signature::ED25519,
-            self.pair.public_key(),
-        );
-        key.verify(message.as_bytes(), signature).is_ok()
+        let public = pair.public_key().as_ref();
+        let id = URL_SAFE_NO_PAD.encode(&digest(&SHA256, public).as_ref()[..KEY_ID_BYTES]);
+        let jws = JwsKey::new(public, TOKEN_TYPE, &id).ok_or("no key can be derived from it")?;
+        Ok(Self { pair, id, jws })
     }
 }
 
 /// Issues and reads tokens.
-pub(super) struct Tokens {
+pub(super) struct AccessTokens {
     current: Arc<SigningKey>,
     /// Verifies what it signed until the longest of that has run out.
     previous: Option<(Arc<SigningKey>, Timestamp)>,
     clock: Clock,
-    read: ExpiringCache<[u8; 32], Claims>,
+    /// By SHA-256 of the token. Only the signature is remembered: times and audience are checked
+    /// again for every request.
+    verified: ExpiringCache<[u8; 32], AccessClaims>,
 }
 
 /// A token and how long it is good.
@@ -136,14 +143,15 @@ pub struct Issued {
     pub life: Duration,
 }
 
-impl Tokens {
+impl AccessTokens {
     /// `material` is the content of the key file.
     ///
     /// # Errors
     /// What is wrong with the material.
     pub(super) fn new(material: &[u8], clock: Clock) -> Result<Self, String> {
-        let read = ExpiringCache::new(REMEMBERED, clock.clone());
-        Ok(Self { current: Arc::new(SigningKey::derive(material)?), previous: None, clock, read })
+        let current = Arc::new(SigningKey::derive(material)?);
+        let verified = ExpiringCache::new(VERIFIED_TOKENS_MAX, clock.clone());
+        Ok(Self { current, previous: None, clock, verified })
     }
 
     /// With another key from now on; `None` if it is the one that there is.
@@ -152,7 +160,7 @@ impl Tokens {
     /// What is wrong with the material.
     pub(super) fn renewed(&self, material: &[u8]) -> Result<Option<Self>, String> {
         let renewed = Self::new(material, self.clock.clone())?;
-        if renewed.current.header == self.current.header {
+        if renewed.current.id == self.current.id {
             return Ok(None);
         }
         let until = self.clock.now().plus(LIFE_FOR_PUSH + SKEW);
@@ -162,7 +170,7 @@ impl Tokens {
     /// A token for `audience`, good for `life` but not past `limit`.
     pub(super) fn issue(
         &self,
-        subject: Subject,
+        subject: TokenSubject,
         audience: &str,
         life: Duration,
         limit: Option<Timestamp>,
@@ -171,48 +179,49 @@ impl Tokens {
         let life = limit.map_or(life, |limit| life.min(limit.since(now)));
         let life = Duration::from_secs(life.as_secs());
         let (iat, aud) = (now.unix().as_secs(), audience.to_owned());
-        let claims = Claims { aud, iat, exp: iat + life.as_secs(), sub: subject };
+        let claims = AccessClaims { aud, iat, exp: iat + life.as_secs(), sub: subject };
         let json =
             serde_json::to_vec(&claims).expect("claims are text and numbers under text keys");
-        let message = format!("{}.{}", self.current.header, URL_SAFE_NO_PAD.encode(json));
-        let signature = URL_SAFE_NO_PAD.encode(self.current.pair.sign(message.as_bytes()));
-        Issued { token: Secret::new(format!("{message}.{signature}")), at: now, life }
+        let SigningKey { pair, jws, .. } = &*self.current;
+        Issued { token: Secret::new(jws.sign(pair, &json)), at: now, life }
     }
 
-    /// Whom a token is for, if it is one of ours, for this audience, and has not run out.
-    pub(super) fn read(&self, token: &str, audience: &str) -> Option<Subject> {
-        if token.len() > LONGEST {
-            return None;
+    /// Whom a token is for.
+    ///
+    /// # Errors
+    /// [`Rejection::TokenInvalid`] if it is none of ours for this audience, and
+    /// [`Rejection::TokenExpired`] if it has run out.
+    pub(super) fn read(&self, token: &str, audience: &str) -> Result<TokenSubject, Rejection> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Rejection::TokenInvalid);
         }
         let mut key = [0; 32];
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        let claims = self.read.get(&key).or_else(|| {
+        let known = self.verified.get(&key).or_else(|| {
             let claims = self.verify(token)?;
-            self.read.insert(key, claims.clone(), LIFE_FOR_PUSH);
+            self.verified.insert(key, claims.clone(), LIFE_FOR_PUSH);
             Some(claims)
-        })?;
+        });
+        let claims =
+            known.filter(|claims| claims.aud == audience).ok_or(Rejection::TokenInvalid)?;
         let ends = Timestamp::from_unix(Duration::from_secs(claims.exp)).plus(SKEW);
-        (claims.aud == audience && self.clock.now() < ends).then_some(claims.sub)
+        if self.clock.now() < ends { Ok(claims.sub) } else { Err(Rejection::TokenExpired) }
     }
 
-    fn verify(&self, token: &str) -> Option<Claims> {
-        let (message, signature) = token.rsplit_once('.')?;
-        let (header, body) = message.split_once('.')?;
+    fn verify(&self, token: &str) -> Option<AccessClaims> {
         let now = self.clock.now();
         let previous = self.previous.iter().filter(|(_, until)| now < *until).map(|(key, _)| key);
-        let key =
-            std::iter::once(&self.current).chain(previous).find(|key| key.header == header)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        if !key.verifies(message, &signature) {
-            return None;
-        }
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()
+        let mut keys = std::iter::once(&self.current).chain(previous);
+        let key = keys.find(|key| key.jws.is_named_by(token))?;
+        serde_json::from_slice(&key.jws.verify(token).ok()?).ok()
     }
 }
 
-impl fmt::Debug for Tokens {
+impl fmt::Debug for AccessTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").field("rotating", &self.previous.is_some()).finish_non_exhaustive()
+        f.debug_struct("AccessTokens")
+            .field("rotating", &self.previous.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -222,16 +231,16 @@ mod tests {
 
     const AUDIENCE: &str = "registry.example.com";
 
-    fn tokens() -> (Tokens, Clock) {
+    fn tokens() -> (AccessTokens, Clock) {
         let clock = Clock::manual(Duration::from_secs(1_000_000));
-        (Tokens::new(&[7; 32], clock.clone()).expect("a key"), clock)
+        (AccessTokens::new(&[7; 32], clock.clone()).expect("a key"), clock)
     }
 
-    fn user() -> Subject {
-        Subject::User { name: "ci".to_owned(), hash: "abc".to_owned() }
+    fn user() -> TokenSubject {
+        TokenSubject::User { name: "ci".to_owned(), hash: "abc".to_owned() }
     }
 
-    fn issue(tokens: &Tokens) -> String {
+    fn issue(tokens: &AccessTokens) -> String {
         tokens.issue(user(), AUDIENCE, LIFE, None).token.expose().to_owned()
     }
 
@@ -239,21 +248,21 @@ mod tests {
     fn a_token_tells_whom_it_is_for_until_it_runs_out() {
         let (tokens, clock) = tokens();
         let token = issue(&tokens);
-        assert_eq!(tokens.read(&token, AUDIENCE), Some(user()));
+        assert_eq!(tokens.read(&token, AUDIENCE), Ok(user()));
         clock.advance(LIFE + Duration::from_secs(59));
-        assert_eq!(tokens.read(&token, AUDIENCE), Some(user()), "clocks differ");
+        assert_eq!(tokens.read(&token, AUDIENCE), Ok(user()), "clocks differ");
         clock.advance(Duration::from_secs(1));
-        assert_eq!(tokens.read(&token, AUDIENCE), None);
+        assert_eq!(tokens.read(&token, AUDIENCE), Err(Rejection::TokenExpired));
     }
 
     #[test]
     fn a_token_for_another_name_or_by_another_key_is_none() {
         let (tokens, clock) = tokens();
         let token = issue(&tokens);
-        assert_eq!(tokens.read(&token, "mirror.example.com"), None);
-        let other = Tokens::new(&[8; 32], clock).expect("a key");
-        assert_eq!(other.read(&token, AUDIENCE), None);
-        assert!(Tokens::new(&[7; 31], Clock::system()).is_err());
+        assert_eq!(tokens.read(&token, "mirror.example.com"), Err(Rejection::TokenInvalid));
+        let other = AccessTokens::new(&[8; 32], clock).expect("a key");
+        assert_eq!(other.read(&token, AUDIENCE), Err(Rejection::TokenInvalid));
+        assert!(AccessTokens::new(&[7; 31], Clock::system()).is_err());
     }
 
     #[test]
@@ -266,12 +275,17 @@ mod tests {
                 if bytes[i] != replacement {
                     bytes[i] = replacement;
                     let changed = String::from_utf8(bytes).expect("ASCII");
-                    assert_eq!(tokens.read(&changed, AUDIENCE), None, "byte {i}");
+                    assert_eq!(
+                        tokens.read(&changed, AUDIENCE),
+                        Err(Rejection::TokenInvalid),
+                        "byte {i}"
+                    );
                 }
             }
         }
-        for bad in ["", ".", "..", "a.b.c", &format!("{token}="), &"x".repeat(LONGEST + 1)] {
-            assert_eq!(tokens.read(bad, AUDIENCE), None);
+        for bad in ["", ".", "..", "a.b.c", &format!("{token}="), &"x".repeat(TOKEN_BYTES_MAX + 1)]
+        {
+            assert_eq!(tokens.read(bad, AUDIENCE), Err(Rejection::TokenInvalid));
         }
     }
 
@@ -281,12 +295,12 @@ mod tests {
         let token = issue(&tokens);
         let renewed = tokens.renewed(&[8; 32]).expect("a key").expect("another one");
         assert!(tokens.renewed(&[7; 32]).expect("a key").is_none(), "the same key");
-        assert_eq!(renewed.read(&token, AUDIENCE), Some(user()));
+        assert_eq!(renewed.read(&token, AUDIENCE), Ok(user()));
         assert_ne!(issue(&renewed), token);
-        assert_eq!(tokens.read(&issue(&renewed), AUDIENCE), None);
+        assert_eq!(tokens.read(&issue(&renewed), AUDIENCE), Err(Rejection::TokenInvalid));
         let fresh = tokens.renewed(&[8; 32]).expect("a key").expect("another one");
         clock.advance(LIFE_FOR_PUSH + SKEW);
-        assert_eq!(fresh.read(&token, AUDIENCE), None);
+        assert_eq!(fresh.read(&token, AUDIENCE), Err(Rejection::TokenInvalid));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::oci::{UpstreamName, normal_host};
 
 /// Every name that is answered to.
 #[derive(Debug)]
-pub struct Doors {
+pub struct VirtualHosts {
     hosts: Vec<Host>,
     /// Host names bound to upstreams; they need no entry of their own.
     bound: Vec<String>,
@@ -17,7 +17,7 @@ pub struct Doors {
 
 /// One of them, as this request called it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Door {
+pub struct VirtualHost {
     /// What our tokens for this name are made out to.
     pub audience: String,
     /// Where tokens come from: an absolute URL on the name that the client used (AUTH-1).
@@ -30,7 +30,7 @@ pub struct Door {
     pub challenges: bool,
 }
 
-impl Doors {
+impl VirtualHosts {
     pub fn new(config: &Config) -> Self {
         Self {
             hosts: config.hosts.clone(),
@@ -40,9 +40,9 @@ impl Doors {
         }
     }
 
-    /// The door that `Host` (as received) knocks at; `secure` if the connection has TLS. None:
-    /// nobody of that name lives here (421).
-    pub fn find(&self, host: Option<&str>, secure: bool) -> Option<Door> {
+    /// The virtual host that `host`, the `Host` header as received, names; `secure` if the
+    /// connection has TLS. None: it is no name of ours (421).
+    pub fn find(&self, host: Option<&str>, secure: bool) -> Option<VirtualHost> {
         let called = normal_host(host.unwrap_or_default());
         // What goes into a realm has to be a host and a port, and nothing else.
         let is_host = UpstreamName::parse(&called).is_ok();
@@ -63,7 +63,7 @@ impl Doors {
             None => !self.identities,
         };
         let scheme = if plain { "http" } else { "https" };
-        Some(Door {
+        Some(VirtualHost {
             audience: if self.hosts.is_empty() { "any".to_owned() } else { name.to_owned() },
             realm: format!("{scheme}://{called}/token"),
             challenges: is_host && (!open || self.identities),
@@ -78,22 +78,22 @@ mod tests {
     use super::*;
     use crate::config;
 
-    fn doors(edit: impl FnOnce(&mut Config)) -> Doors {
+    fn hosts(edit: impl FnOnce(&mut Config)) -> VirtualHosts {
         let mut config = config::builtin();
         edit(&mut config);
-        Doors::new(&config)
+        VirtualHosts::new(&config)
     }
 
-    fn host(name: &str, plain_http: bool, unknown_credentials: UnknownCredentials) -> Host {
+    fn listed(name: &str, plain_http: bool, unknown_credentials: UnknownCredentials) -> Host {
         Host { name: name.to_owned(), plain_http, unknown_credentials }
     }
 
-    fn vendor() -> Doors {
-        doors(|config| {
+    fn vendor() -> VirtualHosts {
+        hosts(|config| {
             config.hosts = vec![
-                host("registry.example.com", false, UnknownCredentials::Refused),
-                host("mirror.example.com", false, UnknownCredentials::Anonymous),
-                host("localhost", true, UnknownCredentials::Refused),
+                listed("registry.example.com", false, UnknownCredentials::Refused),
+                listed("mirror.example.com", false, UnknownCredentials::Anonymous),
+                listed("localhost", true, UnknownCredentials::Refused),
             ];
             config.upstreams[0].hosts = vec!["hub.example.com".to_owned()];
             config.access.users = Some("users".into());
@@ -112,9 +112,9 @@ mod tests {
             ("localhost:5000", "http://localhost:5000/token", "localhost"),
             ("hub.example.com", "https://hub.example.com/token", "hub.example.com"),
         ] {
-            let door = vendor().find(Some(called), false).expect(called);
+            let host = vendor().find(Some(called), false).expect(called);
             assert_eq!(
-                (door.realm.as_str(), door.audience.as_str()),
+                (host.realm.as_str(), host.audience.as_str()),
                 (realm, audience),
                 "{called}"
             );
@@ -132,7 +132,7 @@ mod tests {
         ] {
             assert_eq!(vendor().find(called, true), None, "{called:?}");
         }
-        let any = doors(|_| {});
+        let any = hosts(|_| {});
         assert!(any.find(None, false).is_some() && any.find(Some("evil.example"), false).is_some());
     }
 
@@ -144,30 +144,31 @@ mod tests {
             ("localhost", false),
             ("hub.example.com", false),
         ] {
-            let door = vendor().find(Some(called), true).expect(called);
-            assert_eq!((door.open, door.challenges), (open, true), "{called}");
+            let host = vendor().find(Some(called), true).expect(called);
+            assert_eq!((host.open, host.challenges), (open, true), "{called}");
         }
     }
 
     #[test]
     fn without_names_a_proxy_is_open_until_somebody_can_log_in() {
-        let door = |doors: Doors, secure| doors.find(Some("cache:5000"), secure).expect("any name");
-        let nobody = door(doors(|_| {}), false);
+        let host =
+            |hosts: VirtualHosts, secure| hosts.find(Some("cache:5000"), secure).expect("any name");
+        let nobody = host(hosts(|_| {}), false);
         assert_eq!((nobody.open, nobody.challenges), (true, false));
-        let users = door(doors(|config| config.access.users = Some("users".into())), false);
+        let users = host(hosts(|config| config.access.users = Some("users".into())), false);
         assert_eq!(
             (users.open, users.challenges, users.realm.as_str()),
             (false, true, "http://cache:5000/token")
         );
-        let secure = door(doors(|config| config.access.users = Some("users".into())), true);
+        let secure = host(hosts(|config| config.access.users = Some("users".into())), true);
         assert_eq!(secure.realm, "https://cache:5000/token");
-        let far = doors(|config| config.listen = "0.0.0.0:5000".parse().expect("an address"));
+        let far = hosts(|config| config.listen = "0.0.0.0:5000".parse().expect("an address"));
         assert_eq!(
-            door(far, false).realm,
+            host(far, false).realm,
             "https://cache:5000/token",
             "a balancer in front is taken to have TLS"
         );
-        let broken = doors(|config| config.access.users = Some("users".into()));
+        let broken = hosts(|config| config.access.users = Some("users".into()));
         assert!(
             !broken.find(Some("a\"b"), false).expect("any name").challenges,
             "no realm can be written"

@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use super::keys;
 use super::listen::is_loopback;
 use super::place::{Fields, Place, closest};
-use super::{Access, Allow, Application, CertificateName, Rule, Upstream, Who};
-use crate::licence::{LicenceId, Slug};
+use super::{Access, Allow, Application, Rule, Upstream};
+use crate::identity::Identity;
+use crate::licence::Slug;
 use crate::oci::Pattern;
 
 /// Which kinds of identities a client can have: whether there is a file of users, licences are
@@ -75,18 +76,24 @@ pub(super) fn read(
 }
 
 /// Why no client can ever have this identity; none if one can.
-pub(super) fn unreachable_identity(who: &Who, sources: IdentitySources) -> Option<&'static str> {
+pub(super) fn unreachable_identity(
+    who: &Identity,
+    sources: IdentitySources,
+) -> Option<&'static str> {
     match who {
-        Who::User(_) if !sources.users => {
+        Identity::User(_) if !sources.users => {
             Some("nobody can log in as a user; add users: FILE under access")
         }
-        Who::Licence(_) if !sources.licences => {
+        Identity::Licence(_) if !sources.licences => {
             Some("no licence is accepted; add licences: { issuer: …, public_keys: […] }")
         }
-        Who::Certificate(_) if !sources.client_ca => {
+        Identity::Certificate(_) if !sources.client_ca => {
             Some("clients are not asked for certificates; add client_ca: FILE under tls")
         }
-        Who::Anonymous | Who::User(_) | Who::Licence(_) | Who::Certificate(_) => None,
+        Identity::Anonymous
+        | Identity::User(_)
+        | Identity::Licence(_)
+        | Identity::Certificate(_) => None,
     }
 }
 
@@ -102,7 +109,7 @@ fn open_to_all(top: &Fields<'_>, listen: SocketAddr) -> Vec<Rule> {
     let everything = Pattern::parse("**").expect("** is a pattern");
     let allow = Allow { pull: true, list: true, ..Allow::default() };
     let (networks, applications) = (Vec::new(), Vec::new());
-    vec![Rule { who: Who::Anonymous, networks, allow, images: vec![everything], applications }]
+    vec![Rule { who: Identity::Anonymous, networks, allow, images: vec![everything], applications }]
 }
 
 /// One line of YAML that can be pasted and is valid.
@@ -121,7 +128,7 @@ fn rule(fields: &Fields<'_>, context: &RuleContext<'_>) -> Option<Rule> {
             fields.place.problem(format!("has no {key}; write {what}"));
         }
     }
-    let who = fields.optional("who", |place| who(place.text()?));
+    let who = fields.optional("who", |place| Identity::parse(place.text()?));
     let actions = fields.list("allow", action);
     let images = fields.list("images", |text| image_pattern(text, context.upstreams));
     let slugs = fields.list("applications", |text| application(text, context.applications));
@@ -153,42 +160,6 @@ fn application(text: &str, applications: &[Application]) -> Result<Slug, String>
         let names = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
         format!("{text:?} is not among the applications: {names}")
     })
-}
-
-/// Whom a rule is for (ACCESS §1.1).
-pub(super) fn who(text: &str) -> Result<Who, String> {
-    let wrong = || {
-        format!(
-            "{text:?} is nobody that rules know; write anonymous, user:NAME, licence:ID, or certificate: with dns:, \
-             uri:, email: or subject: and the name"
-        )
-    };
-    if text == "anonymous" {
-        return Ok(Who::Anonymous);
-    }
-    let (kind, name) =
-        text.split_once(':').filter(|(_, name)| !name.is_empty()).ok_or_else(wrong)?;
-    if name.chars().any(char::is_control) {
-        return Err(wrong());
-    }
-    match kind {
-        "user" if !name.contains(':') => Ok(Who::User(name.to_owned())),
-        "licence" => LicenceId::parse(name).map(Who::Licence),
-        "certificate" => certificate(name).map(Who::Certificate).ok_or_else(wrong),
-        _ => Err(wrong()),
-    }
-}
-
-fn certificate(text: &str) -> Option<CertificateName> {
-    let (kind, name) = text.split_once(':').filter(|(_, name)| !name.is_empty())?;
-    let name = name.to_owned();
-    match kind {
-        "dns" => Some(CertificateName::Dns(name)),
-        "uri" => Some(CertificateName::Uri(name)),
-        "email" => Some(CertificateName::Email(name)),
-        "subject" => Some(CertificateName::Subject(name)),
-        _ => None,
-    }
 }
 
 #[derive(PartialEq)]

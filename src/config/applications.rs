@@ -6,7 +6,8 @@ use super::access::{self, IdentitySources};
 use super::keys;
 use super::place::{Fields, Place};
 use super::upstreams::APPLICATIONS;
-use super::{Application, Licences, Upstream, Who};
+use super::{Application, Licences, Upstream};
+use crate::identity::Identity;
 use crate::licence::Slug;
 
 pub(super) fn read(
@@ -61,15 +62,15 @@ fn slug(name: &str, upstreams: &[Upstream]) -> Result<Slug, String> {
     }
 }
 
-fn publisher(text: &str, sources: IdentitySources) -> Result<Who, String> {
-    match access::who(text)? {
-        who @ (Who::User(_) | Who::Certificate(_)) => {
+fn publisher(text: &str, sources: IdentitySources) -> Result<Identity, String> {
+    match Identity::parse(text)? {
+        who @ (Identity::User(_) | Identity::Certificate(_)) => {
             match access::unreachable_identity(&who, sources) {
                 None => Ok(who),
                 Some(missing) => Err(missing.to_owned()),
             }
         }
-        Who::Anonymous | Who::Licence(_) => {
+        Identity::Anonymous | Identity::Licence(_) => {
             Err(format!("{text:?} cannot publish; name a user or a certificate, as user:ci"))
         }
     }

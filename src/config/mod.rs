@@ -21,7 +21,6 @@ mod problem;
 mod units;
 mod upstreams;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,7 +29,8 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::files;
-use crate::licence::{LicenceId, Slug};
+use crate::identity::Identity;
+use crate::licence::Slug;
 use crate::oci::{Pattern, UpstreamName};
 use crate::secret::Secret;
 
@@ -266,7 +266,8 @@ pub struct Access {
 /// One rule of `access.rules`. Rules only add.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    pub who: Who,
+    /// Whom it is for.
+    pub who: Identity,
     /// Empty: any address.
     pub networks: Vec<IpNet>,
     pub allow: Allow,
@@ -274,37 +275,6 @@ pub struct Rule {
     pub images: Vec<Pattern>,
     /// Applications all of whose images are meant, also in the form `proxy/<application>/…`.
     pub applications: Vec<Slug>,
-}
-
-/// Whom a rule is for (ACCESS §1.1).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Who {
-    /// Everybody: a credential never lowers rights.
-    Anonymous,
-    User(String),
-    Licence(LicenceId),
-    Certificate(CertificateName),
-}
-
-/// One name out of a client certificate, compared exactly.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CertificateName {
-    Dns(String),
-    Uri(String),
-    Email(String),
-    /// The subject in the order of the certificate, as `C=DE, O=Acme, CN=node`.
-    Subject(String),
-}
-
-impl fmt::Display for CertificateName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dns(name) => write!(f, "dns:{name}"),
-            Self::Uri(name) => write!(f, "uri:{name}"),
-            Self::Email(name) => write!(f, "email:{name}"),
-            Self::Subject(name) => write!(f, "subject:{name}"),
-        }
-    }
 }
 
 /// The actions that a rule gives.
@@ -327,7 +297,7 @@ pub struct Application {
     /// Globs over canonical names.
     pub images: Vec<Pattern>,
     /// Who may pull, list and, on upstreams that take it, push these images.
-    pub publishers: Vec<Who>,
+    pub publishers: Vec<Identity>,
 }
 
 /// What makes a licence good.

@@ -3,10 +3,15 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
+
+use crate::jws::JwsKey;
+
+/// `typ` in the header of a licence token.
+const TOKEN_TYPE: &str = "roadstead-licence";
 
 /// SPKI of an Ed25519 key before its 32 bytes (RFC 8410 §4).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -36,10 +41,8 @@ impl fmt::Display for KeyId {
 #[derive(Clone, Debug)]
 pub struct PublicKey {
     id: KeyId,
-    /// The first segment of every token that this key signed.
-    header: Box<str>,
     raw: [u8; 32],
-    parsed: ParsedPublicKey,
+    jws: JwsKey,
 }
 
 impl PublicKey {
@@ -47,10 +50,8 @@ impl PublicKey {
         let jwk =
             format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(raw));
         let id = KeyId(URL_SAFE_NO_PAD.encode(digest(&SHA256, jwk.as_bytes())).into());
-        let header = format!(r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{id}"}}"#);
-        let parsed = ParsedPublicKey::new(&ED25519, raw)
-            .map_err(|_| "is no point on the curve".to_owned())?;
-        Ok(Self { id, header: URL_SAFE_NO_PAD.encode(header).into(), raw, parsed })
+        let jws = JwsKey::new(&raw, TOKEN_TYPE, id.as_str()).ok_or("is no point on the curve")?;
+        Ok(Self { id, raw, jws })
     }
 
     /// # Errors
@@ -76,12 +77,8 @@ impl PublicKey {
         &self.id
     }
 
-    pub(super) fn header(&self) -> &str {
-        &self.header
-    }
-
-    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.parsed.verify_sig(message, signature).is_ok()
+    pub(super) fn jws(&self) -> &JwsKey {
+        &self.jws
     }
 }
 
@@ -127,6 +124,11 @@ impl PrivateKey {
         &self.public
     }
 
+    pub(super) fn sign_payload(&self, payload: &[u8]) -> String {
+        self.public.jws.sign(&self.pair, payload)
+    }
+
+    #[cfg(test)]
     pub(super) fn signature(&self, message: &[u8]) -> Vec<u8> {
         self.pair.sign(message).as_ref().to_vec()
     }

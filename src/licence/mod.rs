@@ -12,4 +12,4 @@ mod token;
 pub use key::{KeyId, PrivateKey, PublicKey};
 pub use name::{LicenceId, Slug};
 pub use standing::{NOTICE, Revocations, SKEW, Standing, Term, revocation_line};
-pub use token::{LONGEST_TOKEN, Licence, PublicKeys, Refusal, Signed, unverified};
+pub use token::{LONGEST_TOKEN, Licence, LicenceRefusal, PublicKeys, SignedLicence, unverified};

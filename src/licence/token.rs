@@ -1,18 +1,14 @@
-//! The signed token in a licence: JWS compact, Ed25519 (ACCESS §4.2).
-//!
-//! The first segment has to equal, byte for byte, the one header that a configured key writes. That
-//! settles algorithm, type and key before anything is parsed: `none`, embedded keys, `crit` and
-//! repeated members never get further.
+//! The signed token in a licence: compact JWS with Ed25519 (ACCESS §4.2), read by [`jws`]. Here is
+//! what its claims may say.
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::key::{KeyId, PrivateKey, PublicKey};
 use super::name::{LicenceId, Slug};
 use crate::clock::Timestamp;
+use crate::jws::{self, JwsError};
 
 /// Bytes of a token; the Windows credential manager holds 2,560 in all.
 pub const LONGEST_TOKEN: usize = 2048;
@@ -39,14 +35,14 @@ pub struct Licence {
 
 /// A licence whose signature is right. Whether it is still good depends on the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub struct SignedLicence {
     pub licence: Licence,
     pub key: KeyId,
 }
 
 /// Why a token is none of ours; for the log, since it would tell forgers too much.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum LicenceRefusal {
     #[error("it is longer than 2,048 bytes")]
     TooLong,
     #[error("no configured key has signed it")]
@@ -63,7 +59,7 @@ pub enum Refusal {
 /// old servers, too.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Claims {
+struct LicenceClaims {
     iss: String,
     sub: String,
     aud: String,
@@ -106,26 +102,20 @@ impl PublicKeys {
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn verify(&self, token: &str, issuer: &str) -> Result<Signed, Refusal> {
+    pub fn verify(&self, token: &str, issuer: &str) -> Result<SignedLicence, LicenceRefusal> {
         if token.len() > LONGEST_TOKEN {
-            return Err(Refusal::TooLong);
+            return Err(LicenceRefusal::TooLong);
         }
-        let key = self.signer(token).ok_or(Refusal::UnknownKey)?;
-        let (message, signature) = token.rsplit_once('.').ok_or(Refusal::Signature)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refusal::Signature)?;
-        if !key.verifies(message.as_bytes(), &signature) {
-            return Err(Refusal::Signature);
-        }
-        let licence = unverified(token)?;
+        let key = self.signer(token).ok_or(LicenceRefusal::UnknownKey)?;
+        let licence = read(&key.jws().verify(token)?)?;
         if licence.issuer != issuer {
-            return Err(Refusal::Issuer);
+            return Err(LicenceRefusal::Issuer);
         }
-        Ok(Signed { licence, key: key.id().clone() })
+        Ok(SignedLicence { licence, key: key.id().clone() })
     }
 
     fn signer(&self, token: &str) -> Option<&PublicKey> {
-        let (header, _) = token.split_once('.')?;
-        self.0.iter().find(|key| key.header() == header)
+        self.0.iter().find(|key| key.jws().is_named_by(token))
     }
 }
 
@@ -133,18 +123,25 @@ impl PublicKeys {
 ///
 /// # Errors
 /// If it has not the shape of a licence.
-pub fn unverified(token: &str) -> Result<Licence, Refusal> {
-    let claims = |message: &str| Refusal::Claims(message.to_owned());
-    let mut segments = token.split('.');
-    let (Some(_), Some(body), Some(_), None) =
-        (segments.next(), segments.next(), segments.next(), segments.next())
-    else {
-        return Err(claims("it has not three segments"));
-    };
-    let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| claims("they are not base64"))?;
-    let parsed: Claims =
-        serde_json::from_slice(&json).map_err(|error| Refusal::Claims(error.to_string()))?;
-    licence(parsed).map_err(Refusal::Claims)
+pub fn unverified(token: &str) -> Result<Licence, LicenceRefusal> {
+    read(&jws::unverified_payload(token)?)
+}
+
+fn read(payload: &[u8]) -> Result<Licence, LicenceRefusal> {
+    let claims: LicenceClaims = serde_json::from_slice(payload)
+        .map_err(|error| LicenceRefusal::Claims(error.to_string()))?;
+    licence(claims).map_err(LicenceRefusal::Claims)
+}
+
+impl From<JwsError> for LicenceRefusal {
+    fn from(error: JwsError) -> Self {
+        match error {
+            JwsError::UnknownKey => Self::UnknownKey,
+            JwsError::Signature => Self::Signature,
+            JwsError::Segments => Self::Claims("it has not three segments".to_owned()),
+            JwsError::Encoding => Self::Claims("they are not base64".to_owned()),
+        }
+    }
 }
 
 impl PrivateKey {
@@ -155,9 +152,7 @@ impl PrivateKey {
     pub fn sign(&self, licence: &Licence) -> Result<String, String> {
         let claims = claims(licence);
         let json = serde_json::to_vec(&claims).map_err(|error| error.to_string())?;
-        let message = format!("{}.{}", self.public().header(), URL_SAFE_NO_PAD.encode(json));
-        let token =
-            format!("{message}.{}", URL_SAFE_NO_PAD.encode(self.signature(message.as_bytes())));
+        let token = self.sign_payload(&json);
         if token.len() > LONGEST_TOKEN {
             return Err(format!(
                 "the token would have {} bytes, and clients can store {LONGEST_TOKEN}; shorten {}, which takes most of it",
@@ -185,8 +180,8 @@ fn longest(licence: &Licence) -> &'static str {
     parts.into_iter().max_by_key(|(_, length)| *length).map_or("it", |(part, _)| part)
 }
 
-fn claims(licence: &Licence) -> Claims {
-    Claims {
+fn claims(licence: &Licence) -> LicenceClaims {
+    LicenceClaims {
         iss: licence.issuer.clone(),
         sub: licence.id.to_string(),
         aud: AUDIENCE.to_owned(),
@@ -204,7 +199,7 @@ fn claims(licence: &Licence) -> Claims {
     }
 }
 
-fn licence(claims: Claims) -> Result<Licence, String> {
+fn licence(claims: LicenceClaims) -> Result<Licence, String> {
     let at = |seconds| Timestamp::from_unix(Duration::from_secs(seconds));
     let one_line = |text: &String| !text.is_empty() && !text.chars().any(char::is_control);
     if claims.aud != AUDIENCE {
@@ -245,6 +240,9 @@ fn licence(claims: Claims) -> Result<Licence, String> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     const ISSUER: &str = "Acme Inc.";
@@ -274,8 +272,11 @@ mod tests {
 
     /// Signs whatever it is given, as an attacker with the key of another vendor could.
     fn forge(key: &PrivateKey, header: Option<&str>, json: &str) -> String {
-        let header = header
-            .map_or_else(|| key.public().header().to_owned(), |text| URL_SAFE_NO_PAD.encode(text));
+        let own = || {
+            let kid = key.public().id();
+            format!(r#"{{"alg":"EdDSA","typ":"roadstead-licence","kid":"{kid}"}}"#)
+        };
+        let header = URL_SAFE_NO_PAD.encode(header.map_or_else(own, str::to_owned));
         let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(json));
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(key.signature(message.as_bytes())))
     }
@@ -287,8 +288,8 @@ mod tests {
         let signed = keys(&[&other, &key]).verify(&token, ISSUER).expect("a good token");
         assert_eq!((&signed.licence, &signed.key), (&acme(), key.public().id()));
         assert!(keys(&[&key]).recognise(&token) && !keys(&[&other]).recognise(&token));
-        assert_eq!(keys(&[&other]).verify(&token, ISSUER), Err(Refusal::UnknownKey));
-        assert_eq!(keys(&[&key]).verify(&token, "Acme"), Err(Refusal::Issuer));
+        assert_eq!(keys(&[&other]).verify(&token, ISSUER), Err(LicenceRefusal::UnknownKey));
+        assert_eq!(keys(&[&key]).verify(&token, "Acme"), Err(LicenceRefusal::Issuer));
         assert_eq!(unverified(&token), Ok(acme()));
     }
 
@@ -298,7 +299,8 @@ mod tests {
         let again = PrivateKey::from_pem(&key.to_pem().expect("PEM")).expect("its own PEM");
         assert_eq!(again.public().id(), key.public().id());
         let public = PublicKey::from_pem(&key.public().to_pem()).expect("its own PEM");
-        assert_eq!((public.id(), public.header()), (key.public().id(), key.public().header()));
+        assert_eq!(public.id(), key.public().id());
+        assert!(public.jws().is_named_by(&key.sign(&acme()).expect("a token")));
         assert!(!format!("{key:?}").contains("pair"));
         for bad in [
             "",
@@ -373,7 +375,11 @@ mod tests {
             r#"{"alg":"EdDSA","typ":"roadstead-licence","kid":"another"}"#.to_owned(),
         ] {
             let token = forge(&key, Some(&header), &json);
-            assert_eq!(keys(&[&key]).verify(&token, ISSUER), Err(Refusal::UnknownKey), "{header}");
+            assert_eq!(
+                keys(&[&key]).verify(&token, ISSUER),
+                Err(LicenceRefusal::UnknownKey),
+                "{header}"
+            );
         }
         assert!(
             keys(&[&key]).verify(&forge(&key, None, &json), ISSUER).is_ok(),
@@ -424,7 +430,7 @@ mod tests {
         for json in bad {
             let refused = keys(&[&key]).verify(&forge(&key, None, &json), ISSUER);
             assert!(
-                matches!(refused, Err(Refusal::Claims(_) | Refusal::TooLong)),
+                matches!(refused, Err(LicenceRefusal::Claims(_) | LicenceRefusal::TooLong)),
                 "{json} gave {refused:?}"
             );
         }
@@ -438,7 +444,7 @@ mod tests {
         let long = Licence { customer: "x".repeat(LONGEST_TOKEN), ..acme() };
         assert!(key.sign(&long).expect_err("too long").contains("bytes"));
         let token = forge(&key, None, &serde_json::to_string(&claims(&long)).expect("JSON"));
-        assert_eq!(keys(&[&key]).verify(&token, ISSUER), Err(Refusal::TooLong));
+        assert_eq!(keys(&[&key]).verify(&token, ISSUER), Err(LicenceRefusal::TooLong));
         assert!(key.sign(&Licence { applications: vec![], ..acme() }).is_err());
     }
 }

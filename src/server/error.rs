@@ -72,12 +72,6 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message).with(Extra::Close)
     }
 
-    pub(super) fn overloaded() -> Self {
-        let message = "too many logins are being checked; try again";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
-            .with(Extra::RetryAfter(5))
-    }
-
     pub(super) fn with(self, extra: Extra) -> Self {
         Self { extra, ..self }
     }

@@ -1,74 +1,110 @@
-//! Who is at the door, and how people are turned away from it (ACCESS §1.3, §3.3; AUTH-1 to
-//! AUTH-7).
+//! Who asks, and how callers are turned away (ACCESS §1.3, §3.3; AUTH-1 to AUTH-7).
+
+use std::time::Duration;
 
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::error::{Extra, Refusal};
 use super::snapshot::Generation;
 use crate::access::{
-    Action, Authenticated, Caller, Credential, Denial, Door, Gatekeeper, Grant, Policy, Presented,
-    Principal, Rejection,
+    Action, Authenticated, Caller, ClientCredential, Denial, Gatekeeper, Grant, Policy,
+    PresentedCredential, Rejection, VirtualHost,
 };
 use crate::clock::Timestamp;
+use crate::identity::Identity;
 use crate::licence::{NOTICE, calendar};
+use crate::metrics::Metrics;
 use crate::oci::{ErrorCode, Ns, Repository};
 use crate::route::Route;
 
-/// A request whose asker is known as far as it can be.
-#[derive(Debug)]
-pub(super) struct Visit {
-    pub(super) door: Door,
-    pub(super) caller: Caller,
-    /// Something was presented, or a certificate that opens something.
-    pub(super) authenticated: Option<Authenticated>,
-    with_token: bool,
-    /// Why what was presented counts for nothing here.
-    rejection: Option<Rejection>,
+/// What a login is checked with.
+pub(super) struct Login<'a> {
+    pub(super) gatekeeper: &'a Gatekeeper,
+    pub(super) metrics: &'a Metrics,
+    pub(super) generation: &'a Generation,
+    pub(super) credential: &'a ClientCredential,
+    /// Until when an answer is wanted.
+    pub(super) deadline: Instant,
 }
 
-impl Visit {
-    /// Checks the credential. On an open door one that is unknown is as good as none (AUTH-7).
+/// A request whose caller is identified, as far as that is possible.
+#[derive(Debug)]
+pub(super) struct Identified {
+    pub(super) host: VirtualHost,
+    pub(super) caller: Caller,
+    /// What a good credential has shown; none if there was none, or none that is good.
+    pub(super) authenticated: Option<Authenticated>,
+    with_token: bool,
+    /// Why the credential counts for nothing, on a name where that is no error.
+    ignored: Option<Rejection>,
+}
+
+impl Login<'_> {
+    /// Checks the credential, and counts what came of it. On an open name one that is not good is
+    /// as good as none (AUTH-7).
     ///
     /// # Errors
-    /// If it is not good, and this door wants that said.
-    pub(super) async fn begin(
-        gatekeeper: &Gatekeeper,
-        generation: &Generation,
-        door: Door,
-        mut caller: Caller,
-        credential: &Credential,
-    ) -> Result<Self, Refusal> {
-        let audience = &door.audience;
-        let issuer = generation.issuer.as_deref();
-        let presented = Presented { credential, source: caller.address, audience, issuer };
-        let with_token = matches!(credential, Credential::Bearer(_));
-        let (authenticated, rejection) = match gatekeeper.authenticate(presented).await {
-            Ok(somebody) => (Some(somebody).filter(|_| *credential != Credential::None), None),
-            Err(rejection) if door.open => (None, Some(rejection)),
-            Err(rejection) => return Err(door_refusal(&door, with_token, rejection)),
-        };
-        caller.principal = match &authenticated {
-            Some(somebody) => somebody.principal.clone(),
-            None => {
-                generation.policy.certificate_principal(&caller).unwrap_or(Principal::Anonymous)
+    /// If it is not good, and the name is not open.
+    pub(super) async fn identify(
+        self,
+        host: VirtualHost,
+        caller: Caller,
+    ) -> Result<Identified, Refusal> {
+        let result = self
+            .gatekeeper
+            .authenticate(PresentedCredential {
+                credential: self.credential,
+                address: caller.address,
+                audience: &host.audience,
+                issuer: self.generation.issuer.as_deref(),
+                deadline: self.deadline,
+            })
+            .await;
+        self.count(&result, host.open);
+        let with_token = matches!(self.credential, ClientCredential::Bearer(_));
+        let (authenticated, ignored) = match result {
+            Ok(somebody) => {
+                (Some(somebody).filter(|_| *self.credential != ClientCredential::None), None)
             }
+            Err(rejection) if host.open => (None, Some(rejection)),
+            Err(rejection) => return Err(rejected(&host, with_token, &rejection)),
         };
-        Ok(Self { door, caller, authenticated, with_token, rejection })
+        let (identity, applications) = if let Some(somebody) = &authenticated {
+            (somebody.identity.clone(), somebody.applications.clone())
+        } else {
+            let by_certificate = self.generation.policy.certificate_identity(&caller);
+            (by_certificate.unwrap_or(Identity::Anonymous), Vec::new())
+        };
+        let caller = caller.known_as(identity, applications);
+        Ok(Identified { host, caller, authenticated, with_token, ignored })
     }
 
+    /// Counts the attempt, in the vocabulary of [`Rejection::as_str`]. A rejection that is ignored,
+    /// because the name is open, is told apart from one that the client has heard of.
+    fn count(&self, result: &Result<Authenticated, Rejection>, open: bool) {
+        if *self.credential == ClientCredential::None {
+            return;
+        }
+        let outcome = match result {
+            Ok(_) => "accepted".to_owned(),
+            Err(rejection) if open => format!("ignored_{}", rejection.as_str()),
+            Err(rejection) => rejection.as_str().to_owned(),
+        };
+        let labels = [self.credential.scheme(), &outcome];
+        self.metrics.http.auth_attempts.with_label_values(&labels).inc();
+    }
+}
+
+impl Identified {
     /// Whom a token would be for.
     pub(super) fn subject(&self) -> Authenticated {
         self.authenticated.clone().unwrap_or_else(Authenticated::anonymous)
     }
 
-    /// What became of the credential, as a label of metrics.
-    pub(super) fn outcome(&self) -> &'static str {
-        self.rejection.as_ref().map_or("accepted", Rejection::as_str)
-    }
-
     /// What a customer should hear before the licence ends (ACCESS §4.7).
     pub(super) fn notice(&self, issuer: Option<&str>, now: Timestamp) -> Option<String> {
-        let Principal::Licence { id, .. } = &self.caller.principal else { return None };
+        let Identity::Licence(id) = &self.caller.identity else { return None };
         let expires = self.authenticated.as_ref()?.expires?;
         let left = expires.since(now);
         let ask = issuer.map(|issuer| format!("; ask {issuer}")).unwrap_or_default();
@@ -77,7 +113,7 @@ impl Visit {
 
     /// Whether the ping has to ask for a login, so that clients log in at all (AUTH-3).
     pub(super) fn must_log_in(&self) -> bool {
-        !self.door.open && self.authenticated.is_none() && self.caller.is_anonymous()
+        !self.host.open && self.authenticated.is_none() && self.caller.is_anonymous()
     }
 
     /// The right to do it, before anything is looked up. Where nothing can be written, whoever may
@@ -119,7 +155,7 @@ impl Visit {
     /// know a registry, so that clients go on to it (ACCESS §3.3).
     pub(super) fn nowhere(&self, ns: &Ns, action: Action, name: &Repository) -> Refusal {
         match Policy::nowhere(&self.caller, action) {
-            Denial::Unauthenticated if self.door.open && *ns != Ns::Absent => {
+            Denial::Unauthenticated if self.host.open && *ns != Ns::Absent => {
                 Refusal::unknown_name()
             }
             denial @ (Denial::Unauthenticated | Denial::Hidden | Denial::Forbidden) => {
@@ -133,7 +169,7 @@ impl Visit {
         match denial {
             Denial::Hidden => Refusal::unknown_name(),
             Denial::Forbidden => {
-                let message = format!("{} may not {} here", self.caller.principal, verb(action));
+                let message = format!("{} may not {} here", self.caller.identity, verb(action));
                 Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
             }
             Denial::Unauthenticated => {
@@ -144,52 +180,65 @@ impl Visit {
 
     /// 401 with the one challenge there is, or 404 where nobody has anything to log in with.
     pub(super) fn challenge(&self, scope: Option<&str>) -> Refusal {
-        if !self.door.challenges {
+        if !self.host.challenges {
             return Refusal::unknown_name();
         }
-        if let Some(rejection) = &self.rejection {
-            return door_refusal(&self.door, self.with_token, rejection.clone());
+        if let Some(rejection) = &self.ignored {
+            return rejected(&self.host, self.with_token, rejection);
         }
         let error = self.with_token.then_some("insufficient_scope");
-        let challenge = challenge(&self.door, scope, error);
+        let challenge = challenge(&self.host, scope, error);
         let message = "log in to use this";
         Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
             .with(Extra::Challenge(challenge))
     }
 }
 
-/// What a credential that is not good is answered with; the reason goes to the log alone.
-fn door_refusal(door: &Door, with_token: bool, rejection: Rejection) -> Refusal {
-    let unauthorized = |message: &str, cause: Option<String>| {
+/// What a credential that is not good is answered with. The reason goes to the log alone: to a
+/// client an unknown user, a wrong password and a forged licence are the same.
+fn rejected(host: &VirtualHost, with_token: bool, rejection: &Rejection) -> Refusal {
+    let unauthorized = |message: &str| {
         let error = with_token.then_some("invalid_token");
-        let refusal = Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message);
-        Refusal { cause, ..refusal.with(Extra::Challenge(challenge(door, None, error))) }
+        Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
+            .with(Extra::Challenge(challenge(host, None, error)))
     };
-    match rejection {
-        Rejection::Unknown { reason } => {
-            unauthorized("wrong user, password or licence", Some(reason))
+    let refusal = match rejection {
+        Rejection::Malformed
+        | Rejection::UnknownUser
+        | Rejection::WrongPassword
+        | Rejection::LicenceInvalid(_)
+        | Rejection::LicenceUserMismatch(_)
+        | Rejection::LicenceNotYet(_) => unauthorized("wrong user, password or licence"),
+        Rejection::TokenInvalid | Rejection::TokenExpired | Rejection::TokenRevoked { .. } => {
+            unauthorized("the token is not good any more")
         }
-        Rejection::InvalidToken { reason } => {
-            unauthorized("the token is not good any more", Some(reason))
+        // The signature was right, so this is the customer: docker prints the sentence (ACCESS
+        // §4.6).
+        Rejection::LicenceExpired { message } | Rejection::LicenceRevoked { message } => {
+            unauthorized(message)
         }
-        Rejection::Ended { message } => unauthorized(&message, Some(message.clone())),
-        Rejection::Later { retry_after } => {
-            // Failures of this login, or of others who keep us busy: whoever waits need not know
-            // which.
-            let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
-            let message = format!("too many logins for now; try again in {seconds} s");
-            Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
-                .with(Extra::RetryAfter(seconds))
+        // Failures of this login, or others that keep the thread busy: a client need not know
+        // which.
+        Rejection::Throttled { retry_after } | Rejection::Overloaded { retry_after } => {
+            try_again(*retry_after)
         }
-    }
+    };
+    Refusal { cause: Some(rejection.to_string()), ..refusal }.because(rejection.as_str())
+}
+
+fn try_again(retry_after: Duration) -> Refusal {
+    let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+    let message = format!("too many logins for now; try again in {seconds} s");
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
+        .with(Extra::RetryAfter(seconds))
 }
 
 /// Parameters quoted and in this order (AUTH-2). Nothing in them needs escaping: names of hosts and
 /// repositories.
-fn challenge(door: &Door, scope: Option<&str>, error: Option<&str>) -> String {
+fn challenge(host: &VirtualHost, scope: Option<&str>, error: Option<&str>) -> String {
     let scope = scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
     let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
-    format!("Bearer realm=\"{}\",service=\"{}\"{scope}{error}", door.realm, door.service)
+    format!("Bearer realm=\"{}\",service=\"{}\"{scope}{error}", host.realm, host.service)
 }
 
 fn actions(action: Action) -> &'static str {

@@ -10,23 +10,25 @@ use http::header::HOST;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::connection::body::Body;
 use super::connection::delivery::Outbound;
 use super::connection::tls::{self, Certificate, TlsContext};
 use super::error::{Extra, Refusal};
 use super::exchange::{Arrival, Notes};
-use super::identify::Visit;
+use super::identify::{Identified, Login};
 use super::reads::Asked;
 use super::respond::{self, Answer};
 use super::snapshot::Generation;
 use super::token;
 use super::writes;
 use crate::access::{
-    Action, Caller, Credential, Door, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger, Principal,
-    client_address,
+    Action, Caller, ClientCredential, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger,
+    VirtualHost, client_address,
 };
 use crate::clock::Clock;
+use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Endpoint, ErrorCode, Repository, Target};
@@ -63,7 +65,7 @@ pub struct Service {
 #[derive(Clone, Copy)]
 pub(super) struct Address<'a> {
     pub(super) generation: &'a Generation,
-    pub(super) visit: &'a Visit,
+    pub(super) visit: &'a Identified,
     pub(super) host: Option<&'a str>,
     pub(super) target: &'a Target,
 }
@@ -80,11 +82,21 @@ impl Address<'_> {
     }
 }
 
-/// A request at the door, before it is known who asks.
-struct Knock<'a> {
+/// A request as it arrived, apart from what is in it.
+struct Received<'a> {
+    connection: &'a Connection,
+    /// Of the client, behind the proxies that are trusted.
+    address: IpAddr,
+    /// Until when the login and the look-up have to be done.
+    deadline: Instant,
+}
+
+/// A request before it is known who asks.
+struct Unauthenticated<'a> {
     generation: &'a Generation,
-    door: Door,
+    host: VirtualHost,
     caller: Caller,
+    deadline: Instant,
 }
 
 impl Service {
@@ -95,6 +107,7 @@ impl Service {
         outbound: Outbound,
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
+        let deadline = Instant::now() + self.limits.head;
         let generation = self.generation.load_full();
         let address =
             client_address(connection.peer, request.headers(), &generation.trusted_proxies);
@@ -102,10 +115,8 @@ impl Service {
             Arrival::new(address, request.method().clone(), outbound, Arc::clone(&self.metrics));
         let head_only = request.method() == Method::HEAD;
         let mut notes = Notes::default();
-        let answer = match self
-            .answer(&generation, (&connection, address), &mut request, &mut notes)
-            .await
-        {
+        let received = Received { connection: &connection, address, deadline };
+        let answer = match self.answer(&generation, received, &mut request, &mut notes).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 writes::drain(&mut request).await;
@@ -122,7 +133,7 @@ impl Service {
     async fn answer(
         &self,
         generation: &Generation,
-        (connection, address): (&Connection, IpAddr),
+        received: Received<'_>,
         request: &mut Request<Incoming>,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
@@ -132,20 +143,21 @@ impl Service {
             return Err(bad_request("a read has no body"));
         }
         let host = host(request)?;
-        let door = generation
-            .doors
+        let Received { connection, address, deadline } = received;
+        let virtual_host = generation
+            .virtual_hosts
             .find(host.as_deref(), connection.secure)
             .ok_or_else(Refusal::misdirected)?;
         let certificate = tls::names(connection.certificate.as_ref(), self.clock.now())?.to_vec();
-        let caller = Caller { address, principal: Principal::Anonymous, certificate };
-        let knock = Knock { generation, door, caller };
+        let caller = Caller::anonymous(address, certificate);
+        let knock = Unauthenticated { generation, host: virtual_host, caller, deadline };
         if request.uri().path() == token::PATH {
             notes.route = Some("token");
             return self.token(knock, request, notes).await;
         }
         let target = Target::parse(request.uri().path(), request.uri().query())?;
         notes.route = Some(target.endpoint.route_label());
-        let credential = Credential::of(request.headers());
+        let credential = ClientCredential::of(request.headers());
         let visit = self.visit(knock, &credential, notes).await?;
         let Some(repository) = target.endpoint.repository() else {
             return without_name(&generation.routes, &target, &visit, read);
@@ -199,63 +211,49 @@ impl Service {
     /// Finds out who asks.
     async fn visit(
         &self,
-        knock: Knock<'_>,
-        credential: &Credential,
+        knock: Unauthenticated<'_>,
+        credential: &ClientCredential,
         notes: &mut Notes,
-    ) -> Result<Visit, Refusal> {
+    ) -> Result<Identified, Refusal> {
         notes.identity = Some("unknown".to_owned());
-        let Knock { generation, door, caller } = knock;
-        let begun = Visit::begin(&self.gatekeeper, generation, door, caller, credential);
-        let begun = tokio::time::timeout(self.limits.head, begun)
-            .await
-            .unwrap_or_else(|_| Err(Refusal::overloaded()));
-        let visit = begun
-            .inspect_err(|refusal| self.count_attempt(credential, refused_label(refusal.status)))?;
-        self.count_attempt(credential, visit.outcome());
-        notes.identity = Some(visit.caller.principal.to_string());
+        let Unauthenticated { generation, host, caller, deadline } = knock;
+        let (gatekeeper, metrics) = (&self.gatekeeper, &self.metrics);
+        let login = Login { gatekeeper, metrics, generation, credential, deadline };
+        let visit = login.identify(host, caller).await?;
+        notes.identity = Some(visit.caller.identity.to_string());
         Ok(visit)
     }
 
     /// The token endpoint (AUTH-12).
     async fn token(
         &self,
-        knock: Knock<'_>,
+        knock: Unauthenticated<'_>,
         request: &mut Request<Incoming>,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         let generation = knock.generation;
         let posted = *request.method() == Method::POST;
-        let form = token::form(request, self.limits.head).await?;
-        let credential = form.credential.unwrap_or_else(|| Credential::of(request.headers()));
+        let form = token::form(request, knock.deadline).await?;
+        let credential = form.credential.unwrap_or_else(|| ClientCredential::of(request.headers()));
         let visit = self.visit(knock, &credential, notes).await?;
         let nobody = visit.authenticated.is_none() && visit.caller.is_anonymous();
         if nobody && !generation.policy.has_use_for_anonymous(&visit.caller) {
             return Err(visit.challenge(None));
         }
-        if let Principal::Licence { id, applications } = &visit.caller.principal {
-            for slug in generation.policy.unknown_applications(applications) {
+        if let Identity::Licence(id) = &visit.caller.identity {
+            for slug in generation.policy.unknown_applications(&visit.caller.applications) {
                 tracing::warn!(licence = %id, application = %slug, "a licence is for an application that is not configured");
             }
         }
         let life = if generation.policy.may_push(&visit.caller) { LIFE_FOR_PUSH } else { LIFE };
-        let issued = self.gatekeeper.issue(&visit.subject(), &visit.door.audience, life);
+        let issued = self.gatekeeper.issue(&visit.subject(), &visit.host.audience, life);
         Ok(token::answer(&issued, posted.then_some(form.scope.as_str())))
     }
 
-    fn note_pull(&self, visit: &Visit, name: &CanonicalName) {
+    fn note_pull(&self, visit: &Identified, name: &CanonicalName) {
         let expires = visit.authenticated.as_ref().and_then(|somebody| somebody.expires);
         self.ledger
             .note(&visit.caller, LastPull { at: self.clock.now(), image: name.clone(), expires });
-    }
-
-    fn count_attempt(&self, credential: &Credential, outcome: &str) {
-        if *credential != Credential::None {
-            self.metrics
-                .http
-                .auth_attempts
-                .with_label_values(&[credential.scheme(), outcome])
-                .inc();
-        }
     }
 }
 
@@ -281,15 +279,11 @@ pub(super) fn bad_request(message: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message).with(Extra::Close)
 }
 
-fn refused_label(status: StatusCode) -> &'static str {
-    if status == StatusCode::UNAUTHORIZED { "refused" } else { "later" }
-}
-
 /// Endpoints that are about no repository.
 fn without_name(
     routes: &Routes,
     target: &Target,
-    visit: &Visit,
+    visit: &Identified,
     read: bool,
 ) -> Result<Answer, Refusal> {
     if !routes.answers_ping(target.prefix.as_deref()) {

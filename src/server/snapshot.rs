@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::access::{Doors, Policy};
+use crate::access::{Policy, VirtualHosts};
 use crate::config::Config;
 use crate::route::Routes;
 
@@ -13,7 +13,7 @@ use crate::route::Routes;
 pub struct Generation {
     pub(super) routes: Routes,
     pub(super) policy: Policy,
-    pub(super) doors: Doors,
+    pub(super) virtual_hosts: VirtualHosts,
     pub(super) trusted_proxies: Vec<IpNet>,
     /// Who issues licences, if anybody does.
     pub(super) issuer: Option<String>,
@@ -26,7 +26,7 @@ impl Generation {
         Self {
             routes: Routes::new(config),
             policy: Policy::new(config.access.rules.clone(), config.applications.clone()),
-            doors: Doors::new(config),
+            virtual_hosts: VirtualHosts::new(config),
             trusted_proxies: config.access.trusted_proxies.clone(),
             grace: config.shutdown_grace,
             issuer: config.licences.as_ref().map(|licences| licences.issuer.clone()),

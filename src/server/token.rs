@@ -4,44 +4,42 @@
 //! What a client asks the token to be for is not read: a token says who asks, and each request is
 //! decided by itself.
 
-use std::time::Duration;
-
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
+use tokio::time::{Instant, timeout_at};
 use url::form_urlencoded;
 
 use super::error::{Extra, Refusal};
 use super::respond::{self, Answer};
-use crate::access::{Credential, Issued};
-use crate::clock::Timestamp;
+use crate::access::{ClientCredential, Issued};
 use crate::licence::calendar;
 use crate::oci::ErrorCode;
 
 pub(super) const PATH: &str = "/token";
 
-/// Bytes of a form (AUTH-12).
-const LARGEST_FORM: usize = 64 * 1024;
+/// A form holds a password or a licence, and a few names (AUTH-12).
+const FORM_BYTES_MAX: usize = 64 * 1024;
 
 /// What a POST holds; other fields are not for us.
 #[derive(Debug, Default)]
-pub(super) struct Form {
-    pub(super) credential: Option<Credential>,
+pub(super) struct TokenForm {
+    pub(super) credential: Option<ClientCredential>,
     /// What was asked for, to be echoed.
     pub(super) scope: String,
 }
 
-/// Reads the form of a POST; other methods have none.
+/// Reads the form of a POST, which has to be there by the deadline; other methods have none.
 ///
 /// # Errors
 /// 405 for a method that is none of ours, 400 for a form that cannot be read, 401 for a grant that
 /// we never gave.
 pub(super) async fn form(
     request: &mut Request<Incoming>,
-    patience: Duration,
-) -> Result<Form, Refusal> {
+    deadline: Instant,
+) -> Result<TokenForm, Refusal> {
     match *request.method() {
-        Method::GET | Method::HEAD => return Ok(Form::default()),
+        Method::GET | Method::HEAD => return Ok(TokenForm::default()),
         Method::POST => {}
         _ => {
             let refusal =
@@ -51,13 +49,12 @@ pub(super) async fn form(
     }
     let bad =
         |message: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
-    if request.body().size_hint().lower() > LARGEST_FORM as u64 {
+    if request.body().size_hint().lower() > FORM_BYTES_MAX as u64 {
         return Err(bad("the form is too long").with(Extra::Close));
     }
-    let whole = Limited::new(request.body_mut(), LARGEST_FORM).collect();
-    let read = tokio::time::timeout(patience, whole)
-        .await
-        .map_err(|_| bad("the form did not arrive in time"))?;
+    let whole = Limited::new(request.body_mut(), FORM_BYTES_MAX).collect();
+    let read =
+        timeout_at(deadline, whole).await.map_err(|_| bad("the form did not arrive in time"))?;
     let bytes = read.map_err(|_| bad("the form cannot be read").with(Extra::Close))?.to_bytes();
     parse(&bytes).ok_or_else(|| {
         let message = "this token endpoint gives out no refresh tokens; log in again";
@@ -66,9 +63,9 @@ pub(super) async fn form(
 }
 
 /// None for a grant other than a password.
-fn parse(bytes: &[u8]) -> Option<Form> {
+fn parse(bytes: &[u8]) -> Option<TokenForm> {
     let (mut grant, mut user, mut password) = (None, String::new(), String::new());
-    let mut form = Form::default();
+    let mut form = TokenForm::default();
     for (key, value) in form_urlencoded::parse(bytes) {
         match &*key {
             "grant_type" => grant = Some(value.into_owned()),
@@ -81,31 +78,28 @@ fn parse(bytes: &[u8]) -> Option<Form> {
     match grant.as_deref() {
         None => Some(form),
         Some("password") => {
-            Some(Form { credential: Some(Credential::basic(user, password)), ..form })
+            Some(TokenForm { credential: Some(ClientCredential::basic(user, password)), ..form })
         }
         Some(_) => None,
     }
 }
 
-/// The answer, in the form that GET (`token`) or POST (`access_token` and `scope`) is defined to
-/// have; both hold both.
-pub(super) fn answer(issued: &Issued, asked: Option<&str>) -> Answer {
+/// The answer. The specification of the GET form names the member `token`, that of the POST form
+/// `access_token`; clients read either, so both answers hold both. `scope` is what a POST asked
+/// for, to be echoed.
+pub(super) fn answer(issued: &Issued, scope: Option<&str>) -> Answer {
     let token = issued.token.expose();
     let mut document = serde_json::json!({
         "token": token,
         "access_token": token,
         "expires_in": issued.life.as_secs(),
-        "issued_at": calendar::format(whole_seconds(issued.at)),
+        "issued_at": calendar::format(issued.at),
     });
-    if let Some(scope) = asked {
+    if let Some(scope) = scope {
         document["scope"] = scope.into();
         document["token_type"] = "Bearer".into();
     }
     respond::token(document.to_string())
-}
-
-fn whole_seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_unix(Duration::from_secs(at.unix().as_secs()))
 }
 
 #[cfg(test)]
@@ -117,10 +111,10 @@ mod tests {
         let form = parse(b"grant_type=password&service=x&client_id=y&scope=a%3Ab%3Apull+c&username=ci&password=a%26b");
         let form = form.expect("a password");
         assert_eq!(form.scope, "a:b:pull c");
-        assert_eq!(form.credential, Some(Credential::basic("ci".into(), "a&b".into())));
+        assert_eq!(form.credential, Some(ClientCredential::basic("ci".into(), "a&b".into())));
         assert_eq!(parse(b"scope=x").expect("no grant").credential, None);
         assert!(parse(b"grant_type=refresh_token&refresh_token=x").is_none());
         let nobody = parse(b"grant_type=password&username=&password=").expect("an empty password");
-        assert_eq!(nobody.credential, Some(Credential::None));
+        assert_eq!(nobody.credential, Some(ClientCredential::None));
     }
 }

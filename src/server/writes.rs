@@ -117,7 +117,7 @@ impl Service {
         request: &mut Request<Incoming>,
     ) -> Result<Answer, Refusal> {
         let opened =
-            self.gatekeeper.unseal(session, &writer.to.visit.caller.principal, &writer.name);
+            self.gatekeeper.unseal(session, &writer.to.visit.caller.identity, &writer.name);
         let ticket = opened.and_then(|text| Ticket::parse(&text)).ok_or_else(unknown_upload)?;
         match method {
             Method::GET => {
@@ -158,7 +158,7 @@ impl Service {
             Upload::Open { ticket, progress } => {
                 let sealed = self.gatekeeper.seal(
                     &ticket.to_text(),
-                    &writer.to.visit.caller.principal,
+                    &writer.to.visit.caller.identity,
                     &writer.name,
                 );
                 let sealed = sealed.ok_or_else(|| {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use roadstead::config::{self, Credential, UnknownCredentials};
-use roadstead::licence::revocation_line;
+use roadstead::licence::{Licence, revocation_line};
 use roadstead::oci::Pattern;
 use roadstead::secret::Secret;
 
@@ -283,6 +283,8 @@ async fn a_changed_password_ends_the_tokens_of_its_user() {
         (vendor.status(&bearer, MYAPP).await, vendor.status(&other, MYAPP).await),
         (401, 200)
     );
+    let revoked = [("scheme", "bearer"), ("outcome", "token_revoked")];
+    assert_eq!(vendor.proxy.metric("roadstead_auth_attempts_total", &revoked), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,7 +301,54 @@ async fn on_an_open_name_an_unknown_credential_is_as_good_as_none() {
         assert_eq!(vendor.status(&uninvited, MYAPP).await, 401);
         assert_eq!(vendor.status(&uninvited, "/v2/a/b/manifests/1?ns=unknown.test").await, 404);
     }
+    let ignored =
+        |outcome| vendor.proxy.metric("roadstead_auth_attempts_total", &[("outcome", outcome)]);
+    for outcome in ["ignored_unknown_user", "ignored_token_invalid", "ignored_malformed"] {
+        assert_eq!(ignored(outcome), 4, "{outcome}");
+    }
     assert_eq!(vendor.status(&vendor.customer("acme-prod", &["myapp"]), MYAPP).await, 200);
+}
+
+/// Every reason has its word for the operator, whatever the client is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_of_a_login_is_counted_by_reason() {
+    let vendor = Vendor::start().await;
+    let licence = |id: &str, good_for| vendor.licence(id, &["myapp"], good_for);
+    let ended = vendor.sign(&licence("acme-old", Duration::from_secs(1)));
+    let begins = vendor.proxy.clock().now().plus(DAY);
+    let future = vendor.sign(&Licence { not_before: begins, ..licence("acme-next", 2 * DAY) });
+    let good = vendor.sign(&licence("acme-prod", DAY));
+    let bearer = token(&vendor, &basic("ci", "ci-secret")).await;
+    vendor.proxy.clock().advance(Duration::from_secs(1));
+    for (authorization, scheme, outcome) in [
+        (basic("ci", "ci-secret"), "basic", "accepted"),
+        (bearer.clone(), "bearer", "accepted"),
+        ("Digest x".to_owned(), "unreadable", "malformed"),
+        (basic("eve", "ci-secret"), "basic", "unknown_user"),
+        (basic("ci", "wrong"), "basic", "wrong_password"),
+        (basic("acme-old", &ended), "basic", "licence_expired"),
+        (basic("acme-next", &future), "basic", "licence_not_yet"),
+        (basic("acme-prod", &good[..good.len() - 2]), "basic", "licence_invalid"),
+        (basic("ci", &good), "basic", "licence_user_mismatch"),
+        ("Bearer x.y.z".to_owned(), "bearer", "token_invalid"),
+    ] {
+        let counted = || {
+            let labels = [("scheme", scheme), ("outcome", outcome)];
+            vendor.proxy.metric("roadstead_auth_attempts_total", &labels)
+        };
+        let before = counted();
+        get(&vendor, &authorization, "/v2/").await;
+        assert_eq!(counted(), before + 1, "{authorization}: {outcome}");
+    }
+    let count =
+        |outcome| vendor.proxy.metric("roadstead_auth_attempts_total", &[("outcome", outcome)]);
+    for _ in 0..5 {
+        get(&vendor, &basic("ci", "wrong"), "/v2/").await;
+    }
+    assert_eq!((count("wrong_password"), count("throttled")), (5, 1), "five failures a minute");
+    vendor.proxy.clock().advance(Duration::from_mins(62));
+    get(&vendor, &bearer, "/v2/").await;
+    assert_eq!(count("token_expired"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

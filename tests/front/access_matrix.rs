@@ -4,14 +4,15 @@
 
 use bytes::Bytes;
 use http::Method;
-use roadstead::config::{Allow, Who, Writes};
+use roadstead::config::{Allow, Writes};
+use roadstead::identity::Identity;
 
 use crate::support::image::{Image, OCI_MANIFEST};
 use crate::support::origin::{Origin, Request};
 use crate::support::vendor::{Vendor, basic, rule};
 
 /// Who asks, and what they have: repositories that they may pull, list, push to and delete from.
-struct Identity {
+struct Asker {
     name: &'static str,
     pulls: &'static [&'static str],
     lists: &'static [&'static str],
@@ -28,8 +29,8 @@ const EXTERNAL: &str = "proxy/myapp/quay.io/acme/api";
 const ABSENT: &str = "registry.test/missing/image";
 const REPOSITORIES: [&str; 6] = [OURS, THEIRS, PUBLIC, HIDDEN, EXTERNAL, ABSENT];
 
-const IDENTITIES: [Identity; 10] = [
-    Identity {
+const IDENTITIES: [Asker; 10] = [
+    Asker {
         name: "anonymous",
         pulls: &[PUBLIC],
         lists: &[PUBLIC],
@@ -37,7 +38,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: false,
     },
-    Identity {
+    Asker {
         name: "licence for myapp",
         pulls: &[PUBLIC, OURS, EXTERNAL],
         lists: &[PUBLIC, OURS, EXTERNAL],
@@ -45,7 +46,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: true,
     },
-    Identity {
+    Asker {
         name: "licence for other",
         pulls: &[PUBLIC, THEIRS],
         lists: &[PUBLIC, THEIRS],
@@ -53,7 +54,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: true,
     },
-    Identity {
+    Asker {
         name: "licence for an unknown application",
         pulls: &[PUBLIC],
         lists: &[PUBLIC],
@@ -61,7 +62,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: true,
     },
-    Identity {
+    Asker {
         name: "publisher of myapp",
         pulls: &[PUBLIC, OURS, EXTERNAL],
         lists: &[PUBLIC, OURS, EXTERNAL],
@@ -69,7 +70,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: true,
     },
-    Identity {
+    Asker {
         name: "operator",
         pulls: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
         lists: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
@@ -77,7 +78,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: true,
     },
-    Identity {
+    Asker {
         name: "list only",
         pulls: &[PUBLIC],
         lists: &[PUBLIC, HIDDEN],
@@ -85,7 +86,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: true,
     },
-    Identity {
+    Asker {
         name: "push only",
         pulls: &[PUBLIC],
         lists: &[PUBLIC],
@@ -93,7 +94,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[],
         known: true,
     },
-    Identity {
+    Asker {
         name: "delete only",
         pulls: &[PUBLIC],
         lists: &[PUBLIC],
@@ -101,7 +102,7 @@ const IDENTITIES: [Identity; 10] = [
         deletes: &[HIDDEN, OURS],
         known: true,
     },
-    Identity {
+    Asker {
         name: "owner",
         pulls: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
         lists: &[PUBLIC, OURS, THEIRS, HIDDEN, ABSENT],
@@ -152,7 +153,7 @@ const WRITES: [(&str, &str); 11] = [
 ];
 
 /// What the table of rights says of a read.
-fn read_oracle(identity: &Identity, repository: &str, method: &str, path: &str) -> u16 {
+fn read_oracle(identity: &Asker, repository: &str, method: &str, path: &str) -> u16 {
     // Whoever pushes looks what is there.
     let looks = method == "HEAD" && identity.pushes.contains(&repository) && repository != EXTERNAL;
     let rights = if path.starts_with("tags") { identity.lists } else { identity.pulls };
@@ -171,7 +172,7 @@ fn read_oracle(identity: &Identity, repository: &str, method: &str, path: &str) 
 
 /// What it says of a write, to a registry that takes writes or to a mirror.
 fn write_oracle(
-    identity: &Identity,
+    identity: &Asker,
     repository: &str,
     (method, path): (&str, &str),
     writable: bool,
@@ -217,7 +218,7 @@ fn foreign_manifests(registry: &Origin, theirs: &Image) {
     registry.tag("myapp/worker", "foreign-subject", &subject.digest);
 }
 
-fn authorization(vendor: &Vendor, identity: &Identity) -> String {
+fn authorization(vendor: &Vendor, identity: &Asker) -> String {
     match identity.name {
         "anonymous" => "Basic Og==".to_owned(),
         "licence for myapp" => vendor.customer("acme", &["myapp"]),
@@ -246,7 +247,7 @@ async fn send(vendor: &Vendor, authorization: &str, method: &str, path: &str) ->
 }
 
 async fn vendor(writable: bool) -> (Vendor, Vec<Image>) {
-    let id = |text| Who::Licence(roadstead::licence::LicenceId::parse(text).expect(text));
+    let id = |text| Identity::Licence(roadstead::licence::LicenceId::parse(text).expect(text));
     let vendor = Vendor::start_with(|setup| {
         let list = Allow { list: true, ..Allow::default() };
         let push = Allow { push: true, ..Allow::default() };

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use roadstead::config::{Allow, Who, Writes};
+use roadstead::config::{Allow, Writes};
+use roadstead::identity::Identity;
 use roadstead::licence::LicenceId;
 
 use crate::support::image::{Image, OCI_MANIFEST};
@@ -115,7 +116,7 @@ async fn vendor() -> (Vendor, String) {
     let vendor = Vendor::start_with(|setup| {
         setup.config.upstreams[0].writes = Writes::Kept;
         let all = Allow { pull: true, list: true, push: true, delete: true };
-        let who = Who::Licence(LicenceId::parse("owner").expect("an id"));
+        let who = Identity::Licence(LicenceId::parse("owner").expect("an id"));
         setup.config.access.rules.push(rule(who, all, &["registry.test/public/**"]));
     })
     .await;

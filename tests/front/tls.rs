@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use roadstead::config::{Allow, CertificateName, ClientAuth, Who};
+use roadstead::config::{Allow, ClientAuth};
+use roadstead::identity::{CertificateName, Identity};
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -66,7 +67,7 @@ async fn certificates_are_identities_where_rules_name_them() {
     let mut setup = Setup::of(&origin);
     let (authority, clients) = (Authority::new(), Authority::new());
     setup.config.tls = Some(tls(&setup, &authority, Some((&clients, ClientAuth::Optional))));
-    let node = Who::Certificate(CertificateName::Dns("node.test".to_owned()));
+    let node = Identity::Certificate(CertificateName::Dns("node.test".to_owned()));
     setup.config.access.rules = vec![rule(node, Allow { pull: true, ..Allow::default() }, &["**"])];
     let proxy = setup.start().await;
     let path = "/v2/library/a/manifests/1";
@@ -222,7 +223,7 @@ async fn a_certificate_that_has_ended_is_none_also_where_nobody_shows_it_again()
         let mut setup = Setup::of(&origin);
         let (authority, clients) = (Authority::new(), Authority::new());
         setup.config.tls = Some(tls(&setup, &authority, Some((&clients, auth))));
-        let node = Who::Certificate(CertificateName::Dns("node.test".to_owned()));
+        let node = Identity::Certificate(CertificateName::Dns("node.test".to_owned()));
         setup.config.access.rules =
             vec![rule(node, Allow { pull: true, ..Allow::default() }, &["**"])];
         let proxy = setup.start().await;

@@ -12,21 +12,21 @@ use moka::sync::Cache;
 use crate::clock::{Clock, Timestamp};
 use crate::expiring::ExpiringCache;
 
-/// Failures of one user from one address in [`WINDOW`] (ACCESS §5.3).
-const FAILURES: u32 = 5;
-const WINDOW: Duration = Duration::from_mins(1);
+/// Failures of one user from one address in [`FAILURE_WINDOW`] (ACCESS §5.3).
+const FAILURES_MAX: u32 = 5;
+const FAILURE_WINDOW: Duration = Duration::from_mins(1);
 /// How long an address is a suspect that was turned away for want of room: long enough to tell one
 /// that keeps coming, short enough for one that was unlucky.
-const CROWDED_OUT: Duration = Duration::from_secs(10);
+const CROWDED_OUT_SUSPECT_FOR: Duration = Duration::from_secs(10);
 /// Addresses, names, and pairs of them that are remembered.
-const COUNTED: u64 = 65_536;
+const REMEMBERED_MAX: u64 = 65_536;
 
 /// What counts as one address: an IPv4 address, or the /64 that one customer of an IPv6 network
 /// has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Source(IpAddr);
+pub(super) struct SourceNetwork(IpAddr);
 
-impl From<IpAddr> for Source {
+impl From<IpAddr> for SourceNetwork {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => IpAddr::V4(address),
@@ -42,13 +42,13 @@ pub(super) struct Failures {
     clock: Clock,
     /// Under a secret of the process: names come from strangers, and may be long.
     names: RandomState,
-    counts: Cache<(Source, Name), Count>,
+    counts: Cache<(SourceNetwork, Name), Count>,
     /// Addresses that have failed, or were turned away for want of room.
-    suspects: ExpiringCache<Source, ()>,
+    suspects: ExpiringCache<SourceNetwork, ()>,
     /// Names that somebody guesses at.
     guessed: ExpiringCache<Name, ()>,
     /// Who has logged in from where.
-    familiar: Cache<(Source, Name), ()>,
+    familiar: Cache<(SourceNetwork, Name), ()>,
 }
 
 type Name = u64;
@@ -63,28 +63,29 @@ impl Failures {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             names: RandomState::new(),
-            suspects: ExpiringCache::new(COUNTED, clock.clone()),
-            guessed: ExpiringCache::new(COUNTED, clock.clone()),
+            suspects: ExpiringCache::new(REMEMBERED_MAX, clock.clone()),
+            guessed: ExpiringCache::new(REMEMBERED_MAX, clock.clone()),
             counts: Cache::builder()
-                .max_capacity(COUNTED)
+                .max_capacity(REMEMBERED_MAX)
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
             clock,
-            familiar: Cache::new(COUNTED),
+            familiar: Cache::new(REMEMBERED_MAX),
         }
     }
 
     /// How long until another failure may be risked; none: at once.
-    pub(super) fn locked_out(&self, source: Source, user: &str) -> Option<Duration> {
+    pub(super) fn locked_out(&self, source: SourceNetwork, user: &str) -> Option<Duration> {
         let count = self.counts.get(&(source, self.name(user)))?;
         let passed = self.clock.now().since(count.since);
-        (count.failures >= FAILURES && passed < WINDOW).then(|| WINDOW.saturating_sub(passed))
+        (count.failures >= FAILURES_MAX && passed < FAILURE_WINDOW)
+            .then(|| FAILURE_WINDOW.saturating_sub(passed))
     }
 
     /// Whether this user has logged in from there before, and not failed since.
-    pub(super) fn is_familiar(&self, source: Source, user: &str) -> bool {
+    pub(super) fn is_familiar(&self, source: SourceNetwork, user: &str) -> bool {
         let pair = (source, self.name(user));
-        let failed = |count: Count| self.clock.now().since(count.since) < WINDOW;
+        let failed = |count: Count| self.clock.now().since(count.since) < FAILURE_WINDOW;
         self.familiar.contains_key(&pair) && !self.counts.get(&pair).is_some_and(failed)
     }
 
@@ -92,22 +93,22 @@ impl Failures {
         self.guessed.contains(&self.name(user))
     }
 
-    pub(super) fn is_suspect(&self, source: Source) -> bool {
+    pub(super) fn is_suspect(&self, source: SourceNetwork) -> bool {
         self.suspects.contains(&source)
     }
 
     /// A right password.
-    pub(super) fn remember(&self, source: Source, user: &str) {
+    pub(super) fn remember(&self, source: SourceNetwork, user: &str) {
         self.familiar.insert((source, self.name(user)), ());
     }
 
     /// A wrong password.
-    pub(super) fn count(&self, source: Source, user: &str) {
+    pub(super) fn count(&self, source: SourceNetwork, user: &str) {
         let (now, name) = (self.clock.now(), self.name(user));
-        self.suspects.extend(source, (), WINDOW);
-        self.guessed.insert(name, (), WINDOW);
+        self.suspects.extend(source, (), FAILURE_WINDOW);
+        self.guessed.insert(name, (), FAILURE_WINDOW);
         self.counts.entry((source, name)).and_upsert_with(|entry| match entry {
-            Some(entry) if now.since(entry.value().since) < WINDOW => {
+            Some(entry) if now.since(entry.value().since) < FAILURE_WINDOW => {
                 Count { failures: entry.value().failures.saturating_add(1), ..*entry.value() }
             }
             Some(_) | None => Count { since: now, failures: 1 },
@@ -115,8 +116,8 @@ impl Failures {
     }
 
     /// An attempt that there was no room for.
-    pub(super) fn crowded_out(&self, source: Source) {
-        self.suspects.extend(source, (), CROWDED_OUT);
+    pub(super) fn crowded_out(&self, source: SourceNetwork) {
+        self.suspects.extend(source, (), CROWDED_OUT_SUSPECT_FOR);
     }
 
     fn name(&self, user: &str) -> Name {
@@ -133,8 +134,8 @@ mod tests {
         (Failures::new(clock.clone()), clock)
     }
 
-    fn source(address: &str) -> Source {
-        Source::from(address.parse::<IpAddr>().expect("an address"))
+    fn source(address: &str) -> SourceNetwork {
+        SourceNetwork::from(address.parse::<IpAddr>().expect("an address"))
     }
 
     #[test]
@@ -170,7 +171,7 @@ mod tests {
         assert!(!failures.is_guessed("ci"));
         failures.count(here, "ci");
         assert!(failures.is_guessed("ci") && !failures.is_guessed("eve"));
-        clock.advance(WINDOW);
+        clock.advance(FAILURE_WINDOW);
         assert!(!failures.is_guessed("ci"));
     }
 
@@ -184,7 +185,7 @@ mod tests {
         );
         failures.count(here, "ci");
         assert!(!failures.is_familiar(here, "ci"));
-        clock.advance(WINDOW);
+        clock.advance(FAILURE_WINDOW);
         assert!(failures.is_familiar(here, "ci"));
     }
 
@@ -196,9 +197,9 @@ mod tests {
         failures.count(guilty, "ci");
         failures.crowded_out(guilty);
         assert!(failures.is_suspect(unlucky) && failures.is_suspect(guilty));
-        clock.advance(CROWDED_OUT);
+        clock.advance(CROWDED_OUT_SUSPECT_FOR);
         assert!(!failures.is_suspect(unlucky) && failures.is_suspect(guilty));
-        clock.advance(WINDOW);
+        clock.advance(FAILURE_WINDOW);
         assert!(!failures.is_suspect(guilty));
     }
 }

@@ -11,9 +11,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::failures::{Failures, Source};
-use super::lanes::{Lane, Lanes, Turn};
-use super::{CROWDED, Key, Verdict};
+use super::failures::{Failures, SourceNetwork};
+use super::lanes::{AttemptKey, Lane, Lanes, Turn};
 use crate::access::users::StoredHash;
 use crate::secret::Secret;
 
@@ -23,7 +22,23 @@ const NICENESS: i32 = 5;
 /// Starts a thread, and ends it when dropped.
 #[derive(Debug)]
 pub(super) struct Hashing {
-    shared: Arc<Shared>,
+    shared: Arc<HashingQueue>,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// With the fingerprint of the hash that it was checked against.
+    Right {
+        fingerprint: String,
+    },
+    Wrong,
+    /// Not hashed: this user has failed too often from this address.
+    Throttled {
+        retry_after: Duration,
+    },
+    /// Not hashed: others took its place.
+    CrowdedOut,
 }
 
 /// What is to be checked.
@@ -37,7 +52,7 @@ pub(super) struct Attempt {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct HashingQueue {
     failures: Arc<Failures>,
     work: Mutex<Work>,
     changed: Condvar,
@@ -47,7 +62,7 @@ struct Shared {
 struct Work {
     lanes: Lanes,
     /// Each key in a lane has its job here, and so has the one that is being hashed.
-    jobs: HashMap<Key, Job>,
+    jobs: HashMap<AttemptKey, Job>,
     closed: bool,
 }
 
@@ -59,7 +74,7 @@ struct Job {
 
 #[derive(Debug)]
 struct Waiting {
-    source: Source,
+    source: SourceNetwork,
     answer: oneshot::Sender<Verdict>,
 }
 
@@ -67,7 +82,7 @@ impl Hashing {
     /// # Errors
     /// If the system gives no thread.
     pub(super) fn start(failures: Arc<Failures>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::new(failures));
+        let shared = Arc::new(HashingQueue::new(failures));
         let worker = Arc::clone(&shared);
         std::thread::Builder::new().name("passwords".to_owned()).spawn(move || {
             // On Linux this is for the thread alone: requests go before hashes that may be for
@@ -81,8 +96,8 @@ impl Hashing {
     /// Joins an equal attempt, or queues this one; none if the thread has ended.
     pub(super) fn join(
         &self,
-        key: Key,
-        source: Source,
+        key: AttemptKey,
+        source: SourceNetwork,
         attempt: Attempt,
     ) -> Option<oneshot::Receiver<Verdict>> {
         self.shared.join(key, source, attempt)
@@ -91,6 +106,12 @@ impl Hashing {
     #[cfg(test)]
     pub(super) fn close(&self) {
         self.shared.close();
+    }
+
+    /// Nothing is hashed for a long time.
+    #[cfg(test)]
+    pub(super) fn stall(&self) {
+        self.shared.lock().lanes.failed(Instant::now(), Duration::from_hours(1));
     }
 }
 
@@ -109,7 +130,7 @@ impl Attempt {
     }
 }
 
-impl Shared {
+impl HashingQueue {
     fn new(failures: Arc<Failures>) -> Self {
         let work = Work { lanes: Lanes::new(Instant::now()), jobs: HashMap::new(), closed: false };
         Self { failures, work: Mutex::new(work), changed: Condvar::new() }
@@ -130,8 +151,8 @@ impl Shared {
     /// ([`Passwords::verify`](super::Passwords)).
     fn join(
         &self,
-        key: Key,
-        source: Source,
+        key: AttemptKey,
+        source: SourceNetwork,
         attempt: Attempt,
     ) -> Option<oneshot::Receiver<Verdict>> {
         let (answer, verdict) = oneshot::channel();
@@ -158,14 +179,14 @@ impl Shared {
         self.changed.notify_all();
         for one in crowded_out.into_iter().flat_map(|job| job.waiting) {
             self.failures.crowded_out(one.source);
-            one.tell(Verdict::Later { retry_after: CROWDED });
+            one.tell(Verdict::CrowdedOut);
         }
         Some(verdict)
     }
 
     /// One attempt of an address and one at a name are calm at a time, and those of whom is known
     /// there, whatever others do at that address and at that name.
-    fn lane(&self, work: &Work, source: Source, user: &str) -> Lane {
+    fn lane(&self, work: &Work, source: SourceNetwork, user: &str) -> Lane {
         let is_from_here = |job: &Job| job.waiting.iter().any(|one| one.source == source);
         let is_by_name = |job: &Job| *job.attempt.user == *user;
         let waits = |is: &dyn Fn(&Job) -> bool| work.jobs.values().any(is);
@@ -194,7 +215,7 @@ impl Shared {
 
     /// Waits for an attempt whose turn it is; none when it is time to end. The clock that tests
     /// move is no use here: what is rested for is real work.
-    fn next(&self) -> Option<Key> {
+    fn next(&self) -> Option<AttemptKey> {
         let mut work = self.lock();
         while !work.closed {
             work = match work.lanes.turn(Instant::now()) {
@@ -210,14 +231,14 @@ impl Shared {
 
     /// The attempt, if anybody still wants to know who may: not those who left, nor those who have
     /// failed too often since they came.
-    fn begin(&self, key: &Key) -> Option<Attempt> {
+    fn begin(&self, key: &AttemptKey) -> Option<Attempt> {
         let mut work = self.lock();
         let mut job = work.jobs.remove(key)?;
         let user = &job.attempt.user;
         let mut waiting = Vec::with_capacity(job.waiting.len());
         for one in job.waiting.into_iter().filter(|one| !one.answer.is_closed()) {
             match self.failures.locked_out(one.source, user) {
-                Some(retry_after) => one.tell(Verdict::Later { retry_after }),
+                Some(retry_after) => one.tell(Verdict::Throttled { retry_after }),
                 None => waiting.push(one),
             }
         }
@@ -230,7 +251,7 @@ impl Shared {
         Some(attempt)
     }
 
-    fn finish(&self, key: &Key, verdict: &Verdict, taken: Duration) {
+    fn finish(&self, key: &AttemptKey, verdict: &Verdict, taken: Duration) {
         let mut work = self.lock();
         let Some(Job { attempt, waiting }) = work.jobs.remove(key) else { return };
         let wrong = *verdict == Verdict::Wrong;
@@ -265,23 +286,23 @@ mod tests {
     use crate::clock::Clock;
 
     /// Without a thread, so that nothing depends on how fast it is.
-    fn idle() -> (Shared, Attempt) {
+    fn idle() -> (HashingQueue, Attempt) {
         let users = format!("ci:{}", bcrypt::hash("secret", 4).expect("a hash"));
         let hash = Users::parse(&users).expect("a user").get("ci").expect("ci").clone();
         let password = Secret::new("secret".to_owned());
         let clock = Clock::manual(Duration::from_secs(1_000_000));
         (
-            Shared::new(Arc::new(Failures::new(clock))),
+            HashingQueue::new(Arc::new(Failures::new(clock))),
             Attempt { user: "ci".into(), hash, password, known: true },
         )
     }
 
-    fn source(last: u8) -> Source {
-        Source::from(IpAddr::from([192, 0, 2, last]))
+    fn source(last: u8) -> SourceNetwork {
+        SourceNetwork::from(IpAddr::from([192, 0, 2, last]))
     }
 
     /// What the thread does, once.
-    fn work(shared: &Shared, verdict: &Verdict) -> bool {
+    fn work(shared: &HashingQueue, verdict: &Verdict) -> bool {
         let key = shared.next().expect("an attempt");
         let begun = shared.begin(&key).is_some();
         shared.finish(&key, verdict, Duration::ZERO);
@@ -350,7 +371,7 @@ mod tests {
             verdicts.iter().partition(|verdict| **verdict == Verdict::Wrong);
         assert_eq!(wrong.len(), 5);
         assert!(
-            later.iter().all(|verdict| matches!(verdict, Verdict::Later { .. })),
+            later.iter().all(|verdict| matches!(verdict, Verdict::Throttled { .. })),
             "{verdicts:?}"
         );
     }
@@ -396,7 +417,7 @@ mod tests {
         let named = |n: u8| Attempt { user: format!("user{n}").into(), ..attempt.clone() };
         let mut all: Vec<_> =
             (0..9).map(|n| shared.join([n; 32], source(n), named(n)).expect("room")).collect();
-        assert_eq!(all.remove(0).await, Ok(Verdict::Later { retry_after: CROWDED }));
+        assert_eq!(all.remove(0).await, Ok(Verdict::CrowdedOut));
         assert!(shared.failures.is_suspect(source(0)) && !shared.failures.is_suspect(source(1)));
         assert_eq!(shared.lock().jobs.len(), 8);
         assert_eq!(shared.next(), Some([8; 32]));

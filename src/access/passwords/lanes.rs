@@ -12,8 +12,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Key;
-
 /// Attempts waiting in each lane (ACCESS §5.3).
 const LENGTH: usize = 8;
 /// Rest for a failure, in multiples of what it took.
@@ -28,6 +26,10 @@ const ALLOWANCE_OF_GUESSED: Duration = Duration::from_millis(1500);
 /// each time the thread wakes, a request has to wait for its core.
 const BURST: Duration = Duration::from_millis(500);
 
+/// Which attempt it is: user, stored hash and password, under a key that lives as long as the
+/// process. Equal attempts have equal keys.
+pub(super) type AttemptKey = [u8; 32];
+
 /// In the order in which they are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -40,9 +42,9 @@ pub(super) enum Lane {
 
 #[derive(Debug)]
 pub(super) struct Lanes {
-    calm: VecDeque<Key>,
-    guessed: VecDeque<Key>,
-    suspect: VecDeque<Key>,
+    calm: VecDeque<AttemptKey>,
+    guessed: VecDeque<AttemptKey>,
+    suspect: VecDeque<AttemptKey>,
     /// When all failures will have been rested for.
     rested: Instant,
     /// What the last failure took.
@@ -54,7 +56,7 @@ pub(super) struct Lanes {
 /// What the thread does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    Hash(Key),
+    Hash(AttemptKey),
     /// At most so long, unless somebody comes.
     Rest(Duration),
     /// Nobody waits.
@@ -70,7 +72,7 @@ impl Lanes {
     /// The newest of a lane is the next, and the oldest has to give way if there is no room: those
     /// who came in a flood would take their time and be told to come back in the end, and whoever
     /// comes after it need not wait for them. Gives the one that gave way.
-    pub(super) fn enter(&mut self, lane: Lane, key: Key) -> Option<Key> {
+    pub(super) fn enter(&mut self, lane: Lane, key: AttemptKey) -> Option<AttemptKey> {
         let lane = match lane {
             Lane::Calm => &mut self.calm,
             Lane::Guessed => &mut self.guessed,
@@ -115,7 +117,7 @@ mod tests {
 
     const HASH: Duration = Duration::from_millis(200);
 
-    fn key(number: u8) -> Key {
+    fn key(number: u8) -> AttemptKey {
         [number; 32]
     }
 

@@ -14,7 +14,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::Timestamp;
-use crate::config::{CertificateName, ClientAuth};
+use crate::config::ClientAuth;
+use crate::identity::CertificateName;
 use crate::server::error::Refusal;
 
 const HTTP_2: &[u8] = b"h2";

@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use http::Method;
-use roadstead::config::{Rule, Who, Writes};
+use roadstead::config::{Rule, Writes};
+use roadstead::identity::Identity;
 
 use crate::support::content::Blob;
 use crate::support::eventually;
@@ -20,7 +21,8 @@ const LAYER: u64 = 10_000;
 async fn two_who_push() -> Vendor {
     Vendor::start_with(|setup| {
         setup.config.upstreams[0].writes = Writes::Kept;
-        let everything = rule(Who::User("ops@acme.test".to_owned()), ALL, &["registry.test/**"]);
+        let everything =
+            rule(Identity::User("ops@acme.test".to_owned()), ALL, &["registry.test/**"]);
         setup.config.access.rules.push(everything);
     })
     .await

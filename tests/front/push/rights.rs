@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use http::Method;
-use roadstead::config::{Allow, Who, Writes};
+use roadstead::config::{Allow, Writes};
+use roadstead::identity::Identity;
 use roadstead::licence::LicenceId;
 
 use crate::support::client::Answer;
@@ -23,7 +24,7 @@ const MIRROR: &str = "quay.io/acme/api";
 async fn vendor() -> Vendor {
     Vendor::start_with(|setup| {
         setup.config.upstreams[0].writes = Writes::Kept;
-        let who = |id: &str| Who::Licence(LicenceId::parse(id).expect(id));
+        let who = |id: &str| Identity::Licence(LicenceId::parse(id).expect(id));
         let (push, delete) =
             (Allow { push: true, ..Allow::default() }, Allow { delete: true, ..Allow::default() });
         for (id, allow) in [("pusher", push), ("deleter", delete)] {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use roadstead::clock::Clock;
 use roadstead::config::{
-    Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Upstream, Who,
+    Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Upstream,
     Writes,
 };
+use roadstead::identity::Identity;
 use roadstead::limits::Limits;
 use roadstead::oci::{Pattern, UpstreamName};
 use tempfile::TempDir;
@@ -143,7 +144,7 @@ fn config(path: PathBuf) -> Config {
             key_file: None,
             trusted_proxies: Vec::new(),
             rules: vec![Rule {
-                who: Who::Anonymous,
+                who: Identity::Anonymous,
                 networks: Vec::new(),
                 allow: Allow { pull: true, list: true, ..Allow::default() },
                 images: vec![Pattern::parse("**").expect("a glob")],

@@ -5,7 +5,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use roadstead::clock::Timestamp;
-use roadstead::config::{Allow, Application, Host, Licences, Rule, UnknownCredentials, Who};
+use roadstead::config::{Allow, Application, Host, Licences, Rule, UnknownCredentials};
+use roadstead::identity::Identity;
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
 use roadstead::oci::Pattern;
 
@@ -68,8 +69,8 @@ impl Vendor {
         config.access.users = Some(users);
         let everybody = Allow { pull: true, list: true, ..Allow::default() };
         config.access.rules = vec![
-            rule(Who::Anonymous, everybody, &["registry.test/public/**"]),
-            rule(Who::User("ops@acme.test".to_owned()), everybody, &["registry.test/**"]),
+            rule(Identity::Anonymous, everybody, &["registry.test/public/**"]),
+            rule(Identity::User("ops@acme.test".to_owned()), everybody, &["registry.test/**"]),
         ];
         let application = |name, images: &[&str], publishers| Application {
             slug: slug(name),
@@ -80,7 +81,7 @@ impl Vendor {
             application(
                 "myapp",
                 &["registry.test/myapp/**", "quay.io/acme/api"],
-                vec![Who::User("ci".to_owned())],
+                vec![Identity::User("ci".to_owned())],
             ),
             application("other", &["registry.test/other/**"], vec![]),
         ];
@@ -126,6 +127,6 @@ impl Vendor {
     }
 }
 
-pub(crate) fn rule(who: Who, allow: Allow, images: &[&str]) -> Rule {
+pub(crate) fn rule(who: Identity, allow: Allow, images: &[&str]) -> Rule {
     Rule { who, networks: vec![], allow, images: globs(images), applications: vec![] }
 }
