@@ -1,4 +1,4 @@
-//! The demonstration in `deploy/`, as the README walks through it: the same configuration and the
+//! The demonstration in `deploy/`, as docs/vendors.md walks through it: the same configuration and the
 //! same commands, with processes where compose has containers.
 
 use std::fs;
@@ -9,12 +9,23 @@ use std::process::Command;
 use serde_yaml::Value;
 use tempfile::TempDir;
 
+<<<<<<< HEAD:tests/clients/demo.rs
 use crate::support::image::Image;
 use crate::support::process::{Need, PATIENCE, Process, poll, ready, run};
 use crate::support::proxy::{BINARY, Proxy};
 use crate::support::registry::{Auth, Registry};
 use crate::support::sandbox::Sandbox;
 use crate::support::tools::{Client, Docker, archive};
+=======
+use crate::blocks::marked;
+use crate::image::Image;
+use crate::process::{Need, PATIENCE, Process, poll, ready, run};
+use crate::proxy::{BINARY, Proxy};
+use crate::pushes::archive;
+use crate::registry::{Auth, Registry};
+use crate::site::Site;
+use crate::tools::{Client, Docker};
+>>>>>>> 16bf017 (docs: the README is short, and pages have one job each):tests/clients/walk.rs
 
 /// What clients call the demonstration.
 const HOST: &str = "localhost:5000";
@@ -22,16 +33,14 @@ const HOST: &str = "localhost:5000";
 const ETC: &str = "/etc/roadstead";
 
 #[tokio::test]
-async fn the_readmes_walk_goes_as_it_says() {
+async fn the_demonstration_goes_as_it_is_documented() {
     if !ready(Docker::NEEDS) || !ready(&[Need::Program("skopeo")]) {
         return;
     }
     let walk = Walk::begin().await;
-    let readme = file("README.md");
-    let (_, section) =
-        readme.split_once("## Try it in one line\n").expect("the README has the section");
-    let block = section.split("```").nth(1).expect("it has a block of commands");
-    let mut lines: Vec<&str> = block.lines().filter(|line| !line.is_empty()).collect();
+    let blocks = marked("docs/vendors.md", "the_demonstration_goes_as_it_is_documented");
+    let lines = blocks.iter().flat_map(|block| block.code.lines());
+    let mut lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
     assert_eq!(lines.len(), 8, "{lines:#?}");
     // That is what has begun.
     assert!(lines.remove(0).starts_with("deploy/demo && docker compose -f deploy/compose.yaml up"));
@@ -51,15 +60,15 @@ async fn the_readmes_walk_goes_as_it_says() {
     );
 }
 
-/// Everything that the README's first line starts.
+/// Everything that the first line starts.
 struct Walk {
     _scratch: TempDir,
-    /// Where the README's commands run; it holds `deploy`.
+    /// Where the commands run; it holds `deploy`.
     folder: PathBuf,
     docker: Docker,
     _registry: Registry,
     proxy: Proxy,
-    /// Stands for what the README pulls from Docker Hub.
+    /// Stands for what is pulled from Docker Hub.
     alpine: PathBuf,
 }
 
@@ -83,7 +92,7 @@ impl Walk {
         Self { _scratch: scratch, folder, docker, _registry: registry, proxy, alpine }
     }
 
-    /// A line of the README's.
+    /// A line of the page.
     fn line(&self, line: &str) -> Command {
         let load = format!("docker load --input '{}'", self.alpine.display());
         let line = line.replace(HOST, &format!("localhost:{}", self.proxy.clients.port()));

@@ -4,6 +4,8 @@
 //! A test that lacks a program or root says `skipped: …` and passes; with `CI` set it fails
 //! (`support::process::ready`).
 
+#[path = "../docs/blocks.rs"]
+mod blocks;
 mod concurrent_pushes;
 mod container_image;
 mod crash;
@@ -11,6 +13,7 @@ mod crash_pushes;
 mod credential_helpers;
 mod customer_proxy;
 mod demo;
+mod documents;
 mod kubelet;
 mod licences;
 mod lifecycle;
