@@ -5,12 +5,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::support::process::{ready, run};
+use crate::support::process::{PATIENCE, Process, ready, run};
 use crate::support::proxy::BINARY;
 use crate::support::registry::{Auth, Registry};
 use crate::support::sandbox::Sandbox;
 use crate::support::tools::{Client, Docker, Podman, Skopeo};
-use crate::support::vendor::{APP, EXTERNAL, Vendor};
+use crate::support::vendor::{APP, EXTERNAL, Vendor, in_seconds};
 
 #[tokio::test]
 async fn docker_pulls_with_a_licence_file_and_from_elsewhere_without() {
@@ -59,6 +59,14 @@ async fn pulls_by_helper<C: Client>(configure: Configure<C>) {
             client.holds(&name, image).await;
         }
     }
+
+    // What the helper says about the end, the clients print.
+    let ending = vendor.issue_until("acme-soon", in_seconds(10 * 86_400));
+    let _ = fs::remove_file(&given);
+    symlink(ending.file, &given).expect("the folder is the test's own");
+    let mut process = Process::start("notice", &folder, client.pull(&vendor.name(APP)));
+    assert!(process.exit(PATIENCE).await.success(), "the licence is still good");
+    assert!(process.err().contains("licence acme-soon ends in "), "{}", process.err());
 }
 
 fn with_helper(sandbox: &Sandbox, folder: &Path) -> Sandbox {

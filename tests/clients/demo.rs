@@ -9,23 +9,13 @@ use std::process::Command;
 use serde_yaml::Value;
 use tempfile::TempDir;
 
-<<<<<<< HEAD:tests/clients/demo.rs
+use crate::blocks::marked;
 use crate::support::image::Image;
 use crate::support::process::{Need, PATIENCE, Process, poll, ready, run};
 use crate::support::proxy::{BINARY, Proxy};
 use crate::support::registry::{Auth, Registry};
 use crate::support::sandbox::Sandbox;
 use crate::support::tools::{Client, Docker, archive};
-=======
-use crate::blocks::marked;
-use crate::image::Image;
-use crate::process::{Need, PATIENCE, Process, poll, ready, run};
-use crate::proxy::{BINARY, Proxy};
-use crate::pushes::archive;
-use crate::registry::{Auth, Registry};
-use crate::site::Site;
-use crate::tools::{Client, Docker};
->>>>>>> 16bf017 (docs: the README is short, and pages have one job each):tests/clients/walk.rs
 
 /// What clients call the demonstration.
 const HOST: &str = "localhost:5000";

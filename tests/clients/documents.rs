@@ -9,14 +9,13 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::blocks::{Block, blocks, marked};
-use crate::image::Image;
-use crate::process::{Need, PATIENCE, Process, ready, run};
-use crate::proxy::{BINARY, Proxy, Settings};
-use crate::pushes::archive;
-use crate::registry::{Auth, PASSWORD, Registry, USERNAME, htpasswd};
-use crate::site::Site;
-use crate::tools::{Client, Docker};
-use crate::vendor::{PUBLISHER, USER, Vendor};
+use crate::support::image::Image;
+use crate::support::process::{Need, PATIENCE, Process, ready, run};
+use crate::support::proxy::{BINARY, Proxy, Settings};
+use crate::support::registry::{Auth, PASSWORD, Registry, USERNAME, htpasswd};
+use crate::support::sandbox::Sandbox;
+use crate::support::tools::{Client, Docker, archive};
+use crate::support::vendor::{PUBLISHER, USER, Vendor};
 
 /// What the documents call the vendor's proxy, and a mirror.
 const HOST: &str = "registry.example.com";
@@ -48,17 +47,17 @@ impl Mirror {
     async fn of(images: &[&str]) -> Self {
         let scratch = TempDir::new().expect("the system has a temporary folder");
         let folder = scratch.path();
-        let site = Site::make(folder).await;
+        let sandbox = Sandbox::make(folder).await;
         let image = Image::make(folder, 41, &[20_000]).await;
         let images: Vec<_> = images.iter().map(|name| (*name, &image)).collect();
         let registry = Registry::holding(folder, Auth::Anonymous, &images).await;
         let proxy = Proxy::start(&Settings::mirroring(folder, &registry)).await;
         // skopeo wants to know which signatures count; distributions install such a file.
         let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
-        fs::create_dir_all(site.etc("containers")).expect("the folder is the test's own");
-        fs::write(site.etc("containers/policy.json"), policy)
+        fs::create_dir_all(sandbox.etc("containers")).expect("the folder is the test's own");
+        fs::write(sandbox.etc("containers/policy.json"), policy)
             .expect("the folder is the test's own");
-        let docker = Docker::start(&site, folder).await;
+        let docker = Docker::start(&sandbox, folder).await;
         Self { scratch, _registry: registry, proxy, docker }
     }
 
@@ -124,7 +123,7 @@ async fn customers_log_in(file: &str, blocks: &[Block]) {
     }
     let vendor = Vendor::open().await;
     let folder = vendor.folder("client");
-    let docker = Docker::start(&vendor.site, &folder).await;
+    let docker = Docker::start(&vendor.sandbox, &folder).await;
     let licence = vendor.issue("customer-prod").await;
     fs::copy(&licence.file, folder.join(file)).expect("the folder is the test's own");
     for block in blocks {
@@ -142,7 +141,7 @@ async fn vendors_push_as_their_page_says() {
     }
     let vendor = Vendor::open().await;
     let folder = vendor.folder("client");
-    let docker = Docker::start(&vendor.site, &folder).await;
+    let docker = Docker::start(&vendor.sandbox, &folder).await;
     let built = archive(&vendor.registry, "myapp/api", "myapp-api:latest", &folder).await;
     let load = docker.shell(&format!("docker load --input '{}'", built.display()));
     run("load", &folder, load).await;
@@ -163,13 +162,13 @@ async fn vendors_set_up_as_their_page_says() {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let site = Site::make(scratch.path()).await;
-    let (server, secrets) = (site.etc("roadstead"), scratch.path().join("secrets"));
+    let sandbox = Sandbox::make(scratch.path()).await;
+    let (server, secrets) = (sandbox.etc("roadstead"), scratch.path().join("secrets"));
     fs::create_dir(&server).expect("the folder is the test's own");
     fs::create_dir(&secrets).expect("the folder is the test's own");
     for (file, text) in [
-        (server.join("tls.crt"), fs::read_to_string(&site.certificate).expect("it was made")),
-        (server.join("tls.key"), fs::read_to_string(&site.key).expect("it was made")),
+        (server.join("tls.crt"), fs::read_to_string(&sandbox.certificate).expect("it was made")),
+        (server.join("tls.key"), fs::read_to_string(&sandbox.key).expect("it was made")),
         (server.join("ci-password"), PUBLISHER.1.to_owned()),
         (secrets.join("registry"), PASSWORD.to_owned()),
         (secrets.join("quay"), PASSWORD.to_owned()),
@@ -192,10 +191,10 @@ async fn vendors_set_up_as_their_page_says() {
     // What a folder is called there has to be entered within the view.
     let there = |code: &str| format!("cd /etc/roadstead\n{code}");
     for step in first {
-        let command = shell(site.command("sh"), &there(&step.code), scratch.path());
+        let command = shell(sandbox.command("sh"), &there(&step.code), scratch.path());
         run("step", scratch.path(), command).await;
     }
-    let command = shell(site.command("sh"), &there(&last.code), scratch.path());
+    let command = shell(sandbox.command("sh"), &there(&last.code), scratch.path());
     let proxy = Proxy::watch(Process::start("roadstead", scratch.path(), command)).await;
     assert!(proxy.process.out().contains("config.yaml is valid: 2 upstreams"));
 }
