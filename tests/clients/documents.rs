@@ -23,6 +23,7 @@ const MIRROR: &str = "mirror:5000";
 
 const SKOPEO: Need = Need::Program("skopeo");
 const CURL: Need = Need::Program("curl");
+const OPENSSL: Need = Need::Program("openssl");
 const HTPASSWD: Need = Need::Program("htpasswd");
 
 /// A shell with `code`, in which `roadstead` is the program under test.
@@ -158,7 +159,7 @@ async fn vendors_push_as_their_page_says() {
 
 #[tokio::test]
 async fn vendors_set_up_as_their_page_says() {
-    if !ready(&[Need::Root, Need::Program("unshare"), HTPASSWD]) {
+    if !ready(&[Need::Root, Need::Program("unshare"), HTPASSWD, OPENSSL]) {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
@@ -169,7 +170,6 @@ async fn vendors_set_up_as_their_page_says() {
     for (file, text) in [
         (server.join("tls.crt"), fs::read_to_string(&sandbox.certificate).expect("it was made")),
         (server.join("tls.key"), fs::read_to_string(&sandbox.key).expect("it was made")),
-        (server.join("ci-password"), PUBLISHER.1.to_owned()),
         (secrets.join("registry"), PASSWORD.to_owned()),
         (secrets.join("quay"), PASSWORD.to_owned()),
     ] {

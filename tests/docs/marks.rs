@@ -2,7 +2,7 @@
 //!
 //! | mark above the block | the block |
 //! |---|---|
-//! | `run: FILE TEST` | is read from the document and used by that test |
+//! | `run: FILE TEST` | is read from the document and used by that test, or by a function of tests |
 //! | `not run: REASON` | holds commands that no test can run |
 //! | `not ours: REASON` | is YAML that another program reads; it has to be valid YAML |
 //! | `part of: DOCUMENT` | replaces keys of the first configuration in that document |
@@ -31,8 +31,7 @@ fn every_block_says_how_it_is_tested() {
         let known: &[Option<&str>] = match language.as_str() {
             "sh" => &[Some("run"), Some("not run")],
             "yaml" => &[None, Some("run"), Some("not ours"), Some("part of")],
-            "toml" | "json" => &[None],
-            "text" => &[None, Some("run")],
+            "toml" | "json" | "text" => &[None, Some("run")],
             _ => panic!("{place}: {language:?} is not sh, yaml, toml, json or text"),
         };
         assert!(known.contains(&mark), "{place}: the mark above a {language} block is {mark:?}");

@@ -1,4 +1,4 @@
-//! containerd and `ctr`: with a `hosts.toml`, any registry, named by `ns`; and with what opens one,
+//! containerd and `ctr`: with the `hosts.toml` of docs/clients.md, any registry, named by `ns`; and with what opens one,
 //! which it keeps nowhere.
 
 use std::fs;
@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::blocks::marked;
 use crate::support::image::Image;
 use crate::support::process::{Need, Process, run, unmounting};
 use crate::support::registry;
@@ -14,10 +15,9 @@ use crate::support::sandbox::Sandbox;
 pub(crate) async fn containerd(mirror: SocketAddr, folder: &Path, image: &Image) {
     let hosts = folder.join("hosts");
     fs::create_dir_all(hosts.join("quay.io")).expect("the folder is the test's own");
-    // `server` too, so that it never goes round the mirror.
-    let text = format!(
-        "server = \"http://{mirror}\"\n[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
-    );
+    // It has `server` too, so that it never goes round the mirror.
+    let recipe = marked("docs/clients.md", "containerd").remove(0);
+    let text = recipe.code.replace("mirror:5000", &mirror.to_string());
     fs::write(hosts.join("quay.io/hosts.toml"), text).expect("the folder is the test's own");
     let _daemon = daemon(folder).await;
     let name = "quay.io/acme/app:1";

@@ -1,11 +1,13 @@
-//! dockerd: with `--registry-mirror` for Docker Hub's images only, no `ns`; and with logins of its
-//! client.
+//! dockerd: with the `daemon.json` of docs/clients.md, as a mirror for Docker Hub's images only, no
+//! `ns`; and with logins of its client.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Client, Pusher};
+use crate::blocks::marked;
 use crate::support::image::Image;
 use crate::support::process::{Need, Process, run};
 use crate::support::registry;
@@ -14,7 +16,11 @@ use crate::support::sandbox::Sandbox;
 pub(crate) async fn docker(mirror: SocketAddr, folder: &Path, image: &Image) {
     let sandbox = Sandbox::make(folder).await;
     let mut dockerd = sandbox.command("dockerd");
-    dockerd.arg("--registry-mirror").arg(format!("http://{mirror}"));
+    let recipe = marked("docs/clients.md", "docker").remove(0);
+    let config = folder.join("daemon.json");
+    fs::write(&config, recipe.code.replace("mirror:5000", &mirror.to_string()))
+        .expect("the folder is the test's own");
+    dockerd.arg("--config-file").arg(config);
     let _daemon = daemon(dockerd, folder).await;
     let name = "docker.io/library/app:1";
     run("docker-pull", folder, command(&sandbox, folder, &["pull", "--quiet", name])).await;

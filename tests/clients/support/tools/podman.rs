@@ -1,4 +1,4 @@
-//! podman: with a mirror in `registries.conf`, any registry, named by a path prefix; and with
+//! podman: with the mirror in `registries.conf` of docs/clients.md, any registry, named by a path prefix; and with
 //! logins.
 
 use std::fs;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Client, Pusher};
+use crate::blocks::marked;
 use crate::support::image::Image;
 use crate::support::process::{Need, run};
 use crate::support::registry;
@@ -16,10 +17,13 @@ pub(crate) async fn podman(mirror: SocketAddr, folder: &Path, image: &Image) {
     let config = folder.join("registries.conf");
     // Nothing listens at the location that stands for the origin: what arrives came from the
     // mirror.
-    let text = format!(
-        "[[registry]]\nprefix = \"quay.io\"\nlocation = \"127.0.0.1:1\"\ninsecure = true\n\
-         [[registry.mirror]]\nlocation = \"{mirror}/quay.io\"\ninsecure = true\n"
-    );
+    let recipe = marked("docs/clients.md", "podman").remove(0);
+    let origin = "location = \"quay.io\"";
+    assert!(recipe.code.contains(origin), "{recipe:?}");
+    let text = recipe
+        .code
+        .replace("mirror:5000", &mirror.to_string())
+        .replace(origin, "location = \"127.0.0.1:1\"\ninsecure = true");
     fs::write(&config, text).expect("the folder is the test's own");
     let command = |arguments: &[&str]| {
         let mut command = command(Command::new("podman"), folder, arguments);
