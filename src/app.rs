@@ -20,7 +20,7 @@ use crate::pull::{Parts, PullThrough};
 use crate::push::PushThrough;
 use crate::reload::Reloader;
 use crate::reload::inputs::{self, Input};
-use crate::server::{self, Generation, Service};
+use crate::server::{self, RequestConfig, Service};
 use crate::store::BlobStore;
 use crate::telemetry::Logging;
 use crate::upstream::{Lookup, Upstreams};
@@ -81,7 +81,7 @@ impl App {
         let pull = PullThrough::new(parts.clone(), &config.cache);
         let push = PushThrough::new(&parts, pull.clone());
         let service = Service {
-            generation: ArcSwap::from_pointee(Generation::new(config)),
+            config: ArcSwap::from_pointee(RequestConfig::new(config)),
             gatekeeper,
             tls: ArcSwapOption::empty(),
             pull: pull.clone(),

@@ -29,6 +29,7 @@ pub struct Metrics {
 pub struct HttpMetrics {
     pub requests: IntCounterVec,
     pub request_duration: HistogramVec,
+    pub refusals: IntCounterVec,
     pub in_flight: IntGauge,
     pub connections: IntGauge,
     pub auth_attempts: IntCounterVec,
@@ -146,6 +147,11 @@ impl HttpMetrics {
                 "http_request_duration_seconds",
                 "Arrival to last byte.",
                 &["route"],
+            ),
+            refusals: r.counters(
+                "http_refusals_total",
+                "Requests that were refused or failed, by the reason.",
+                &["route", "reason"],
             ),
             in_flight: r.gauge("http_requests_in_flight", "Requests whose body is not finished."),
             connections: r.gauge("http_connections", "Open client connections."),

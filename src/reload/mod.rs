@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::reload::inputs::Input;
-use crate::server::{Generation, Service};
+use crate::server::{RequestConfig, Service};
 use crate::telemetry::Logging;
 
 use fingerprint::Fingerprint;
@@ -116,7 +116,7 @@ impl Reloader {
             .pull
             .reconfigure(&next.upstreams, &next.cache)
             .map_err(|error| error.to_string())?;
-        self.service.generation.store(Arc::new(Generation::new(&next)));
+        self.service.config.store(Arc::new(RequestConfig::new(&next)));
         self.config = next;
         Ok(())
     }

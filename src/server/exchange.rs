@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::connection::delivery::Outbound;
+use super::error::Refusal;
 use crate::licence::Slug;
 use crate::metrics::{Counted, Metrics};
 use crate::oci::{CanonicalName, Digest, Repository, Tag};
@@ -41,9 +42,24 @@ pub(super) struct Notes {
     pub(super) tag: Option<Tag>,
     /// What was asked for, or what the tag led to.
     pub(super) digest: Option<Digest>,
-    /// What the cache did, and for which kind of content.
-    pub(super) outcome: Option<(&'static str, Outcome)>,
+    /// What kind of content it is about, as a label of metrics: `blob`, `manifest` (by digest),
+    /// `tag`, `tags` or `referrers`.
+    pub(super) kind: Option<&'static str>,
+    /// What the cache did, if the request came that far.
+    pub(super) outcome: Option<Outcome>,
+    /// Why it was refused or failed, in one word.
+    pub(super) reason: Option<&'static str>,
+    /// The same in a sentence.
     pub(super) error: Option<String>,
+}
+
+impl Notes {
+    /// The request is answered with `refusal`.
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.outcome = refusal.outcome;
+        self.reason = Some(refusal.reason);
+        self.error.clone_from(&refusal.cause);
+    }
 }
 
 /// A request with its answer on the way. Shared by the body and its frames; ends when the last of
@@ -119,18 +135,17 @@ impl Exchange {
             .request_duration
             .with_label_values(&[route])
             .observe(self.arrival.started.elapsed().as_secs_f64());
+        if let Some(reason) = self.notes.reason {
+            metrics.http.refusals.with_label_values(&[route, reason]).inc();
+        }
         let Some(name) = &self.notes.name else { return };
-        if let Some((kind, outcome)) = self.notes.outcome {
-            metrics
-                .cache
-                .requests
-                .with_label_values(&[name.upstream.as_str(), kind, outcome.as_str()])
-                .inc();
-            metrics
-                .cache
-                .served_bytes
-                .with_label_values(&[name.upstream.as_str(), outcome.as_str()])
-                .inc_by(bytes);
+        if let (Some(kind), Some(outcome)) = (self.notes.kind, self.notes.outcome) {
+            let (upstream, outcome_label) = (name.upstream.as_str(), outcome.as_str());
+            metrics.cache.requests.with_label_values(&[upstream, kind, outcome_label]).inc();
+            if outcome.has_content() {
+                let served = &metrics.cache.served_bytes;
+                served.with_label_values(&[upstream, outcome_label]).inc_by(bytes);
+            }
         }
     }
 }
@@ -142,6 +157,7 @@ impl Drop for Exchange {
         let route = self.notes.route.unwrap_or("none");
         self.count(route, bytes);
         let name = self.notes.name.as_ref();
+        let repository = name.map(|name| &name.repository).or(self.notes.unknown.as_ref());
         tracing::info!(
             target: "access",
             peer = %self.arrival.peer,
@@ -150,11 +166,12 @@ impl Drop for Exchange {
             identity = self.notes.identity.as_deref(),
             application = self.notes.application.as_ref().map(Slug::as_str),
             upstream = name.map(|name| name.upstream.as_str()),
-            repository = name.map(|name| &name.repository).or(self.notes.unknown.as_ref()).map(Repository::as_str),
+            repository = repository.map(Repository::as_str),
             tag = self.notes.tag.as_ref().map(Tag::as_str),
             digest = self.notes.digest.as_ref().map(Digest::as_str),
             status = self.status.as_u16(),
-            outcome = self.notes.outcome.map(|(_, outcome)| outcome.as_str()),
+            outcome = self.notes.outcome.map(Outcome::as_str),
+            reason = self.notes.reason,
             bytes,
             first_byte_ms = millis(self.head),
             total_ms = millis(self.arrival.started.elapsed()),

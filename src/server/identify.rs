@@ -6,7 +6,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::error::{Extra, Refusal};
-use super::snapshot::Generation;
+use super::snapshot::RequestConfig;
 use crate::access::{
     Action, Authenticated, Caller, ClientCredential, Denial, Gatekeeper, Grant, Policy,
     PresentedCredential, Rejection, VirtualHost,
@@ -22,7 +22,7 @@ use crate::route::Route;
 pub(super) struct Login<'a> {
     pub(super) gatekeeper: &'a Gatekeeper,
     pub(super) metrics: &'a Metrics,
-    pub(super) generation: &'a Generation,
+    pub(super) config: &'a RequestConfig,
     pub(super) credential: &'a ClientCredential,
     /// Until when an answer is wanted.
     pub(super) deadline: Instant,
@@ -57,7 +57,7 @@ impl Login<'_> {
                 credential: self.credential,
                 address: caller.address,
                 audience: &host.audience,
-                issuer: self.generation.issuer.as_deref(),
+                issuer: self.config.issuer.as_deref(),
                 deadline: self.deadline,
             })
             .await;
@@ -73,7 +73,7 @@ impl Login<'_> {
         let (identity, applications) = if let Some(somebody) = &authenticated {
             (somebody.identity.clone(), somebody.applications.clone())
         } else {
-            let by_certificate = self.generation.policy.certificate_identity(&caller);
+            let by_certificate = self.config.policy.certificate_identity(&caller);
             (by_certificate.unwrap_or(Identity::Anonymous), Vec::new())
         };
         let caller = caller.known_as(identity, applications);

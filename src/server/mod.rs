@@ -9,6 +9,7 @@ mod exchange;
 mod identify;
 mod listing;
 mod reads;
+mod request;
 mod respond;
 mod service;
 mod snapshot;
@@ -36,16 +37,16 @@ use tokio_util::sync::CancellationToken;
 pub use connection::accept::{Accepted, accept};
 pub use connection::tls::TlsContext;
 pub use service::Service;
-pub use snapshot::Generation;
+pub use snapshot::RequestConfig;
 
 use crate::limits::Limits;
 use crate::metrics::Counted;
 use connection::body::Body;
-use connection::delivery::{Line, Outbound};
-use connection::socket::Wire;
+use connection::delivery::{Outbound, Sending};
+use connection::socket::ClientSocket;
 use connection::streams::Streams;
 use connection::tls;
-use service::Connection;
+use request::Connection;
 
 /// Bytes of a request head that are accepted, and of small frames that hyper gathers before it
 /// writes.
@@ -96,7 +97,7 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future
     .await;
     drop(listener);
     draining.cancel();
-    let grace = service.generation.load().grace;
+    let grace = service.config.load().grace;
     tracing::info!(grace_s = grace.as_secs(), "draining");
     if tokio::time::timeout(grace, connections.wait()).await.is_err() {
         tracing::warn!(
@@ -112,7 +113,7 @@ pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future
 struct Client {
     service: Arc<Service>,
     connection: Arc<Connection>,
-    line: Line,
+    sending: Sending,
 }
 
 /// One connection, to its end; once `draining`, to the end of the requests under way.
@@ -121,17 +122,17 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
     let _permit = permit;
     let _counted = Counted::one(&service.metrics.http.connections);
     let context = service.tls.load_full();
-    let line = Line::new(context.is_some());
-    let wire = Wire::new(stream, line.clone(), service.limits.send_idle);
+    let sending = Sending::new(context.is_some());
+    let socket = ClientSocket::new(stream, sending.clone(), service.limits.send_idle);
     let plain = Connection { peer: peer.ip(), secure: false, certificate: None };
     let client = |connection| Client {
         service: Arc::clone(&service),
         connection: Arc::new(connection),
-        line,
+        sending,
     };
     let ended = match context {
-        None => http_1(client(plain), wire, draining).await,
-        Some(context) => match handshake(&service.limits, &context, wire).await {
+        None => http_1(client(plain), socket, draining).await,
+        Some(context) => match handshake(&service.limits, &context, socket).await {
             Err(error) => Err(error.into()),
             Ok(stream) => {
                 let (_, session) = stream.get_ref();
@@ -158,12 +159,13 @@ type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 async fn handshake(
     limits: &Limits,
     context: &TlsContext,
-    wire: Wire,
-) -> io::Result<TlsStream<Wire>> {
+    socket: ClientSocket,
+) -> io::Result<TlsStream<ClientSocket>> {
     let acceptor = TlsAcceptor::from(Arc::clone(context.config()));
     let handshake = async {
-        let mut stream =
-            acceptor.accept_with(wire, |session| session.set_buffer_limit(Some(ENCRYPTED))).await?;
+        let mut stream = acceptor
+            .accept_with(socket, |session| session.set_buffer_limit(Some(ENCRYPTED)))
+            .await?;
         if tls::is_http_2(stream.get_ref().1.alpn_protocol()) {
             stream.fill_buf().await?;
         }
@@ -181,7 +183,7 @@ where
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(client.service.limits.request_idle);
     http.max_buf_size(HEAD).max_headers(HEADERS);
-    let answer = service_fn(move |request| client.answer(client.line.answer(), request));
+    let answer = service_fn(move |request| client.answer(client.sending.answer(), request));
     let connection = http.serve_connection(TokioIo::new(stream), answer);
     // hyper itself ends one that waits.
     to_its_end(connection, draining.cancelled(), std::future::pending()).await
@@ -203,7 +205,7 @@ where
     http.max_pending_accept_reset_streams(RESETS);
     let watched = streams.clone();
     let answer = service_fn(move |request| {
-        let outbound = client.line.answer();
+        let outbound = client.sending.answer();
         streams.expect(&outbound);
         client.answer(outbound, request)
     });

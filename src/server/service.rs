@@ -2,54 +2,45 @@
 //! (`writes`).
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::HOST;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::connection::body::Body;
 use super::connection::delivery::Outbound;
-use super::connection::tls::{self, Certificate, TlsContext};
-use super::error::{Extra, Refusal};
+use super::connection::drain::drain;
+use super::connection::tls::{self, TlsContext};
+use super::error::Refusal;
 use super::exchange::{Arrival, Notes};
 use super::identify::{Identified, Login};
-use super::reads::Asked;
+use super::request::{
+    Addressed, Connection, ReadRequest, Received, Unauthenticated, WriteRequest, action,
+    bad_request, host,
+};
 use super::respond::{self, Answer};
-use super::snapshot::Generation;
+use super::snapshot::RequestConfig;
 use super::token;
-use super::writes;
 use crate::access::{
     Action, Caller, ClientCredential, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger,
-    VirtualHost, client_address,
+    client_address,
 };
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::oci::{CanonicalName, Endpoint, ErrorCode, Repository, Target};
+use crate::oci::{CanonicalName, Endpoint, ErrorCode, Target};
 use crate::pull::PullThrough;
 use crate::push::PushThrough;
 use crate::route::{Route, Routes};
 
-/// What is known of a connection before anything is asked on it.
-#[derive(Clone, Debug)]
-pub(super) struct Connection {
-    pub(super) peer: IpAddr,
-    /// With TLS.
-    pub(super) secure: bool,
-    /// The client's, which was verified when it was shown.
-    pub(super) certificate: Option<Certificate>,
-}
-
 /// What answers requests; one for all connections.
 #[derive(Debug)]
 pub struct Service {
-    pub generation: ArcSwap<Generation>,
+    pub config: ArcSwap<RequestConfig>,
     pub gatekeeper: Gatekeeper,
     /// None: plain HTTP. Connections keep what they began with.
     pub tls: ArcSwapOption<TlsContext>,
@@ -61,41 +52,10 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
 }
 
-/// Whose request it is, and how it is addressed.
-#[derive(Clone, Copy)]
-pub(super) struct Address<'a> {
-    pub(super) generation: &'a Generation,
-    pub(super) visit: &'a Identified,
-    pub(super) host: Option<&'a str>,
-    pub(super) target: &'a Target,
-}
-
-impl Address<'_> {
-    /// Where a name leads that the client writes in this request.
-    pub(super) fn resolve(&self, name: &Repository) -> Option<Route> {
-        self.generation.routes.resolve(
-            self.host,
-            self.target.prefix.as_deref(),
-            &self.target.ns,
-            name,
-        )
-    }
-}
-
-/// A request as it arrived, apart from what is in it.
-struct Received<'a> {
-    connection: &'a Connection,
-    /// Of the client, behind the proxies that are trusted.
-    address: IpAddr,
-    /// Until when the login and the look-up have to be done.
-    deadline: Instant,
-}
-
-/// A request before it is known who asks.
-struct Unauthenticated<'a> {
-    generation: &'a Generation,
-    host: VirtualHost,
-    caller: Caller,
+/// What a client means to do with an image, and by when it has to be answered.
+struct Intent {
+    action: Action,
+    route: Route,
     deadline: Instant,
 }
 
@@ -108,21 +68,19 @@ impl Service {
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         let deadline = Instant::now() + self.limits.head;
-        let generation = self.generation.load_full();
-        let address =
-            client_address(connection.peer, request.headers(), &generation.trusted_proxies);
+        let config = self.config.load_full();
+        let address = client_address(connection.peer, request.headers(), &config.trusted_proxies);
         let arrival =
             Arrival::new(address, request.method().clone(), outbound, Arc::clone(&self.metrics));
         let head_only = request.method() == Method::HEAD;
         let mut notes = Notes::default();
         let received = Received { connection: &connection, address, deadline };
-        let answer = match self.answer(&generation, received, &mut request, &mut notes).await {
+        let answer = match self.answer(&config, received, &mut request, &mut notes).await {
             Ok(answer) => answer,
             Err(refusal) => {
-                writes::drain(&mut request).await;
-                let answer = respond::refusal(&refusal);
-                notes.error = refusal.cause;
-                answer
+                drain(&mut request).await;
+                notes.refused(&refusal);
+                respond::refusal(&refusal)
             }
         };
         let answer = if head_only { respond::without_body(answer) } else { answer };
@@ -132,7 +90,7 @@ impl Service {
 
     async fn answer(
         &self,
-        generation: &Generation,
+        config: &RequestConfig,
         received: Received<'_>,
         request: &mut Request<Incoming>,
         notes: &mut Notes,
@@ -144,64 +102,61 @@ impl Service {
         }
         let host = host(request)?;
         let Received { connection, address, deadline } = received;
-        let virtual_host = generation
+        let virtual_host = config
             .virtual_hosts
             .find(host.as_deref(), connection.secure)
             .ok_or_else(Refusal::misdirected)?;
         let certificate = tls::names(connection.certificate.as_ref(), self.clock.now())?.to_vec();
         let caller = Caller::anonymous(address, certificate);
-        let knock = Unauthenticated { generation, host: virtual_host, caller, deadline };
+        let unauthenticated = Unauthenticated { config, host: virtual_host, caller, deadline };
         if request.uri().path() == token::PATH {
             notes.route = Some("token");
-            return self.token(knock, request, notes).await;
+            return self.token(unauthenticated, request, notes).await;
         }
         let target = Target::parse(request.uri().path(), request.uri().query())?;
         notes.route = Some(target.endpoint.route_label());
         let credential = ClientCredential::of(request.headers());
-        let visit = self.visit(knock, &credential, notes).await?;
+        let identified = self.identify(unauthenticated, &credential, notes).await?;
         let Some(repository) = target.endpoint.repository() else {
-            return without_name(&generation.routes, &target, &visit, read);
+            return without_name(&config.routes, &target, &identified, read);
         };
-        let to = Address { generation, visit: &visit, host: host.as_deref(), target: &target };
+        let to =
+            Addressed { config, identified: &identified, host: host.as_deref(), target: &target };
         let action = action(request.method(), &target.endpoint);
         let Some(route) = to.resolve(repository) else {
             notes.unknown = Some(repository.clone());
-            return Err(visit.nowhere(&target.ns, action, repository));
+            return Err(identified.nowhere(&target.ns, action, repository));
         };
-        self.about(to, (action, route), request, notes).await
+        let intent = Intent { action, route, deadline };
+        self.authorise_and_dispatch(to, intent, request, notes).await
     }
 
-    /// A request about an image.
-    async fn about(
+    /// A request about an image: whether it is allowed is decided before anything is looked up.
+    async fn authorise_and_dispatch(
         &self,
-        to: Address<'_>,
-        (action, route): (Action, Route),
+        to: Addressed<'_>,
+        intent: Intent,
         request: &mut Request<Incoming>,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
-        let Address { generation, visit, target, .. } = to;
+        let Addressed { config, identified, target, .. } = to;
+        let Intent { action, route, deadline } = intent;
         let name = route.canonical();
         notes.name = Some(name.clone());
         notes.application.clone_from(&route.application);
-        let granted = visit.authorise(&generation.policy, action, &route)?;
+        let granted = identified.authorise(&config.policy, action, &route)?;
         notes.application = granted.application.cloned().or(notes.application.take());
         if matches!(action, Action::Push | Action::Delete) {
-            return self.write(writes::Writer { to, route, name }, request, notes).await;
+            return self.serve_write(WriteRequest { to, route, name }, request, notes).await;
         }
-        self.note_pull(visit, &name);
+        self.note_pull(identified, &name);
         let pushes =
-            route.writable && visit.decide(&generation.policy, Action::Push, &route).is_ok();
-        let asked = Asked {
-            route,
-            name,
-            method: request.method(),
-            headers: request.headers(),
-            pushes,
-            deadline: tokio::time::Instant::now() + self.limits.head,
-        };
-        let mut answer = self.granted(&asked, &target.endpoint, notes).await?;
+            route.writable && identified.decide(&config.policy, Action::Push, &route).is_ok();
+        let (method, headers) = (request.method(), request.headers());
+        let read = ReadRequest { route, name, method, headers, pushes, deadline };
+        let mut answer = self.serve_read(&read, &target.endpoint, notes).await?;
         if target.endpoint.is_about_tags()
-            && let Some(notice) = visit.notice(generation.issuer.as_deref(), self.clock.now())
+            && let Some(notice) = identified.notice(config.issuer.as_deref(), self.clock.now())
         {
             respond::warn(answer.headers_mut(), &notice);
         }
@@ -209,90 +164,70 @@ impl Service {
     }
 
     /// Finds out who asks.
-    async fn visit(
+    async fn identify(
         &self,
-        knock: Unauthenticated<'_>,
+        unauthenticated: Unauthenticated<'_>,
         credential: &ClientCredential,
         notes: &mut Notes,
     ) -> Result<Identified, Refusal> {
         notes.identity = Some("unknown".to_owned());
-        let Unauthenticated { generation, host, caller, deadline } = knock;
+        let Unauthenticated { config, host, caller, deadline } = unauthenticated;
         let (gatekeeper, metrics) = (&self.gatekeeper, &self.metrics);
-        let login = Login { gatekeeper, metrics, generation, credential, deadline };
-        let visit = login.identify(host, caller).await?;
-        notes.identity = Some(visit.caller.identity.to_string());
-        Ok(visit)
+        let login = Login { gatekeeper, metrics, config, credential, deadline };
+        let identified = login.identify(host, caller).await?;
+        notes.identity = Some(identified.caller.identity.to_string());
+        Ok(identified)
     }
 
     /// The token endpoint (AUTH-12).
     async fn token(
         &self,
-        knock: Unauthenticated<'_>,
+        unauthenticated: Unauthenticated<'_>,
         request: &mut Request<Incoming>,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
-        let generation = knock.generation;
+        let config = unauthenticated.config;
         let posted = *request.method() == Method::POST;
-        let form = token::form(request, knock.deadline).await?;
+        let form = token::form(request, unauthenticated.deadline).await?;
         let credential = form.credential.unwrap_or_else(|| ClientCredential::of(request.headers()));
-        let visit = self.visit(knock, &credential, notes).await?;
-        let nobody = visit.authenticated.is_none() && visit.caller.is_anonymous();
-        if nobody && !generation.policy.has_use_for_anonymous(&visit.caller) {
-            return Err(visit.challenge(None));
+        let identified = self.identify(unauthenticated, &credential, notes).await?;
+        let nobody = identified.authenticated.is_none() && identified.caller.is_anonymous();
+        if nobody && !config.policy.has_use_for_anonymous(&identified.caller) {
+            return Err(identified.challenge(None));
         }
-        if let Identity::Licence(id) = &visit.caller.identity {
-            for slug in generation.policy.unknown_applications(&visit.caller.applications) {
+        if let Identity::Licence(id) = &identified.caller.identity {
+            for slug in config.policy.unknown_applications(&identified.caller.applications) {
                 tracing::warn!(licence = %id, application = %slug, "a licence is for an application that is not configured");
             }
         }
-        let life = if generation.policy.may_push(&visit.caller) { LIFE_FOR_PUSH } else { LIFE };
-        let issued = self.gatekeeper.issue(&visit.subject(), &visit.host.audience, life);
+        let life = if config.policy.may_push(&identified.caller) { LIFE_FOR_PUSH } else { LIFE };
+        let issued = self.gatekeeper.issue(&identified.subject(), &identified.host.audience, life);
         Ok(token::answer(&issued, posted.then_some(form.scope.as_str())))
     }
 
-    fn note_pull(&self, visit: &Identified, name: &CanonicalName) {
-        let expires = visit.authenticated.as_ref().and_then(|somebody| somebody.expires);
-        self.ledger
-            .note(&visit.caller, LastPull { at: self.clock.now(), image: name.clone(), expires });
+    fn note_pull(&self, identified: &Identified, name: &CanonicalName) {
+        let expires = identified.authenticated.as_ref().and_then(|somebody| somebody.expires);
+        self.ledger.note(
+            &identified.caller,
+            LastPull { at: self.clock.now(), image: name.clone(), expires },
+        );
     }
-}
-
-/// The host that is meant, with its port. HTTP/2 says it in the target.
-///
-/// # Errors
-/// 400 if there are two of different opinion.
-fn host(request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
-    let mut named =
-        request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
-    let (first, authority) =
-        (named.next(), request.uri().authority().map(http::uri::Authority::as_str));
-    let differs = first
-        .zip(authority)
-        .is_some_and(|(first, authority)| !first.eq_ignore_ascii_case(authority));
-    if differs || named.next().is_some() {
-        return Err(bad_request("the host is named twice"));
-    }
-    Ok(authority.or(first).map(str::to_owned))
-}
-
-pub(super) fn bad_request(message: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message).with(Extra::Close)
 }
 
 /// Endpoints that are about no repository.
 fn without_name(
     routes: &Routes,
     target: &Target,
-    visit: &Identified,
+    identified: &Identified,
     read: bool,
 ) -> Result<Answer, Refusal> {
     if !routes.answers_ping(target.prefix.as_deref()) {
         return Err(Refusal::unknown_name());
     }
     match target.endpoint {
-        Endpoint::Ping if visit.must_log_in() => Err(visit.challenge(None)),
-        Endpoint::Catalog if visit.must_log_in() => {
-            Err(visit.challenge(Some("registry:catalog:*")))
+        Endpoint::Ping if identified.must_log_in() => Err(identified.challenge(None)),
+        Endpoint::Catalog if identified.must_log_in() => {
+            Err(identified.challenge(Some("registry:catalog:*")))
         }
         _ if !read => Err(Refusal::read_only()),
         Endpoint::Ping => Ok(respond::ping()),
@@ -306,19 +241,4 @@ fn without_name(
             Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message))
         }
     }
-}
-
-fn action(method: &Method, endpoint: &Endpoint) -> Action {
-    match (method, endpoint) {
-        (&Method::GET | &Method::HEAD, Endpoint::Tags { .. }) => Action::List,
-        (&Method::GET | &Method::HEAD, Endpoint::Upload { .. }) => Action::Push,
-        (&Method::HEAD, Endpoint::Manifest { .. } | Endpoint::Blob { .. }) => Action::Probe,
-        (&Method::GET | &Method::HEAD, _) => Action::Pull,
-        (&Method::DELETE, Endpoint::Manifest { .. } | Endpoint::Blob { .. }) => Action::Delete,
-        (_, _) => Action::Push,
-    }
-}
-
-pub(super) fn header(headers: &HeaderMap, name: http::HeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }

@@ -1,4 +1,4 @@
-//! What a configuration means for requests. One generation is replaced by the next as a whole; a
+//! What a configuration means for requests. One config is replaced by the next as a whole; a
 //! request keeps the one that it began with.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::route::Routes;
 
 #[derive(Debug)]
-pub struct Generation {
+pub struct RequestConfig {
     pub(super) routes: Routes,
     pub(super) policy: Policy,
     pub(super) virtual_hosts: VirtualHosts,
@@ -21,7 +21,7 @@ pub struct Generation {
     pub(super) grace: Duration,
 }
 
-impl Generation {
+impl RequestConfig {
     pub fn new(config: &Config) -> Self {
         Self {
             routes: Routes::new(config),

@@ -4,8 +4,6 @@
 //! Whoever comes here may do it. An upload is known to its client by a sealed address that opens
 //! for the same identity, registry and repository alone.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -15,71 +13,48 @@ use hyper::body::Incoming;
 
 use super::error::{Extra, Refusal};
 use super::exchange::Notes;
+use super::request::{WriteRequest, header};
 use super::respond::{self, Answer};
-use super::service::{Address, Service, header};
-use crate::access::Action;
+use super::service::Service;
 use crate::oci::{
-    CanonicalName, ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, Repository,
-    UploadQuery, tag_parameters,
+    ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, UploadQuery, tag_parameters,
 };
 use crate::push::{Beginning, Deletion, NewManifest, Sent, Ticket, Upload};
-use crate::route::Route;
 
-/// How much of a body that nobody wants is read, so that its sender gets to see the answer
-/// (UPL-11): also that of a manifest which is somewhat too large.
-const DRAINED: usize = 8 << 20;
-const DRAIN: Duration = Duration::from_secs(1);
-
-/// Somebody who may write to an image.
-pub(super) struct Writer<'a> {
-    pub(super) to: Address<'a>,
-    pub(super) route: Route,
-    pub(super) name: CanonicalName,
-}
-
-/// Reads a little of what is left of a write; not of one whose sender waits to be asked for it.
-pub(super) async fn drain(request: &mut Request<Incoming>) {
-    let writes = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
-    if writes && !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
-        // Whether it ends in time does not matter: the connection is closed if it does not.
-        let _ = tokio::time::timeout(DRAIN, discard(request.body_mut())).await;
-    }
-}
-
-async fn discard(body: &mut Incoming) {
-    let mut left = DRAINED;
-    while left > 0
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-    }
+/// A request about an upload that has begun.
+struct UploadStep<'a> {
+    /// The sealed address.
+    session: &'a str,
+    query: &'a UploadQuery,
+    method: Method,
 }
 
 impl Service {
-    pub(super) async fn write(
+    pub(super) async fn serve_write(
         &self,
-        writer: Writer<'_>,
+        write: WriteRequest<'_>,
         request: &mut Request<Incoming>,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         let method = request.method().clone();
-        notes.digest = writer.to.target.endpoint.digest().cloned();
-        match (&writer.to.target.endpoint, method) {
+        notes.digest = write.to.target.endpoint.digest().cloned();
+        match (&write.to.target.endpoint, method) {
             (Endpoint::Upload { session: None, query, .. }, Method::POST) => {
-                self.begin(&writer, query, request).await
+                self.begin(&write, query, request).await
             }
             (Endpoint::Upload { session: Some(session), query, .. }, method) => {
-                self.upload(&writer, (session, query), method, request).await
+                let step = UploadStep { session, query, method };
+                self.upload(&write, step, request).await
             }
             (Endpoint::Manifest { reference, .. }, Method::PUT) => {
-                self.put_manifest(&writer, reference, request, notes).await
+                self.put_manifest(&write, reference, request, notes).await
             }
             (Endpoint::Manifest { reference, .. }, Method::DELETE) => {
-                self.push.delete(&writer.name, Deletion::Manifest(reference.clone())).await?;
+                self.push.delete(&write.name, Deletion::Manifest(reference.clone())).await?;
                 Ok(respond::done(StatusCode::ACCEPTED))
             }
             (Endpoint::Blob { digest, .. }, Method::DELETE) => {
-                self.push.delete(&writer.name, Deletion::Blob(digest.clone())).await?;
+                self.push.delete(&write.name, Deletion::Blob(digest.clone())).await?;
                 Ok(respond::done(StatusCode::ACCEPTED))
             }
             (endpoint, _) => Err(no_such_write(endpoint)),
@@ -89,84 +64,84 @@ impl Service {
     /// POST: an upload begins, a blob is mounted, or comes as a whole (end-4a, end-4b, end-11).
     async fn begin(
         &self,
-        writer: &Writer<'_>,
+        write: &WriteRequest<'_>,
         query: &UploadQuery,
         request: &mut Request<Incoming>,
     ) -> Result<Answer, Refusal> {
         let whole = !request.body().is_end_stream() || query.digest.is_some();
         if whole {
             let sent = sent(request, query.digest.clone())?;
-            let upload = self.push.whole(&writer.name, sent).await?;
-            return self.uploaded(writer, upload, StatusCode::ACCEPTED);
+            let upload = self.push.whole(&write.name, sent).await?;
+            return self.uploaded(write, upload, StatusCode::ACCEPTED);
         }
         let mount = query
             .mount
             .clone()
-            .and_then(|digest| Some((digest, writer.mountable(query.from.as_ref()?)?)));
+            .and_then(|digest| Some((digest, write.mountable(query.from.as_ref()?)?)));
         let beginning = Beginning { mount, algorithm: query.algorithm };
-        let upload = self.push.begin(&writer.name, &beginning).await?;
-        self.uploaded(writer, upload, StatusCode::ACCEPTED)
+        let upload = self.push.begin(&write.name, &beginning).await?;
+        self.uploaded(write, upload, StatusCode::ACCEPTED)
     }
 
     /// What is done with an upload that has begun (end-5, end-6, end-13, end-14).
     async fn upload(
         &self,
-        writer: &Writer<'_>,
-        (session, query): (&str, &UploadQuery),
-        method: Method,
+        write: &WriteRequest<'_>,
+        step: UploadStep<'_>,
         request: &mut Request<Incoming>,
     ) -> Result<Answer, Refusal> {
+        let UploadStep { session, query, method } = step;
         let opened =
-            self.gatekeeper.unseal(session, &writer.to.visit.caller.identity, &writer.name);
+            self.gatekeeper.unseal(session, &write.to.identified.caller.identity, &write.name);
         let ticket = opened.and_then(|text| Ticket::parse(&text)).ok_or_else(unknown_upload)?;
         match method {
             Method::GET => {
-                let upload = self.push.status(&writer.name, ticket).await?;
-                self.uploaded(writer, upload, StatusCode::NO_CONTENT)
+                let upload = self.push.status(&write.name, ticket).await?;
+                self.uploaded(write, upload, StatusCode::NO_CONTENT)
             }
             Method::PATCH => {
-                let upload = self.push.go_on(&writer.name, ticket, sent(request, None)?).await?;
-                self.uploaded(writer, upload, StatusCode::ACCEPTED)
+                let upload = self.push.go_on(&write.name, ticket, sent(request, None)?).await?;
+                self.uploaded(write, upload, StatusCode::ACCEPTED)
             }
             Method::PUT => {
                 let digest = query.digest.clone().ok_or_else(no_digest)?;
                 let upload =
-                    self.push.go_on(&writer.name, ticket, sent(request, Some(digest))?).await?;
-                self.uploaded(writer, upload, StatusCode::ACCEPTED)
+                    self.push.go_on(&write.name, ticket, sent(request, Some(digest))?).await?;
+                self.uploaded(write, upload, StatusCode::ACCEPTED)
             }
             Method::DELETE => {
-                self.push.cancel(&writer.name, &ticket).await?;
+                self.push.cancel(&write.name, &ticket).await?;
                 Ok(respond::done(StatusCode::NO_CONTENT))
             }
-            _ => Err(no_such_write(&writer.to.target.endpoint)),
+            _ => Err(no_such_write(&write.to.target.endpoint)),
         }
     }
 
     /// The answer to a step of an upload; `open` is its status while the upload goes on.
     fn uploaded(
         &self,
-        writer: &Writer<'_>,
+        write: &WriteRequest<'_>,
         upload: Upload,
         open: StatusCode,
     ) -> Result<Answer, Refusal> {
-        let name = writer.route.visible_name();
+        let name = write.route.visible_name();
         match upload {
             Upload::Done(digest) => {
-                let location = writer.route.visible_target(&format!("/v2/{name}/blobs/{digest}"));
+                let location = write.route.visible_target(&format!("/v2/{name}/blobs/{digest}"));
                 Ok(respond::created(&location, &digest))
             }
             Upload::Open { ticket, progress } => {
                 let sealed = self.gatekeeper.seal(
                     &ticket.to_text(),
-                    &writer.to.visit.caller.identity,
-                    &writer.name,
+                    &write.to.identified.caller.identity,
+                    &write.name,
                 );
                 let sealed = sealed.ok_or_else(|| {
                     let message = "the system gives no randomness";
                     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message)
                 })?;
                 let location =
-                    writer.route.visible_target(&format!("/v2/{name}/blobs/uploads/{sealed}"));
+                    write.route.visible_target(&format!("/v2/{name}/blobs/uploads/{sealed}"));
                 Ok(respond::upload(open, &location, progress))
             }
         }
@@ -174,7 +149,7 @@ impl Service {
 
     async fn put_manifest(
         &self,
-        writer: &Writer<'_>,
+        write: &WriteRequest<'_>,
         reference: &Reference,
         request: &mut Request<Incoming>,
         notes: &mut Notes,
@@ -188,11 +163,11 @@ impl Service {
             .ok_or_else(no_type)?;
         let bytes = self.whole_manifest(request).await?;
         let manifest = NewManifest { reference: reference.clone(), tags, media_type, bytes };
-        let taken = self.push.manifest(&writer.name, manifest).await?;
+        let taken = self.push.manifest(&write.name, manifest).await?;
         notes.digest = Some(taken.digest.clone());
-        let name = writer.route.visible_name();
+        let name = write.route.visible_name();
         let location =
-            writer.route.visible_target(&format!("/v2/{name}/manifests/{}", taken.digest));
+            write.route.visible_target(&format!("/v2/{name}/manifests/{}", taken.digest));
         Ok(respond::manifest_taken(&location, &taken))
     }
 
@@ -209,20 +184,6 @@ impl Service {
             let too_long = error.downcast_ref::<http_body_util::LengthLimitError>().is_some();
             if too_long { too_large(limit) } else { broken_off() }
         })
-    }
-}
-
-impl Writer<'_> {
-    /// The repository that a blob may be mounted from: of the same registry and the same
-    /// application, and one that this caller may pull; any other is passed over, as if it had not
-    /// been named (UPL-7).
-    fn mountable(&self, from: &Repository) -> Option<Repository> {
-        let policy = &self.to.generation.policy;
-        let route = self.to.resolve(from)?;
-        let allowed = self.to.visit.decide(policy, Action::Pull, &route).is_ok();
-        let akin = route.upstream == self.name.upstream
-            && policy.are_of_one_application(&route.canonical(), &self.name);
-        (allowed && akin).then_some(route.repository)
     }
 }
 

@@ -98,7 +98,7 @@ impl Buf for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.exchange.outbound().keep(&self.exchange);
+        self.exchange.outbound().hold_until_flushed(Arc::clone(&self.exchange) as _);
     }
 }
 
@@ -110,8 +110,8 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Held>, Cut>>> {
-        let copies = self.exchange.outbound().copies();
-        match ready!(self.source.poll_piece(cx, copies)) {
+        let tls = self.exchange.outbound().tls();
+        match ready!(self.source.poll_piece(cx, tls)) {
             None => {
                 self.source = Source::Empty;
                 self.exchange.outbound().delivery().poll_even(cx).map(|()| None)
@@ -157,7 +157,7 @@ impl Source {
     fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
-        copies: bool,
+        tls: bool,
     ) -> Poll<Option<Result<Piece, SourceError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
@@ -168,7 +168,7 @@ impl Source {
             }
             Self::Stored { left, .. } if left.is_empty() => Poll::Ready(None),
             Self::Stored { blob, left, loading } => {
-                let piece = ready!(poll_stored(blob, left, loading, copies, cx));
+                let piece = ready!(poll_stored(blob, left, loading, tls, cx));
                 if let Ok(piece) = &piece {
                     left.start += piece.bytes().len() as u64;
                 }
@@ -202,12 +202,12 @@ fn poll_stored(
     blob: &Blob,
     left: &Range<u64>,
     loading: &mut Option<Loading>,
-    copies: bool,
+    tls: bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Piece, store::Error>> {
     let load = match loading {
         Some(load) => load,
-        None if copies => {
+        None if tls => {
             if let Some(bytes) = blob.read_resident(left) {
                 return Poll::Ready(Ok(Piece::Bytes(bytes)));
             }

@@ -1,6 +1,8 @@
 //! What the socket of a connection and the answers on it tell each other.
 
+use std::any::Any;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -8,17 +10,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::server::exchange::Exchange;
 use crate::store::Slice;
 
-/// A connection, as far as what is sent on it goes.
+/// What is being sent on a connection; shared by its socket and the answers on it.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Line(Arc<Shared>);
+pub(in crate::server) struct Sending(Arc<SendingState>);
 
-#[derive(Debug)]
-struct Shared {
-    /// The connection encrypts, so it reads what it sends.
-    copies: bool,
+/// Something that ends when it is dropped: an answer that is written to the log then.
+type Held = Arc<dyn Any + Send + Sync>;
+
+struct SendingState {
+    /// TLS reads what it sends, so bodies must be bytes in user space: no slices of a mapping, which
+    /// only the kernel may read (DESIGN §14.11).
+    tls: bool,
     /// Bytes that the kernel has taken, heads and framing included.
     sent: AtomicU64,
     /// Slices that hyper has been given and has not written yet, oldest first. Each keeps its
@@ -26,23 +30,29 @@ struct Shared {
     slices: Mutex<VecDeque<Slice>>,
     /// Answers that TLS has taken the last bytes of, and the kernel perhaps not yet; none once the
     /// connection is gone.
-    encrypted: Mutex<Option<Vec<Arc<Exchange>>>>,
+    unflushed: Mutex<Option<Vec<Held>>>,
 }
 
-impl Line {
-    pub(in crate::server) fn new(copies: bool) -> Self {
-        let encrypted = Mutex::new(copies.then(Vec::new));
-        Self(Arc::new(Shared {
-            copies,
+impl fmt::Debug for SendingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendingState").field("tls", &self.tls).finish_non_exhaustive()
+    }
+}
+
+impl Sending {
+    pub(in crate::server) fn new(tls: bool) -> Self {
+        let unflushed = Mutex::new(tls.then(Vec::new));
+        Self(Arc::new(SendingState {
+            tls,
             sent: AtomicU64::new(0),
             slices: Mutex::default(),
-            encrypted,
+            unflushed,
         }))
     }
 
     /// The way out for one more answer.
     pub(in crate::server) fn answer(&self) -> Outbound {
-        Outbound { line: self.clone(), delivery: Arc::default() }
+        Outbound { sending: self.clone(), delivery: Arc::default() }
     }
 
     pub(in crate::server) fn add_sent(&self, count: usize) {
@@ -51,18 +61,18 @@ impl Line {
 
     /// The kernel has taken everything so far.
     pub(in crate::server) fn flushed(&self) {
-        let sent = self.encrypted().as_mut().map(std::mem::take);
+        let sent = self.unflushed().as_mut().map(std::mem::take);
         drop(sent);
     }
 
     /// Nothing more will be sent.
     pub(in crate::server) fn close(&self) {
-        let left = self.encrypted().take();
+        let left = self.unflushed().take();
         drop(left);
     }
 
-    fn encrypted(&self) -> MutexGuard<'_, Option<Vec<Arc<Exchange>>>> {
-        self.0.encrypted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unflushed(&self) -> MutexGuard<'_, Option<Vec<Held>>> {
+        self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether `bytes` are a part of a slice that is to be written.
@@ -89,19 +99,19 @@ impl Line {
 /// One answer on its way out.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Outbound {
-    line: Line,
+    sending: Sending,
     delivery: Arc<Delivery>,
 }
 
 impl Outbound {
     /// Bytes that the whole connection has sent.
     pub(in crate::server) fn sent(&self) -> u64 {
-        self.line.0.sent.load(Ordering::Relaxed)
+        self.sending.0.sent.load(Ordering::Relaxed)
     }
 
-    /// Whether bodies have to be copies, and not slices of a mapping.
-    pub(in crate::server) fn copies(&self) -> bool {
-        self.line.0.copies
+    /// Whether bodies have to be bytes in user space, and not slices of a mapping.
+    pub(in crate::server) fn tls(&self) -> bool {
+        self.sending.0.tls
     }
 
     pub(in crate::server) fn delivery(&self) -> &Arc<Delivery> {
@@ -109,29 +119,29 @@ impl Outbound {
     }
 
     /// Keeps an answer from ending until the kernel has what TLS took of it.
-    pub(in crate::server) fn keep(&self, exchange: &Arc<Exchange>) {
-        if let Some(encrypted) = self.line.encrypted().as_mut() {
-            encrypted.push(Arc::clone(exchange));
+    pub(in crate::server) fn hold_until_flushed(&self, answer: Held) {
+        if let Some(unflushed) = self.sending.unflushed().as_mut() {
+            unflushed.push(answer);
         }
     }
 
     /// Notes that the bytes of `slice` will come to be written.
     pub(in crate::server) fn expect(&self, slice: Slice) {
-        self.line.slices().push_back(slice);
+        self.sending.slices().push_back(slice);
     }
 
     /// Forgets the slices of a body that has ended.
     pub(in crate::server) fn expect_nothing(&self) {
-        self.line.slices().clear();
+        self.sending.slices().clear();
     }
 }
 
 /// How far the body of one answer has got.
 #[derive(Debug, Default)]
-pub(in crate::server) struct Delivery(Mutex<Progress>);
+pub(in crate::server) struct Delivery(Mutex<DeliveryState>);
 
 #[derive(Debug, Default)]
-struct Progress {
+struct DeliveryState {
     /// Bytes that hyper was given.
     given: u64,
     /// Bytes of these that it has written.
@@ -196,12 +206,12 @@ impl Delivery {
         self.progress().given_up
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, DeliveryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Progress {
+impl DeliveryState {
     fn is_even(&self) -> bool {
         self.given == self.written
     }

@@ -19,19 +19,19 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::delivery::Line;
+use super::delivery::Sending;
 
 #[derive(Debug)]
-pub(in crate::server) struct Wire {
+pub(in crate::server) struct ClientSocket {
     socket: TcpStream,
-    line: Line,
+    sending: Sending,
     patience: Patience,
 }
 
-impl Wire {
+impl ClientSocket {
     /// A peer that takes no byte for `patience` is cut off.
-    pub(in crate::server) fn new(socket: TcpStream, line: Line, patience: Duration) -> Self {
-        Self { socket, line, patience: Patience { allowed: patience, stalled: None } }
+    pub(in crate::server) fn new(socket: TcpStream, sending: Sending, patience: Duration) -> Self {
+        Self { socket, sending, patience: Patience { allowed: patience, stalled: None } }
     }
 
     /// Sends the first of `bufs` from the page cache; `None` if it is not from there.
@@ -41,7 +41,7 @@ impl Wire {
         bufs: &[IoSlice<'_>],
     ) -> Option<Poll<io::Result<usize>>> {
         let bytes = bufs.first()?;
-        let (slice, position) = self.line.recognise(bytes)?;
+        let (slice, position) = self.sending.recognise(bytes)?;
         Some(loop {
             match self.socket.poll_write_ready(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -58,7 +58,7 @@ impl Wire {
 
     /// How many of `bufs` come before the next mapped one.
     fn unmapped(&self, bufs: &[IoSlice<'_>]) -> usize {
-        bufs.iter().take_while(|buf| !self.line.knows(buf)).count()
+        bufs.iter().take_while(|buf| !self.sending.knows(buf)).count()
     }
 
     fn progress(
@@ -68,7 +68,7 @@ impl Wire {
     ) -> Poll<io::Result<usize>> {
         let written = self.patience.apply(cx, written);
         if let Poll::Ready(Ok(count)) = &written {
-            self.line.add_sent(*count);
+            self.sending.add_sent(*count);
         }
         written
     }
@@ -99,7 +99,7 @@ impl Patience {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for ClientSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -110,7 +110,7 @@ impl AsyncRead for Wire {
 }
 
 /// A socket's flush and shutdown do not wait for the peer; those of TLS do, by writing here.
-impl AsyncWrite for Wire {
+impl AsyncWrite for ClientSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -141,7 +141,7 @@ impl AsyncWrite for Wire {
 
     /// Asked for by TLS when it has nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.line.flushed();
+        self.sending.flushed();
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
@@ -150,9 +150,9 @@ impl AsyncWrite for Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for ClientSocket {
     fn drop(&mut self) {
-        self.line.close();
+        self.sending.close();
     }
 }
 
