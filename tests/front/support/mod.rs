@@ -1,5 +1,6 @@
 //! What the tests arrange and act with: an `Image` at an `Origin`, and a `Proxy` in front of it.
 
+pub(crate) mod access_log;
 pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod image;
