@@ -145,7 +145,8 @@ fn ends_open(file: &mut File) -> io::Result<bool> {
     Ok(last != *b"\n")
 }
 
-/// Whether there is a file that somebody may run.
+/// Whether there is a file with leave to run it. Whether this process may is found out when it is
+/// run.
 ///
 /// # Errors
 /// A sentence that names it.

@@ -38,14 +38,15 @@ pub struct Limits {
     pub request_idle: Duration,
     /// Downloads into the cache at once, in all.
     pub fills: usize,
-    /// Downloads into the cache at once for one upstream, so that a slow one leaves places to others.
+    /// Downloads into the cache at once for one upstream, so that a slow one leaves places to
+    /// others.
     pub fills_per_upstream: usize,
     /// How long a download may wait for its turn.
     pub fill_queue: Duration,
     /// Bytes withheld from readers until the digest is known (DESIGN §14.7).
     pub hold_back: u64,
-    /// Bytes: a range that starts further ahead of a download than this is fetched by itself (DESIGN
-    /// §13).
+    /// Bytes: a range that starts further ahead of a download than this is fetched by itself
+    /// (DESIGN §13).
     pub read_ahead: u64,
     /// Bytes of the largest manifest, pulled or pushed (MAN-8).
     pub manifest: usize,

@@ -8,7 +8,7 @@ use prometheus::{
     TextEncoder,
 };
 
-/// One series, for those who count often.
+/// One series of a counter or gauge: a caller that counts often looks it up once.
 pub use prometheus::{IntCounter as Counter, IntGauge as Gauge};
 
 /// Typed handles; made once by `app` and handed in.

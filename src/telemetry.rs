@@ -1,8 +1,8 @@
 //! Log lines: formatted by `tracing-subscriber`, written by a thread of their own.
 //!
 //! A line is appended to a bounded buffer; the thread swaps the buffer for an empty one and writes
-//! it. So whoever logs never waits for whoever reads our stderr. What finds the buffer full is
-//! dropped and counted.
+//! it. A request that logs therefore never waits for the reader of our stderr. Lines that find the
+//! buffer full are dropped and counted.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
@@ -74,7 +74,7 @@ impl Logging {
 #[derive(Debug)]
 struct Style {
     overrides: Overrides,
-    /// Whether somebody looks on who likes colours.
+    /// Whether stderr is a terminal, which shows colours.
     terminal: bool,
     lines: Arc<LineQueue>,
 }

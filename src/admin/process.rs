@@ -22,11 +22,11 @@ pub(super) struct ProcessCollector {
 struct ProcessMetric {
     name: &'static str,
     help: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     read: fn(&Proc) -> Option<f64>,
 }
 
-enum Kind {
+enum MetricKind {
     Counter,
     Gauge,
 }
@@ -35,44 +35,44 @@ const METRICS: [ProcessMetric; 7] = [
     ProcessMetric {
         name: "process_cpu_seconds_total",
         help: "User and system CPU time spent, in seconds.",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         read: Proc::cpu_seconds,
     },
     ProcessMetric {
         name: "process_start_time_seconds",
         help: "When the process started, in seconds since the Unix epoch.",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         read: Proc::start_time,
     },
     ProcessMetric {
         name: "process_open_fds",
         help: "Open file descriptors.",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         read: |proc| proc.open_descriptors,
     },
     ProcessMetric {
         name: "process_max_fds",
         help: "File descriptors that may be open at once.",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         read: |proc| proc.max_descriptors,
     },
     ProcessMetric {
         name: "process_resident_memory_bytes",
         help: "Memory in use, mapped blobs included.",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         read: |proc| proc.memory("VmRSS:"),
     },
     ProcessMetric {
         name: "process_virtual_memory_bytes",
         help: "Address space in use, mapped blobs included.",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         read: |proc| proc.memory("VmSize:"),
     },
     // Not among the standard ones. A cache maps what it serves, which the resident size counts.
     ProcessMetric {
         name: "process_anonymous_memory_bytes",
         help: "Memory in use, mapped blobs excluded.",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         read: |proc| proc.memory("RssAnon:"),
     },
 ];
@@ -109,12 +109,12 @@ impl ProcessMetric {
     fn family(&self, value: f64) -> Vec<MetricFamily> {
         const VALID: &str = "names of metrics are valid literals";
         match self.kind {
-            Kind::Counter => {
+            MetricKind::Counter => {
                 let counter = Counter::new(self.name, self.help).expect(VALID);
                 counter.inc_by(value);
                 counter.collect()
             }
-            Kind::Gauge => {
+            MetricKind::Gauge => {
                 let gauge = Gauge::new(self.name, self.help).expect(VALID);
                 gauge.set(value);
                 gauge.collect()

@@ -31,24 +31,39 @@ pub(super) struct RuleContext<'a> {
     pub(super) sources: IdentitySources,
 }
 
-/// What the section says. Without one, anyone may pull anything, which is refused unless only this
-/// machine reaches the listener. Where applications are sold, the default is no rule at all: only
-/// licences and publishers have rights.
+/// The section, or what holds without it.
 pub(super) fn read(
     top: &Fields<'_>,
     section: Option<&Fields<'_>>,
     context: &RuleContext<'_>,
 ) -> Access {
-    let Some(fields) = section else {
-        let sells = context.sources.licences || !context.applications.is_empty();
-        let rules = if sells { Vec::new() } else { open_to_all(top, context.listen) };
-        if context.applications.is_empty()
-            && let Some(place) = top.get("licences")
-        {
-            place.problem("there is no application to have a licence for; add applications: { NAME: { images: […] } }");
-        }
-        return Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules };
-    };
+    let Some(fields) = section else { return without_section(top, context) };
+    let path = |place: &Place<'_>| place.text().map(PathBuf::from);
+    Access {
+        users: fields.optional("users", path),
+        key_file: fields.optional("key_file", path),
+        trusted_proxies: fields.list("trusted_proxies", network),
+        rules: rules(fields, context),
+    }
+}
+
+/// Anyone may pull anything, which is refused unless only this machine reaches the listener. Where
+/// applications are sold, the default is no rule at all: only licences and publishers have rights.
+fn without_section(top: &Fields<'_>, context: &RuleContext<'_>) -> Access {
+    let sells = context.sources.licences || !context.applications.is_empty();
+    let rules = if sells { Vec::new() } else { open_to_all(top, context.listen) };
+    if context.applications.is_empty()
+        && let Some(place) = top.get("licences")
+    {
+        place.problem(
+            "there is no application to have a licence for; \
+             add applications: { NAME: { images: […] } }",
+        );
+    }
+    Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules }
+}
+
+fn rules(fields: &Fields<'_>, context: &RuleContext<'_>) -> Vec<Rule> {
     let items = fields.get("rules").map(Place::items).unwrap_or_default();
     // Publishers and licences have rights without a rule.
     let given = context.sources.licences
@@ -58,21 +73,14 @@ pub(super) fn read(
             .place
             .problem(format!("has no rules, so nobody may pull anything; write {}", example()));
     }
-    let path = |place: &Place<'_>| place.text().map(PathBuf::from);
-    let users = fields.optional("users", path);
-    let rules: Vec<Rule> = items
-        .iter()
-        .filter_map(|item| {
-            let rule = rule(&item.fields(keys::RULE), context)?;
-            if let Some(missing) = unreachable_identity(&rule.who, context.sources) {
-                item.problem(missing);
-            }
-            Some(rule)
-        })
-        .collect();
-    let trusted_proxies =
-        fields.get("trusted_proxies").map(|place| place.parsed(network)).unwrap_or_default();
-    Access { users, key_file: fields.optional("key_file", path), trusted_proxies, rules }
+    let read = |item: &Place<'_>| {
+        let rule = rule(&item.fields(keys::RULE), context)?;
+        if let Some(missing) = unreachable_identity(&rule.who, context.sources) {
+            item.problem(missing);
+        }
+        Some(rule)
+    };
+    items.iter().filter_map(read).collect()
 }
 
 /// Why no client can ever have this identity; none if one can.
@@ -217,7 +225,8 @@ pub(super) fn image_pattern(text: &str, upstreams: &[Upstream]) -> Result<Patter
         }
         (Some(rest), Some(meant)) => format!("{text:?} matches no image; write {meant}/{rest}"),
         (_, _) => format!(
-            "{text:?} matches no image: the first component is an upstream, as in docker.io/library/*"
+            "{text:?} matches no image: the first component is an upstream, as in \
+             docker.io/library/*"
         ),
     })
 }

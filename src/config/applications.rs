@@ -43,7 +43,7 @@ fn application(
     Some(Application { slug: slug?, images, publishers })
 }
 
-/// A name that no registry goes by.
+/// The slug, if no upstream has it for its name or an alias.
 fn slug(name: &str, upstreams: &[Upstream]) -> Result<Slug, String> {
     let slug = Slug::parse(name)?;
     let taken = |upstream: &&Upstream| {
@@ -76,7 +76,8 @@ fn publisher(text: &str, sources: IdentitySources) -> Result<Identity, String> {
     }
 }
 
-/// Two applications with an image in common have to agree on who publishes it.
+/// Two applications with an image in common have to have the same publishers: otherwise a publisher
+/// of one could change what licences for the other pull.
 fn disputed(place: &Place<'_>, application: &Application, other: &Application) {
     let same = application.publishers.iter().all(|who| other.publishers.contains(who))
         && other.publishers.iter().all(|who| application.publishers.contains(who));
@@ -90,7 +91,8 @@ fn disputed(place: &Place<'_>, application: &Application, other: &Application) {
         return;
     };
     place.problem(format!(
-        "{} overlaps with {} of {}, which has other publishers; give both the same, or make the images distinct",
+        "{} overlaps with {} of {}, which has other publishers; give both the same, or make the \
+         images distinct",
         ours.as_str(),
         theirs.as_str(),
         other.slug

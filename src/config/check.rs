@@ -1,5 +1,5 @@
-//! The document as a whole: every section read, every default in its place, every rule between
-//! sections.
+//! The document as a whole: reads every section, fills in the defaults, and checks the rules
+//! between sections.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,8 +25,8 @@ pub(super) fn config(root: &Place<'_>, environment: EnvLookup<'_>) -> Config {
     let allow_plain_http = top.read("allow_plain_http", false, Place::flag);
     let allow_inline_secrets = top.read("allow_inline_secrets", false, Place::flag);
     let tls = hosts::tls(&top);
-    // Whether there is a section counts, not whether it is right: a mistake in it is a problem of its
-    // own, and "clients would speak plain HTTP" beside it would mislead.
+    // Whether there is a section counts, not whether it is right: a mistake in it is a problem of
+    // its own, and "clients would speak plain HTTP" beside it would mislead.
     let (listen, admin) = listen::read(&top, allow_plain_http, top.get("tls").is_some());
     let upstreams = upstreams::read(&top, &UpstreamContext { environment, allow_inline_secrets });
     let access = top.get("access").map(|place| place.fields(keys::ACCESS));
@@ -95,7 +95,8 @@ fn duration(place: &Place<'_>) -> Result<Duration, String> {
     units::duration(&place.amount()?)
 }
 
-/// The one that is named; else Docker Hub, if it is configured. `~` is none.
+/// The upstream that the key names. Without the key it is Docker Hub, if that is configured; with
+/// `~` there is none.
 fn default_upstream(top: &Fields<'_>, upstreams: &[Upstream]) -> Option<UpstreamName> {
     let find = |name: &str| {
         upstreams.iter().find(|upstream| upstream.name.as_str() == name).map(|u| u.name.clone())
@@ -137,7 +138,8 @@ fn level(place: &Place<'_>) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "{text:?} is no level; write off, error, warn, info, debug or trace, or as info,roadstead=debug"
+            "{text:?} is no level; write off, error, warn, info, debug or trace, or as \
+             info,roadstead=debug"
         ))
     }
 }

@@ -125,7 +125,8 @@ fn password(
             Some(_) | None => Err(format!("the environment variable {text} is not set")),
         },
         _ if context.allow_inline_secrets => Ok(Secret::new(text.to_owned())),
-        _ => Err("a secret stands in the file; use password_file or password_env, or say allow_inline_secrets: true"
+        _ => Err("a secret stands in the file; use password_file or password_env, or say \
+            allow_inline_secrets: true"
             .to_owned()),
     }
 }
@@ -174,7 +175,8 @@ fn helper(name: &str, server: &str, context: &UpstreamContext<'_>) -> Result<Log
     }
     if name.contains('/') || name.starts_with(HELPER_PREFIX) {
         return Err(format!(
-            "{name:?} is no helper; write what follows {HELPER_PREFIX}, as ecr-login, or an absolute path"
+            "{name:?} is no helper; write what follows {HELPER_PREFIX}, as ecr-login, or an \
+             absolute path"
         ));
     }
     let (program, folders) =

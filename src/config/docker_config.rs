@@ -104,7 +104,8 @@ impl AuthEntry {
             (_, _, Some(auth)) => decode(auth)
                 .ok_or("has an auth for this registry that is not base64 of user:password")?,
             (_, _, None) => {
-                return Err("has an entry for this registry without auth, and no credsStore that keeps it: log in \
+                return Err("has an entry for this registry without auth, and no credsStore that \
+                    keeps it: log in \
                             again, or use username with password_file"
                     .to_owned());
             }

@@ -5,7 +5,7 @@
 //! fails on purpose at that number. Only documents with problems are read twice.
 //!
 //! Scope: YAML's own rules (one document, no custom tags); what the keys mean is decided elsewhere.
-//! Repeated keys are kept, for whoever reads the mapping to refuse.
+//! Repeated keys are kept; `place` refuses them with their line.
 
 use std::cell::Cell;
 use std::fmt;
@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn keys_know_their_line_in_every_style() {
-        let text = "# head\na: 1\n\nb:\n  - c: x   # note\n    d: |\n      e: not a key\n  - { f: 1,\n      g: [ { h: 2 } ] }\n\"i\": 'j: k'\n";
+        let text = "# head\na: 1\n\nb:\n  - c: x   # note\n    d: |\n      e: not a key\n  - { f: \
+            1,\n      g: [ { h: 2 } ] }\n\"i\": 'j: k'\n";
         let expected =
             [("a", 2), ("b", 4), ("c", 5), ("d", 6), ("f", 8), ("g", 9), ("h", 9), ("i", 10)]
                 .map(|(key, line)| (key.to_owned(), line));

@@ -52,7 +52,8 @@ fn named(
     let name = upstreams::host_name(text)?;
     if plain_http && !allow_plain_http && !is_loopback(&name) {
         return Err(format!(
-            "passwords for {name} would travel in clear; leave out http:// if something in front adds TLS, or say \
+            "passwords for {name} would travel in clear; leave out http:// if something in front \
+             adds TLS, or say \
              allow_plain_http: true if the network in between is trusted"
         ));
     }

@@ -14,7 +14,7 @@ use crate::secret::Secret;
 const KEYS: &[&str] =
     &["version", "id", "customer", "email", "applications", "hosts", "issued", "expires", "token"];
 
-/// Bytes of a file.
+/// Bytes of a licence file at most.
 const LICENCE_FILE_MAX: usize = 16 * 1024;
 
 /// A licence as a customer holds it. The signature is not checked: there is no key where licences
@@ -85,7 +85,8 @@ fn file(root: &Place<'_>) -> Option<LicenceFile> {
         };
         if Some(&said) != expected.as_ref() {
             place.problem(format!(
-                "differs from the token, which says {}; only the token counts, so ask for a new licence instead of editing",
+                "differs from the token, which says {}; only the token counts, so ask for a new \
+                 licence instead of editing",
                 expected.as_deref().unwrap_or("nothing")
             ));
         }
@@ -98,7 +99,8 @@ impl LicenceFile {
     pub fn write(licence: &Licence, token: &str) -> String {
         let slugs: Vec<&str> = licence.applications.iter().map(Slug::as_str).collect();
         let mut text = format!(
-            "# A licence for {}. Whoever has this file can pull: keep it as you keep a password.\nversion: 1\n\
+            "# A licence for {}. Whoever has this file can pull: keep it as you keep a \
+             password.\nversion: 1\n\
              id: {}\ncustomer: {}\n",
             slugs.join(", "),
             quoted(licence.id.as_str()),
@@ -114,7 +116,8 @@ impl LicenceFile {
             (calendar::format(licence.issued), calendar::format(licence.expires));
         let _ = writeln!(
             text,
-            "applications: [{}]\nhosts: [{}]\nissued: \"{issued}\"\nexpires: \"{expires}\"\ntoken: {token}",
+            "applications: [{}]\nhosts: [{}]\nissued: \"{issued}\"\nexpires: \"{expires}\"\ntoken: \
+             {token}",
             list(&slugs),
             list(&hosts)
         );

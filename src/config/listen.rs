@@ -22,7 +22,8 @@ pub(super) fn read(
             && !(tls && key == "listen")
         {
             place.problem(format!(
-                "{address} is reachable from other machines, and {exposed}; listen on 127.0.0.1:{}, or say \
+                "{address} is reachable from other machines, and {exposed}; listen on \
+                 127.0.0.1:{}, or say \
                  allow_plain_http: true if the network in between is trusted",
                 address.port()
             ));
@@ -60,7 +61,10 @@ fn address(place: &Place<'_>) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let port = text.trim_start_matches(['*', ':']).parse().unwrap_or(5000);
         let example = text.parse::<IpAddr>().map_or(local(port), |ip| SocketAddr::new(ip, port));
-        format!("{text:?} is not an IP address with a port; write {example} (every interface: 0.0.0.0:{port})")
+        format!(
+            "{text:?} is not an IP address with a port; write {example} (every interface: \
+            0.0.0.0:{port})"
+        )
     })
 }
 

@@ -1,8 +1,8 @@
 //! Configuration: read, checked as a whole, and turned into types that cannot hold nonsense.
 //!
-//! `document` reads the YAML into a tree that knows its lines, `place` walks it and notes problems,
-//! `check` and the files for each section turn it into a [`Config`]. Either there is no problem, or
-//! the answer is all of them.
+//! `document` reads the YAML into a tree whose nodes know their lines. `place` walks the tree and
+//! notes problems. `check`, with a file for each section, turns it into a [`Config`]. The result is
+//! a configuration without any problem, or every problem that was found.
 
 mod access;
 mod applications;
@@ -70,7 +70,8 @@ pub fn parse(text: &str, file: &Path, environment: EnvLookup<'_>) -> Result<Conf
     if problems.is_empty() { Ok(config) } else { Err(Problems::new(file, problems)) }
 }
 
-/// What holds without a file: the well-known registries, on loopback only.
+/// The configuration of a proxy that is started without a file: the well-known registries, on
+/// loopback only.
 pub fn builtin() -> Config {
     let empty = Node { number: 0, value: YamlValue::Null };
     check::config(&Place::root(&empty, &Report::default()), &|_| None)
@@ -85,12 +86,12 @@ pub struct Config {
     pub admin: SocketAddr,
     /// None: clients speak plain HTTP.
     pub tls: Option<Tls>,
-    /// Names that clients use for this proxy. Empty: any.
+    /// Names that clients use for this proxy. Empty: clients may use any name.
     pub hosts: Vec<Host>,
-    /// Plain HTTP on an address that is not loopback.
+    /// Whether plain HTTP is allowed on an address that other machines reach.
     pub allow_plain_http: bool,
     pub cache: Cache,
-    /// Where names go that no other signal routes.
+    /// The upstream of image names that neither host, prefix, first component nor `ns` routes.
     pub default_upstream: Option<UpstreamName>,
     pub upstreams: Vec<Upstream>,
     pub access: Access,
@@ -101,8 +102,8 @@ pub struct Config {
     /// How long transfers may go on after SIGTERM.
     pub shutdown_grace: Duration,
     pub log: Log,
-    /// Files that the above was read from, besides the document itself: passwords, licences,
-    /// authorities.
+    /// Files that the document names and that were read with it (passwords, licences, authorities):
+    /// a change of one is a change of the configuration.
     pub files: Vec<PathBuf>,
 }
 
@@ -112,7 +113,7 @@ impl Config {
         self.access.key_file.clone().unwrap_or_else(|| self.cache.path.join("keys/access"))
     }
 
-    /// The keys whose change takes a restart (ACCESS §8).
+    /// The keys that `next` changes and whose change takes a restart (ACCESS §8).
     pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
         let changed = [
             ("listen", self.listen != next.listen),
@@ -125,20 +126,20 @@ impl Config {
     }
 }
 
-/// The store and its ages.
+/// The cache: its directory, its size, and how long what it knows is believed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cache {
     pub path: PathBuf,
-    /// Bytes of blobs and of blobs being fetched.
+    /// Bytes of stored content and of downloads under way together.
     pub max_size: u64,
     pub min_free: MinFree,
-    /// How long a tag is believed without asking.
+    /// How long a tag is served without asking its upstream again.
     pub tag_ttl: Duration,
     /// How long after its last check a tag is still served while the upstream fails.
     pub stale_if_error: Duration,
-    /// How long a repository's right to a blob is believed without asking.
+    /// How long it is believed without asking that a repository holds a blob.
     pub proof_ttl: Duration,
-    /// How long a download goes on that nobody waits for.
+    /// How long a download goes on after its last client has left.
     pub abandon_after: Duration,
 }
 
@@ -149,7 +150,7 @@ pub enum MinFree {
     Bytes(u64),
 }
 
-/// One registry behind us.
+/// One registry that images are pulled from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     pub name: UpstreamName,
@@ -159,11 +160,11 @@ pub struct Upstream {
     pub aliases: Vec<String>,
     /// Host names bound to this upstream; lower case, without port.
     pub hosts: Vec<String>,
-    /// Token endpoints besides the same origin: `host` or `host:port`.
+    /// Hosts other than the registry's own that may issue tokens: `host` or `host:port`.
     pub token_hosts: Vec<String>,
     /// Redirect targets allowed although their address is private: `host` or `host:port`.
     pub blob_hosts: Vec<String>,
-    /// PEM of a certificate authority trusted besides the system's.
+    /// PEM of certificate authorities that are trusted in addition to the system's.
     pub ca: Option<Vec<u8>>,
     pub tls_verify: bool,
     /// One-component names get `library/` (Docker Hub only; SEL-6).
@@ -171,19 +172,19 @@ pub struct Upstream {
     pub writes: Writes,
     /// The largest `n` that the upstream takes for `tags/list` (TAG-2).
     pub page_limit: Option<u32>,
-    /// Longest pattern first.
+    /// Longest pattern first: the first one that matches a repository is its credential.
     pub credentials: Vec<Credential>,
 }
 
-/// What becomes of pushes and deletes.
+/// What the proxy does with pushes and deletes for an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Writes {
-    /// A read-only mirror.
+    /// They are refused: the proxy is a read-only mirror.
     #[default]
     Refused,
-    /// They go through to the upstream.
+    /// They are passed through to the upstream, and the cache keeps nothing of them.
     Passed,
-    /// And what is pushed is in the cache at once.
+    /// They are passed through, and what is pushed is in the cache at once.
     Kept,
 }
 
@@ -197,11 +198,11 @@ pub struct Credential {
 /// Where the user and the password of a credential come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Login {
-    /// Known from the start on.
+    /// Read with the configuration.
     Fixed { username: String, password: Secret },
-    /// Asked of a docker credential helper, whenever it is needed.
+    /// Asked of a docker credential helper when it is needed.
     Helper {
-        /// Absolute.
+        /// The absolute path of the helper.
         program: PathBuf,
         /// What the helper is asked for: a host with an optional port, or Docker Hub's key.
         server: String,
@@ -240,13 +241,14 @@ pub struct Host {
     pub unknown_credentials: UnknownCredentials,
 }
 
-/// What a credential means that is not known here.
+/// How a user and password are treated that are not known here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownCredentials {
-    /// 401: a login says the truth.
+    /// With a 401, so that `docker login` tells whether the password is right.
     #[default]
     Refused,
-    /// As no credential: mirrors are sent passwords for other registries (AUTH-7).
+    /// As if none had been sent: clients send a mirror the passwords of the registries that it
+    /// mirrors (AUTH-7).
     Anonymous,
 }
 
@@ -258,7 +260,7 @@ pub struct Access {
     /// Where the keys of our own tokens come from; created if missing. None: `keys/access` in the
     /// cache directory.
     pub key_file: Option<PathBuf>,
-    /// Balancers whose `X-Forwarded-For` is believed.
+    /// Networks of load balancers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     pub rules: Vec<Rule>,
 }
@@ -303,7 +305,7 @@ pub struct Application {
 /// What makes a licence good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Licences {
-    /// Who has to have issued it; also whom messages tell customers to ask.
+    /// The issuer that a licence has to name. Messages tell customers to ask them.
     pub issuer: String,
     /// PEM files of Ed25519 public keys (SPKI); several while keys are rotated.
     pub public_keys: Vec<PathBuf>,

@@ -34,7 +34,8 @@ impl Report {
     }
 }
 
-/// One value of the document; `at` is what its problems point to: its key, or itself in a list.
+/// One value of the document. Problems point to `at`: the number of its key, or of the value itself
+/// in a list.
 #[derive(Clone, Debug)]
 pub(super) struct Place<'d> {
     node: &'d Node,
@@ -145,7 +146,7 @@ impl<'d> Place<'d> {
         self.items().iter().filter_map(|item| item.noted(item.text().and_then(&parse))).collect()
     }
 
-    /// The value, or a problem here.
+    /// The value; an error becomes a problem here.
     pub(super) fn noted<T>(&self, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.problem(message)).ok()
     }
@@ -252,8 +253,8 @@ impl<'d> Fields<'d> {
     }
 }
 
-/// The candidate that `word` was probably meant to be: at most two edits away, and less than half
-/// of it.
+/// The candidate that `word` was probably meant to be: at most two edits away, and fewer edits than
+/// half of its letters, since any two short words are near to each other.
 pub(super) fn closest<'c>(
     word: &str,
     candidates: impl Iterator<Item = &'c str>,

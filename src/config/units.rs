@@ -28,7 +28,10 @@ const DURATION_MAX: Duration = Duration::from_hours(3650 * 24);
 /// A sentence that says what would be right.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     scaled(text, &SIZES).ok_or_else(|| {
-        format!("{text:?} is no size; write a whole number of bytes or one with KiB, MiB, GiB or TiB, as 100GiB")
+        format!(
+            "{text:?} is no size; write a whole number of bytes or one with KiB, MiB, GiB or \
+            TiB, as 100GiB"
+        )
     })
 }
 

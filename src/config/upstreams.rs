@@ -1,4 +1,5 @@
-//! The `upstreams` section: presets filled in, names claimed once.
+//! The `upstreams` section: what a preset knows is filled in, and no two upstreams have a name in
+//! common.
 
 use std::collections::HashMap;
 
@@ -77,7 +78,7 @@ fn from_preset(preset: &Preset) -> Upstream {
     }
 }
 
-/// A registry of which only the name is known, and that says where it is.
+/// A registry of which only the name is known; the name is its host.
 fn plain(name: UpstreamName) -> Upstream {
     let url = Url::parse(&format!("https://{name}"))
         .expect("an upstream's name is a host with an optional port");
@@ -138,7 +139,8 @@ fn writes(fields: &Fields<'_>) -> Writes {
     }
 }
 
-/// A registry without a preset. A name that is nearly a preset's must say where it is.
+/// A registry without a preset. One whose name is nearly that of a preset needs a `url`, since it
+/// is probably a typing mistake.
 fn unknown(fields: &Fields<'_>, name: UpstreamName) -> Upstream {
     if fields.get("url").is_none()
         && let Some(meant) = closest(name.as_str(), PRESETS.iter().map(|preset| preset.name))
@@ -153,7 +155,10 @@ fn unknown(fields: &Fields<'_>, name: UpstreamName) -> Upstream {
 fn upstream_name(key: &str) -> Result<UpstreamName, String> {
     let normal = normal(key);
     let name = UpstreamName::parse(&normal).map_err(|_| {
-        format!("{key:?} is no host; name an upstream by its host, as docker.io or registry.acme.test:5000")
+        format!(
+            "{key:?} is no host; name an upstream by its host, as docker.io or \
+            registry.acme.test:5000"
+        )
     })?;
     if normal == key { Ok(name) } else { Err(format!("write it as {name}")) }
 }
@@ -174,7 +179,8 @@ fn alias(text: &str) -> Result<String, String> {
         return Ok(alias);
     }
     Err(format!(
-        "{text:?} cannot stand first in an image name; use letters and digits joined by . _ or -, as acme"
+        "{text:?} cannot stand first in an image name; use letters and digits joined by . _ or -, \
+         as acme"
     ))
 }
 
@@ -195,8 +201,12 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
 /// # Errors
 /// A sentence that says what would be right.
 pub fn host_and_port(text: &str) -> Result<String, String> {
-    UpstreamName::parse(&text.to_ascii_lowercase()).map(|name| name.as_str().to_owned()).map_err(|_| {
-        format!("{text:?} is no host; write it without scheme or path, as auth.example.com or auth.example.com:8443")
+    let name = UpstreamName::parse(&text.to_ascii_lowercase());
+    name.map(|name| name.as_str().to_owned()).map_err(|_| {
+        format!(
+            "{text:?} is no host; write it without scheme or path, as auth.example.com or \
+             auth.example.com:8443"
+        )
     })
 }
 

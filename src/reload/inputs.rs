@@ -43,7 +43,8 @@ impl Input {
         }
     }
 
-    /// Reads the files and replaces what `service` uses; nothing changes if anything is wrong with them.
+    /// Reads the files and replaces what `service` uses; nothing changes if anything is wrong with
+    /// them.
     ///
     /// # Errors
     /// Everything that is wrong.
@@ -184,4 +185,36 @@ fn one(message: String) -> Unusable {
 fn in_file(path: &Path, problems: Vec<(usize, String)>) -> Unusable {
     let line = |(line, message): (usize, String)| format!("{}:{line}: {message}", path.display());
     Unusable(problems.into_iter().map(line).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_key_is_made_once_and_for_its_owner_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys/access");
+        let made = token_key(&path).expect("writable");
+        assert!(made.expose().len() >= 32, "no short secret");
+        let permissions =
+            |path: &Path| fs::metadata(path).expect("made").permissions().mode() & 0o777;
+        assert_eq!(
+            (permissions(&path), permissions(path.parent().expect("a folder"))),
+            (0o600, 0o700)
+        );
+        assert_eq!(token_key(&path), Ok(made), "read from now on");
+        fs::write(&path, "by hand\n").expect("writable");
+        assert_eq!(token_key(&path), Ok(Secret::new("by hand".to_owned())));
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_never_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let refused = token_key(folder.path()).expect_err("a folder is no key");
+        assert!(refused.contains(&folder.path().display().to_string()), "{refused}");
+    }
 }

@@ -121,7 +121,8 @@ impl Reloader {
         Ok(())
     }
 
-    /// Whether the files differ from when they were read last; from now on, these are what was read.
+    /// Whether the files differ from when they were read last; from now on, these are what was
+    /// read.
     fn note_change(&mut self, what: &'static str, files: &[PathBuf]) -> bool {
         let now = Fingerprint::of(files);
         self.seen.insert(what, now) != Some(now)
@@ -133,7 +134,11 @@ impl Reloader {
         match outcome {
             Ok(()) => tracing::info!(part, "loaded anew"),
             Err(problems) => {
-                tracing::error!(part, %problems, "cannot be loaded anew; what was loaded before stays");
+                tracing::error!(
+                    part,
+                    %problems,
+                    "cannot be loaded anew; what was loaded before stays"
+                );
             }
         }
     }

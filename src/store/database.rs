@@ -15,13 +15,14 @@ const SCHEMA_VERSION: i64 = 1;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS blobs (
-        digest TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL, manifest INTEGER NOT NULL,
-        used INTEGER NOT NULL) WITHOUT ROWID;
+        digest TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
+        manifest INTEGER NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS tags (
         name TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, checked INTEGER NOT NULL,
         PRIMARY KEY (name, tag)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS members (
-        name TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT, PRIMARY KEY (name, digest)) WITHOUT ROWID;
+        name TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT,
+        PRIMARY KEY (name, digest)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS repositories (
         name TEXT PRIMARY KEY, confirmed INTEGER NOT NULL) WITHOUT ROWID;
 ";
@@ -68,7 +69,8 @@ impl Database {
     ) -> Result<()> {
         let manifest = class == EvictionClass::Manifest;
         self.run(
-            "INSERT OR REPLACE INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT OR REPLACE INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, ?2, \
+             ?3, ?4, ?5)",
             params![digest.as_str(), stamp.size, stamp.mtime, manifest, used],
         )
     }

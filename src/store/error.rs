@@ -1,9 +1,9 @@
-//! What can go wrong on disk.
+//! Errors of the disk and the database.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A failed disk or database operation, with what it was about.
+/// A failed operation on a file or the database.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {operation} {path}: {source}")]

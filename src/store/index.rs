@@ -291,7 +291,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_limit_holds_and_the_sums_agree(steps in prop::collection::vec((0_u64..40, 1_u64..60, any::<bool>()), 1..200)) {
+        fn the_limit_holds_and_the_sums_agree(
+            steps in prop::collection::vec((0_u64..40, 1_u64..60, any::<bool>()), 1..200)
+        ) {
             let mut index = loaded(100);
             for (now, (n, size, publish)) in steps.into_iter().enumerate() {
                 if index.touch(&digest(n), now as u64).is_some() {
@@ -305,7 +307,8 @@ mod tests {
                     }
                 }
                 prop_assert!(index.used <= 100);
-                prop_assert_eq!(index.used, index.entries.values().map(|entry| entry.size).sum::<u64>());
+                let sizes: u64 = index.entries.values().map(|entry| entry.size).sum();
+                prop_assert_eq!(index.used, sizes);
                 prop_assert_eq!(index.order.len(), index.entries.len());
             }
         }

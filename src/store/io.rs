@@ -3,8 +3,8 @@
 //! Disk work gets threads of its own, so that a slow disk never takes them from name resolution,
 //! nor the other way round.
 //!
-//! Every failure is counted here, once: as the answer of its job, or by [`IoPool::count`] where a job
-//! goes on without what failed. Callers only decide what a failure means to them.
+//! Every failure is counted here, once: as the answer of its job, or by [`IoPool::count`] where a
+//! job goes on without what failed. Callers only decide what a failure means to them.
 
 use std::future::Future;
 use std::io;

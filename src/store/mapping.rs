@@ -10,7 +10,8 @@
 //! (DESIGN §14.11).
 #![expect(
     unsafe_code,
-    reason = "mmap, mincore and madvise have no safe form; the argument stands above and at each call"
+    reason = "mmap, mincore and madvise have no safe form; the argument stands above and at each \
+        call"
 )]
 
 use std::fs::File;

@@ -65,8 +65,8 @@ struct StoreInner {
     pool: Arc<IoPool>,
     /// Guards sums and recency; never held across disk work.
     index: Mutex<Index>,
-    /// Bytes that are unlinked but still open. Not in the index: `OpenBlob::drop` subtracts from it,
-    /// and the index may be locked by the very thread that drops the last reader.
+    /// Bytes that are unlinked but still open. Not in the index: `OpenBlob::drop` subtracts from
+    /// it, and the index may be locked by the very thread that drops the last reader.
     pending: AtomicU64,
     /// Serialises publishing and deleting of names; taken before `index`.
     names: Mutex<()>,
@@ -164,9 +164,9 @@ impl BlobStore {
         self.0.pool.run(move || Staged::create(&shared, &digest, size)).await
     }
 
-    /// Promises room and makes a file for content whose digest is not known yet, as of a push: it is
-    /// staged under no digest, and [`Staged::verify_as`] gives the real one, which has to be of this
-    /// algorithm.
+    /// Promises room and makes a file for content whose digest is not known yet, as of a push: it
+    /// is staged under no digest, and [`Staged::verify_as`] gives the real one, which has to be of
+    /// this algorithm.
     ///
     /// # Errors
     /// As [`BlobStore::stage`].
@@ -186,7 +186,7 @@ impl BlobStore {
         self.0.index().set_limit(cache.max_size);
         // If not enough can be evicted now, the next download that needs room evicts it.
         if let Err(StageError::Failed(error)) = self.0.make_room(0) {
-            self.0.go_on(Err(error));
+            self.0.tolerate(Err(error));
         }
     }
 
@@ -281,12 +281,12 @@ impl StoreInner {
         }
         if !digests.is_empty() {
             self.report();
-            self.go_on(self.records.drop_stamps(digests));
+            self.tolerate(self.records.drop_stamps(digests));
         }
     }
 
-    /// Removes content that cannot be read or has the wrong digest, so that the next request fetches
-    /// it again; blocks.
+    /// Removes content that cannot be read or has the wrong digest, so that the next request
+    /// fetches it again; blocks.
     fn discard(&self, digest: &Digest, reason: &'static str) {
         self.index().remove(digest);
         self.metrics.store.corrupt.inc();
@@ -295,7 +295,7 @@ impl StoreInner {
     }
 
     /// Logs and counts a failure that the caller goes on without.
-    fn go_on(&self, result: Result<(), Error>) {
+    fn tolerate(&self, result: Result<(), Error>) {
         if let Err(error) = result {
             tracing::warn!(%error, "the store goes on after a failure");
             self.pool.count(&error);

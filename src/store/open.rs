@@ -18,7 +18,8 @@ const HASH_STEP: u64 = 16 << 20;
 /// Bytes that are read at once to be hashed.
 const HASH_READ: usize = 1 << 20;
 
-/// Errors of `open(2)` that say something about this process or machine, and nothing about the file.
+/// Errors of `open(2)` that say something about this process or machine, and nothing about the
+/// file.
 const OUT_OF_RESOURCES: [i32; 3] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
 
 /// Stored content.
@@ -92,8 +93,8 @@ impl StoreInner {
         if recorded.is_some_and(|(recorded, _)| recorded == stamp) {
             return suspect.trusted().map(Some);
         }
-        // Small enough to be hashed while its reader waits; larger content is hashed by a fill, with
-        // the reader following.
+        // Small enough to be hashed while its reader waits; larger content is hashed by a fill,
+        // with the reader following.
         if stamp.size > self.check_inline {
             return Ok(Some(Found::Unchecked(suspect)));
         }
@@ -107,7 +108,8 @@ impl StoreInner {
         let path = self.layout.blob(digest);
         let _names = lock(&self.names);
         if self.index().is_loaded() && !self.index().contains(digest) {
-            return Ok(None); // about to be unlinked
+            // Taken out of the index by an eviction, which unlinks the file next.
+            return Ok(None);
         }
         match File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file))) {
             Ok((size, file)) => {
@@ -149,7 +151,7 @@ impl Suspect {
         self.stamp.size
     }
 
-    /// For those who follow the hashing.
+    /// Reads the file while it is hashed. The caller sees to it that the hold-back is kept.
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.file), Arc::clone(&self.shared))
     }
@@ -206,7 +208,7 @@ impl Suspect {
             return Ok(Err(Mismatch { expected: self.digest, actual }));
         }
         let used = tick(self.shared.clock.now());
-        self.shared.go_on(self.shared.records.put_stamp(
+        self.shared.tolerate(self.shared.records.put_stamp(
             &self.digest,
             self.stamp,
             self.class,
@@ -215,7 +217,7 @@ impl Suspect {
         self.trusted().map(Ok)
     }
 
-    /// The content as what it is recorded to be.
+    /// The content, believed to be what the digest names.
     fn trusted(self) -> Result<Found, Error> {
         let Self { digest, file, stamp, shared, .. } = self;
         let blob = Blob::new(digest, stamp.size, file, Arc::clone(&shared));

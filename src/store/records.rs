@@ -279,7 +279,11 @@ impl Tables {
 
 /// Sets damaged tables aside. What they held is asked upstream again.
 fn start_over(path: &Path, damage: &rusqlite::Error) -> Result<Database, Error> {
-    tracing::warn!(error = %damage, path = %path.display(), "the records are unreadable; starting with new ones");
+    tracing::warn!(
+        error = %damage,
+        path = %path.display(),
+        "the records are unreadable; starting with new ones"
+    );
     set_aside(path)?;
     Database::open(path).map_err(|source| Error::Database { operation: "open", source })
 }

@@ -52,7 +52,7 @@ pub(super) fn load(shared: &StoreInner) -> Result<(), Error> {
     let read = shared.records.each_blob(|digest, class, used| {
         recorded.insert(digest, (class, used));
     });
-    shared.go_on(read);
+    shared.tolerate(read);
     for algorithm in ALGORITHMS {
         for shelf in entries(&shared.layout.algorithm(algorithm))? {
             if !shelf.path().is_dir() {
@@ -68,15 +68,15 @@ pub(super) fn load(shared: &StoreInner) -> Result<(), Error> {
     // What is recorded but no longer there.
     let missing: Vec<Digest> =
         recorded.into_keys().filter(|digest| !shared.index().contains(digest)).collect();
-    shared.go_on(shared.records.drop_stamps(&missing));
-    shared.go_on(shared.records.prune());
+    shared.tolerate(shared.records.drop_stamps(&missing));
+    shared.tolerate(shared.records.prune());
     // The configuration may have a lower limit than when the content was stored.
     match shared.make_room(0) {
         Ok(()) => {}
         Err(StageError::NoRoom) => tracing::warn!(
             "the cache's file system is fuller than min_free allows; new content will not be stored"
         ),
-        Err(StageError::Failed(error)) => shared.go_on(Err(error)),
+        Err(StageError::Failed(error)) => shared.tolerate(Err(error)),
     }
     shared.report();
     Ok(())

@@ -79,7 +79,8 @@ impl Staged {
         })
     }
 
-    /// For those who follow the writing; bytes beyond what is written are not theirs to read.
+    /// Reads the file while it grows. The caller sees to it that nothing beyond the watermark is
+    /// read.
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.file.handle), Arc::clone(&self.file.room.shared))
     }
@@ -101,8 +102,8 @@ impl Staged {
     ) -> Result<(), StageError> {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         self.reserve_up_to(self.written + length).await?;
-        // The job owns the hasher meanwhile. A write that failed, or whose future was dropped, never
-        // gave it back.
+        // The job owns the hasher meanwhile. A write that failed, or whose future was dropped,
+        // never gave it back.
         let Some(mut hasher) = self.hasher.take() else { return Err(Error::Closed.into()) };
         let (file, path, mut offset) =
             (Arc::clone(&self.file.handle), self.file.name.path.clone(), self.written);
@@ -220,9 +221,9 @@ impl Verified {
 }
 
 impl StagedFile {
-    /// Takes the blocks from the disk now, so that a full disk is met before any header is sent. File
-    /// systems that cannot (`EOPNOTSUPP`) allocate as it is written. `KEEP_SIZE`: the length of the
-    /// file stays what is written.
+    /// Takes the blocks from the disk now, so that a full disk is met before any header is sent.
+    /// File systems that cannot (`EOPNOTSUPP`) allocate as it is written. `KEEP_SIZE`: the length
+    /// of the file stays what is written.
     fn allocate(&self, size: u64) -> Result<(), StageError> {
         match rustix::fs::fallocate(&*self.handle, FallocateFlags::KEEP_SIZE, 0, size) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),

@@ -65,6 +65,8 @@ impl Failures {
             names: RandomState::new(),
             suspects: ExpiringCache::new(REMEMBERED_MAX, clock.clone()),
             guessed: ExpiringCache::new(REMEMBERED_MAX, clock.clone()),
+            // The oldest goes first, as its window is over first. The default policy would rather
+            // turn a new failure away than one that is counted often.
             counts: Cache::builder()
                 .max_capacity(REMEMBERED_MAX)
                 .eviction_policy(EvictionPolicy::lru())
