@@ -8,19 +8,20 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Above these a single login would be an attack on ourselves.
-const HIGHEST_BCRYPT_COST: u32 = 14;
-const MOST_ARGON2_KIB: u32 = 64 * 1024;
-const MOST_ARGON2_PASSES: u32 = 10;
-const MOST_ARGON2_LANES: u32 = 4;
-/// bcrypt looks at no more of a password.
-const BCRYPT_BYTES: usize = 72;
+/// Above these bounds checking one password would block the only hashing thread for seconds.
+const BCRYPT_COST_MAX: u32 = 14;
+const ARGON2_KIB_MAX: u32 = 64 * 1024;
+const ARGON2_PASSES_MAX: u32 = 10;
+const ARGON2_LANES_MAX: u32 = 4;
+/// bcrypt ignores everything behind these bytes of a password.
+const BCRYPT_PASSWORD_BYTES_MAX: usize = 72;
 
 /// Everybody who has a password.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     hashes: HashMap<Box<str>, StoredHash>,
-    /// What a login of somebody unknown is checked against, so that it takes as long as any.
+    /// The most expensive of the hashes. A login by an unknown name is checked against it, so that
+    /// it takes no less time than that of a user.
     decoy: Option<StoredHash>,
 }
 
@@ -28,11 +29,11 @@ pub struct Users {
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredHash {
     text: Box<str>,
-    kind: Kind,
+    kind: HashKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum HashKind {
     Bcrypt { cost: u32 },
     Argon2id { kib: u32, passes: u32 },
 }
@@ -83,9 +84,10 @@ impl Users {
         self.decoy.as_ref()
     }
 
-    /// Some six times what the slowest hash takes: long enough for any user's to be checked, after
-    /// a few that came before.
-    pub(super) fn ample(&self) -> Duration {
+    /// How long the answer to a wrong password is held back at least: some five times what the
+    /// slowest hash takes, so that it was checked by then even after a few others. With bcrypt at
+    /// its highest cost that is 6.6 s.
+    pub(super) fn wrong_answer_delay(&self) -> Duration {
         let work = self.decoy.as_ref().map_or(0, |decoy| decoy.kind.work());
         Duration::from_micros(work * 5)
     }
@@ -114,7 +116,7 @@ impl StoredHash {
         Ok(Self { text: text.into(), kind })
     }
 
-    /// Tells this hash from the one that a changed password has, without telling anything about it.
+    /// Changes with the password, and tells nothing about the hash: the beginning of its SHA-256.
     pub fn fingerprint(&self) -> String {
         URL_SAFE_NO_PAD.encode(&digest(&SHA256, self.text.as_bytes()).as_ref()[..12])
     }
@@ -123,22 +125,22 @@ impl StoredHash {
         &self.text
     }
 
-    /// Takes tens of milliseconds and a whole core. bcrypt knows 72 bytes; a longer password is
-    /// wrong, not cut.
+    /// Takes tens of milliseconds and a whole core. bcrypt looks at 72 bytes; a longer password is
+    /// wrong, not cut, so that nobody logs in with the beginning of one.
     pub(super) fn verify(&self, password: &str) -> bool {
         match self.kind {
-            Kind::Bcrypt { .. } => {
-                password.len() <= BCRYPT_BYTES
+            HashKind::Bcrypt { .. } => {
+                password.len() <= BCRYPT_PASSWORD_BYTES_MAX
                     && bcrypt::verify(password, &self.text).unwrap_or(false)
             }
-            Kind::Argon2id { .. } => {
+            HashKind::Argon2id { .. } => {
                 Argon2::default().verify_password(password.as_bytes(), self.text.as_ref()).is_ok()
             }
         }
     }
 }
 
-impl Kind {
+impl HashKind {
     /// What a login costs, roughly, in KiB that argon2 fills: one round of bcrypt takes as long as
     /// some eighty of them.
     fn work(self) -> u64 {
@@ -155,21 +157,21 @@ impl std::fmt::Debug for StoredHash {
     }
 }
 
-fn bcrypt(text: &str) -> Result<Kind, String> {
+fn bcrypt(text: &str) -> Result<HashKind, String> {
     let known = ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| text.starts_with(prefix));
     let parts = text.parse::<bcrypt::HashParts>().ok().filter(|_| known && text.len() == 60).ok_or(
         "the hash is neither bcrypt nor argon2id; make one with htpasswd -B (plain text, MD5 and SHA are not accepted)",
     )?;
     let cost = parts.get_cost();
-    if (4..=HIGHEST_BCRYPT_COST).contains(&cost) {
-        return Ok(Kind::Bcrypt { cost });
+    if (4..=BCRYPT_COST_MAX).contains(&cost) {
+        return Ok(HashKind::Bcrypt { cost });
     }
     Err(format!(
-        "bcrypt with cost {cost} is out of bounds; use htpasswd -B -C 10, at most {HIGHEST_BCRYPT_COST}"
+        "bcrypt with cost {cost} is out of bounds; use htpasswd -B -C 10, at most {BCRYPT_COST_MAX}"
     ))
 }
 
-fn argon2id(text: &str) -> Result<Kind, String> {
+fn argon2id(text: &str) -> Result<HashKind, String> {
     let wrong = || {
         "the hash is no argon2id in PHC form, as $argon2id$v=19$m=19456,t=2,p=1$salt$hash"
             .to_owned()
@@ -180,13 +182,13 @@ fn argon2id(text: &str) -> Result<Kind, String> {
         return Err(wrong());
     }
     let (kib, passes, lanes) = (params.m_cost(), params.t_cost(), params.p_cost());
-    if kib > MOST_ARGON2_KIB || passes > MOST_ARGON2_PASSES || lanes > MOST_ARGON2_LANES {
+    if kib > ARGON2_KIB_MAX || passes > ARGON2_PASSES_MAX || lanes > ARGON2_LANES_MAX {
         return Err(format!(
             "argon2id with m={kib},t={passes},p={lanes} is out of bounds; use at most \
-             m={MOST_ARGON2_KIB},t={MOST_ARGON2_PASSES},p={MOST_ARGON2_LANES}"
+             m={ARGON2_KIB_MAX},t={ARGON2_PASSES_MAX},p={ARGON2_LANES_MAX}"
         ));
     }
-    Ok(Kind::Argon2id { kib, passes })
+    Ok(HashKind::Argon2id { kib, passes })
 }
 
 #[cfg(test)]
@@ -284,10 +286,10 @@ mod tests {
             Users::parse(&lines.join("\n")).expect("users").decoy().map(|decoy| decoy.kind)
         };
         let (expensive, argon2id) = (BCRYPT.replace("$04$", "$12$"), argon2id());
-        assert_eq!(decoy(&[BCRYPT, &expensive]), Some(Kind::Bcrypt { cost: 12 }));
-        assert_eq!(decoy(&[&expensive, &argon2id]), Some(Kind::Bcrypt { cost: 12 }));
+        assert_eq!(decoy(&[BCRYPT, &expensive]), Some(HashKind::Bcrypt { cost: 12 }));
+        assert_eq!(decoy(&[&expensive, &argon2id]), Some(HashKind::Bcrypt { cost: 12 }));
         let usual = argon2id.replace("m=64,t=1", "m=19456,t=2");
-        assert_eq!(decoy(&[&usual, BCRYPT]), Some(Kind::Argon2id { kib: 19456, passes: 2 }));
+        assert_eq!(decoy(&[&usual, BCRYPT]), Some(HashKind::Argon2id { kib: 19456, passes: 2 }));
         assert!(Users::default().decoy().is_none());
     }
 
@@ -295,8 +297,8 @@ mod tests {
     fn the_time_for_a_wrong_login_is_that_of_the_slowest_hash_several_times() {
         let slowest = BCRYPT.replace("$04$", "$12$");
         let users = Users::parse(&format!("a:{BCRYPT}\nb:{slowest}")).expect("users");
-        assert_eq!(users.ample(), Duration::from_micros((80 << 12) * 5));
-        assert_eq!(Users::default().ample(), Duration::ZERO);
+        assert_eq!(users.wrong_answer_delay(), Duration::from_micros((80 << 12) * 5));
+        assert_eq!(Users::default().wrong_answer_delay(), Duration::ZERO);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Who has failed to log in lately. A user from one address is locked out after a few failures; the
-//! address itself is a suspect, and the name is one that somebody guesses at, and both wait behind
-//! everybody else. Bounded; the oldest are forgotten.
+//! Failed logins of the last minute. After five of them a user is locked out at one address. The
+//! address is a suspect from the first one on, and the name is guessed at: their attempts wait
+//! behind others (`lanes`). Bounded; the oldest are forgotten.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,8 +15,8 @@ use crate::expiring::ExpiringCache;
 /// Failures of one user from one address in [`FAILURE_WINDOW`] (ACCESS §5.3).
 const FAILURES_MAX: u32 = 5;
 const FAILURE_WINDOW: Duration = Duration::from_mins(1);
-/// How long an address is a suspect that was turned away for want of room: long enough to tell one
-/// that keeps coming, short enough for one that was unlucky.
+/// How long an address is a suspect whose attempt was crowded out: long enough to recognise one that
+/// keeps coming, short enough for one that came in somebody else's flood.
 const CROWDED_OUT_SUSPECT_FOR: Duration = Duration::from_secs(10);
 /// Addresses, names, and pairs of them that are remembered.
 const REMEMBERED_MAX: u64 = 65_536;
@@ -40,18 +40,20 @@ impl From<IpAddr> for SourceNetwork {
 #[derive(Debug)]
 pub(super) struct Failures {
     clock: Clock,
-    /// Under a secret of the process: names come from strangers, and may be long.
+    /// Names are kept as hashes under a secret of the process: they come from strangers and may be
+    /// long, and nobody can make two collide.
     names: RandomState,
-    counts: Cache<(SourceNetwork, Name), Count>,
+    counts: Cache<(SourceNetwork, NameHash), Count>,
     /// Addresses that have failed, or were turned away for want of room.
     suspects: ExpiringCache<SourceNetwork, ()>,
     /// Names that somebody guesses at.
-    guessed: ExpiringCache<Name, ()>,
-    /// Who has logged in from where.
-    familiar: Cache<(SourceNetwork, Name), ()>,
+    guessed: ExpiringCache<NameHash, ()>,
+    /// Pairs that have logged in. They stay, so that guesses never make a user a stranger at an
+    /// address of their own.
+    familiar: Cache<(SourceNetwork, NameHash), ()>,
 }
 
-type Name = u64;
+type NameHash = u64;
 
 #[derive(Clone, Copy, Debug)]
 struct Count {
@@ -76,7 +78,7 @@ impl Failures {
         }
     }
 
-    /// How long until another failure may be risked; none: at once.
+    /// How long this user is locked out at this address; none: not at all.
     pub(super) fn locked_out(&self, source: SourceNetwork, user: &str) -> Option<Duration> {
         let count = self.counts.get(&(source, self.name(user)))?;
         let passed = self.clock.now().since(count.since);
@@ -84,7 +86,7 @@ impl Failures {
             .then(|| FAILURE_WINDOW.saturating_sub(passed))
     }
 
-    /// Whether this user has logged in from there before, and not failed since.
+    /// Whether this user has logged in from there before, and not failed there within a minute.
     pub(super) fn is_familiar(&self, source: SourceNetwork, user: &str) -> bool {
         let pair = (source, self.name(user));
         let failed = |count: Count| self.clock.now().since(count.since) < FAILURE_WINDOW;
@@ -99,12 +101,12 @@ impl Failures {
         self.suspects.contains(&source)
     }
 
-    /// A right password.
+    /// Notes a right password.
     pub(super) fn remember(&self, source: SourceNetwork, user: &str) {
         self.familiar.insert((source, self.name(user)), ());
     }
 
-    /// A wrong password.
+    /// Notes a wrong password.
     pub(super) fn count(&self, source: SourceNetwork, user: &str) {
         let (now, name) = (self.clock.now(), self.name(user));
         self.suspects.extend(source, (), FAILURE_WINDOW);
@@ -117,12 +119,12 @@ impl Failures {
         });
     }
 
-    /// An attempt that there was no room for.
+    /// Notes an attempt that there was no room for.
     pub(super) fn crowded_out(&self, source: SourceNetwork) {
         self.suspects.extend(source, (), CROWDED_OUT_SUSPECT_FOR);
     }
 
-    fn name(&self, user: &str) -> Name {
+    fn name(&self, user: &str) -> NameHash {
         self.names.hash_one(user)
     }
 }

@@ -1,8 +1,8 @@
 //! The one thread that hashes, and the attempts that wait for it.
 //!
-//! An attempt belongs to nobody in particular: equal ones join it, and it ends when it was hashed,
-//! whoever has left meanwhile. So failures are counted here and not by those who ask, who could
-//! hang up instead of hearing of theirs.
+//! An attempt belongs to no request: equal ones join it, and it ends when it was hashed, even if
+//! every client has hung up by then. So failures are counted here and not where the answer is
+//! awaited; a guesser who hangs up early would otherwise never be counted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use super::lanes::{AttemptKey, Lane, Lanes, Turn};
 use crate::access::users::StoredHash;
 use crate::secret::Secret;
 
-/// How far the thread stands behind those that answer requests.
+/// How far the thread stands behind those that answer requests, as `nice` counts.
 const NICENESS: i32 = 5;
 
 /// Starts a thread, and ends it when dropped.
@@ -61,7 +61,7 @@ struct HashingQueue {
 #[derive(Debug)]
 struct Work {
     lanes: Lanes,
-    /// Each key in a lane has its job here, and so has the one that is being hashed.
+    /// The job of every key in a lane, and of the one that is being hashed.
     jobs: HashMap<AttemptKey, Job>,
     closed: bool,
 }
@@ -69,11 +69,11 @@ struct Work {
 #[derive(Debug)]
 struct Job {
     attempt: Attempt,
-    waiting: Vec<Waiting>,
+    waiters: Vec<Waiter>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct Waiter {
     source: SourceNetwork,
     answer: oneshot::Sender<Verdict>,
 }
@@ -85,8 +85,8 @@ impl Hashing {
         let shared = Arc::new(HashingQueue::new(failures));
         let worker = Arc::clone(&shared);
         std::thread::Builder::new().name("passwords".to_owned()).spawn(move || {
-            // On Linux this is for the thread alone: requests go before hashes that may be for
-            // nothing. Failing costs time.
+            // On Linux this is for this thread alone: requests go before hashes that may be for
+            // nothing. If it fails, they wait a little longer.
             let _ = rustix::process::nice(NICENESS);
             worker.run();
         })?;
@@ -146,9 +146,12 @@ impl HashingQueue {
         self.changed.notify_all();
     }
 
-    /// A calm attempt by a name that is nobody's is not hashed: names cost a stranger nothing, and
-    /// would crowd out those who are somebody. That it is wrong is answered as late as to anybody
-    /// ([`Passwords::verify`](super::Passwords)).
+    /// Joins an equal attempt, or queues this one; none if the thread has ended.
+    ///
+    /// A calm attempt by an unknown name is not hashed: made-up names cost a stranger nothing, and
+    /// their hashes would crowd out real users. The answer that it is wrong takes as long as any
+    /// other ([`Passwords::verify`](super::Passwords)), and a second one by the same name is hashed
+    /// like anybody's.
     fn join(
         &self,
         key: AttemptKey,
@@ -156,10 +159,10 @@ impl HashingQueue {
         attempt: Attempt,
     ) -> Option<oneshot::Receiver<Verdict>> {
         let (answer, verdict) = oneshot::channel();
-        let waiting = Waiting { source, answer };
+        let waiters = Waiter { source, answer };
         let mut work = self.lock();
         if let Some(job) = work.jobs.get_mut(&key) {
-            job.waiting.push(waiting);
+            job.waiters.push(waiters);
             return Some(verdict);
         }
         let lane = self.lane(&work, source, &attempt.user);
@@ -170,24 +173,26 @@ impl HashingQueue {
             work.lanes.spared(Instant::now());
             drop(work);
             self.failures.count(source, &attempt.user);
-            waiting.tell(Verdict::Wrong);
+            waiters.tell(Verdict::Wrong);
             return Some(verdict);
         }
         let crowded_out = work.lanes.enter(lane, key).and_then(|oldest| work.jobs.remove(&oldest));
-        work.jobs.insert(key, Job { attempt, waiting: vec![waiting] });
+        work.jobs.insert(key, Job { attempt, waiters: vec![waiters] });
         drop(work);
         self.changed.notify_all();
-        for one in crowded_out.into_iter().flat_map(|job| job.waiting) {
+        for one in crowded_out.into_iter().flat_map(|job| job.waiters) {
             self.failures.crowded_out(one.source);
             one.tell(Verdict::CrowdedOut);
         }
         Some(verdict)
     }
 
-    /// One attempt of an address and one at a name are calm at a time, and those of whom is known
-    /// there, whatever others do at that address and at that name.
+    /// Which lane an attempt belongs in.
+    ///
+    /// At most one queued attempt per address and per name is calm; a pair that has logged in
+    /// before is calm anyway, one at a time, whatever others do at that address or by that name.
     fn lane(&self, work: &Work, source: SourceNetwork, user: &str) -> Lane {
-        let is_from_here = |job: &Job| job.waiting.iter().any(|one| one.source == source);
+        let is_from_here = |job: &Job| job.waiters.iter().any(|one| one.source == source);
         let is_by_name = |job: &Job| *job.attempt.user == *user;
         let waits = |is: &dyn Fn(&Job) -> bool| work.jobs.values().any(is);
         if self.failures.is_familiar(source, user)
@@ -213,8 +218,8 @@ impl HashingQueue {
         }
     }
 
-    /// Waits for an attempt whose turn it is; none when it is time to end. The clock that tests
-    /// move is no use here: what is rested for is real work.
+    /// Waits for an attempt whose turn it is; none when it is time to end. This is the real clock
+    /// and not [`Clock`](crate::clock::Clock), which tests move: the rest is for real work.
     fn next(&self) -> Option<AttemptKey> {
         let mut work = self.lock();
         while !work.closed {
@@ -229,23 +234,24 @@ impl HashingQueue {
         None
     }
 
-    /// The attempt, if anybody still wants to know who may: not those who left, nor those who have
-    /// failed too often since they came.
+    /// The attempt, if a waiter is left. Those who have hung up do not count, and those who have
+    /// been locked out since they came are told so instead: a burst of guesses is not worth more
+    /// hashes than the failures that are allowed.
     fn begin(&self, key: &AttemptKey) -> Option<Attempt> {
         let mut work = self.lock();
         let mut job = work.jobs.remove(key)?;
         let user = &job.attempt.user;
-        let mut waiting = Vec::with_capacity(job.waiting.len());
-        for one in job.waiting.into_iter().filter(|one| !one.answer.is_closed()) {
+        let mut waiters = Vec::with_capacity(job.waiters.len());
+        for one in job.waiters.into_iter().filter(|one| !one.answer.is_closed()) {
             match self.failures.locked_out(one.source, user) {
                 Some(retry_after) => one.tell(Verdict::Throttled { retry_after }),
-                None => waiting.push(one),
+                None => waiters.push(one),
             }
         }
-        if waiting.is_empty() {
+        if waiters.is_empty() {
             return None;
         }
-        job.waiting = waiting;
+        job.waiters = waiters;
         let attempt = job.attempt.clone();
         work.jobs.insert(*key, job);
         Some(attempt)
@@ -253,13 +259,13 @@ impl HashingQueue {
 
     fn finish(&self, key: &AttemptKey, verdict: &Verdict, taken: Duration) {
         let mut work = self.lock();
-        let Some(Job { attempt, waiting }) = work.jobs.remove(key) else { return };
+        let Some(Job { attempt, waiters }) = work.jobs.remove(key) else { return };
         let wrong = *verdict == Verdict::Wrong;
         if wrong {
             work.lanes.failed(Instant::now(), taken);
         }
         drop(work);
-        for one in waiting {
+        for one in waiters {
             if wrong {
                 self.failures.count(one.source, &attempt.user);
             } else {
@@ -270,9 +276,9 @@ impl HashingQueue {
     }
 }
 
-impl Waiting {
+impl Waiter {
     fn tell(self, verdict: Verdict) {
-        // Whoever has left needs no answer.
+        // It fails if the client has hung up.
         let _ = self.answer.send(verdict);
     }
 }
@@ -312,12 +318,12 @@ mod tests {
     #[tokio::test]
     async fn equal_attempts_are_hashed_once() {
         let (shared, attempt) = idle();
-        let waiting: Vec<_> = (0..100)
+        let waiters: Vec<_> = (0..100)
             .map(|n| shared.join([7; 32], source(n), attempt.clone()).expect("room"))
             .collect();
         let right = attempt.verdict(attempt.hash.verify("secret"));
         assert!(work(&shared, &right));
-        for verdict in waiting {
+        for verdict in waiters {
             assert_eq!(verdict.await, Ok(right.clone()));
         }
         assert!(shared.lock().jobs.is_empty());
@@ -453,9 +459,9 @@ mod tests {
         shared.failures.count(source(1), "eve");
         let lane = |from| shared.lane(&shared.lock(), source(from), "ci");
         assert_eq!((lane(1), lane(2), lane(3)), (Lane::Calm, Lane::Suspect, Lane::Guessed));
-        let waiting = shared.join([2; 32], source(1), attempt).expect("room");
+        let waiters = shared.join([2; 32], source(1), attempt).expect("room");
         assert_eq!(lane(1), Lane::Suspect, "one at a time");
-        drop(waiting);
+        drop(waiters);
         shared.lock().jobs.clear();
         shared.failures.count(source(1), "ci");
         assert_eq!(lane(1), Lane::Suspect);
@@ -475,9 +481,9 @@ mod tests {
         let hashing = Hashing::start(Arc::clone(&shared.failures)).expect("a thread");
         let worker = Arc::downgrade(&hashing.shared);
         assert_eq!(worker.strong_count(), 2, "the owner's and one thread's");
-        let waiting: Vec<_> =
+        let waiters: Vec<_> =
             (0..8).filter_map(|n| hashing.join([n; 32], source(n), attempt.clone())).collect();
-        for verdict in waiting {
+        for verdict in waiters {
             assert!(matches!(verdict.blocking_recv(), Ok(Verdict::Right { .. })));
         }
         assert_eq!(worker.strong_count(), 2, "work starts no others");

@@ -1,30 +1,40 @@
 //! Which attempt is hashed next, and when. Pure.
 //!
-//! First come the calm: an address that has not failed lately, and a name that nobody has guessed
-//! at. Then such addresses with a name that somebody has guessed at, then the rest. What failures
-//! took is a debt that is paid by resting; the first two wait only for what goes beyond an
-//! allowance, suspects until all of it is paid. So failures cost a quarter of a core in the long
-//! run, however many there are, and whoever is new rarely waits for the rest that others have
-//! earned.
+//! There are three lanes. An attempt of a later lane is hashed only while those before it are empty.
+//!
+//! | lane | which attempts | against whom it protects the lane before it |
+//! |---|---|---|
+//! | `Calm` | neither the address nor the name has failed lately, or the two have logged in together | |
+//! | `Guessed` | the name has failed lately, the address has not | many addresses that guess at one name: each of them is new, and only the name is not |
+//! | `Suspect` | the address has failed lately, was crowded out, or waits already | one address that guesses at many names, or sends one after the other |
+//!
+//! `Guessed` is a lane of its own because its right logins look the same: the user whose name is
+//! guessed at, from a new address. In `Suspect` that user would wait behind every guess of every
+//! address that keeps guessing; in `Calm` the guesses would crowd out everybody else.
+//!
+//! Order alone does not save the processor, so each failure also adds to a debt of rest: three times
+//! what its hash took. The thread pays by not hashing. The first two lanes wait only for debt beyond
+//! an allowance, suspects until all of it is paid. So failures cost a quarter of a core in the long
+//! run, however many there are, and a login by somebody new rarely waits for the rest that others
+//! have caused.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Attempts waiting in each lane (ACCESS §5.3).
-const LENGTH: usize = 8;
-/// Rest for a failure, in multiples of what it took.
-const REST: u32 = 3;
-/// Rest that may be owed while the calm are still served: a second of failures.
-const ALLOWANCE: Duration = Duration::from_secs(3);
-/// The same for attempts at a name that is guessed at; less, so that their failures hold no calm
-/// one up.
-const ALLOWANCE_OF_GUESSED: Duration = Duration::from_millis(1500);
-
-/// Rest that may be owed before the first pause for suspects. Short hashes are so done in a row:
-/// each time the thread wakes, a request has to wait for its core.
-const BURST: Duration = Duration::from_millis(500);
+/// Attempts that wait in each lane (ACCESS §5.3).
+const LANE_LENGTH_MAX: usize = 8;
+/// Rest for each failure, in multiples of what its hash took: hashing takes a quarter of the time.
+const REST_PER_HASH: u32 = 3;
+/// Debt up to which calm attempts are hashed all the same: what a second of failures adds.
+const CALM_DEBT_MAX: Duration = Duration::from_secs(3);
+/// Debt up to which guessed attempts are. Less, so that their failures alone never add so much that
+/// calm ones have to wait.
+const GUESSED_DEBT_MAX: Duration = Duration::from_millis(1500);
+/// Debt at which suspects begin to wait. Not at once, so that short hashes are done in a row: each
+/// time the thread wakes, a request has to wait for its core.
+const SUSPECT_DEBT_MAX: Duration = Duration::from_millis(500);
 
 /// Which attempt it is: user, stored hash and password, under a key that lives as long as the
 /// process. Equal attempts have equal keys.
@@ -45,11 +55,11 @@ pub(super) struct Lanes {
     calm: VecDeque<AttemptKey>,
     guessed: VecDeque<AttemptKey>,
     suspect: VecDeque<AttemptKey>,
-    /// When all failures will have been rested for.
-    rested: Instant,
+    /// When the debt will be paid: what is left of it is the time until then.
+    paid_at: Instant,
     /// What the last failure took.
-    taken: Duration,
-    /// Suspects wait until everything is rested for.
+    last_hash: Duration,
+    /// The debt has reached [`SUSPECT_DEBT_MAX`] and is not paid yet; suspects wait for its end.
     pausing: bool,
 }
 
@@ -57,21 +67,22 @@ pub(super) struct Lanes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     Hash(AttemptKey),
-    /// At most so long, unless somebody comes.
+    /// So long at most; sooner if another attempt enters.
     Rest(Duration),
-    /// Nobody waits.
+    /// No attempt waits.
     Idle,
 }
 
 impl Lanes {
     pub(super) fn new(now: Instant) -> Self {
         let [calm, guessed, suspect] = [const { VecDeque::new() }; 3];
-        Self { calm, guessed, suspect, rested: now, taken: Duration::ZERO, pausing: false }
+        Self { calm, guessed, suspect, paid_at: now, last_hash: Duration::ZERO, pausing: false }
     }
 
-    /// The newest of a lane is the next, and the oldest has to give way if there is no room: those
-    /// who came in a flood would take their time and be told to come back in the end, and whoever
-    /// comes after it need not wait for them. Gives the one that gave way.
+    /// Adds an attempt to a lane; gives the oldest of that lane if it had to make room.
+    ///
+    /// Last in, first out: in a flood the oldest have used up most of their waiting time and would
+    /// be told to come back anyway. Whoever comes after the flood does not wait for it.
     pub(super) fn enter(&mut self, lane: Lane, key: AttemptKey) -> Option<AttemptKey> {
         let lane = match lane {
             Lane::Calm => &mut self.calm,
@@ -79,16 +90,16 @@ impl Lanes {
             Lane::Suspect => &mut self.suspect,
         };
         lane.push_back(key);
-        if lane.len() > LENGTH { lane.pop_front() } else { None }
+        if lane.len() > LANE_LENGTH_MAX { lane.pop_front() } else { None }
     }
 
     pub(super) fn turn(&mut self, now: Instant) -> Turn {
-        let debt = self.rested.saturating_duration_since(now);
-        self.pausing = debt > if self.pausing { Duration::ZERO } else { BURST };
+        let debt = self.paid_at.saturating_duration_since(now);
+        self.pausing = debt > if self.pausing { Duration::ZERO } else { SUSPECT_DEBT_MAX };
         let (lane, wait) = if !self.calm.is_empty() {
-            (&mut self.calm, debt.saturating_sub(ALLOWANCE))
+            (&mut self.calm, debt.saturating_sub(CALM_DEBT_MAX))
         } else if !self.guessed.is_empty() {
-            (&mut self.guessed, debt.saturating_sub(ALLOWANCE_OF_GUESSED))
+            (&mut self.guessed, debt.saturating_sub(GUESSED_DEBT_MAX))
         } else {
             (&mut self.suspect, if self.pausing { debt } else { Duration::ZERO })
         };
@@ -98,16 +109,18 @@ impl Lanes {
         lane.pop_back().map_or(Turn::Idle, Turn::Hash)
     }
 
-    /// A hash that was for nothing has `taken` so long, and ended `now`. Its own time was no rest.
+    /// A hash that was for nothing has `taken` so long, and ended `now`. The time that it took paid
+    /// nothing of the debt.
     pub(super) fn failed(&mut self, now: Instant, taken: Duration) {
-        self.rested = now.max(self.rested + taken) + taken * REST;
-        self.taken = taken;
+        self.paid_at = now.max(self.paid_at + taken) + taken * REST_PER_HASH;
+        self.last_hash = taken;
     }
 
-    /// An attempt that was not worth a hash. Others wait as if it had been hashed, so that nobody
-    /// learns from their waiting that it was not; but many such add up to no more than one.
+    /// An attempt was answered without a hash. Others wait as if it had been hashed: otherwise the
+    /// time that somebody else's login takes would tell that this name is nobody's. Many of them add
+    /// no more debt than one, since they cost nothing.
     pub(super) fn spared(&mut self, now: Instant) {
-        self.rested = self.rested.max(now + self.taken * (1 + REST));
+        self.paid_at = self.paid_at.max(now + self.last_hash * (1 + REST_PER_HASH));
     }
 }
 
@@ -174,7 +187,7 @@ mod tests {
                     lanes.failed(now, short);
                 }
                 Turn::Rest(rest) => {
-                    assert_eq!(rest, short * REST * u32::from(done), "all of it");
+                    assert_eq!(rest, short * REST_PER_HASH * u32::from(done), "all of it");
                     assert_eq!(lanes.turn(now + rest / 2), Turn::Rest(rest / 2), "to the end");
                     assert!(matches!(lanes.turn(now + rest), Turn::Hash(_)));
                     break;
@@ -201,10 +214,10 @@ mod tests {
 
     #[test]
     fn even_the_calm_wait_for_what_is_owed_beyond_an_allowance_and_the_guessed_have_less_of_it() {
-        for (lane, allowance) in [(Lane::Calm, ALLOWANCE), (Lane::Guessed, ALLOWANCE_OF_GUESSED)] {
+        for (lane, allowance) in [(Lane::Calm, CALM_DEBT_MAX), (Lane::Guessed, GUESSED_DEBT_MAX)] {
             let (mut lanes, start) = lanes();
             let excess = Duration::from_millis(300);
-            let taken = (allowance + excess) / REST;
+            let taken = (allowance + excess) / REST_PER_HASH;
             let now = start + taken;
             lanes.failed(now, taken);
             assert!(lanes.enter(lane, key(1)).is_none());

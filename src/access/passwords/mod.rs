@@ -97,7 +97,7 @@ impl Passwords {
         users: &Users,
         login: PasswordLogin<'_>,
     ) -> Result<String, Rejection> {
-        let wrong_at = Instant::now() + users.ample();
+        let wrong_at = Instant::now() + users.wrong_answer_delay();
         let checked = self.check(users, login).await;
         if let Err(Rejection::UnknownUser | Rejection::WrongPassword) = checked {
             // A client may leave less time than that, by sending a form slowly. The user would be
@@ -249,14 +249,14 @@ mod tests {
             let begun = Instant::now();
             let answer = login(&passwords, &users, source, user, password).await;
             assert_eq!(answer, Err(wrong(user)));
-            assert!(begun.elapsed() >= users.ample(), "{user} {password:?}");
+            assert!(begun.elapsed() >= users.wrong_answer_delay(), "{user} {password:?}");
         }
     }
 
     #[tokio::test]
     async fn who_leaves_too_little_time_does_not_learn_who_is_a_user() {
         let ((passwords, _), users) = (passwords(), users(4));
-        let deadline = Instant::now() + users.ample() / 2;
+        let deadline = Instant::now() + users.wrong_answer_delay() / 2;
         for user in ["ci", "eve"] {
             let guess = ("192.0.2.2", user, "wrong");
             let answer = login_until(deadline, &passwords, &users, guess).await;
