@@ -2,23 +2,20 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use time::{Date, Month, OffsetDateTime, PrimitiveDateTime};
 
-const DAY: u64 = 86_400;
-/// Days from 0000-03-01 to 1970-01-01, in the calendar that begins years in March.
-const EPOCH: u64 = 719_468;
-const DAYS_IN_400_YEARS: u64 = 146_097;
+use crate::clock::Timestamp;
 
 /// `2026-11-20`.
 pub fn day(time: Timestamp) -> String {
-    let (year, month, day) = date(time.unix().as_secs() / DAY);
-    format!("{year:04}-{month:02}-{day:02}")
+    let date = date_time(time).date();
+    format!("{:04}-{:02}-{:02}", date.year(), u8::from(date.month()), date.day())
 }
 
 /// `2026-11-20T12:34:56Z`.
 pub fn format(time: Timestamp) -> String {
-    let second = time.unix().as_secs() % DAY;
-    format!("{}T{:02}:{:02}:{:02}Z", day(time), second / 3600, second / 60 % 60, second % 60)
+    let (hour, minute, second) = date_time(time).to_hms();
+    format!("{}T{hour:02}:{minute:02}:{second:02}Z", day(time))
 }
 
 /// Reads `2026-11-20T12:34:56Z`, or a day alone, which means its first moment.
@@ -31,19 +28,25 @@ pub fn parse(text: &str) -> Result<Timestamp, String> {
     })
 }
 
+/// Stricter than RFC 3339 and ISO 8601, which know offsets, fractions and short forms: what people
+/// write here is compared with what is signed, so that there is one form.
 fn read(text: &str) -> Option<Timestamp> {
     let (date, time) = match text.split_once('T') {
         Some((date, time)) => (date, time.strip_suffix('Z')?),
         None => (text, "00:00:00"),
     };
     let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
-    let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
-    let days = days(year, month, day).filter(|_| hour < 24 && minute < 60 && second < 60)?;
-    Some(Timestamp::from_unix(Duration::from_secs(days * DAY + hour * 3600 + minute * 60 + second)))
+    let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?.map(u8::try_from);
+    let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
+    let date = Date::from_calendar_date(year.into(), month, u8::try_from(day).ok()?).ok()?;
+    let moment = date.with_hms(hour.ok()?, minute.ok()?, second.ok()?).ok()?.assume_utc();
+    // A Timestamp begins in 1970.
+    let seconds = u64::try_from(moment.unix_timestamp()).ok()?;
+    Some(Timestamp::from_unix(Duration::from_secs(seconds)))
 }
 
 /// Exactly three groups of digits of these lengths.
-fn numbers(text: &str, separator: char, lengths: [usize; 3]) -> Option<[u64; 3]> {
+fn numbers(text: &str, separator: char, lengths: [usize; 3]) -> Option<[u16; 3]> {
     let mut parts = text.split(separator);
     let mut found = [0; 3];
     for (slot, length) in found.iter_mut().zip(lengths) {
@@ -55,33 +58,13 @@ fn numbers(text: &str, separator: char, lengths: [usize; 3]) -> Option<[u64; 3]>
     parts.next().is_none().then_some(found)
 }
 
-/// Days since 1970-01-01 to year, month and day (Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms").
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + EPOCH;
-    let (era, day_of_era) = (days / DAYS_IN_400_YEARS, days % DAYS_IN_400_YEARS);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
-/// The inverse; none for a day that no calendar has, or one before 1970.
-fn days(year: u64, month: u64, day: u64) -> Option<u64> {
-    if year < 1970 || !(1..=12).contains(&month) || day == 0 {
-        return None;
-    }
-    let shifted = year - u64::from(month <= 2);
-    let (era, year_of_era) = (shifted / 400, shifted % 400);
-    let month_from_march = (month + 9) % 12;
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = (era * DAYS_IN_400_YEARS + day_of_era).checked_sub(EPOCH)?;
-    // A day that the month does not have would come back as one of the next.
-    (date(days) == (year, month, day)).then_some(days)
+/// Whatever lies behind the year 9999 is shown as its last moment: no date that can be read back
+/// has more digits.
+fn date_time(time: Timestamp) -> OffsetDateTime {
+    i64::try_from(time.unix().as_secs())
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .unwrap_or(PrimitiveDateTime::MAX.assume_utc())
 }
 
 #[cfg(test)]
@@ -104,11 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_a_century_comes_back() {
-        for number in 0..50_000 {
-            let (year, month, day) = date(number);
-            assert_eq!(days(year, month, day), Some(number));
-        }
+    fn a_time_beyond_every_calendar_is_its_end() {
+        let never = Timestamp::from_unix(Duration::from_secs(u64::MAX));
+        assert_eq!(format(never), "9999-12-31T23:59:59Z");
     }
 
     #[test]

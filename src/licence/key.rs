@@ -13,15 +13,16 @@ use crate::jws::JwsKey;
 /// `typ` in the header of a licence token.
 const TOKEN_TYPE: &str = "roadstead-licence";
 
-/// SPKI of an Ed25519 key before its 32 bytes (RFC 8410 §4).
-const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+/// The SPKI of an Ed25519 key before its 32 bytes (RFC 8410 §4).
+const SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// Which key signed: its RFC 7638 thumbprint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyId(Box<str>);
 
 impl KeyId {
-    /// One that stands in a token of ours.
+    /// An id that stands in an access token, which we have signed: it is not checked again.
     pub fn known(text: &str) -> Self {
         Self(text.into())
     }
@@ -65,12 +66,12 @@ impl PublicKey {
         }
         let der = from_pem(pem, "PUBLIC KEY")
             .ok_or_else(|| format!("holds no PUBLIC KEY block; {WANTED}"))?;
-        let raw = der.strip_prefix(&SPKI).and_then(|raw| raw.try_into().ok());
+        let raw = der.strip_prefix(&SPKI_PREFIX).and_then(|raw| raw.try_into().ok());
         Self::new(raw.ok_or_else(|| format!("is a key of another kind; {WANTED}"))?)
     }
 
     pub fn to_pem(&self) -> String {
-        to_pem("PUBLIC KEY", &[SPKI.as_slice(), &self.raw].concat())
+        to_pem("PUBLIC KEY", &[SPKI_PREFIX.as_slice(), &self.raw].concat())
     }
 
     pub fn id(&self) -> &KeyId {

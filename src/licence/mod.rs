@@ -11,5 +11,7 @@ mod token;
 
 pub use key::{KeyId, PrivateKey, PublicKey};
 pub use name::{LicenceId, Slug};
-pub use standing::{NOTICE, Revocations, SKEW, Standing, Term, revocation_line};
-pub use token::{LONGEST_TOKEN, Licence, LicenceRefusal, PublicKeys, SignedLicence, unverified};
+pub use standing::{EXPIRY_NOTICE, Revocations, SKEW, Standing, Term, revocation_line};
+pub use token::{
+    LICENCE_TOKEN_BYTES_MAX, Licence, LicenceRefusal, PublicKeys, SignedLicence, unverified,
+};

@@ -9,13 +9,13 @@ use super::name::LicenceId;
 use super::token::Licence;
 use crate::clock::Timestamp;
 
-/// Clocks differ; it applies to beginnings, never to the end of a licence.
+/// How far clocks may differ. It applies to the beginning of a licence, never to its end.
 pub const SKEW: Duration = Duration::from_mins(1);
 
-/// How long before its end people are warned.
-pub const NOTICE: Duration = Duration::from_hours(14 * 24);
+/// How long before the end of a licence people are warned.
+pub const EXPIRY_NOTICE: Duration = Duration::from_hours(14 * 24);
 
-/// The times of a licence; what a running session keeps of it.
+/// The times of a licence; what an access token keeps of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
     pub id: LicenceId,
@@ -24,7 +24,7 @@ pub struct Term {
     pub expires: Timestamp,
 }
 
-/// What a licence is worth at a moment.
+/// Whether a licence is good at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Good,
@@ -65,7 +65,7 @@ impl Term {
     /// Days left, rounded down, if that is so few that people should know.
     pub fn days_left(&self, now: Timestamp) -> Option<u64> {
         let left = self.expires.since(now);
-        (left <= NOTICE).then_some(left.as_secs() / 86_400)
+        (left <= EXPIRY_NOTICE).then_some(left.as_secs() / 86_400)
     }
 }
 
@@ -107,7 +107,8 @@ impl Revocations {
         self.0.is_empty()
     }
 
-    /// When a licence of that id, issued then, was revoked. One that was issued later is a new one.
+    /// When a licence of that id, issued then, was revoked. One that was issued later under the same
+    /// id is a new licence, which the revocation does not end.
     fn revoked(&self, id: &LicenceId, issued: Timestamp) -> Option<Timestamp> {
         self.0.get(id).copied().filter(|at| issued <= *at)
     }

@@ -11,11 +11,11 @@ use crate::clock::Timestamp;
 use crate::jws::{self, JwsError};
 
 /// Bytes of a token; the Windows credential manager holds 2,560 in all.
-pub const LONGEST_TOKEN: usize = 2048;
+pub const LICENCE_TOKEN_BYTES_MAX: usize = 2048;
 
 const AUDIENCE: &str = "roadstead-licence";
-const MOST_APPLICATIONS: usize = 32;
-const MOST_HOSTS: usize = 8;
+const APPLICATIONS_MAX: usize = 32;
+const HOSTS_MAX: usize = 8;
 
 /// What a customer has bought. Times are whole seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl PublicKeys {
     /// # Errors
     /// Why it is refused.
     pub fn verify(&self, token: &str, issuer: &str) -> Result<SignedLicence, LicenceRefusal> {
-        if token.len() > LONGEST_TOKEN {
+        if token.len() > LICENCE_TOKEN_BYTES_MAX {
             return Err(LicenceRefusal::TooLong);
         }
         let key = self.signer(token).ok_or(LicenceRefusal::UnknownKey)?;
@@ -153,9 +153,9 @@ impl PrivateKey {
         let claims = claims(licence);
         let json = serde_json::to_vec(&claims).map_err(|error| error.to_string())?;
         let token = self.sign_payload(&json);
-        if token.len() > LONGEST_TOKEN {
+        if token.len() > LICENCE_TOKEN_BYTES_MAX {
             return Err(format!(
-                "the token would have {} bytes, and clients can store {LONGEST_TOKEN}; shorten {}, which takes most of it",
+                "the token would have {} bytes, and clients can store {LICENCE_TOKEN_BYTES_MAX}; shorten {}, which takes most of it",
                 token.len(),
                 longest(licence)
             ));
@@ -208,11 +208,11 @@ fn licence(claims: LicenceClaims) -> Result<Licence, String> {
     if claims.exp <= claims.nbf {
         return Err("it ends before it begins".to_owned());
     }
-    if !(1..=MOST_APPLICATIONS).contains(&claims.applications.len()) {
-        return Err(format!("a licence is for 1 to {MOST_APPLICATIONS} applications"));
+    if !(1..=APPLICATIONS_MAX).contains(&claims.applications.len()) {
+        return Err(format!("a licence is for 1 to {APPLICATIONS_MAX} applications"));
     }
-    if !(1..=MOST_HOSTS).contains(&claims.hosts.len()) || !claims.hosts.iter().all(one_line) {
-        return Err(format!("a licence names 1 to {MOST_HOSTS} hosts"));
+    if !(1..=HOSTS_MAX).contains(&claims.hosts.len()) || !claims.hosts.iter().all(one_line) {
+        return Err(format!("a licence names 1 to {HOSTS_MAX} hosts"));
     }
     if ![Some(&claims.iss), Some(&claims.customer), claims.email.as_ref()]
         .into_iter()
@@ -441,7 +441,7 @@ mod tests {
     #[test]
     fn a_token_that_clients_cannot_store_is_neither_issued_nor_read() {
         let key = key();
-        let long = Licence { customer: "x".repeat(LONGEST_TOKEN), ..acme() };
+        let long = Licence { customer: "x".repeat(LICENCE_TOKEN_BYTES_MAX), ..acme() };
         assert!(key.sign(&long).expect_err("too long").contains("bytes"));
         let token = forge(&key, None, &serde_json::to_string(&claims(&long)).expect("JSON"));
         assert_eq!(keys(&[&key]).verify(&token, ISSUER), Err(LicenceRefusal::TooLong));

@@ -13,7 +13,7 @@ use crate::access::{
 };
 use crate::clock::Timestamp;
 use crate::identity::Identity;
-use crate::licence::{NOTICE, calendar};
+use crate::licence::{EXPIRY_NOTICE, calendar};
 use crate::metrics::Metrics;
 use crate::oci::{ErrorCode, Ns, Repository};
 use crate::route::Route;
@@ -108,7 +108,8 @@ impl Identified {
         let expires = self.authenticated.as_ref()?.expires?;
         let left = expires.since(now);
         let ask = issuer.map(|issuer| format!("; ask {issuer}")).unwrap_or_default();
-        (left <= NOTICE).then(|| format!("licence {id} ends on {}{ask}", calendar::day(expires)))
+        (left <= EXPIRY_NOTICE)
+            .then(|| format!("licence {id} ends on {}{ask}", calendar::day(expires)))
     }
 
     /// Whether the ping has to ask for a login, so that clients log in at all (AUTH-3).
