@@ -8,14 +8,15 @@
 use std::process::ExitCode;
 
 use super::licences_here::{licences, notice, of_host, rank, request};
-use super::{print, tell};
+use super::output::{print, tell};
 use crate::clock::{Clock, Timestamp};
 use crate::config::LicenceFile;
 
 /// The name under which the binary is the helper.
 pub const NAME: &str = "docker-credential-roadstead";
 
-const NONE: &str = "credentials not found in native keychain\n";
+/// What clients understand as "no login here"; any other text fails every pull (ACCESS §6.1).
+const NO_LOGIN: &str = "credentials not found in native keychain\n";
 
 /// Runs a verb of the protocol.
 pub fn run(verb: Option<&str>) -> ExitCode {
@@ -48,7 +49,7 @@ pub fn run(verb: Option<&str>) -> ExitCode {
 fn get(server: &str) -> ExitCode {
     let (licences, now) = (licences(NAME), Clock::system().now());
     let Some(file) = best(&licences, server, now) else {
-        let _ = say(NONE);
+        let _ = say(NO_LOGIN);
         return ExitCode::FAILURE;
     };
     if let Some(notice) = notice(&file.licence, now) {
@@ -64,7 +65,7 @@ fn get(server: &str) -> ExitCode {
 
 fn list() -> ExitCode {
     let (mut licences, now) = (licences(NAME), Clock::system().now());
-    // Of several for a host the last one stays: that which `get` gives.
+    // Where several name one host, the map keeps the last: the one that `get` answers with.
     licences.sort_by_key(|file| rank(&file.licence, now));
     let entries =
         licences.iter().flat_map(|file| file.licence.hosts.iter().map(move |host| (host, file)));

@@ -12,35 +12,36 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::failure::CommandFailure;
 use super::licences_here::{licences, notice, of_host, rank, request};
-use super::{Failure, print, tell};
+use super::output::{print, tell};
 use crate::clock::{Clock, Timestamp};
 use crate::config::LicenceFile;
 use crate::licence::Slug;
 
 const GROUP: &str = "credentialprovider.kubelet.k8s.io";
-/// They differ in nothing that is used here.
+/// The versions of the protocol; they differ in nothing that is used here.
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
 
 /// How long kubelet may keep an answer, so that a new licence is found.
-const LONGEST: Duration = Duration::from_mins(5);
-/// The same for an answer that lets nobody pull: people are about to mend it.
-const SHORT: Duration = Duration::from_secs(30);
+const CACHE_DURATION_MAX: Duration = Duration::from_mins(5);
+/// The same for an answer that lets nobody pull: people are about to put a licence there.
+const CACHE_DURATION_OF_NOTHING: Duration = Duration::from_secs(30);
 
 /// What kubelet sends; later versions send more.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Request {
+struct KubeletRequest {
     api_version: String,
     kind: String,
     image: String,
 }
 
-pub(super) fn run() -> Result<(), Failure> {
+pub(super) fn run() -> Result<(), CommandFailure> {
     let text = request().map_err(|message| anyhow!(message))?;
     let request = parse(&text)?;
     let (licences, now) = (licences("roadstead"), Clock::system().now());
-    let chosen = chosen(&licences, host(&request.image), now);
+    let chosen = licence_by_application(&licences, host(&request.image), now);
     let notices: BTreeSet<String> =
         chosen.values().filter_map(|file| notice(&file.licence, now)).collect();
     for notice in notices {
@@ -50,8 +51,8 @@ pub(super) fn run() -> Result<(), Failure> {
     Ok(())
 }
 
-fn parse(text: &str) -> anyhow::Result<Request> {
-    let request: Request = serde_json::from_str(text).context(
+fn parse(text: &str) -> anyhow::Result<KubeletRequest> {
+    let request: KubeletRequest = serde_json::from_str(text).context(
         "that is no request of kubelet, which calls this where CredentialProviderConfig names it",
     )?;
     let version = request.api_version.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/'));
@@ -67,13 +68,14 @@ fn parse(text: &str) -> anyhow::Result<Request> {
     Ok(request)
 }
 
-/// As it was written, since kubelet compares it so with the keys of the answer.
+/// The host of an image, as it is written: kubelet compares it with the keys of the answer byte for
+/// byte.
 fn host(image: &str) -> &str {
     image.split('/').next().unwrap_or(image)
 }
 
 /// The licence for each application of the host.
-fn chosen<'a>(
+fn licence_by_application<'a>(
     licences: &'a [LicenceFile],
     host: &str,
     now: Timestamp,
@@ -91,7 +93,11 @@ fn chosen<'a>(
 }
 
 /// A key is a host and the beginning of a path; kubelet tries the longest first.
-fn answer(request: &Request, chosen: &BTreeMap<&Slug, &LicenceFile>, now: Timestamp) -> Value {
+fn answer(
+    request: &KubeletRequest,
+    chosen: &BTreeMap<&Slug, &LicenceFile>,
+    now: Timestamp,
+) -> Value {
     let host = host(&request.image);
     let entries = chosen.iter().flat_map(|(slug, file)| {
         let login =
@@ -103,16 +109,16 @@ fn answer(request: &Request, chosen: &BTreeMap<&Slug, &LicenceFile>, now: Timest
         "apiVersion": request.api_version,
         "kind": "CredentialProviderResponse",
         "cacheKeyType": "Registry",
-        "cacheDuration": format!("{}s", keep(chosen, now).as_secs()),
+        "cacheDuration": format!("{}s", cache_duration(chosen, now).as_secs()),
         "auth": auth,
     })
 }
 
 /// How long the answer holds: never beyond the end of a licence.
-fn keep(chosen: &BTreeMap<&Slug, &LicenceFile>, now: Timestamp) -> Duration {
+fn cache_duration(chosen: &BTreeMap<&Slug, &LicenceFile>, now: Timestamp) -> Duration {
     let lives = chosen.values().map(|file| {
         let expires = file.licence.expires;
-        if now < expires { expires.since(now) } else { SHORT }
+        if now < expires { expires.since(now) } else { CACHE_DURATION_OF_NOTHING }
     });
-    lives.min().unwrap_or(SHORT).min(LONGEST)
+    lives.min().unwrap_or(CACHE_DURATION_OF_NOTHING).min(CACHE_DURATION_MAX)
 }

@@ -1,18 +1,19 @@
-//! `roadstead licence issue`: what is asked for, checked before it is signed.
+//! `roadstead licence issue`: the licence is checked before it is signed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
-use super::{Failure, print};
+use super::failure::CommandFailure;
+use super::output::print;
 use crate::clock::Timestamp;
 use crate::config::{self, LicenceFile};
 use crate::files;
 use crate::licence::{Licence, LicenceId, PrivateKey, Slug, calendar};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct IssueArguments {
     /// The private key, NAME.key.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
@@ -49,57 +50,63 @@ pub(super) struct Arguments {
     out: Option<PathBuf>,
 }
 
-pub(super) fn run(asked: &Arguments, now: Timestamp) -> Result<(), Failure> {
+pub(super) fn run(arguments: &IssueArguments, now: Timestamp) -> Result<(), CommandFailure> {
     let wrong = |message: String| anyhow!(message);
-    let pem = files::read_text(&asked.key).map_err(wrong)?;
+    let pem = files::read_text(&arguments.key).map_err(wrong)?;
     let key = PrivateKey::from_pem(&pem)
-        .map_err(|message| anyhow!("{} {message}", asked.key.display()))?;
-    let applications: Vec<Slug> = asked
-        .applications
-        .iter()
-        .map(|slug| Slug::parse(slug))
-        .collect::<Result<_, _>>()
-        .map_err(wrong)?;
-    if let Some(file) = &asked.config {
-        accepted(asked, &applications, file)?;
+        .map_err(|message| anyhow!("{} {message}", arguments.key.display()))?;
+    let licence = licence(arguments, now)?;
+    if let Some(file) = &arguments.config {
+        accepted(arguments, &licence.applications, file)?;
     }
-    let hosts = asked.hosts.iter().map(|host| config::host_and_port(host));
-    let hosts = hosts.collect::<Result<_, _>>().map_err(wrong).context("--host")?;
-    let now = Timestamp::from_unix(Duration::from_secs(now.unix().as_secs()));
-    let not_before = match &asked.not_before {
-        Some(text) => calendar::parse(text).map_err(wrong).context("--not-before")?,
-        None => now,
-    };
-    let expires = end(&asked.expires, now).map_err(wrong).context("--expires")?;
-    if expires <= now {
-        return Err(anyhow!(
-            "--expires {} lies behind us; write a later day, or days from now, as 365d",
-            calendar::format(expires)
-        )
-        .into());
-    }
-    let licence = Licence {
-        id: LicenceId::parse(&asked.id).map_err(wrong)?,
-        issuer: asked.issuer.clone(),
-        customer: asked.customer.clone(),
-        email: asked.email.clone(),
-        applications,
-        hosts,
-        issued: now,
-        not_before,
-        expires,
-    };
     let token = key.sign(&licence).map_err(wrong)?;
     let text = LicenceFile::write(&licence, &token);
-    match &asked.out {
+    match &arguments.out {
         Some(file) => files::create(file, text.as_bytes(), 0o600).map_err(wrong)?,
         None => print(&text)?,
     }
     Ok(())
 }
 
+/// The licence that the arguments describe.
+fn licence(arguments: &IssueArguments, now: Timestamp) -> anyhow::Result<Licence> {
+    let wrong = |message: String| anyhow!(message);
+    let slugs = arguments.applications.iter().map(|slug| Slug::parse(slug));
+    let applications = slugs.collect::<Result<_, _>>().map_err(wrong)?;
+    let hosts = arguments.hosts.iter().map(|host| config::host_and_port(host));
+    let hosts = hosts.collect::<Result<_, _>>().map_err(wrong).context("--host")?;
+    // Times in a licence are whole seconds.
+    let now = Timestamp::from_unix(Duration::from_secs(now.unix().as_secs()));
+    let not_before = match &arguments.not_before {
+        Some(text) => calendar::parse(text).map_err(wrong).context("--not-before")?,
+        None => now,
+    };
+    let expires = end(&arguments.expires, now).map_err(wrong).context("--expires")?;
+    if expires <= now {
+        return Err(anyhow!(
+            "--expires {} lies behind us; write a later day, or days from now, as 365d",
+            calendar::format(expires)
+        ));
+    }
+    Ok(Licence {
+        id: LicenceId::parse(&arguments.id).map_err(wrong)?,
+        issuer: arguments.issuer.clone(),
+        customer: arguments.customer.clone(),
+        email: arguments.email.clone(),
+        applications,
+        hosts,
+        issued: now,
+        not_before,
+        expires,
+    })
+}
+
 /// Refuses what the proxy with this configuration would never accept.
-fn accepted(asked: &Arguments, applications: &[Slug], file: &Path) -> Result<(), Failure> {
+fn accepted(
+    arguments: &IssueArguments,
+    applications: &[Slug],
+    file: &Path,
+) -> Result<(), CommandFailure> {
     let (config, file) = (config::load(file)?, file.display());
     let has =
         |slug: &&Slug| config.applications.iter().any(|application| application.slug == **slug);
@@ -116,11 +123,11 @@ fn accepted(asked: &Arguments, applications: &[Slug], file: &Path) -> Result<(),
         );
     }
     match &config.licences {
-        Some(licences) if licences.issuer != asked.issuer => {
+        Some(licences) if licences.issuer != arguments.issuer => {
             let issuer = &licences.issuer;
             Err(anyhow!(
                 "{file} accepts no licence of {:?}; write --issuer {issuer:?}",
-                asked.issuer
+                arguments.issuer
             )
             .into())
         }

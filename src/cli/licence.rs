@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
 
+use super::failure::CommandFailure;
 use super::licences_here::notice;
-use super::{Failure, issue, print, pull_secret, tell};
+use super::output::{print, tell};
+use super::{issue, pull_secret};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, LicenceFile};
 use crate::files;
@@ -18,7 +20,7 @@ use crate::licence::{
 use crate::reload::inputs;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum LicenceCommand {
     /// Make a key pair: NAME.key signs licences and stays secret, NAME.pub verifies them.
     Keygen {
         /// Where to write NAME.key and NAME.pub.
@@ -26,7 +28,7 @@ pub(super) enum Command {
         name: PathBuf,
     },
     /// Sign a licence and write its file.
-    Issue(Box<issue::Arguments>),
+    Issue(Box<issue::IssueArguments>),
     /// Say what a licence is for and how long it is good.
     Show {
         #[arg(value_name = "FILE")]
@@ -44,7 +46,7 @@ pub(super) enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
         #[arg(long, value_name = "FORMAT")]
-        format: pull_secret::Format,
+        format: pull_secret::PullSecretFormat,
         /// What the Kubernetes Secret is called.
         #[arg(long, value_name = "NAME", default_value = "roadstead-licence")]
         name: String,
@@ -54,7 +56,7 @@ pub(super) enum Command {
         #[arg(value_name = "ID")]
         id: String,
         #[command(flatten)]
-        list: List,
+        list: RevocationList,
         /// Why, for people who read the list.
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
@@ -64,7 +66,7 @@ pub(super) enum Command {
 /// Where a revocation is written.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct List {
+pub(super) struct RevocationList {
     /// The revocation list that the proxy reads; in a folder of lists it is the one that is called
     /// roadstead.
     #[arg(long, value_name = "FILE")]
@@ -74,19 +76,21 @@ pub(super) struct List {
     config: Option<PathBuf>,
 }
 
-pub(super) fn run(command: &Command) -> Result<(), Failure> {
+pub(super) fn run(command: &LicenceCommand) -> Result<(), CommandFailure> {
     let now = Clock::system().now();
     match command {
-        Command::Keygen { name } => keygen(name)?,
-        Command::Issue(arguments) => issue::run(arguments, now)?,
-        Command::Show { file, public_key, config } => {
+        LicenceCommand::Keygen { name } => keygen(name)?,
+        LicenceCommand::Issue(arguments) => issue::run(arguments, now)?,
+        LicenceCommand::Show { file, public_key, config } => {
             show(file, public_key.as_deref(), config.as_deref(), now)?;
         }
-        Command::PullSecret { file, format, name } => {
+        LicenceCommand::PullSecret { file, format, name } => {
             let file = config::read_licence(file).map_err(|message| anyhow!(message))?;
             print(&pull_secret::write(&file, *format, name))?;
         }
-        Command::Revoke { id, list, reason } => revoke(id, &list.path()?, reason.as_deref(), now)?,
+        LicenceCommand::Revoke { id, list, reason } => {
+            revoke(id, &list.path()?, reason.as_deref(), now)?;
+        }
     }
     Ok(())
 }
@@ -118,12 +122,12 @@ fn show(
     public_key: Option<&Path>,
     config: Option<&Path>,
     now: Timestamp,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let LicenceFile { licence, token } =
         config::read_licence(file).map_err(|message| anyhow!(message))?;
     let verifier = match (public_key, config) {
-        (Some(key), _) => Some(Verifier::of_key(key, &licence.issuer)?),
-        (None, Some(config)) => Some(Verifier::of_config(config)?),
+        (Some(key), _) => Some(LicenceVerifier::of_key(key, &licence.issuer)?),
+        (None, Some(config)) => Some(LicenceVerifier::of_config(config)?),
         (None, None) => None,
     };
     let signature = match &verifier {
@@ -164,13 +168,13 @@ fn state(licence: &Licence, revocations: &Revocations, now: Timestamp) -> String
 }
 
 /// What a licence is held against.
-struct Verifier {
+struct LicenceVerifier {
     keys: PublicKeys,
     issuer: String,
     revocations: Revocations,
 }
 
-impl Verifier {
+impl LicenceVerifier {
     /// The key alone: whoever issued it, nothing revoked.
     fn of_key(path: &Path, issuer: &str) -> anyhow::Result<Self> {
         let pem = files::read_text(path).map_err(|message| anyhow!(message))?;
@@ -180,7 +184,7 @@ impl Verifier {
         Ok(Self { keys, issuer: issuer.to_owned(), revocations: Revocations::default() })
     }
 
-    fn of_config(file: &Path) -> Result<Self, Failure> {
+    fn of_config(file: &Path) -> Result<Self, CommandFailure> {
         let config = config::load(file)?;
         let Some(licences) = &config.licences else {
             return Err(anyhow!(
@@ -189,16 +193,16 @@ impl Verifier {
             )
             .into());
         };
-        let unusable = |inputs::Unusable(problems)| Failure::Files(problems);
+        let unusable = |inputs::Unusable(problems)| CommandFailure::Files(problems);
         let keys = inputs::public_keys(&config).map_err(unusable)?;
         let revocations = inputs::revocations(&config).map_err(unusable)?;
         Ok(Self { keys, issuer: licences.issuer.clone(), revocations })
     }
 }
 
-impl List {
+impl RevocationList {
     /// The file that a line is added to.
-    fn path(&self) -> Result<PathBuf, Failure> {
+    fn path(&self) -> Result<PathBuf, CommandFailure> {
         let path = match (&self.list, &self.config) {
             (Some(list), _) => list.clone(),
             (None, Some(file)) => {

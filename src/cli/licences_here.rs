@@ -5,16 +5,17 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::tell;
+use super::output::tell;
 use crate::clock::Timestamp;
 use crate::config::{self, LicenceFile};
 use crate::files;
 use crate::licence::{Licence, Revocations, Standing, calendar};
 
-const FOLDER: &str = "/etc/roadstead/licences";
+/// Where licences are looked for, beside what `ROADSTEAD_LICENCE` names.
+const LICENCE_FOLDER: &str = "/etc/roadstead/licences";
 
-/// Bytes; a request names one server or image.
-const LONGEST_REQUEST: u64 = 64 * 1024;
+/// A request names one server or image.
+const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 
 /// What the caller wrote to stdin, to its end.
 ///
@@ -22,10 +23,10 @@ const LONGEST_REQUEST: u64 = 64 * 1024;
 /// A sentence, if it cannot be read or is longer than 64 KiB.
 pub(super) fn request() -> Result<String, String> {
     let mut text = String::new();
-    let read = io::stdin().take(LONGEST_REQUEST + 1).read_to_string(&mut text);
+    let read = io::stdin().take(REQUEST_BYTES_MAX + 1).read_to_string(&mut text);
     read.map_err(|error| format!("cannot read the request: {error}"))?;
-    if text.len() as u64 > LONGEST_REQUEST {
-        return Err(format!("the request is longer than {LONGEST_REQUEST} bytes"));
+    if text.len() as u64 > REQUEST_BYTES_MAX {
+        return Err(format!("the request is longer than {REQUEST_BYTES_MAX} bytes"));
     }
     Ok(text)
 }
@@ -33,7 +34,7 @@ pub(super) fn request() -> Result<String, String> {
 /// Every licence that can be read; complaints about the others begin with `program`.
 pub(super) fn licences(program: &str) -> Vec<LicenceFile> {
     let given = std::env::var_os("ROADSTEAD_LICENCE").map(PathBuf::from);
-    let folder = Path::new(FOLDER);
+    let folder = Path::new(LICENCE_FOLDER);
     let paths = given.into_iter().chain(folder.is_dir().then(|| folder.to_owned()));
     let complain = |message: String| tell(&format!("{program}: {message}"));
     let mut found = Vec::new();
@@ -56,8 +57,9 @@ pub(super) fn of_host<'a>(
         .filter(move |file| file.licence.hosts.iter().any(|own| own.eq_ignore_ascii_case(host)))
 }
 
-/// What is greater is presented: a good licence, then one that begins later, then one that has
-/// ended, so that the server explains; of equals the one that was issued last.
+/// The order in which licences of one host are preferred, the greatest first: a good one, one that
+/// begins later, one that has ended (presented all the same, so that the server explains); of
+/// equals the one that was issued last.
 pub(super) fn rank(licence: &Licence, now: Timestamp) -> impl Ord + use<> {
     let good = licence.term().standing(&Revocations::default(), now) == Standing::Good;
     (good, now < licence.expires, licence.issued)

@@ -6,7 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use crate::config::LicenceFile;
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(super) enum Format {
+pub(super) enum PullSecretFormat {
     /// A Secret for imagePullSecrets.
     Kubernetes,
     /// docker's config.json.
@@ -15,7 +15,7 @@ pub(super) enum Format {
     Hosts,
 }
 
-pub(super) fn write(file: &LicenceFile, format: Format, name: &str) -> String {
+pub(super) fn write(file: &LicenceFile, format: PullSecretFormat, name: &str) -> String {
     let pair = format!("{}:{}", file.licence.id, file.token.expose());
     let auth = BASE64_STANDARD.encode(pair);
     let hosts = file.licence.hosts.iter();
@@ -31,13 +31,13 @@ pub(super) fn write(file: &LicenceFile, format: Format, name: &str) -> String {
         serde_json::json!({ "auths": auths }).to_string()
     };
     match format {
-        Format::Docker => docker() + "\n",
-        Format::Kubernetes => format!(
+        PullSecretFormat::Docker => docker() + "\n",
+        PullSecretFormat::Kubernetes => format!(
             "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\ntype: kubernetes.io/dockerconfigjson\ndata:\n  \
              .dockerconfigjson: {}\n",
             BASE64_STANDARD.encode(docker())
         ),
-        Format::Hosts => hosts
+        PullSecretFormat::Hosts => hosts
             .map(|host| {
                 format!(
                     "# /etc/containerd/certs.d/{host}/hosts.toml\nserver = \"https://{host}\"\n\n\

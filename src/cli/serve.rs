@@ -13,55 +13,58 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 use tracing::{info, warn};
 
-use super::{Failure, load, tell};
+use super::check::load;
+use super::failure::CommandFailure;
+use super::output::tell;
 use crate::app::{App, Environment};
 use crate::config::{Config, LogFormat, Upstream};
 use crate::oci::UpstreamName;
 use crate::telemetry::{self, Logging, Overrides, Telemetry};
 
-/// What the end may take after everything is closed: blocking calls that are still out.
-const RUNTIME_END: Duration = Duration::from_secs(1);
+/// How long the runtime may take to end after everything is closed: it waits for blocking calls
+/// that have not returned.
+const RUNTIME_SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ServeArguments {
     /// Configuration file. Without one: the well-known registries, on loopback.
     #[arg(long, value_name = "FILE", env = "ROADSTEAD_CONFIG")]
     config: Option<PathBuf>,
     /// Log lines for people or for machines; replaces log.format.
     #[arg(long, value_name = "FORMAT")]
-    log_format: Option<Format>,
+    log_format: Option<LogFormatArgument>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Format {
+enum LogFormatArgument {
     Human,
     Json,
 }
 
-impl From<Format> for LogFormat {
-    fn from(format: Format) -> Self {
+impl From<LogFormatArgument> for LogFormat {
+    fn from(format: LogFormatArgument) -> Self {
         match format {
-            Format::Human => Self::Human,
-            Format::Json => Self::Json,
+            LogFormatArgument::Human => Self::Human,
+            LogFormatArgument::Json => Self::Json,
         }
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &ServeArguments) -> Result<(), CommandFailure> {
     let mut config = load(arguments.config.as_deref())?;
     let format = arguments.log_format.map(LogFormat::from);
     let overrides = Overrides { format, filter: env::var("RUST_LOG").ok() };
     let (telemetry, logging) = telemetry::install(&config.log, overrides)?;
     config.log.format = format.unwrap_or(config.log.format);
     let runtime = Runtime::new().context("cannot start the runtime")?;
-    let watched = arguments.config.as_deref().map(|file| (file, logging));
-    let served = runtime.block_on(serve(watched, &config, &telemetry));
-    runtime.shutdown_timeout(RUNTIME_END);
+    let reloadable = arguments.config.as_deref().map(|file| (file, logging));
+    let served = runtime.block_on(serve(reloadable, &config, &telemetry));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_MAX);
     Ok(served?)
 }
 
 async fn serve(
-    watched: Option<(&Path, Logging)>,
+    reloadable: Option<(&Path, Logging)>,
     config: &Config,
     telemetry: &Telemetry,
 ) -> anyhow::Result<()> {
@@ -69,7 +72,7 @@ async fn serve(
     let clients = bind("listen", config.listen).await?;
     let admin = bind("admin", config.admin).await?;
     let mut app = App::start(config, Environment::default())?;
-    if let Some((file, logging)) = watched {
+    if let Some((file, logging)) = reloadable {
         app.watch(file.to_owned(), Some(logging));
     }
     let reload = app.reload();
@@ -110,7 +113,7 @@ impl Signals {
         })
     }
 
-    /// The next signal to end; SIGHUP asks for a reload instead.
+    /// The name of the next signal that ends the process; SIGHUP asks for a reload instead.
     async fn next(&mut self, reload: &Notify) -> &'static str {
         loop {
             tokio::select! {
