@@ -15,7 +15,7 @@ use crate::oci::{CanonicalName, Namespace, Ns, Repository, UpstreamName, normal_
 /// The configured upstreams, and every name they go by.
 #[derive(Debug)]
 pub struct Routes {
-    entries: Vec<Entry>,
+    entries: Vec<RoutedUpstream>,
     /// Names, aliases, and both of these with the default port; the values index `entries`.
     names: HashMap<String, usize>,
     /// Host names bound to one upstream, without port.
@@ -26,12 +26,13 @@ pub struct Routes {
     applications: Vec<Slug>,
 }
 
-/// The component that announces an application, or an upstream, on a host that also serves images
-/// of its own.
+/// The first component of names of the form `proxy/<application>/…` and `proxy/<upstream>/…`. It is
+/// for hosts that also serve images of their own, beside what they proxy.
 const PROXY: &str = "proxy";
 
+/// What routing needs of an upstream.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
+struct RoutedUpstream {
     upstream: UpstreamName,
     /// One-component names get `library/` (SEL-6).
     library: bool,
@@ -62,23 +63,23 @@ struct Visible {
 
 /// The upstream that the signals select, and what they leave of the name.
 struct Selected<'a> {
-    entry: &'a Entry,
+    entry: &'a RoutedUpstream,
     repository: Repository,
     by_ns: Option<&'a Namespace>,
     application: Option<Slug>,
 }
 
 impl<'a> Selected<'a> {
-    fn by_name(entry: &'a Entry, repository: Repository) -> Self {
+    fn by_name(entry: &'a RoutedUpstream, repository: Repository) -> Self {
         Self { entry, repository, by_ns: None, application: None }
     }
 }
 
-/// What an `ns` stands for here.
-enum Meaning<'a> {
+/// What the `ns` of a request stands for here.
+enum NsMeaning<'a> {
     /// Absent, or one of the proxy's own names.
     Nothing,
-    Upstream(&'a Entry, &'a Namespace),
+    Upstream(&'a RoutedUpstream, &'a Namespace),
     /// A registry that is not configured; never the default one.
     Unknown,
 }
@@ -106,7 +107,7 @@ impl Routes {
                 bound.entry(host).or_insert(index);
             }
         }
-        let entry = |upstream: &config::Upstream| Entry {
+        let entry = |upstream: &config::Upstream| RoutedUpstream {
             upstream: upstream.name.clone(),
             library: upstream.library,
             writable: upstream.writes != config::Writes::Refused,
@@ -152,7 +153,7 @@ impl Routes {
             ns: selected.by_ns.map(|ns| ns.as_received().to_owned()),
         };
         let repository = selected.entry.upstream_repository(selected.repository);
-        let Entry { upstream, writable, .. } = selected.entry;
+        let RoutedUpstream { upstream, writable, .. } = selected.entry;
         let (upstream, writable) = (upstream.clone(), *writable);
         Some(Route { upstream, repository, application: selected.application, writable, visible })
     }
@@ -182,7 +183,7 @@ impl Routes {
 
     /// The first component, with or without `proxy/` before it (SEL-4), then `ns`, then the
     /// default.
-    fn by_name<'a>(&'a self, ns: &Meaning<'a>, name: &Repository) -> Option<Selected<'a>> {
+    fn by_name<'a>(&'a self, ns: &NsMeaning<'a>, name: &Repository) -> Option<Selected<'a>> {
         let behind = behind_proxy(name).filter(|rest| self.named(rest.split_first().0).is_some());
         let name = behind.as_ref().unwrap_or(name);
         match self.named(name.split_first().0) {
@@ -194,22 +195,23 @@ impl Routes {
     /// A bound host serves its upstream only; other signals may agree with it or end the matter.
     fn on_bound_host<'a>(
         &self,
-        entry: &'a Entry,
+        entry: &'a RoutedUpstream,
         prefix: Option<&str>,
-        ns: &Meaning<'_>,
+        ns: &NsMeaning<'_>,
         name: &Repository,
     ) -> Option<Selected<'a>> {
         let prefix_agrees = prefix.is_none_or(|prefix| self.named(prefix) == Some(entry));
         let ns_agrees = match ns {
-            Meaning::Nothing => true,
-            Meaning::Upstream(named, _) => *named == entry,
-            Meaning::Unknown => false,
+            NsMeaning::Nothing => true,
+            NsMeaning::Upstream(named, _) => *named == entry,
+            NsMeaning::Unknown => false,
         };
         if prefix_agrees && ns_agrees { self.strip(entry, name) } else { None }
     }
 
-    /// Takes one leading name of `entry` off `name`; the names of other upstreams are literal here.
-    fn strip<'a>(&self, entry: &'a Entry, name: &Repository) -> Option<Selected<'a>> {
+    /// Takes one leading name of `entry` off `name`. The name of any other upstream stays: behind a
+    /// prefix or on a bound host it is a part of the repository.
+    fn strip<'a>(&self, entry: &'a RoutedUpstream, name: &Repository) -> Option<Selected<'a>> {
         let (first, rest) = name.split_first();
         let repository = if self.named(first) == Some(entry) { rest? } else { name.clone() };
         Some(Selected::by_name(entry, repository))
@@ -217,30 +219,35 @@ impl Routes {
 
     /// On the default route a first component with a dot is a registry that is not configured
     /// (DESIGN §14.13).
-    fn by_ns_or_default<'a>(&'a self, ns: &Meaning<'a>, name: &Repository) -> Option<Selected<'a>> {
+    fn by_ns_or_default<'a>(
+        &'a self,
+        ns: &NsMeaning<'a>,
+        name: &Repository,
+    ) -> Option<Selected<'a>> {
         let (entry, by_ns) = match ns {
-            Meaning::Upstream(entry, ns) => (*entry, Some(*ns)),
-            Meaning::Nothing if !name.split_first().0.contains('.') => {
+            NsMeaning::Upstream(entry, ns) => (*entry, Some(*ns)),
+            NsMeaning::Nothing if !name.split_first().0.contains('.') => {
                 (self.default_entry()?, None)
             }
-            Meaning::Nothing | Meaning::Unknown => return None,
+            NsMeaning::Nothing | NsMeaning::Unknown => return None,
         };
         Some(Selected { by_ns, ..Selected::by_name(entry, name.clone()) })
     }
 
-    fn meaning<'a>(&'a self, ns: &'a Ns, host: Option<&str>) -> Meaning<'a> {
+    fn meaning<'a>(&'a self, ns: &'a Ns, host: Option<&str>) -> NsMeaning<'a> {
         match ns {
-            Ns::Absent => Meaning::Nothing,
-            Ns::Unusable => Meaning::Unknown,
+            Ns::Absent => NsMeaning::Nothing,
+            Ns::Unusable => NsMeaning::Unknown,
             Ns::Named(ns) => match self.named(ns.normal()) {
-                Some(entry) => Meaning::Upstream(entry, ns),
-                None if self.is_own_name(ns.normal(), host) => Meaning::Nothing,
-                None => Meaning::Unknown,
+                Some(entry) => NsMeaning::Upstream(entry, ns),
+                None if self.is_own_name(ns.normal(), host) => NsMeaning::Nothing,
+                None => NsMeaning::Unknown,
             },
         }
     }
 
-    /// A port other than the one that the client connected to belongs to somebody else.
+    /// Whether the client means this proxy by `name`. With a port other than the one that the client
+    /// connected to it is another server on the same machine.
     fn is_own_name(&self, name: &str, host: Option<&str>) -> bool {
         let bare = without_port(name);
         let any_name =
@@ -251,20 +258,20 @@ impl Routes {
         known && (name == bare || host == Some(name))
     }
 
-    fn named(&self, name: &str) -> Option<&Entry> {
+    fn named(&self, name: &str) -> Option<&RoutedUpstream> {
         self.entry(&self.names, name)
     }
 
-    fn entry(&self, index: &HashMap<String, usize>, name: &str) -> Option<&Entry> {
+    fn entry(&self, index: &HashMap<String, usize>, name: &str) -> Option<&RoutedUpstream> {
         index.get(name).and_then(|index| self.entries.get(*index))
     }
 
-    fn default_entry(&self) -> Option<&Entry> {
+    fn default_entry(&self) -> Option<&RoutedUpstream> {
         self.entries.iter().find(|entry| Some(&entry.upstream) == self.default.as_ref())
     }
 }
 
-impl Entry {
+impl RoutedUpstream {
     fn upstream_repository(&self, name: Repository) -> Repository {
         let official = self.library && name.split_first().1.is_none();
         if official { name.under("library") } else { name }
