@@ -31,8 +31,8 @@ pub enum JwsError {
 }
 
 impl JwsKey {
-    /// `public` are the 32 bytes of the key; `typ` and `kid` go into the header as they are. None if
-    /// the bytes are no point on the curve.
+    /// `public` are the 32 bytes of the key; `typ` and `kid` go into the header as they are. None
+    /// if the bytes are no point on the curve.
     pub fn new(public: &[u8], typ: &str, kid: &str) -> Option<Self> {
         let header = format!(r#"{{"alg":"EdDSA","typ":"{typ}","kid":"{kid}"}}"#);
         let public = ParsedPublicKey::new(&ED25519, public).ok()?;

@@ -27,7 +27,7 @@
 //! | [`cli`] | `serve` and `check`, and their exit codes |
 //!
 //! One blob, top to bottom: `server::service` reads the request into an [`oci::Endpoint`],
-//! `server::visit` finds out who asks, [`route::Routes::resolve`] what is meant, and
+//! `server::identify` finds out who asks, [`route::Routes::resolve`] what is meant, and
 //! [`access::Policy::decide`] whether they may; [`pull::PullThrough::blob`] proves the repository's
 //! right to the digest and opens it with [`store::BlobStore::open`], or joins or starts the flight
 //! that brings it with [`upstream::Upstream::get_blob`]. What the flight writes goes through

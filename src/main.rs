@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let called = words.next().unwrap_or_default();
     // docker finds its helpers by their names.
-    if Path::new(&called).file_name().is_some_and(|name| name == credential_helper::NAME) {
+    if Path::new(&called).file_name().is_some_and(|name| name == credential_helper::HELPER_NAME) {
         return credential_helper::run(words.next().as_deref().and_then(|verb| verb.to_str()));
     }
     let arguments = Arguments::parse();

@@ -130,6 +130,8 @@ impl Gatekeeper {
             ClientCredential::Bearer(token) => {
                 self.by_token(token, presented.audience, presented.issuer)
             }
+            // Before any hashing: a licence must never be counted as a failed password, and the
+            // token must not be kept among verified passwords (ACCESS §4.3).
             ClientCredential::Basic { user, password }
                 if self.keys.load().recognise(password.expose()) =>
             {
@@ -149,6 +151,7 @@ impl Gatekeeper {
 
     async fn by_password(&self, login: PasswordLogin<'_>) -> Result<Authenticated, Rejection> {
         let user = login.user.to_owned();
+        // One set of users for the whole check, whatever a reload does meanwhile.
         let users = self.users.load_full();
         let hash = self.passwords.verify(&users, login).await?;
         Ok(Authenticated {

@@ -8,21 +8,23 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// Bytes that a key file has at least, and random ones that a new one is made of.
-const KEY_FILE_MIN: usize = 32;
+/// Bytes that a key file has at least, and random ones that a new one is made of: as many as the keys
+/// that are derived from it have.
+const KEY_FILE_BYTES_MIN: usize = 32;
 
 /// The content of a new key file, as text.
 ///
 /// # Errors
 /// If the system gives no randomness.
 pub fn generate_key() -> Result<Secret, String> {
-    let mut random = Zeroizing::new([0; KEY_FILE_MIN]);
+    let mut random = Zeroizing::new([0; KEY_FILE_BYTES_MIN]);
     SystemRandom::new()
         .fill(random.as_mut())
         .map_err(|_| "the system gives no randomness".to_owned())?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(random.as_ref())))
 }
 
+/// The length that HKDF is asked for.
 struct Bytes32;
 
 impl KeyType for Bytes32 {
@@ -36,9 +38,9 @@ impl KeyType for Bytes32 {
 /// # Errors
 /// If the material is too short to be secret.
 pub(super) fn key_from(material: &[u8], purpose: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
-    if material.len() < KEY_FILE_MIN {
+    if material.len() < KEY_FILE_BYTES_MIN {
         return Err(format!(
-            "holds {} bytes; a key file has {KEY_FILE_MIN} random ones",
+            "holds {} bytes; a key file has {KEY_FILE_BYTES_MIN} random ones",
             material.len()
         ));
     }

@@ -8,8 +8,8 @@ use crate::identity::Identity;
 use crate::licence::LicenceId;
 use crate::oci::CanonicalName;
 
-/// Licences that are remembered, the last used ones.
-const REMEMBERED: u64 = 10_000;
+/// Licences that are remembered; beyond that the least used ones are forgotten.
+const LICENCES_MAX: u64 = 10_000;
 
 /// The last pull of each licence since the start.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct LastPull {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self(Cache::new(REMEMBERED))
+        Self(Cache::new(LICENCES_MAX))
     }
 }
 

@@ -31,6 +31,6 @@ pub use keys::generate_key;
 pub use ledger::{LastPull, Ledger};
 pub use policy::{Action, Denial, Grant, Policy};
 pub use rejection::Rejection;
-pub use token::{Issued, LIFE, LIFE_FOR_PUSH};
+pub use token::{Issued, TOKEN_LIFE, TOKEN_LIFE_FOR_PUSH};
 pub use users::Users;
 pub use virtual_host::{VirtualHost, VirtualHosts};

@@ -23,21 +23,22 @@ pub enum Action {
     Delete,
 }
 
-/// What the caller may do was found to include it.
+/// The caller may do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant<'p> {
-    /// The application whose images it is one of, if that is what the right comes from.
+    /// The application that the image belongs to, if the right comes from that.
     pub application: Option<&'p Slug>,
 }
 
 /// How a caller without a grant is turned away (ACCESS §3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// Nobody yet: 401, with a challenge.
+    /// To somebody anonymous: 401 with a challenge, for they may be somebody who is allowed.
     Unauthenticated,
-    /// Somebody else: 404, as if there were nothing.
+    /// To somebody known, a read: 404, as for an image that does not exist.
     Hidden,
-    /// A write by somebody: 403 with a sentence, since clients repeat a 404 for a long time.
+    /// To somebody known, a write: 403 with a sentence. docker push repeats a 404 for tens of
+    /// seconds and prints "name unknown".
     Forbidden,
 }
 
@@ -66,17 +67,21 @@ impl Policy {
         application: Option<&Slug>,
     ) -> Result<Grant<'_>, Denial> {
         let name = name.to_string();
+        // Applications come before plain rules: the access line names the application that a right
+        // comes from.
         let mut candidates = self
             .applications
             .iter()
             .filter(|candidate| application.is_none_or(|slug| *slug == candidate.slug))
-            .filter(|candidate| any(&candidate.images, &name));
+            .filter(|candidate| matches_any(&candidate.images, &name));
         if let Some(found) =
             candidates.find(|candidate| self.allows_application(caller, action, candidate))
         {
             return Ok(Grant { application: Some(&found.slug) });
         }
-        let by_name = |rule: &Rule| applies(rule, caller, action) && any(&rule.images, &name);
+        // A rule that names images and not the application gives no right to the application.
+        let by_name =
+            |rule: &Rule| applies(rule, caller, action) && matches_any(&rule.images, &name);
         if application.is_none() && self.rules.iter().any(by_name) {
             return Ok(Grant { application: None });
         }
@@ -87,20 +92,22 @@ impl Policy {
     /// of one be mounted into the other (UPL-7).
     pub fn are_of_one_application(&self, a: &CanonicalName, b: &CanonicalName) -> bool {
         let (a, b) = (a.to_string(), b.to_string());
-        self.applications
-            .iter()
-            .all(|application| any(&application.images, &a) == any(&application.images, &b))
+        self.applications.iter().all(|application| {
+            matches_any(&application.images, &a) == matches_any(&application.images, &b)
+        })
     }
 
-    /// How a request for a name that leads nowhere is turned away: as for one that nobody may use.
-    pub fn nowhere(caller: &Caller, action: Action) -> Denial {
+    /// How a request for a name that no upstream has is turned away: like one for a name that
+    /// nobody may use, so that callers cannot find out which upstreams there are.
+    pub fn denial_of_unknown_name(caller: &Caller, action: Action) -> Denial {
         denial(caller, action)
     }
 
-    /// Whether somebody at this address may do anything without a credential.
-    pub fn has_use_for_anonymous(&self, caller: &Caller) -> bool {
+    /// Whether a rule gives anything at all to somebody at this address without a credential; only
+    /// then is there a point in an anonymous token (ACCESS §1.3).
+    pub fn grants_anonymous_anything(&self, caller: &Caller) -> bool {
         let nobody = caller.clone().known_as(Identity::Anonymous, Vec::new());
-        self.rules.iter().any(|rule| nobody.is(&rule.who) && near(rule, &nobody))
+        self.rules.iter().any(|rule| nobody.is(&rule.who) && is_from_network(rule, &nobody))
     }
 
     /// Whether this caller may push anything anywhere: such work takes longer than a pull
@@ -132,6 +139,7 @@ impl Policy {
         application: &Application,
     ) -> bool {
         let licensed = is_read(action) && caller.is_licensed_for(&application.slug);
+        // Deleting takes a rule, whoever publishes (ACCESS §3.1).
         let published = action != Action::Delete && publishes(caller, application);
         let named = |rule: &Rule| {
             applies(rule, caller, action) && rule.applications.contains(&application.slug)
@@ -148,22 +156,23 @@ fn publishes(caller: &Caller, application: &Application) -> bool {
 fn applies(rule: &Rule, caller: &Caller, action: Action) -> bool {
     let granted = match action {
         Action::Pull => rule.allow.pull,
+        // docker push asks by HEAD which layers are there already.
         Action::Probe => rule.allow.pull || rule.allow.push,
         Action::List => rule.allow.list,
         Action::Push => rule.allow.push,
         Action::Delete => rule.allow.delete,
     };
-    granted && caller.is(&rule.who) && near(rule, caller)
+    granted && caller.is(&rule.who) && is_from_network(rule, caller)
 }
 
 /// Whether the caller's address is one that the rule is for. An IPv4 address is the same however
 /// the socket shows it.
-fn near(rule: &Rule, caller: &Caller) -> bool {
+fn is_from_network(rule: &Rule, caller: &Caller) -> bool {
     let address = caller.address.to_canonical();
     rule.networks.is_empty() || rule.networks.iter().any(|network| network.contains(&address))
 }
 
-fn any(images: &[Pattern], name: &str) -> bool {
+fn matches_any(images: &[Pattern], name: &str) -> bool {
     images.iter().any(|pattern| pattern.matches(name))
 }
 
@@ -309,7 +318,7 @@ mod tests {
                 "{peer} in {network}"
             );
             assert_eq!(
-                policy.has_use_for_anonymous(&anonymous_at(peer)),
+                policy.grants_anonymous_anything(&anonymous_at(peer)),
                 expected,
                 "{peer} in {network}"
             );
@@ -462,7 +471,7 @@ mod tests {
             let read = matches!(action, Action::Pull | Action::Probe | Action::List);
             let expected = if read { Denial::Hidden } else { Denial::Forbidden };
             assert_eq!(policy.decide(&known, action, &image, None), Err(expected));
-            assert_eq!(Policy::nowhere(&known, action), expected);
+            assert_eq!(Policy::denial_of_unknown_name(&known, action), expected);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Why a credential is not good, in one vocabulary: the `outcome` of `roadstead_auth_attempts_total`
-//! and the `reason` in the access line of a refused login.
+//! Why a credential is not good, in one vocabulary: the `outcome` of
+//! `roadstead_auth_attempts_total` and the `reason` in the access line of a refused login.
 //!
 //! | word | what it is |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `unknown_user` | a name that is not in the htpasswd file |
 //! | `wrong_password` | a user with another password |
 //! | `licence_invalid` | a licence that is forged, of another issuer, or not accepted here |
-//! | `licence_user_mismatch` | a good licence under a user name that is neither its id nor its e-mail |
+//! | `licence_user_mismatch` | a good licence, but the user name is not its id or e-mail |
 //! | `licence_not_yet` | a licence that begins later |
 //! | `licence_expired` | a licence that has ended |
 //! | `licence_revoked` | a licence that the issuer has taken back |

@@ -1,7 +1,8 @@
-//! What we give into a client's hands and want back unread and unchanged (ACCESS §7.2).
+//! Text that a client keeps for us and cannot read or change: where an upload goes on at the
+//! registry (ACCESS §7.2). It saves us a table of uploads, and survives a restart.
 //!
-//! AES-256-GCM with a key that comes from the key file by HKDF. Whoever it was given to and what
-//! for are part of what is authenticated, so that it opens for nobody and nothing else.
+//! AES-256-GCM with a key that comes from the key file by HKDF. The identity that it was given to
+//! and the image that it is for are authenticated with it, so that it opens for no other.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,9 +14,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::keys::key_from;
 
 /// The purpose that sets this key apart from others of the same file.
-const PURPOSE: &[u8] = b"upload sealing";
+const KEY_PURPOSE: &[u8] = b"upload sealing";
 
-/// Seals and opens; what the key before has sealed still opens.
+/// Seals with one key; opens with that and the one before, so that uploads under way survive a
+/// change of the key file.
 #[derive(Clone)]
 pub(super) struct Seals {
     current: Arc<RandomizedNonceKey>,
@@ -64,7 +66,7 @@ impl Seals {
 }
 
 fn key(material: &[u8]) -> Result<Arc<RandomizedNonceKey>, String> {
-    let key = RandomizedNonceKey::new(&AES_256_GCM, key_from(material, PURPOSE)?.as_ref());
+    let key = RandomizedNonceKey::new(&AES_256_GCM, key_from(material, KEY_PURPOSE)?.as_ref());
     key.map(Arc::new).map_err(|_| "no key can be derived from it".to_owned())
 }
 

@@ -24,8 +24,8 @@ use crate::secret::Secret;
 
 /// How long a token is good; longer for those who push, since a push is not interrupted to renew it
 /// (AUTH-10).
-pub const LIFE: Duration = Duration::from_mins(15);
-pub const LIFE_FOR_PUSH: Duration = Duration::from_hours(1);
+pub const TOKEN_LIFE: Duration = Duration::from_mins(15);
+pub const TOKEN_LIFE_FOR_PUSH: Duration = Duration::from_hours(1);
 
 /// Bytes of a token; with 32 applications it takes about 3 KiB.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -163,7 +163,7 @@ impl AccessTokens {
         if renewed.current.id == self.current.id {
             return Ok(None);
         }
-        let until = self.clock.now().plus(LIFE_FOR_PUSH + SKEW);
+        let until = self.clock.now().plus(TOKEN_LIFE_FOR_PUSH + SKEW);
         Ok(Some(Self { previous: Some((Arc::clone(&self.current), until)), ..renewed }))
     }
 
@@ -199,7 +199,7 @@ impl AccessTokens {
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         let known = self.verified.get(&key).or_else(|| {
             let claims = self.verify(token)?;
-            self.verified.insert(key, claims.clone(), LIFE_FOR_PUSH);
+            self.verified.insert(key, claims.clone(), TOKEN_LIFE_FOR_PUSH);
             Some(claims)
         });
         let claims =
@@ -241,7 +241,7 @@ mod tests {
     }
 
     fn issue(tokens: &AccessTokens) -> String {
-        tokens.issue(user(), AUDIENCE, LIFE, None).token.expose().to_owned()
+        tokens.issue(user(), AUDIENCE, TOKEN_LIFE, None).token.expose().to_owned()
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
         let (tokens, clock) = tokens();
         let token = issue(&tokens);
         assert_eq!(tokens.read(&token, AUDIENCE), Ok(user()));
-        clock.advance(LIFE + Duration::from_secs(59));
+        clock.advance(TOKEN_LIFE + Duration::from_secs(59));
         assert_eq!(tokens.read(&token, AUDIENCE), Ok(user()), "clocks differ");
         clock.advance(Duration::from_secs(1));
         assert_eq!(tokens.read(&token, AUDIENCE), Err(Rejection::TokenExpired));
@@ -299,7 +299,7 @@ mod tests {
         assert_ne!(issue(&renewed), token);
         assert_eq!(tokens.read(&issue(&renewed), AUDIENCE), Err(Rejection::TokenInvalid));
         let fresh = tokens.renewed(&[8; 32]).expect("a key").expect("another one");
-        clock.advance(LIFE_FOR_PUSH + SKEW);
+        clock.advance(TOKEN_LIFE_FOR_PUSH + SKEW);
         assert_eq!(fresh.read(&token, AUDIENCE), Err(Rejection::TokenInvalid));
     }
 
@@ -307,8 +307,8 @@ mod tests {
     fn a_token_never_outlives_what_it_stands_on() {
         let (tokens, clock) = tokens();
         let limit = clock.now().plus(Duration::from_millis(90_500));
-        let issued = tokens.issue(user(), AUDIENCE, LIFE, Some(limit));
+        let issued = tokens.issue(user(), AUDIENCE, TOKEN_LIFE, Some(limit));
         assert_eq!(issued.life, Duration::from_secs(90), "rounded down");
-        assert_eq!(tokens.issue(user(), AUDIENCE, LIFE, None).life, LIFE);
+        assert_eq!(tokens.issue(user(), AUDIENCE, TOKEN_LIFE, None).life, TOKEN_LIFE);
     }
 }

@@ -160,7 +160,8 @@ impl std::fmt::Debug for StoredHash {
 fn bcrypt(text: &str) -> Result<HashKind, String> {
     let known = ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| text.starts_with(prefix));
     let parts = text.parse::<bcrypt::HashParts>().ok().filter(|_| known && text.len() == 60).ok_or(
-        "the hash is neither bcrypt nor argon2id; make one with htpasswd -B (plain text, MD5 and SHA are not accepted)",
+        "the hash is neither bcrypt nor argon2id; make one with htpasswd -B (plain text, MD5 and \
+         SHA are not accepted)",
     )?;
     let cost = parts.get_cost();
     if (4..=BCRYPT_COST_MAX).contains(&cost) {

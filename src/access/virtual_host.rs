@@ -3,30 +3,33 @@
 use crate::config::{Config, Host, UnknownCredentials};
 use crate::oci::{UpstreamName, normal_host};
 
-/// Every name that is answered to.
+/// Every name that the proxy answers to.
 #[derive(Debug)]
 pub struct VirtualHosts {
     hosts: Vec<Host>,
     /// Host names bound to upstreams; they need no entry of their own.
     bound: Vec<String>,
-    /// Whether anybody has anything to log in with.
-    identities: bool,
-    /// Without listed hosts: whether the realm is http on a plain connection.
-    loopback: bool,
+    /// There are users or licences: a login can lead to something.
+    anybody_can_log_in: bool,
+    /// Only this machine reaches the listener. Without listed hosts the realm is then http on a
+    /// plain connection; elsewhere a balancer with TLS is assumed to stand in front, and an http
+    /// realm would put passwords in clear.
+    listens_on_loopback: bool,
 }
 
 /// One of them, as this request called it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualHost {
-    /// What our tokens for this name are made out to.
+    /// The audience of our tokens for this name.
     pub audience: String,
     /// Where tokens come from: an absolute URL on the name that the client used (AUTH-1).
     pub realm: String,
     /// What is called `service` in a challenge: the name as the client used it.
     pub service: String,
-    /// An unknown credential is as good as none, and the ping asks for none (AUTH-7).
+    /// A credential that is not good counts as none here, and the ping does not ask for one
+    /// (AUTH-7).
     pub open: bool,
-    /// Whether a challenge can lead to anything.
+    /// Whether a 401 may be answered at all: somebody can log in, and the realm can be written.
     pub challenges: bool,
 }
 
@@ -35,8 +38,8 @@ impl VirtualHosts {
         Self {
             hosts: config.hosts.clone(),
             bound: config.upstreams.iter().flat_map(|upstream| upstream.hosts.clone()).collect(),
-            identities: config.access.users.is_some() || config.licences.is_some(),
-            loopback: config.listen.ip().to_canonical().is_loopback(),
+            anybody_can_log_in: config.access.users.is_some() || config.licences.is_some(),
+            listens_on_loopback: config.listen.ip().to_canonical().is_loopback(),
         }
     }
 
@@ -55,18 +58,20 @@ impl VirtualHosts {
             return None;
         }
         let plain = listed
-            .map_or(self.hosts.is_empty() && self.loopback && !secure, |host| host.plain_http);
+            .map_or(self.hosts.is_empty() && self.listens_on_loopback && !secure, |host| {
+                host.plain_http
+            });
         let open = match listed {
             Some(host) => host.unknown_credentials == UnknownCredentials::Anonymous,
             // A name that is bound to a mirror, or any name: strict as soon as there is something
             // to log in with.
-            None => !self.identities,
+            None => !self.anybody_can_log_in,
         };
         let scheme = if plain { "http" } else { "https" };
         Some(VirtualHost {
             audience: if self.hosts.is_empty() { "any".to_owned() } else { name.to_owned() },
             realm: format!("{scheme}://{called}/token"),
-            challenges: is_host && (!open || self.identities),
+            challenges: is_host && (!open || self.anybody_can_log_in),
             service: called,
             open,
         })

@@ -13,7 +13,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::LicenceFile;
 
 /// The name under which the binary is the helper.
-pub const NAME: &str = "docker-credential-roadstead";
+pub const HELPER_NAME: &str = "docker-credential-roadstead";
 
 /// What clients understand as "no login here"; any other text fails every pull (ACCESS §6.1).
 const NO_LOGIN: &str = "credentials not found in native keychain\n";
@@ -27,7 +27,7 @@ pub fn run(verb: Option<&str>) -> ExitCode {
     let request = match request {
         Ok(request) => request,
         Err(message) => {
-            tell(&format!("{NAME}: {message}"));
+            tell(&format!("{HELPER_NAME}: {message}"));
             return ExitCode::FAILURE;
         }
     };
@@ -36,10 +36,11 @@ pub fn run(verb: Option<&str>) -> ExitCode {
         Some("list") => list(),
         Some("store") => store(&request),
         Some("erase") => ExitCode::SUCCESS,
-        Some("version") => say(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION"))),
+        Some("version") => say(&format!("{HELPER_NAME} {}\n", env!("CARGO_PKG_VERSION"))),
         _ => {
             tell(&format!(
-                "{NAME}: get, list, store, erase or version; docker calls it where config.json names it"
+                "{HELPER_NAME}: get, list, store, erase or version; docker calls it where \
+                 config.json names it"
             ));
             ExitCode::FAILURE
         }
@@ -47,13 +48,13 @@ pub fn run(verb: Option<&str>) -> ExitCode {
 }
 
 fn get(server: &str) -> ExitCode {
-    let (licences, now) = (licences(NAME), Clock::system().now());
+    let (licences, now) = (licences(HELPER_NAME), Clock::system().now());
     let Some(file) = best(&licences, server, now) else {
         let _ = say(NO_LOGIN);
         return ExitCode::FAILURE;
     };
     if let Some(notice) = notice(&file.licence, now) {
-        tell(&format!("{NAME}: {notice}"));
+        tell(&format!("{HELPER_NAME}: {notice}"));
     }
     let answer = serde_json::json!({
         "ServerURL": server,
@@ -64,7 +65,7 @@ fn get(server: &str) -> ExitCode {
 }
 
 fn list() -> ExitCode {
-    let (mut licences, now) = (licences(NAME), Clock::system().now());
+    let (mut licences, now) = (licences(HELPER_NAME), Clock::system().now());
     // Where several name one host, the map keeps the last: the one that `get` answers with.
     licences.sort_by_key(|file| rank(&file.licence, now));
     let entries =
@@ -79,15 +80,14 @@ fn list() -> ExitCode {
 fn store(request: &str) -> ExitCode {
     let given: serde_json::Value = serde_json::from_str(request).unwrap_or_default();
     let server = given["ServerURL"].as_str().unwrap_or_default();
-    let licences = licences(NAME);
+    let licences = licences(HELPER_NAME);
     let same = best(&licences, server, Clock::system().now())
         .is_some_and(|file| given["Secret"].as_str() == Some(file.token.expose()));
     if same {
         return ExitCode::SUCCESS;
     }
-    let _ = say(
-        "logins come from the licence files on this machine; put the licence into /etc/roadstead/licences\n",
-    );
+    let _ = say("logins come from the licence files on this machine; put the licence into \
+         /etc/roadstead/licences\n");
     ExitCode::FAILURE
 }
 

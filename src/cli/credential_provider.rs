@@ -19,9 +19,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::LicenceFile;
 use crate::licence::Slug;
 
-const GROUP: &str = "credentialprovider.kubelet.k8s.io";
+const API_GROUP: &str = "credentialprovider.kubelet.k8s.io";
 /// The versions of the protocol; they differ in nothing that is used here.
-const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+const API_VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
 
 /// How long kubelet may keep an answer, so that a new licence is found.
 const CACHE_DURATION_MAX: Duration = Duration::from_mins(5);
@@ -55,10 +55,12 @@ fn parse(text: &str) -> anyhow::Result<KubeletRequest> {
     let request: KubeletRequest = serde_json::from_str(text).context(
         "that is no request of kubelet, which calls this where CredentialProviderConfig names it",
     )?;
-    let version = request.api_version.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/'));
-    if !version.is_some_and(|version| VERSIONS.contains(&version)) {
+    let version =
+        request.api_version.strip_prefix(API_GROUP).and_then(|rest| rest.strip_prefix('/'));
+    if !version.is_some_and(|version| API_VERSIONS.contains(&version)) {
         bail!(
-            "there is no answer in {:?}; write apiVersion: {GROUP}/v1 in CredentialProviderConfig",
+            "there is no answer in {:?}; write apiVersion: {API_GROUP}/v1 in \
+             CredentialProviderConfig",
             request.api_version
         );
     }

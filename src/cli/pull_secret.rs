@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
 
 use crate::config::LicenceFile;
 
@@ -24,11 +25,11 @@ pub(super) fn write(file: &LicenceFile, format: PullSecretFormat, name: &str) ->
             let password = file.token.expose();
             (
                 host.clone(),
-                serde_json::json!({ "username": file.licence.id.as_str(), "password": password, "auth": auth }),
+                json!({ "username": file.licence.id.as_str(), "password": password, "auth": auth }),
             )
         };
         let auths: serde_json::Map<_, _> = hosts.clone().map(entry).collect();
-        serde_json::json!({ "auths": auths }).to_string()
+        json!({ "auths": auths }).to_string()
     };
     match format {
         PullSecretFormat::Docker => docker() + "\n",

@@ -88,13 +88,18 @@ async fn serve(
     };
     tokio::select! {
         () = app.run(clients, admin, async { drop(shutdown.await) }) => Ok(()),
-        name = stop => Err(anyhow!("stopped at once by a second signal ({name}); transfers were cut")),
+        name = stop => {
+            Err(anyhow!("stopped at once by a second signal ({name}); transfers were cut"))
+        }
     }
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: end the process that does, or give another address as {key} in the configuration")
+        format!(
+            "cannot listen on {address}: end the process that does, or give another address as \
+             {key} in the configuration"
+        )
     })
 }
 
@@ -129,11 +134,13 @@ fn announce(config: &Config, clients: SocketAddr, admin: SocketAddr) {
     if config.log.format == LogFormat::Human {
         tell(&banner(config, clients, admin));
     }
-    info!(%clients, %admin, cache = %cache_path(config).display(), upstreams = %names(config), "serving");
+    let (cache, upstreams) = (cache_path(config), names(config));
+    info!(%clients, %admin, cache = %cache.display(), %upstreams, "serving");
     for upstream in config.upstreams.iter().filter(|upstream| !upstream.tls_verify) {
         warn!(
             upstream = upstream.name.as_str(),
-            "tls_verify is false: whoever sits on the way to this upstream can read its credentials and change its tags"
+            "tls_verify is false: whoever sits on the way to this upstream can read its \
+             credentials and change its tags"
         );
     }
 }

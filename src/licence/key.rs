@@ -58,7 +58,8 @@ impl PublicKey {
     /// # Errors
     /// A sentence that says what was expected.
     pub fn from_pem(pem: &str) -> Result<Self, String> {
-        const WANTED: &str = "a public licence key is an Ed25519 key in PEM, as roadstead licence keygen writes NAME.pub";
+        const WANTED: &str = "a public licence key is an Ed25519 key in PEM, as roadstead \
+                              licence keygen writes NAME.pub";
         if pem.contains("PRIVATE KEY") {
             return Err(format!(
                 "is a private key, which belongs only where licences are issued; {WANTED}"
@@ -107,7 +108,8 @@ impl PrivateKey {
     /// # Errors
     /// A sentence that says what was expected, without anything of the key.
     pub fn from_pem(pem: &str) -> Result<Self, String> {
-        const WANTED: &str = "a private licence key is an unencrypted Ed25519 key in PKCS#8 PEM, as roadstead licence keygen writes NAME.key";
+        const WANTED: &str = "a private licence key is an unencrypted Ed25519 key in PKCS#8 PEM, as \
+                              roadstead licence keygen writes NAME.key";
         let der = from_pem(pem, "PRIVATE KEY")
             .ok_or_else(|| format!("holds no PRIVATE KEY block; {WANTED}"))?;
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der);

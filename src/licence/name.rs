@@ -18,7 +18,8 @@ impl LicenceId {
             return Ok(Self(text.into()));
         }
         Err(format!(
-            "{text:?} is no licence id; use at most 63 of a-z 0-9 . _ - and begin with a letter or digit, as acme-prod"
+            "{text:?} is no licence id; use at most 63 of a-z 0-9 . _ - and begin with a letter \
+             or digit, as acme-prod"
         ))
     }
 
@@ -49,7 +50,8 @@ impl Slug {
             return Ok(Self(text.into()));
         }
         Err(format!(
-            "{text:?} is no application name; use at most 63 of a-z 0-9, joined by single - or _, as billing-api"
+            "{text:?} is no application name; use at most 63 of a-z 0-9, joined by single - or _, \
+             as billing-api"
         ))
     }
 

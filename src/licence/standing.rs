@@ -107,8 +107,8 @@ impl Revocations {
         self.0.is_empty()
     }
 
-    /// When a licence of that id, issued then, was revoked. One that was issued later under the same
-    /// id is a new licence, which the revocation does not end.
+    /// When a licence of that id, issued then, was revoked. One that was issued later under the
+    /// same id is a new licence, which the revocation does not end.
     fn revoked(&self, id: &LicenceId, issued: Timestamp) -> Option<Timestamp> {
         self.0.get(id).copied().filter(|at| issued <= *at)
     }

@@ -13,7 +13,7 @@ use crate::jws::{self, JwsError};
 /// Bytes of a token; the Windows credential manager holds 2,560 in all.
 pub const LICENCE_TOKEN_BYTES_MAX: usize = 2048;
 
-const AUDIENCE: &str = "roadstead-licence";
+const TOKEN_AUDIENCE: &str = "roadstead-licence";
 const APPLICATIONS_MAX: usize = 32;
 const HOSTS_MAX: usize = 8;
 
@@ -155,7 +155,8 @@ impl PrivateKey {
         let token = self.sign_payload(&json);
         if token.len() > LICENCE_TOKEN_BYTES_MAX {
             return Err(format!(
-                "the token would have {} bytes, and clients can store {LICENCE_TOKEN_BYTES_MAX}; shorten {}, which takes most of it",
+                "the token would have {} bytes, and clients can store {LICENCE_TOKEN_BYTES_MAX}; \
+                 shorten {}, which takes most of it",
                 token.len(),
                 longest(licence)
             ));
@@ -184,7 +185,7 @@ fn claims(licence: &Licence) -> LicenceClaims {
     LicenceClaims {
         iss: licence.issuer.clone(),
         sub: licence.id.to_string(),
-        aud: AUDIENCE.to_owned(),
+        aud: TOKEN_AUDIENCE.to_owned(),
         iat: licence.issued.unix().as_secs(),
         nbf: licence.not_before.unix().as_secs(),
         exp: licence.expires.unix().as_secs(),
@@ -202,7 +203,7 @@ fn claims(licence: &Licence) -> LicenceClaims {
 fn licence(claims: LicenceClaims) -> Result<Licence, String> {
     let at = |seconds| Timestamp::from_unix(Duration::from_secs(seconds));
     let one_line = |text: &String| !text.is_empty() && !text.chars().any(char::is_control);
-    if claims.aud != AUDIENCE {
+    if claims.aud != TOKEN_AUDIENCE {
         return Err("the audience is another".to_owned());
     }
     if claims.exp <= claims.nbf {

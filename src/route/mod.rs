@@ -246,8 +246,8 @@ impl Routes {
         }
     }
 
-    /// Whether the client means this proxy by `name`. With a port other than the one that the client
-    /// connected to it is another server on the same machine.
+    /// Whether the client means this proxy by `name`. With a port other than the one that the
+    /// client connected to it is another server on the same machine.
     fn is_own_name(&self, name: &str, host: Option<&str>) -> bool {
         let bare = without_port(name);
         let any_name =
@@ -369,7 +369,8 @@ mod tests {
     }
 
     const UPSTREAMS: [&str; 5] = [
-        "docker.io https://registry-1.docker.io index.docker.io,registry-1.docker.io,registry.hub.docker.com hub.mirror.test",
+        "docker.io https://registry-1.docker.io \
+         index.docker.io,registry-1.docker.io,registry.hub.docker.com hub.mirror.test",
         "quay.io https://quay.io - quay.mirror.test",
         "acme.test http://acme.test acme -",
         "localhost:5001 https://localhost:5001 local -",

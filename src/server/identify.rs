@@ -19,7 +19,7 @@ use crate::oci::{ErrorCode, Ns, Repository};
 use crate::route::Route;
 
 /// What a login is checked with.
-pub(super) struct Login<'a> {
+pub(super) struct LoginAttempt<'a> {
     pub(super) gatekeeper: &'a Gatekeeper,
     pub(super) metrics: &'a Metrics,
     pub(super) config: &'a RequestConfig,
@@ -40,7 +40,7 @@ pub(super) struct Identified {
     ignored: Option<Rejection>,
 }
 
-impl Login<'_> {
+impl LoginAttempt<'_> {
     /// Checks the credential, and counts what came of it. On an open name one that is not good is
     /// as good as none (AUTH-7).
     ///
@@ -155,7 +155,7 @@ impl Identified {
     /// A name that leads nowhere is one that nobody may use. Mirrors say at once that they do not
     /// know a registry, so that clients go on to it (ACCESS §3.3).
     pub(super) fn nowhere(&self, ns: &Ns, action: Action, name: &Repository) -> Refusal {
-        match Policy::nowhere(&self.caller, action) {
+        match Policy::denial_of_unknown_name(&self.caller, action) {
             Denial::Unauthenticated if self.host.open && *ns != Ns::Absent => {
                 Refusal::unknown_name()
             }

@@ -16,7 +16,7 @@ use super::connection::drain::drain;
 use super::connection::tls::{self, TlsContext};
 use super::error::Refusal;
 use super::exchange::{Arrival, Notes};
-use super::identify::{Identified, Login};
+use super::identify::{Identified, LoginAttempt};
 use super::request::{
     Addressed, Connection, ReadRequest, Received, Unauthenticated, WriteRequest, action,
     bad_request, host,
@@ -25,8 +25,8 @@ use super::respond::{self, Answer};
 use super::snapshot::RequestConfig;
 use super::token;
 use crate::access::{
-    Action, Caller, ClientCredential, Gatekeeper, LIFE, LIFE_FOR_PUSH, LastPull, Ledger,
-    client_address,
+    Action, Caller, ClientCredential, Gatekeeper, LastPull, Ledger, TOKEN_LIFE,
+    TOKEN_LIFE_FOR_PUSH, client_address,
 };
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -173,7 +173,7 @@ impl Service {
         notes.identity = Some("unknown".to_owned());
         let Unauthenticated { config, host, caller, deadline } = unauthenticated;
         let (gatekeeper, metrics) = (&self.gatekeeper, &self.metrics);
-        let login = Login { gatekeeper, metrics, config, credential, deadline };
+        let login = LoginAttempt { gatekeeper, metrics, config, credential, deadline };
         let identified = login.identify(host, caller).await?;
         notes.identity = Some(identified.caller.identity.to_string());
         Ok(identified)
@@ -192,7 +192,7 @@ impl Service {
         let credential = form.credential.unwrap_or_else(|| ClientCredential::of(request.headers()));
         let identified = self.identify(unauthenticated, &credential, notes).await?;
         let nobody = identified.authenticated.is_none() && identified.caller.is_anonymous();
-        if nobody && !config.policy.has_use_for_anonymous(&identified.caller) {
+        if nobody && !config.policy.grants_anonymous_anything(&identified.caller) {
             return Err(identified.challenge(None));
         }
         if let Identity::Licence(id) = &identified.caller.identity {
@@ -200,7 +200,11 @@ impl Service {
                 tracing::warn!(licence = %id, application = %slug, "a licence is for an application that is not configured");
             }
         }
-        let life = if config.policy.may_push(&identified.caller) { LIFE_FOR_PUSH } else { LIFE };
+        let life = if config.policy.may_push(&identified.caller) {
+            TOKEN_LIFE_FOR_PUSH
+        } else {
+            TOKEN_LIFE
+        };
         let issued = self.gatekeeper.issue(&identified.subject(), &identified.host.audience, life);
         Ok(token::answer(&issued, posted.then_some(form.scope.as_str())))
     }

@@ -108,7 +108,10 @@ mod tests {
 
     #[test]
     fn a_form_holds_a_password_or_nothing() {
-        let form = parse(b"grant_type=password&service=x&client_id=y&scope=a%3Ab%3Apull+c&username=ci&password=a%26b");
+        let form = parse(
+            b"grant_type=password&service=x&client_id=y&scope=a%3Ab%3Apull+c&\
+              username=ci&password=a%26b",
+        );
         let form = form.expect("a password");
         assert_eq!(form.scope, "a:b:pull c");
         assert_eq!(form.credential, Some(ClientCredential::basic("ci".into(), "a&b".into())));

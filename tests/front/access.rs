@@ -1,6 +1,6 @@
 //! Who may do what, through the front door (ACCESS §1 to §5).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use roadstead::config::{self, Credential, UnknownCredentials};
@@ -307,6 +307,25 @@ async fn on_an_open_name_an_unknown_credential_is_as_good_as_none() {
         assert_eq!(ignored(outcome), 4, "{outcome}");
     }
     assert_eq!(vendor.status(&vendor.customer("acme-prod", &["myapp"]), MYAPP).await, 200);
+}
+
+/// A wrong answer that has no time left to take as long as any would tell names apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_ends_at_the_deadline_of_its_request_and_tells_nothing_then() {
+    let vendor = Vendor::start_with(|setup| {
+        let hash = bcrypt::hash("ci-secret", 12).expect("a hash");
+        setup.config.access.users = Some(setup.file("slow-users", &format!("ci:{hash}\n")));
+        setup.limits.head = Duration::from_millis(200);
+    })
+    .await;
+    for user in ["ci", "eve"] {
+        let begun = Instant::now();
+        let answer = get(&vendor, &basic(user, "wrong"), "/v2/").await;
+        assert_eq!((answer.status, answer.header("retry-after")), (429, Some("2")), "{user}");
+        assert!(begun.elapsed() >= Duration::from_millis(200), "{user}");
+    }
+    let labels = [("scheme", "basic"), ("outcome", "overloaded")];
+    assert_eq!(vendor.proxy.metric("roadstead_auth_attempts_total", &labels), 2);
 }
 
 /// Every reason has its word for the operator, whatever the client is told.

@@ -1,22 +1,26 @@
 //! Which attempt is hashed next, and when. Pure.
 //!
-//! There are three lanes. An attempt of a later lane is hashed only while those before it are empty.
+//! There are three lanes. An attempt of a later lane is hashed only while those before it are
+//! empty.
 //!
-//! | lane | which attempts | against whom it protects the lane before it |
+//! | lane | which attempts | whom it keeps out of the lanes before it |
 //! |---|---|---|
-//! | `Calm` | neither the address nor the name has failed lately, or the two have logged in together | |
-//! | `Guessed` | the name has failed lately, the address has not | many addresses that guess at one name: each of them is new, and only the name is not |
-//! | `Suspect` | the address has failed lately, was crowded out, or waits already | one address that guesses at many names, or sends one after the other |
+//! | `Calm` | address and name have not failed, or have logged in together | |
+//! | `Guessed` | the name has failed within a minute | many addresses that guess at one name |
+//! | `Suspect` | the address has failed or was crowded out | one address that guesses at many names |
+//!
+//! A second attempt of an address, or at a name, while the first one waits, is taken for a failure:
+//! otherwise a flood would be over before the first failure is known.
 //!
 //! `Guessed` is a lane of its own because its right logins look the same: the user whose name is
 //! guessed at, from a new address. In `Suspect` that user would wait behind every guess of every
 //! address that keeps guessing; in `Calm` the guesses would crowd out everybody else.
 //!
-//! Order alone does not save the processor, so each failure also adds to a debt of rest: three times
-//! what its hash took. The thread pays by not hashing. The first two lanes wait only for debt beyond
-//! an allowance, suspects until all of it is paid. So failures cost a quarter of a core in the long
-//! run, however many there are, and a login by somebody new rarely waits for the rest that others
-//! have caused.
+//! Order alone does not save the processor, so each failure also adds to a debt of rest: three
+//! times what its hash took. The thread pays by not hashing. The first two lanes wait only for debt
+//! beyond an allowance, suspects until all of it is paid. So failures cost a quarter of a core in
+//! the long run, however many there are, and a login by somebody new rarely waits for the rest that
+//! others have caused.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -117,8 +121,8 @@ impl Lanes {
     }
 
     /// An attempt was answered without a hash. Others wait as if it had been hashed: otherwise the
-    /// time that somebody else's login takes would tell that this name is nobody's. Many of them add
-    /// no more debt than one, since they cost nothing.
+    /// time that somebody else's login takes would tell that this name is nobody's. Many of them
+    /// add no more debt than one, since they cost nothing.
     pub(super) fn spared(&mut self, now: Instant) {
         self.paid_at = self.paid_at.max(now + self.last_hash * (1 + REST_PER_HASH));
     }
