@@ -40,7 +40,8 @@ pub struct PresentedCredential<'a> {
     pub credential: &'a ClientCredential,
     /// Where the request comes from.
     pub address: IpAddr,
-    /// The name of ours that our tokens have to be for.
+    /// What our tokens have to be made out to: [`audience`](super::VirtualHost::audience) of the
+    /// name that the client used.
     pub audience: &'a str,
     /// Who issues licences; none: nobody does.
     pub issuer: Option<&'a str>,
@@ -105,8 +106,8 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// Seals what a client shall bring back, for `whom` and `what` alone (ACCESS §7.2). None
-    /// without randomness.
+    /// Seals what a client shall bring back, for `whom` and `what` alone (ACCESS §7.2). None if the
+    /// system gives no randomness.
     pub fn seal(&self, text: &str, whom: &Identity, what: &CanonicalName) -> Option<String> {
         self.seals.load().seal(text, &context(whom, what))
     }

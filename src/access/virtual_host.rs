@@ -17,7 +17,7 @@ pub struct VirtualHosts {
     listens_on_loopback: bool,
 }
 
-/// One of them, as this request called it.
+/// One of these names, as this request wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualHost {
     /// The audience of our tokens for this name.
@@ -63,8 +63,7 @@ impl VirtualHosts {
             });
         let open = match listed {
             Some(host) => host.unknown_credentials == UnknownCredentials::Anonymous,
-            // A name that is bound to a mirror, or any name: strict as soon as there is something
-            // to log in with.
+            // A name without an entry of its own is strict as soon as somebody can log in.
             None => !self.anybody_can_log_in,
         };
         let scheme = if plain { "http" } else { "https" };

@@ -75,8 +75,8 @@ fn list() -> ExitCode {
     say(&format!("{}\n", serde_json::Value::from(map)))
 }
 
-/// `docker login` stores what it was given; if that is what we answer anyway, there is nothing to
-/// do.
+/// `docker login` stores the login that it has tried, and fails if that fails. If it is the one
+/// that `get` answers with, nothing has to be stored; any other login is refused.
 fn store(request: &str) -> ExitCode {
     let given: serde_json::Value = serde_json::from_str(request).unwrap_or_default();
     let server = given["ServerURL"].as_str().unwrap_or_default();

@@ -101,7 +101,7 @@ fn licence(arguments: &IssueArguments, now: Timestamp) -> anyhow::Result<Licence
     })
 }
 
-/// Refuses what the proxy with this configuration would never accept.
+/// Refuses a licence that the proxy with this configuration would never accept.
 fn accepted(
     arguments: &IssueArguments,
     applications: &[Slug],

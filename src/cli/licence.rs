@@ -167,7 +167,7 @@ fn state(licence: &Licence, revocations: &Revocations, now: Timestamp) -> String
     }
 }
 
-/// What a licence is held against.
+/// What a licence is verified against.
 struct LicenceVerifier {
     keys: PublicKeys,
     issuer: String,
@@ -175,7 +175,7 @@ struct LicenceVerifier {
 }
 
 impl LicenceVerifier {
-    /// The key alone: whoever issued it, nothing revoked.
+    /// One key, any issuer, and no revocations.
     fn of_key(path: &Path, issuer: &str) -> anyhow::Result<Self> {
         let pem = files::read_text(path).map_err(|message| anyhow!(message))?;
         let key =

@@ -47,7 +47,7 @@ pub(super) fn licences(program: &str) -> Vec<LicenceFile> {
     found
 }
 
-/// Those that name the host, which has its port if it has one.
+/// The licences that name this host; a port is part of its name.
 pub(super) fn of_host<'a>(
     licences: &'a [LicenceFile],
     host: &str,

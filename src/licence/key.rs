@@ -17,7 +17,7 @@ const TOKEN_TYPE: &str = "roadstead-licence";
 const SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// Which key signed: its RFC 7638 thumbprint.
+/// The name of a key: its RFC 7638 thumbprint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyId(Box<str>);
 
@@ -38,7 +38,7 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// Verifies licences.
+/// A key that verifies licences.
 #[derive(Clone, Debug)]
 pub struct PublicKey {
     id: KeyId,
@@ -84,7 +84,7 @@ impl PublicKey {
     }
 }
 
-/// Signs licences. Shows nothing of itself.
+/// A key that signs licences. Its Debug output tells nothing of it.
 pub struct PrivateKey {
     pair: Ed25519KeyPair,
     public: PublicKey,
@@ -117,7 +117,7 @@ impl PrivateKey {
     }
 
     /// # Errors
-    /// If the key cannot be written down, which no key of ours is known for.
+    /// If the key cannot be exported; that is not known to happen.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, String> {
         let der = self.pair.to_pkcs8v1().map_err(|_| "the key cannot be exported".to_owned())?;
         Ok(Zeroizing::new(to_pem("PRIVATE KEY", der.as_ref())))

@@ -28,7 +28,7 @@ pub struct Term {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Good,
-    /// From the future.
+    /// It begins later.
     NotYet,
     Expired,
     Revoked {
@@ -62,14 +62,14 @@ impl Term {
         }
     }
 
-    /// Days left, rounded down, if that is so few that people should know.
+    /// Days left, rounded down; none while there are more than [`EXPIRY_NOTICE`].
     pub fn days_left(&self, now: Timestamp) -> Option<u64> {
         let left = self.expires.since(now);
         (left <= EXPIRY_NOTICE).then_some(left.as_secs() / 86_400)
     }
 }
 
-/// Since when which licences are not good any more.
+/// The revocations: for each id the moment up to which licences that were issued are refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revocations(HashMap<LicenceId, Timestamp>);
 

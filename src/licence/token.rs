@@ -40,7 +40,7 @@ pub struct SignedLicence {
     pub key: KeyId,
 }
 
-/// Why a token is none of ours; for the log, since it would tell forgers too much.
+/// Why a token is refused. For the log alone: it would help forgers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LicenceRefusal {
     #[error("it is longer than 2,048 bytes")]
@@ -55,8 +55,8 @@ pub enum LicenceRefusal {
     Issuer,
 }
 
-/// As in the token. Unknown members refuse it, so that restrictions which are added later hold on
-/// old servers, too.
+/// The claims as they stand in the token. Unknown members refuse it, so that restrictions which are
+/// added later hold on old servers, too.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LicenceClaims {
@@ -119,7 +119,7 @@ impl PublicKeys {
     }
 }
 
-/// What a token says, whoever wrote it: for people on a machine that has no key.
+/// What a token says, its signature not verified: for commands on a machine that has no key.
 ///
 /// # Errors
 /// If it has not the shape of a licence.
@@ -161,12 +161,12 @@ impl PrivateKey {
                 longest(licence)
             ));
         }
-        // What would be refused is never issued.
+        // What a server would refuse is never issued.
         unverified(&token).map_err(|refusal| refusal.to_string()).map(|_| token)
     }
 }
 
-/// What is to be shortened in a licence that is too long.
+/// What takes most of a licence that is too long, in words.
 fn longest(licence: &Licence) -> &'static str {
     let parts = [
         ("the issuer", licence.issuer.len()),

@@ -21,7 +21,7 @@ pub struct Routes {
     /// Host names bound to one upstream, without port.
     bound: HashMap<String, usize>,
     default: Option<UpstreamName>,
-    /// Names of the proxy itself, without port. Empty: whatever a client calls it.
+    /// Names of the proxy itself, without port. Empty: any.
     own_hosts: Vec<String>,
     applications: Vec<Slug>,
 }
@@ -192,7 +192,8 @@ impl Routes {
         }
     }
 
-    /// A bound host serves its upstream only; other signals may agree with it or end the matter.
+    /// A bound host serves its upstream only. Where another signal names a different one, the name
+    /// leads nowhere: serving either would pass one registry's image off as the other's.
     fn on_bound_host<'a>(
         &self,
         entry: &'a RoutedUpstream,

@@ -117,8 +117,8 @@ impl Identified {
         !self.host.open && self.authenticated.is_none() && self.caller.is_anonymous()
     }
 
-    /// The right to do it, before anything is looked up. Where nothing can be written, whoever may
-    /// read is told so.
+    /// Whether the caller may do it, asked before anything is looked up. Where nothing can be
+    /// written, callers who may read are told so.
     ///
     /// # Errors
     /// How the caller is turned away.
@@ -152,8 +152,9 @@ impl Identified {
         policy.decide(&self.caller, action, &route.canonical(), route.application.as_ref())
     }
 
-    /// A name that leads nowhere is one that nobody may use. Mirrors say at once that they do not
-    /// know a registry, so that clients go on to it (ACCESS §3.3).
+    /// Turns the caller away from a name that no upstream has, like from one that nobody may use.
+    /// An open name answers 404 to an unknown `ns`, so that clients go on to their next mirror
+    /// (ACCESS §3.3).
     pub(super) fn nowhere(&self, ns: &Ns, action: Action, name: &Repository) -> Refusal {
         match Policy::denial_of_unknown_name(&self.caller, action) {
             Denial::Unauthenticated if self.host.open && *ns != Ns::Absent => {
