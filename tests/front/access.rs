@@ -1,12 +1,13 @@
 //! Who may do what, through the front door (ACCESS §1 to §5).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Method;
 use roadstead::config::{self, Credential, UnknownCredentials};
 use roadstead::licence::{Licence, revocation_line};
 use roadstead::oci::Pattern;
 use roadstead::secret::Secret;
+use tokio::time::Instant;
 
 use crate::support::client::Answer;
 use crate::support::eventually;
