@@ -29,7 +29,7 @@ pub struct Metrics {
 pub struct HttpMetrics {
     pub requests: IntCounterVec,
     pub request_duration: HistogramVec,
-    pub refusals: IntCounterVec,
+    pub failures: IntCounterVec,
     pub in_flight: IntGauge,
     pub connections: IntGauge,
     pub auth_attempts: IntCounterVec,
@@ -148,9 +148,9 @@ impl HttpMetrics {
                 "Arrival to last byte.",
                 &["route"],
             ),
-            refusals: r.counters(
-                "http_refusals_total",
-                "Requests that were refused or failed, by the reason.",
+            failures: r.counters(
+                "http_failures_total",
+                "Requests that were refused, failed, or whose body was cut short, by the reason.",
                 &["route", "reason"],
             ),
             in_flight: r.gauge("http_requests_in_flight", "Requests whose body is not finished."),

@@ -70,8 +70,8 @@ pub(super) struct Exchange {
     notes: Notes,
     status: StatusCode,
     head: Duration,
-    /// Why the body ended short.
-    cut: OnceLock<String>,
+    /// Why the body ended short: in one word, and in a sentence.
+    cut: OnceLock<(&'static str, String)>,
 }
 
 impl Arrival {
@@ -106,10 +106,10 @@ impl Exchange {
         &self.arrival.outbound
     }
 
-    /// The body ends short.
-    pub(super) fn fail(&self, error: &dyn std::fmt::Display) {
+    /// The body ends short, for `reason`.
+    pub(super) fn fail(&self, reason: &'static str, error: &dyn std::fmt::Display) {
         // The first reason is the one that counts.
-        let _ = self.cut.set(error.to_string());
+        let _ = self.cut.set((reason, error.to_string()));
     }
 
     /// Body bytes that have left: not more than hyper has written, and not more than the connection
@@ -119,11 +119,15 @@ impl Exchange {
         self.arrival.outbound.delivery().written().min(on_the_wire)
     }
 
-    /// Why the body ended short, or what the answer was about.
-    fn error(&self) -> Option<&str> {
-        let given_up =
-            self.arrival.outbound.delivery().is_given_up().then_some("the client takes no bytes");
-        self.cut.get().or(self.notes.error.as_ref()).map(String::as_str).or(given_up)
+    /// Why the body ended short, or why the request was refused: in one word, and in a sentence.
+    fn failure(&self) -> (Option<&'static str>, Option<&str>) {
+        if let Some((reason, error)) = self.cut.get() {
+            return (Some(*reason), Some(error));
+        }
+        if self.notes.reason.is_none() && self.arrival.outbound.delivery().is_given_up() {
+            return (Some("client_stalled"), Some("the client takes no bytes"));
+        }
+        (self.notes.reason, self.notes.error.as_deref())
     }
 
     fn count(&self, route: &'static str, bytes: u64) {
@@ -135,8 +139,8 @@ impl Exchange {
             .request_duration
             .with_label_values(&[route])
             .observe(self.arrival.started.elapsed().as_secs_f64());
-        if let Some(reason) = self.notes.reason {
-            metrics.http.refusals.with_label_values(&[route, reason]).inc();
+        if let (Some(reason), _) = self.failure() {
+            metrics.http.failures.with_label_values(&[route, reason]).inc();
         }
         let Some(name) = &self.notes.name else { return };
         if let (Some(kind), Some(outcome)) = (self.notes.kind, self.notes.outcome) {
@@ -156,6 +160,7 @@ impl Drop for Exchange {
         let bytes = self.bytes();
         let route = self.notes.route.unwrap_or("none");
         self.count(route, bytes);
+        let (reason, error) = self.failure();
         let name = self.notes.name.as_ref();
         let repository = name.map(|name| &name.repository).or(self.notes.unknown.as_ref());
         tracing::info!(
@@ -171,11 +176,11 @@ impl Drop for Exchange {
             digest = self.notes.digest.as_ref().map(Digest::as_str),
             status = self.status.as_u16(),
             outcome = self.notes.outcome.map(Outcome::as_str),
-            reason = self.notes.reason,
+            reason,
             bytes,
             first_byte_ms = millis(self.head),
             total_ms = millis(self.arrival.started.elapsed()),
-            error = self.error(),
+            error,
         );
     }
 }

@@ -21,8 +21,8 @@ fn requests(proxy: &Proxy, kind: &str, outcome: &str) -> i64 {
     proxy.metric("roadstead_cache_requests_total", &[("kind", kind), ("outcome", outcome)])
 }
 
-fn refusals(proxy: &Proxy, route: &str, reason: &str) -> i64 {
-    proxy.metric("roadstead_http_refusals_total", &[("route", route), ("reason", reason)])
+fn failures(proxy: &Proxy, route: &str, reason: &str) -> i64 {
+    proxy.metric("roadstead_http_failures_total", &[("route", route), ("reason", reason)])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +37,7 @@ async fn an_absence_that_cost_a_request_is_told_from_one_that_was_remembered() {
         ("outcomes/tag", manifest("outcomes/tag", "v1"), "tag", "manifest"),
         ("outcomes/tags", "/v2/outcomes/tags/tags/list".to_owned(), "tags", "tags"),
     ] {
-        let before = (requests(&proxy, kind, "absent"), refusals(&proxy, route, "absent"));
+        let before = (requests(&proxy, kind, "absent"), failures(&proxy, route, "absent"));
         assert_eq!(proxy.get(&path).await.status, 404, "{path}");
         assert_eq!(told(&access_log::line(name, 1).await), ("absent", "absent"), "{path}");
         let asked = origin.requests().len();
@@ -47,7 +47,7 @@ async fn an_absence_that_cost_a_request_is_told_from_one_that_was_remembered() {
         proxy.settled().await;
         assert_eq!(requests(&proxy, kind, "absent"), before.0 + 1, "{path}");
         assert_eq!(requests(&proxy, kind, "negative"), 1, "{path}");
-        assert_eq!(refusals(&proxy, route, "absent"), before.1 + 2, "{path}");
+        assert_eq!(failures(&proxy, route, "absent"), before.1 + 2, "{path}");
     }
     assert_eq!(proxy.metric("roadstead_served_bytes_total", &[]), 0, "no content was served");
 }
@@ -77,7 +77,7 @@ async fn answers_and_failures_say_what_the_cache_did() {
     expect(proxy.get(listed).await, 502, "failed", "upstream").await;
     proxy.settled().await;
     assert_eq!(requests(&proxy, "blob", "failed"), 1);
-    assert_eq!(refusals(&proxy, "tags", "upstream"), 1);
+    assert_eq!(failures(&proxy, "tags", "upstream"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +102,7 @@ async fn a_login_that_is_refused_says_why_in_the_log_and_not_to_the_client() {
             proxy.request(Method::GET, path, &[("authorization", credential.as_str())]).await;
         assert_eq!(answer.status, 401, "{reason}");
         proxy.settled().await;
-        assert_eq!((attempts(reason), refusals(proxy, "manifest", reason)), (1, 1), "{reason}");
+        assert_eq!((attempts(reason), failures(proxy, "manifest", reason)), (1, 1), "{reason}");
         neutral.push(answer.message());
     }
     assert_eq!(neutral[0], neutral[1], "who exists is not told");
@@ -110,10 +110,10 @@ async fn a_login_that_is_refused_says_why_in_the_log_and_not_to_the_client() {
     let nobody = proxy.get(path).await;
     assert_eq!(nobody.status, 401);
     proxy.settled().await;
-    assert_eq!(refusals(proxy, "manifest", "login_needed"), 1);
+    assert_eq!(failures(proxy, "manifest", "login_needed"), 1);
     let elsewhere = "/v2/unknown.test/x/manifests/1";
     let ci = basic("ci", "ci-secret");
     assert_eq!(vendor.status(&ci, elsewhere).await, 404);
     proxy.settled().await;
-    assert_eq!(refusals(proxy, "manifest", "unknown_name"), 1);
+    assert_eq!(failures(proxy, "manifest", "unknown_name"), 1);
 }

@@ -67,7 +67,7 @@ impl Body {
         cx: &Context<'_>,
         error: &SourceError,
     ) -> Poll<Option<Result<Frame<Held>, Cut>>> {
-        self.exchange.fail(error);
+        self.exchange.fail(error.reason(), error);
         self.source = Source::Cut;
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -194,6 +194,16 @@ enum SourceError {
     Pull(crate::pull::Error),
     #[error(transparent)]
     Store(store::Error),
+}
+
+impl SourceError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Cut => "cut",
+            Self::Pull(error) => error.reason(),
+            Self::Store(_) => "storage",
+        }
+    }
 }
 
 /// The next slice of the mapping, made resident if it is not; or, where bytes are encrypted, a
