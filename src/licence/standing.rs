@@ -99,14 +99,6 @@ impl Revocations {
         self
     }
 
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// When a licence of that id, issued then, was revoked. One that was issued later under the
     /// same id is a new licence, which the revocation does not end.
     fn revoked(&self, id: &LicenceId, issued: Timestamp) -> Option<Timestamp> {
@@ -179,7 +171,7 @@ mod tests {
             "# head\n\nother 1970-01-01T00:30:00Z\nacme 1970-01-01T00:16:40Z # left\n",
         );
         let list = list.expect("a good list");
-        assert_eq!(list.len(), 2);
+        assert_eq!(list.0.len(), 2);
         assert_eq!(term().standing(&list, at(3_000)), Standing::Revoked { at: at(1_000) });
         assert_eq!(Term { issued: at(1_001), ..term() }.standing(&list, at(3_000)), Standing::Good);
         assert_eq!(Term { id: id("acme-2"), ..term() }.standing(&list, at(3_000)), Standing::Good);

@@ -100,11 +100,6 @@ impl Manifest {
     pub fn descriptors(&self) -> &[Descriptor] {
         &self.descriptors
     }
-
-    /// The size that the manifest promises for `digest`.
-    pub fn size_of(&self, digest: &Digest) -> Option<u64> {
-        self.descriptors.iter().find(|listed| listed.digest == *digest).map(|listed| listed.size)
-    }
 }
 
 /// A web page or a bare `application/json` is an answer from something else than a registry (MAN-4,
@@ -194,14 +189,11 @@ mod tests {
         let expected =
             [(config.clone(), 2), (layer, 0)].map(|(digest, size)| Descriptor { digest, size });
         assert_eq!(manifest.descriptors(), expected);
-        assert_eq!(
-            (manifest.size_of(&config), manifest.size_of(&digest("other"))),
-            (Some(2), None)
-        );
 
         let index =
             format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{config}","size":7}}]}}"#);
-        assert_eq!(inspect(&index, OCI_INDEX).expect("an index").size_of(&config), Some(7));
+        let listed = inspect(&index, OCI_INDEX).expect("an index");
+        assert_eq!(listed.descriptors(), [Descriptor { digest: config, size: 7 }]);
     }
 
     #[test]

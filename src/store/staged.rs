@@ -171,11 +171,6 @@ impl Staged {
 }
 
 impl Verified {
-    /// Bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Makes the content durable, then visible: fdatasync, rename, fsync of the folder, record.
     ///
     /// # Errors
