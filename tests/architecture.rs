@@ -1,10 +1,15 @@
 //! The house rules that a compiler does not know: which module may use which, which foreign crate
-//! has which owner, that there is one TLS stack (DESIGN §3), and that no room has a circle of files.
+//! has which owner, that there is one TLS stack (DESIGN §3), that no room has a circle of files,
+//! that type names are not shared, and that nothing is public without need.
 //!
 //! The checker is a function over one file's path and text, so that it can be shown to fail.
 
 #[path = "architecture/circles.rs"]
 mod circles;
+#[path = "architecture/names.rs"]
+mod names;
+#[path = "architecture/public.rs"]
+mod public;
 
 use std::collections::BTreeSet;
 use std::fs;
