@@ -30,7 +30,7 @@
 //! `server::identify` finds out who asks, [`route::Routes::resolve`] what is meant, and
 //! [`access::Policy::decide`] whether they may; [`pull::PullThrough::blob`] proves the repository's
 //! right to the digest and opens it with [`store::BlobStore::open`], or joins or starts the flight
-//! that brings it with [`upstream::Upstream::get_blob`]. What the flight writes goes through
+//! that brings it with [`upstream::UpstreamClient::get_blob`]. What the flight writes goes through
 //! [`store::Staged`] and becomes visible only as [`store::Verified`]. The answer travels up, and is
 //! logged when its last byte has left.
 //!

@@ -12,6 +12,7 @@ mod name;
 mod pattern;
 mod query;
 mod range;
+mod retry_after;
 mod upload;
 
 pub use digest::{Algorithm, Digest, Hasher};
@@ -26,4 +27,5 @@ pub use query::{Namespace, Ns, PageQuery, normal_host};
 pub use range::{
     ByteRange, ByteSpan, RangeRequest, Resolved, entity_tag, if_range_matches, none_match,
 };
+pub use retry_after::{parse_retry_after, retry_after_seconds};
 pub use upload::{ChunkRange, UploadQuery, tag_parameters, uploads_path};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outcome::Outcome;
-use crate::oci::{Digest, UpstreamName};
+use crate::oci::{Digest, UpstreamName, retry_after_seconds};
 use crate::upstream::{ErrorKind, FailureClass};
 use crate::{store, upstream};
 
@@ -20,7 +20,7 @@ pub enum Error {
     #[error("{0}")]
     Refused(Arc<upstream::Error>),
     /// Upstream is throttling us.
-    #[error("upstream allows no more requests for {} s", retry_after.as_secs())]
+    #[error("upstream allows no more requests for {} s", retry_after_seconds(*retry_after))]
     RateLimited { retry_after: Duration },
     /// Upstream cannot be reached, fails, or does not speak the protocol.
     #[error("{cause}")]
@@ -179,8 +179,8 @@ impl Error {
             ErrorKind::Timeout => UpstreamFault::Silent,
             ErrorKind::ServerError(_) => UpstreamFault::Failing,
             ErrorKind::Protocol => UpstreamFault::Malformed,
-            ErrorKind::Refused => UpstreamFault::ForbiddenAddress,
-            ErrorKind::Rejected { .. } | ErrorKind::Outdated => UpstreamFault::Rejected,
+            ErrorKind::ForbiddenAddress => UpstreamFault::ForbiddenAddress,
+            ErrorKind::Rejected { .. } | ErrorKind::TokenReplaced => UpstreamFault::Rejected,
         };
         Self::Upstream { fault, cause: Arc::new(error) }
     }

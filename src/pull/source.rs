@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::error::{Error, Missing};
 use crate::oci::{CanonicalName, Digest, Extent, Part};
-use crate::upstream::{BlobBody, BlobResponse, Upstream, Upstreams};
+use crate::upstream::{BlobBody, BlobResponse, UpstreamClient, Upstreams};
 
 /// A blob, or a part of it, whose body is still to be read.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Sources {
         name: &CanonicalName,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let known = self.upstream(name)?.know_login(&name.repository, deadline).await;
+        let known = self.upstream(name)?.ensure_login(&name.repository, deadline).await;
         known.map_err(|error| Error::from_upstream(error, Missing::Blob))
     }
 
@@ -85,7 +85,7 @@ impl Sources {
     ///
     /// # Errors
     /// If a reload has taken the upstream away since the request was routed.
-    pub(crate) fn upstream(&self, name: &CanonicalName) -> Result<Arc<Upstream>, Error> {
+    pub(crate) fn upstream(&self, name: &CanonicalName) -> Result<Arc<UpstreamClient>, Error> {
         self.upstreams.get(&name.upstream).ok_or(Error::absent(Missing::Repository))
     }
 

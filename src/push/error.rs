@@ -70,7 +70,7 @@ impl From<upstream::Error> for Error {
                 Self::Rejected { status: *status, code: *code, cause: error }
             }
             ErrorKind::Denied => Self::Denied(error),
-            ErrorKind::Outdated => Self::LoginReplaced(error),
+            ErrorKind::TokenReplaced => Self::LoginReplaced(error),
             ErrorKind::NotFound
             | ErrorKind::CredentialRejected
             | ErrorKind::NoLogin
@@ -79,7 +79,7 @@ impl From<upstream::Error> for Error {
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)
             | ErrorKind::Protocol
-            | ErrorKind::Refused => {
+            | ErrorKind::ForbiddenAddress => {
                 Self::Upstream(pull::Error::from_upstream(error, Missing::Repository))
             }
         }

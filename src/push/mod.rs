@@ -19,14 +19,15 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{
     Algorithm, CanonicalName, ChunkRange, Digest, Reference, Repository, Tag, UpstreamName,
-    blob_path, manifest_path,
 };
 use crate::pull::{PullThrough, PushedManifest};
 use crate::store::{BlobStore, EvictionClass, Staged};
-use crate::upstream::{self, FailureClass, Progress, UploadAddress, Uploaded, Upstream, Upstreams};
+use crate::upstream::{
+    self, FailureClass, UploadAddress, UploadProgress, UploadStatus, UpstreamClient, Upstreams,
+};
 use tokio::time::Instant;
 
-pub use crate::upstream::{Beginning, NewManifest};
+pub use crate::upstream::{DeleteTarget, NewManifest, UploadStart};
 pub use error::Error;
 pub use sessions::SessionId;
 
@@ -76,7 +77,7 @@ impl Ticket {
 pub enum Upload {
     Open {
         ticket: Ticket,
-        progress: UploadProgress,
+        progress: UploadHeaders,
     },
     /// The repository has the blob.
     Done(Digest),
@@ -84,7 +85,7 @@ pub enum Upload {
 
 /// What the registry says of an upload that goes on, to be passed on as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadProgress {
+pub struct UploadHeaders {
     /// `Range`: what has arrived, in the form `0-1023` (UPL-5).
     pub range: Option<String>,
     pub uuid: Option<String>,
@@ -110,13 +111,6 @@ pub struct Sent<B> {
     pub range: Option<ChunkRange>,
     /// What the upload becomes with them.
     pub digest: Option<Digest>,
-}
-
-/// What is deleted from a repository.
-#[derive(Clone, Debug)]
-pub enum Deletion {
-    Manifest(Reference),
-    Blob(Digest),
 }
 
 impl PushThrough {
@@ -145,23 +139,19 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry says; see [`Error`].
-    pub async fn begin(
-        &self,
-        name: &CanonicalName,
-        beginning: &Beginning,
-    ) -> Result<Upload, Error> {
+    pub async fn begin(&self, name: &CanonicalName, start: &UploadStart) -> Result<Upload, Error> {
         let inner = &self.0;
         let upstream = inner.upstream(&name.upstream)?;
-        let uploaded = inner.begin_upload(&upstream, &name.repository, beginning).await?;
-        match (uploaded, &beginning.mount) {
-            (Uploaded::Open(progress), _) => {
-                let algorithm = beginning.algorithm.unwrap_or(Algorithm::Sha256);
+        let uploaded = inner.begin_upload(&upstream, &name.repository, start).await?;
+        match (uploaded, &start.mount) {
+            (UploadStatus::Open(progress), _) => {
+                let algorithm = start.algorithm.unwrap_or(Algorithm::Sha256);
                 Ok(Upload::open(inner.session(&upstream, algorithm), progress))
             }
-            (Uploaded::Done(told), Some((digest, _))) => {
+            (UploadStatus::Complete(told), Some((digest, _))) => {
                 inner.done(name, digest.clone(), told, None).await
             }
-            (Uploaded::Done(_), None) => {
+            (UploadStatus::Complete(_), None) => {
                 Err(Error::Untrue("the end of an upload that has only begun"))
             }
         }
@@ -217,15 +207,19 @@ impl PushThrough {
         let request = relay::Request { upstream: &upstream, repository: &name.repository, address };
         let (uploaded, passed) = relay::carry(request, sent, passed, inner).await?;
         match (uploaded, digest) {
-            (Uploaded::Open(progress), digest) => {
+            (UploadStatus::Open(progress), digest) => {
                 if let Some(staged) = passed {
                     let again = digest.as_ref().map(Digest::algorithm);
-                    inner.sessions.put_back(&id, staged, progress.range.as_deref(), again);
+                    inner.sessions.put_back(&id, staged, progress.received, again);
                 }
                 Ok(Upload::open(id, progress))
             }
-            (Uploaded::Done(told), Some(digest)) => inner.done(name, digest, told, passed).await,
-            (Uploaded::Done(_), None) => Err(Error::Untrue("the end of an upload that goes on")),
+            (UploadStatus::Complete(told), Some(digest)) => {
+                inner.done(name, digest, told, passed).await
+            }
+            (UploadStatus::Complete(_), None) => {
+                Err(Error::Untrue("the end of an upload that goes on"))
+            }
         }
     }
 
@@ -239,8 +233,8 @@ impl PushThrough {
             .upload_status(&name.repository, &ticket.address, Instant::now() + self.0.limits.head)
             .await?;
         match status {
-            Uploaded::Open(progress) => Ok(Upload::open(ticket.id, progress)),
-            Uploaded::Done(_) => {
+            UploadStatus::Open(progress) => Ok(Upload::open(ticket.id, progress)),
+            UploadStatus::Complete(_) => {
                 Err(Error::Untrue("the end of an upload that was only asked about"))
             }
         }
@@ -279,7 +273,7 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry says; see [`Error`].
-    pub async fn delete(&self, name: &CanonicalName, what: Deletion) -> Result<(), Error> {
+    pub async fn delete(&self, name: &CanonicalName, what: DeleteTarget) -> Result<(), Error> {
         let (inner, name) = (Arc::clone(&self.0), name.clone());
         let delete = async move { inner.delete(&name, what).await };
         self.0.pull.see_through(delete).await.unwrap_or(Err(Error::Abandoned))
@@ -287,31 +281,31 @@ impl PushThrough {
 }
 
 impl PushCore {
-    fn upstream(&self, name: &UpstreamName) -> Result<Arc<Upstream>, Error> {
+    fn upstream(&self, name: &UpstreamName) -> Result<Arc<UpstreamClient>, Error> {
         self.upstreams.get(name).ok_or(Error::Gone)
     }
 
     /// A name for a new upload, which takes no place where nothing is kept.
-    fn session(&self, upstream: &Upstream, algorithm: Algorithm) -> SessionId {
+    fn session(&self, upstream: &UpstreamClient, algorithm: Algorithm) -> SessionId {
         self.sessions.begin(Some(algorithm).filter(|_| upstream.caches_pushes()))
     }
 
     /// A mount that the registry does not do is an upload like any other (UPL-7).
     async fn begin_upload(
         &self,
-        upstream: &Upstream,
+        upstream: &UpstreamClient,
         repository: &Repository,
-        beginning: &Beginning,
-    ) -> Result<Uploaded, upstream::Error> {
+        start: &UploadStart,
+    ) -> Result<UploadStatus, upstream::Error> {
         let begun = upstream
-            .begin_upload(repository, beginning, Instant::now() + self.limits.flight_head)
+            .begin_upload(repository, start, Instant::now() + self.limits.flight_head)
             .await;
         match begun {
             Err(error)
-                if beginning.mount.is_some()
+                if start.mount.is_some()
                     && matches!(error.class(), FailureClass::Refused | FailureClass::Absent) =>
             {
-                let plain = Beginning { mount: None, ..beginning.clone() };
+                let plain = UploadStart { mount: None, ..start.clone() };
                 upstream
                     .begin_upload(repository, &plain, Instant::now() + self.limits.flight_head)
                     .await
@@ -324,7 +318,7 @@ impl PushCore {
     /// them if they are the first.
     async fn passed<B>(
         &self,
-        upstream: &Upstream,
+        upstream: &UpstreamClient,
         id: &SessionId,
         sent: &Sent<B>,
     ) -> Option<Staged> {
@@ -376,7 +370,7 @@ impl PushCore {
             .put_manifest(&name.repository, &manifest, Instant::now() + self.limits.flight_head)
             .await;
         if let (Err(error), Reference::Tag(tag)) = (&taken, &manifest.reference)
-            && error.leaves_doubt()
+            && error.may_have_taken_effect()
         {
             self.pull.expire_tag(name, tag).await;
         }
@@ -399,24 +393,22 @@ impl PushCore {
         }
     }
 
-    async fn delete(&self, name: &CanonicalName, what: Deletion) -> Result<(), Error> {
-        let path = match &what {
-            Deletion::Manifest(reference) => manifest_path(&name.repository, reference),
-            Deletion::Blob(digest) => blob_path(&name.repository, digest),
-        };
+    async fn delete(&self, name: &CanonicalName, what: DeleteTarget) -> Result<(), Error> {
         let upstream = self.upstream(&name.upstream)?;
         let deleted = upstream
-            .delete(&name.repository, &path, Instant::now() + self.limits.flight_head)
+            .delete(&name.repository, &what, Instant::now() + self.limits.flight_head)
             .await;
         // What is not there is gone as well: somebody was quicker, or an answer to this was lost.
         let gone = |error: &upstream::Error| error.class() == FailureClass::Absent;
         if deleted.as_ref().map_or_else(gone, |()| true) {
             match &what {
-                Deletion::Manifest(Reference::Digest(digest)) => {
+                DeleteTarget::Manifest(Reference::Digest(digest)) => {
                     self.pull.deleted_manifest(name, digest).await;
                 }
-                Deletion::Manifest(Reference::Tag(tag)) => self.pull.deleted_tag(name, tag).await,
-                Deletion::Blob(digest) => self.pull.deleted_blob(name, digest).await,
+                DeleteTarget::Manifest(Reference::Tag(tag)) => {
+                    self.pull.deleted_tag(name, tag).await;
+                }
+                DeleteTarget::Blob(digest) => self.pull.deleted_blob(name, digest).await,
             }
         }
         Ok(deleted?)
@@ -436,9 +428,9 @@ impl PushCore {
 }
 
 impl Upload {
-    fn open(id: SessionId, progress: Progress) -> Self {
-        let Progress { address, range, uuid, min_chunk } = progress;
-        let progress = UploadProgress { range, uuid, min_chunk };
+    fn open(id: SessionId, progress: UploadProgress) -> Self {
+        let UploadProgress { address, range, uuid, min_chunk, .. } = progress;
+        let progress = UploadHeaders { range, uuid, min_chunk };
         Self::Open { ticket: Ticket { id, address }, progress }
     }
 }

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Error, PushCore, Sent};
 use crate::metrics::Counter;
 use crate::oci::Repository;
 use crate::store::Staged;
-use crate::upstream::{Chunk, Feed, UploadAddress, Uploaded, Upstream, feed};
+use crate::upstream::{Feed, UploadAddress, UploadChunk, UploadStatus, UpstreamClient, feed};
 
 /// Pieces that wait for the disk.
 const BEHIND: usize = 16;
@@ -27,7 +27,7 @@ const BATCH: usize = 1 << 20;
 
 /// Where the bytes go.
 pub(super) struct Request<'a> {
-    pub(super) upstream: &'a Arc<Upstream>,
+    pub(super) upstream: &'a Arc<UpstreamClient>,
     pub(super) repository: &'a Repository,
     /// None: a new upload.
     pub(super) address: Option<UploadAddress>,
@@ -40,7 +40,7 @@ pub(super) async fn carry<B>(
     sent: Sent<B>,
     passed: Option<Staged>,
     inner: &PushCore,
-) -> Result<(Uploaded, Option<Staged>), Error>
+) -> Result<(UploadStatus, Option<Staged>), Error>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
@@ -52,7 +52,9 @@ where
         inner.metrics.cache.pushed_bytes.with_label_values(&[request.upstream.name().as_str()]);
     let (client, registry) = (inner.limits.receive_idle, inner.limits.upstream_idle);
     let pump = Pump { feed, to_disk, counter, client, registry };
-    let mut answer = std::pin::pin!(answer(&request, Chunk { range, digest, body: upload }));
+    let chunk = UploadChunk { range, digest, body: upload };
+    let login_deadline = Instant::now() + inner.limits.head;
+    let mut answer = std::pin::pin!(answer(&request, chunk, login_deadline));
     let pass = async {
         let patience = tokio::select! {
             // An early answer, before everything was sent, is an answer all the same.
@@ -68,11 +70,15 @@ where
     Ok((answered?, passed))
 }
 
-async fn answer(request: &Request<'_>, chunk: Chunk) -> Result<Uploaded, Error> {
+async fn answer(
+    request: &Request<'_>,
+    chunk: UploadChunk,
+    login_deadline: Instant,
+) -> Result<UploadStatus, Error> {
     let Request { upstream, repository, address } = request;
     Ok(match address {
-        Some(address) => upstream.send_chunk(repository, address, chunk).await?,
-        None => upstream.send_whole(repository, chunk).await?,
+        Some(address) => upstream.send_chunk(repository, address, chunk, login_deadline).await?,
+        None => upstream.send_whole(repository, chunk, login_deadline).await?,
     })
 }
 

@@ -84,14 +84,10 @@ impl Sessions {
         &self,
         id: &SessionId,
         staged: Staged,
-        range: Option<&str>,
+        received: Option<u64>,
         again: Option<Algorithm>,
     ) {
-        let last = range
-            .and_then(|range| range.rsplit_once('-'))
-            .and_then(|(_, last)| last.parse::<u64>().ok());
-        let all =
-            last.map_or(again.is_none(), |last| last.checked_add(1) == Some(staged.written()));
+        let all = received.map_or(again.is_none(), |bytes| bytes == staged.written());
         match again {
             _ if all => self.insert(id.clone(), Passed::Some(staged)),
             Some(algorithm) => self.insert(id.clone(), Passed::Nothing(algorithm)),

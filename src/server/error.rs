@@ -1,10 +1,8 @@
 //! From failures to HTTP: one exhaustive mapping.
 
-use std::time::Duration;
-
 use http::StatusCode;
 
-use crate::oci::{ContentRange, ErrorCode, ParseError};
+use crate::oci::{ContentRange, ErrorCode, ParseError, retry_after_seconds};
 use crate::pull;
 use crate::pull::{Missing, Outcome, UpstreamFault};
 use crate::push;
@@ -149,7 +147,7 @@ fn from_pull(error: &pull::Error) -> Refusal {
         Error::RateLimited { retry_after } => {
             let message = "the upstream registry allows no more requests for now";
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
-                .with(Extra::RetryAfter(seconds(*retry_after)))
+                .with(Extra::RetryAfter(retry_after_seconds(*retry_after)))
         }
         Error::Upstream { fault, .. } => from_fault(*fault),
         Error::Untrue { .. } => bad_gateway("the upstream registry sent something wrong"),
@@ -304,9 +302,4 @@ fn sentence(code: ErrorCode) -> &'static str {
             "the registry refuses this"
         }
     }
-}
-
-/// Rounded up, so that a client which waits as told is not early.
-fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

@@ -17,7 +17,7 @@ use crate::oci::{ContentRange, Digest, OCI_INDEX, entity_tag, error_document};
 use crate::pull::{
     BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome, Referrers,
 };
-use crate::push::{TakenManifest, UploadProgress};
+use crate::push::{TakenManifest, UploadHeaders};
 
 const JSON: &str = "application/json";
 
@@ -102,8 +102,8 @@ pub(super) fn referrers(referrers: Referrers, next: Option<String>) -> Answer {
 
 /// An upload goes on at `location` (UPL-5). `Range` is what has arrived, in the plain form that
 /// dockerd needs.
-pub(super) fn upload(status: StatusCode, location: &str, progress: UploadProgress) -> Answer {
-    let UploadProgress { range, uuid, min_chunk } = progress;
+pub(super) fn upload(status: StatusCode, location: &str, progress: UploadHeaders) -> Answer {
+    let UploadHeaders { range, uuid, min_chunk } = progress;
     let builder = done_head(status).header(LOCATION, location);
     let builder = builder.header(RANGE, range.as_deref().unwrap_or("0-0"));
     let optional = [(DOCKER_UPLOAD_UUID, uuid), (OCI_CHUNK_MIN_LENGTH, min_chunk)];

@@ -19,7 +19,7 @@ use super::service::Service;
 use crate::oci::{
     ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, UploadQuery, tag_parameters,
 };
-use crate::push::{Beginning, Deletion, NewManifest, Sent, Ticket, Upload};
+use crate::push::{DeleteTarget, NewManifest, Sent, Ticket, Upload, UploadStart};
 
 /// A request about an upload that has begun.
 struct UploadStep<'a> {
@@ -50,11 +50,11 @@ impl Service {
                 self.put_manifest(&write, reference, request, notes).await
             }
             (Endpoint::Manifest { reference, .. }, Method::DELETE) => {
-                self.push.delete(&write.name, Deletion::Manifest(reference.clone())).await?;
+                self.push.delete(&write.name, DeleteTarget::Manifest(reference.clone())).await?;
                 Ok(respond::done(StatusCode::ACCEPTED))
             }
             (Endpoint::Blob { digest, .. }, Method::DELETE) => {
-                self.push.delete(&write.name, Deletion::Blob(digest.clone())).await?;
+                self.push.delete(&write.name, DeleteTarget::Blob(digest.clone())).await?;
                 Ok(respond::done(StatusCode::ACCEPTED))
             }
             (endpoint, _) => Err(no_such_write(endpoint)),
@@ -78,8 +78,8 @@ impl Service {
             .mount
             .clone()
             .and_then(|digest| Some((digest, write.mountable(query.from.as_ref()?)?)));
-        let beginning = Beginning { mount, algorithm: query.algorithm };
-        let upload = self.push.begin(&write.name, &beginning).await?;
+        let start = UploadStart { mount, algorithm: query.algorithm };
+        let upload = self.push.begin(&write.name, &start).await?;
         self.uploaded(write, upload, StatusCode::ACCEPTED)
     }
 

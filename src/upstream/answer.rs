@@ -1,4 +1,4 @@
-//! What the headers of an answer say, checked against what was asked. Pure.
+//! What the headers of an answer say, checked against what was requested. Pure.
 
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK,
@@ -6,18 +6,20 @@ use http::header::{
 use http::{HeaderValue, StatusCode};
 use url::Url;
 
-use super::error::Failure;
-use crate::oci::headers::{DOCKER_CONTENT_DIGEST, OCI_FILTERS_APPLIED, RATELIMIT_REMAINING};
+use super::error::{ErrorKind, Fault, Symptom};
+use crate::oci::headers::{DOCKER_CONTENT_DIGEST, RATELIMIT_REMAINING};
 use crate::oci::{ByteSpan, ContentRange, Digest, Extent, MediaType, Part};
 
-/// The longest query of a next page that is passed on.
-const LONGEST_QUERY: usize = 4096;
+/// Bytes of the query of a next page that is passed on.
+const NEXT_QUERY_MAX: usize = 4096;
 
-fn text(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> Option<&str> {
+/// The first value of a header, if it is visible ASCII.
+pub(super) fn text(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// `Docker-Content-Digest`, if it is a digest that can be verified.
+/// `Docker-Content-Digest`, if it is a digest that can be verified. Anything else counts as absent:
+/// the bytes decide in the end.
 pub(super) fn digest(headers: &HeaderMap) -> Option<Digest> {
     text(headers, DOCKER_CONTENT_DIGEST).and_then(|value| Digest::parse(value).ok())
 }
@@ -31,67 +33,70 @@ pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
     text(headers, CONTENT_LENGTH).and_then(|value| value.parse().ok())
 }
 
-pub(super) fn filters_applied(headers: &HeaderMap) -> Option<String> {
-    text(headers, OCI_FILTERS_APPLIED).map(ToOwned::to_owned)
-}
-
 /// The number before the window in `ratelimit-remaining: 76;w=21600` (PROTOCOL §3.10).
 pub(super) fn rate_limit_remaining(headers: &HeaderMap) -> Option<i64> {
     text(headers, RATELIMIT_REMAINING)?.split(';').next()?.trim().parse().ok()
 }
 
 /// Fails if the body is encoded: its bytes would not be those of the digest (BLOB-3).
-pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Failure> {
+pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Fault> {
     let plain = |value: &HeaderValue| {
         value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity")
     };
     if headers.get_all(CONTENT_ENCODING).iter().all(plain) {
         return Ok(());
     }
-    Err(Failure::protocol("the body is encoded although identity was asked for"))
+    Err(Fault::protocol("the body is encoded although identity was asked for"))
 }
 
-/// The type of a manifest, which clients cannot do without; types that are never a manifest's are
-/// refused (MAN-4).
-pub(super) fn manifest_type(headers: &HeaderMap) -> Result<MediaType, Failure> {
+/// The type of a manifest, which clients cannot do without. Types that are never a manifest's are
+/// refused: an error page with status 200 is one (MAN-4).
+pub(super) fn manifest_type(headers: &HeaderMap) -> Result<MediaType, Fault> {
     let media_type =
-        media_type(headers).ok_or_else(|| Failure::protocol("a manifest without a media type"))?;
+        media_type(headers).ok_or_else(|| Fault::protocol("a manifest without a media type"))?;
     if media_type.as_str().starts_with("text/") || media_type.as_str() == "application/octet-stream"
     {
-        return Err(Failure::protocol(format!("a manifest of type {media_type}")));
+        return Err(Fault::protocol(format!("a manifest of type {media_type}")));
     }
     Ok(media_type)
 }
 
-/// Which bytes of a blob an answer holds, and that they begin where it was asked to.
+/// Which bytes of a blob an answer holds. An answer with the whole is good for any part (RFC 9110
+/// §14.2).
+///
+/// # Errors
+/// `Protocol` if it is not a blob's answer, or holds another part than was requested.
 pub(super) fn extent(
     status: StatusCode,
     headers: &HeaderMap,
     part: Option<Part>,
-) -> Result<Extent, Failure> {
+) -> Result<Extent, Fault> {
     check_identity(headers)?;
+    // A login or error page with status 200. Its bytes would fail at the digest anyway, but only
+    // after clients have been sent headers.
     if media_type(headers).is_some_and(|media_type| media_type.as_str() == "text/html") {
-        return Err(Failure::protocol("a web page instead of a blob"));
+        return Err(Fault::protocol("a web page instead of a blob"));
     }
     match (status, part) {
         (StatusCode::OK, _) => Ok(Extent::Whole { size: length(headers) }),
         (StatusCode::PARTIAL_CONTENT, Some(part)) => part_extent(headers, part),
         (StatusCode::PARTIAL_CONTENT, None) => {
-            Err(Failure::protocol("a part of the blob although all was asked for"))
+            Err(Fault::protocol("a part of the blob although all was asked for"))
         }
-        (other, _) => Err(Failure::protocol(format!("status {} for a blob", other.as_u16()))),
+        (other, _) => Err(Fault::protocol(format!("status {} for a blob", other.as_u16()))),
     }
 }
 
-fn part_extent(headers: &HeaderMap, part: Part) -> Result<Extent, Failure> {
+fn part_extent(headers: &HeaderMap, part: Part) -> Result<Extent, Fault> {
     let Some(ContentRange::Part { span, total }) = content_range(headers) else {
-        return Err(Failure::protocol("a part of the blob without a usable Content-Range"));
+        return Err(Fault::protocol("a part of the blob without a usable Content-Range"));
     };
     if !part.is_met_by(span) {
-        return Err(Failure::protocol("another part of the blob than was asked for"));
+        return Err(Fault::protocol("another part of the blob than was asked for"));
     }
+    // Framing by one and placing by the other would put bytes where they do not belong.
     if length(headers).is_some_and(|length| length != span.len()) {
-        return Err(Failure::protocol("Content-Length and Content-Range differ"));
+        return Err(Fault::protocol("Content-Length and Content-Range differ"));
     }
     Ok(Extent::Part { span, total })
 }
@@ -100,14 +105,14 @@ fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     text(headers, CONTENT_RANGE).and_then(ContentRange::parse)
 }
 
-/// The first byte of a blob: asked for where HEAD is refused.
+/// The first byte of a blob: requested where HEAD is refused.
 pub(super) fn first_byte() -> Part {
     Part::Span(ByteSpan::new(0, 0).expect("a span of one byte is in order"))
 }
 
-/// The size of a blob from the answer to a GET of its first byte (BLOB-13); an empty blob has none
-/// to give.
-pub(super) fn probed_size(status: StatusCode, headers: &HeaderMap) -> Result<Option<u64>, Failure> {
+/// The size of a blob from the answer to a GET of its first byte (BLOB-13). An empty blob has no
+/// first byte: its answer is a 416 that names the size 0.
+pub(super) fn probed_size(status: StatusCode, headers: &HeaderMap) -> Result<Option<u64>, Fault> {
     if status == StatusCode::RANGE_NOT_SATISFIABLE
         && content_range(headers) == Some(ContentRange::Unsatisfied { size: 0 })
     {
@@ -119,19 +124,20 @@ pub(super) fn probed_size(status: StatusCode, headers: &HeaderMap) -> Result<Opt
     }
 }
 
-/// The query of `Link: <…>; rel="next"`; its host and path are dropped, so that it leads nowhere
-/// else (TAG-3).
-pub(super) fn next_page(headers: &HeaderMap, asked: &Url) -> Result<Option<String>, Failure> {
+/// The query of `Link: <…>; rel="next"` in the answer to `requested`. Its host and path are
+/// dropped, so that it leads nowhere else (TAG-3).
+pub(super) fn next_page(headers: &HeaderMap, requested: &Url) -> Result<Option<String>, Fault> {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    // One line may hold several links; each begins with a bracket.
     let Some(target) = links.flat_map(|line| line.split('<').skip(1)).find_map(next_target) else {
         return Ok(None);
     };
-    let next = asked
+    let next = requested
         .join(target)
-        .map_err(|_| Failure::protocol("the Link to the next page is not a URL"))?;
+        .map_err(|_| Fault::protocol("the Link to the next page is not a URL"))?;
     match next.query() {
-        Some(query) if query.len() > LONGEST_QUERY => {
-            Err(Failure::protocol("the Link to the next page is too long"))
+        Some(query) if query.len() > NEXT_QUERY_MAX => {
+            Err(Fault::protocol("the Link to the next page is too long"))
         }
         query => Ok(query.map(ToOwned::to_owned)),
     }
@@ -148,8 +154,15 @@ fn next_target(link: &str) -> Option<&str> {
     parameters.split([';', ',']).any(is_next).then_some(target)
 }
 
-/// Whether the text of a refusal says that the token is no longer good: registries of AWS send that
-/// with 400 or 403 and no challenge (PROTOCOL §2.3, ECR).
+/// The fault of a write that succeeded with a status that the specification does not have for it.
+pub(super) fn unexpected_status(status: StatusCode) -> Fault {
+    let status = status.as_u16();
+    let reason = format!("the upstream answered a write with {status}");
+    Fault::new(ErrorKind::Protocol, Symptom::Status(status), reason)
+}
+
+/// Whether the text of a refusal says that the token is no longer good. ECR says so with 403, ECR
+/// Public with 400, and neither sends a challenge (PROTOCOL §2.3).
 pub(super) fn says_expired(body: &[u8]) -> bool {
     let body = String::from_utf8_lossy(body).to_ascii_lowercase();
     body.contains("token") && ["expired", "invalid"].iter().any(|word| body.contains(word))
@@ -257,8 +270,8 @@ mod tests {
 
     #[test]
     fn the_next_page_is_a_query_whoever_it_points_to() {
-        let asked = Url::parse("https://acme.test/v2/a/tags/list?n=2").expect("valid");
-        let next = |link: &str| next_page(&headers(&[("link", link)]), &asked).expect(link);
+        let requested = Url::parse("https://acme.test/v2/a/tags/list?n=2").expect("valid");
+        let next = |link: &str| next_page(&headers(&[("link", link)]), &requested).expect(link);
         assert_eq!(
             next(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#).as_deref(),
             Some("n=2&last=b")
@@ -271,8 +284,8 @@ mod tests {
         assert_eq!(next(r#"</p?x>; rel="prev", </n?y,z>; rel="next""#).as_deref(), Some("y,z"));
         assert_eq!(next(r#"</v2/a/tags/list>; rel="next""#), None);
         assert_eq!(next(r#"</v2/a/tags/list?n=2>; rel="prev""#), None);
-        let long = format!("</v2/?last={}>; rel=\"next\"", "x".repeat(LONGEST_QUERY));
-        assert!(next_page(&headers(&[("link", &long)]), &asked).is_err());
+        let long = format!("</v2/?last={}>; rel=\"next\"", "x".repeat(NEXT_QUERY_MAX));
+        assert!(next_page(&headers(&[("link", &long)]), &requested).is_err());
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! Why an upstream did not give what was asked: the meaning in public, the circumstances beside it.
+//!
+//! Code of this room returns a [`Fault`]. The client adds upstream, operation and attempts, which
+//! makes it the [`Error`] that other rooms see.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,34 +15,35 @@ use crate::oci::{ErrorCode, UpstreamName};
 pub enum ErrorKind {
     /// The upstream says that there is no such thing.
     NotFound,
-    /// The upstream refuses this repository, with the configured credential or without one (UP-6,
-    /// UP-7).
+    /// The upstream refuses this repository, with the configured credential or without one (UP-7,
+    /// UP-9).
     Denied,
     /// The configured credential itself was rejected or has expired (UP-9).
     CredentialRejected,
     /// The credential helper that has the login failed, so the upstream was not asked.
     NoLogin,
-    /// What was presented for something that is sent once was not taken; now there is something
-    /// better to present.
-    Outdated,
-    /// The upstream asked for a pause, of which this is left.
+    /// A request that can be sent only once was refused because of its token. A newer token is
+    /// cached by now, so the same request made again may succeed.
+    TokenReplaced,
+    /// The upstream asked for a pause (429), of which this is left.
     RateLimited { retry_after: Duration },
-    /// No connection, or it broke; or the reachability gate is open and nothing was dialled.
+    /// No connection, or it broke; or the breaker is open and nothing was dialled.
     Unreachable,
-    /// The caller's patience or the idle limit of a body ran out.
+    /// The caller's deadline passed, or a body was silent for longer than the idle limit.
     Timeout,
     /// A status of 500 or above, after the retries.
     ServerError(u16),
-    /// The upstream does not take what was written, and says why.
+    /// A write was answered with a status of 400 to 499 other than 429. `code` is the first of the
+    /// error document in the body, if there is one.
     Rejected { status: u16, code: Option<ErrorCode> },
     /// An answer that the specifications do not allow, or one too large.
     Protocol,
-    /// The outbound gate: the upstream pointed at an address that must not be dialled.
-    Refused,
+    /// The upstream named an address that the outbound gate does not allow us to dial.
+    ForbiddenAddress,
 }
 
-/// What a failure says about the thing that was asked for. Everybody who has to decide what a failure
-/// means for what is cached asks this one classification (DESIGN §14.1).
+/// What a failure says about the thing that was asked for. Everybody who has to decide what a
+/// failure means for what is cached asks this one classification (DESIGN §14.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
     /// The registry says that it does not have the thing.
@@ -48,12 +52,12 @@ pub enum FailureClass {
     Refused,
     /// Our own login is what is wrong.
     Credential,
-    /// Nothing was said about the thing: no answer, a failure, or a pause that was asked for. What is
-    /// cached may stand in.
+    /// Nothing was said about the thing: no answer, a server's failure, or a pause that was asked
+    /// for. What is cached may stand in.
     Passing,
     /// An answer that cannot be true, or that leads where we may not go.
     Untrue,
-    /// Our own disk, or our own end.
+    /// Our own disk, or our own end: nothing that an upstream did.
     Ours,
 }
 
@@ -64,20 +68,21 @@ impl ErrorKind {
             Self::NotFound | Self::Rejected { status: 404, .. } => FailureClass::Absent,
             Self::Denied | Self::Rejected { .. } => FailureClass::Refused,
             Self::CredentialRejected => FailureClass::Credential,
+            // Without a login, or with an old token, the registry was never asked about the thing.
             Self::NoLogin
-            | Self::Outdated
+            | Self::TokenReplaced
             | Self::RateLimited { .. }
             | Self::Unreachable
             | Self::Timeout
             | Self::ServerError(_) => FailureClass::Passing,
-            Self::Protocol | Self::Refused => FailureClass::Untrue,
+            Self::Protocol | Self::ForbiddenAddress => FailureClass::Untrue,
         }
     }
 }
 
 /// What was asked of the upstream; a metric label and a word in errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
+pub(super) enum Operation {
     ManifestHead,
     ManifestGet,
     BlobHead,
@@ -97,7 +102,7 @@ pub enum Operation {
 
 impl Operation {
     /// The one string form, for metrics, logs and errors.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::ManifestHead => "manifest_head",
             Self::ManifestGet => "manifest_get",
@@ -114,11 +119,9 @@ impl Operation {
             Self::Delete => "delete",
         }
     }
-}
 
-impl Operation {
-    /// Whether it changes the upstream, so that what the upstream objects to is the client's to
-    /// know.
+    /// Whether it changes the upstream. The client of a write is told why the upstream refused it;
+    /// of a read it is told only what that means here (ERR-4).
     pub(super) fn is_write(self) -> bool {
         match self {
             Self::ManifestHead
@@ -142,51 +145,52 @@ impl Operation {
 /// query or secret.
 #[derive(Clone, Debug)]
 pub struct Error {
-    pub(super) upstream: UpstreamName,
-    pub(super) operation: Operation,
-    pub(super) attempts: u32,
-    pub(super) failure: Failure,
+    upstream: UpstreamName,
+    operation: Operation,
+    /// How often the request was sent, counted from 1; 0 if it never was.
+    attempts: u32,
+    fault: Fault,
 }
 
 impl Error {
     pub fn kind(&self) -> &ErrorKind {
-        &self.failure.kind
-    }
-
-    pub fn operation(&self) -> Operation {
-        self.operation
+        &self.fault.kind
     }
 
     pub fn class(&self) -> FailureClass {
-        self.failure.kind.class()
+        self.fault.kind.class()
     }
 
-    /// Whether the upstream may have done what it was asked, although it did not say so. Not told by
-    /// the class: after a 429, or without a login, nothing was done.
-    pub fn leaves_doubt(&self) -> bool {
+    /// Whether the upstream may have done what it was asked, although it did not say so. The class
+    /// does not tell: after a 429, or without a login, nothing was done.
+    pub fn may_have_taken_effect(&self) -> bool {
         matches!(
-            self.failure.kind,
+            self.fault.kind,
             ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::ServerError(_)
         )
+    }
+
+    /// The status of the answer that was the failure, if it was one.
+    pub(super) fn status(&self) -> Option<u16> {
+        if let Symptom::Status(status) = self.fault.symptom { Some(status) } else { None }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { upstream, operation, attempts, failure } = self;
-        write!(f, "{upstream}: {}: {}", operation.as_str(), failure.reason)?;
+        let Self { upstream, operation, attempts, fault } = self;
+        write!(f, "{upstream}: {}: {}", operation.as_str(), fault.reason)?;
         if *attempts > 1 { write!(f, " ({attempts} attempts)") } else { Ok(()) }
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.failure.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
+        self.fault.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
     }
 }
 
-/// What was observed, for the two policies that look back at it: retries, and the reachability
-/// gate.
+/// What was observed, for the two policies that look back at it: retries, and the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Symptom {
     /// TCP, TLS or name resolution failed.
@@ -207,15 +211,15 @@ pub(super) enum Symptom {
 
 /// A failure before it is known which operation and attempt it belongs to.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
+pub(super) struct Fault {
     pub(super) kind: ErrorKind,
     pub(super) symptom: Symptom,
     /// One clause without secrets, paths or queries.
-    pub(super) reason: Cow<'static, str>,
-    pub(super) source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    reason: Cow<'static, str>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-impl Failure {
+impl Fault {
     pub(super) fn new(
         kind: ErrorKind,
         symptom: Symptom,
@@ -224,6 +228,7 @@ impl Failure {
         Self { kind, symptom, reason: reason.into(), source: None }
     }
 
+    /// An answer that the specifications do not allow.
     pub(super) fn protocol(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Protocol, Symptom::Answered, reason)
     }
@@ -237,17 +242,41 @@ impl Failure {
         self
     }
 
-    /// The status that was the failure, if it was one.
-    pub(super) fn status(&self) -> Option<u16> {
-        if let Symptom::Status(status) = self.symptom { Some(status) } else { None }
-    }
-
+    /// The public error of an operation that was sent `attempts` times.
     pub(super) fn during(
         self,
         upstream: &UpstreamName,
         operation: Operation,
         attempts: u32,
     ) -> Error {
-        Error { upstream: upstream.clone(), operation, attempts, failure: self }
+        Error { upstream: upstream.clone(), operation, attempts, fault: self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_class() {
+        let rejected = |status| ErrorKind::Rejected { status, code: None };
+        for (kind, class) in [
+            (ErrorKind::NotFound, FailureClass::Absent),
+            (rejected(404), FailureClass::Absent),
+            (rejected(400), FailureClass::Refused),
+            (rejected(416), FailureClass::Refused),
+            (ErrorKind::Denied, FailureClass::Refused),
+            (ErrorKind::CredentialRejected, FailureClass::Credential),
+            (ErrorKind::NoLogin, FailureClass::Passing),
+            (ErrorKind::TokenReplaced, FailureClass::Passing),
+            (ErrorKind::RateLimited { retry_after: Duration::ZERO }, FailureClass::Passing),
+            (ErrorKind::Unreachable, FailureClass::Passing),
+            (ErrorKind::Timeout, FailureClass::Passing),
+            (ErrorKind::ServerError(500), FailureClass::Passing),
+            (ErrorKind::Protocol, FailureClass::Untrue),
+            (ErrorKind::ForbiddenAddress, FailureClass::Untrue),
+        ] {
+            assert_eq!(kind.class(), class, "{kind:?}");
+        }
     }
 }

@@ -1,264 +1,42 @@
-//! The operations of one upstream: what is asked for each, how long, how often, and what its answer
-//! must look like.
+//! What is read from an upstream: manifests, blobs, tags and referrers; and what each answer must
+//! look like.
 
-use std::fmt;
 use std::future::ready;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use http::Method;
 use http::header::{HeaderMap, HeaderValue, RANGE};
 use tokio::time::Instant;
 use url::Url;
 
-use super::BlobBody;
-use super::BlobResponse;
-use super::FetchedManifest;
-use super::ManifestHead;
-use super::Page;
 use super::answer;
-use super::auth::login::Logins;
-use super::auth::scheme::Auth;
-use super::auth::token::{Source, Tokens};
-use super::call::attempt::{Arrival, Ask};
-use super::call::breaker::Reachability;
-use super::error::{Error, Failure, Operation};
-use super::transport::request::Wire;
-use super::transport::throttle::Throttle;
-use crate::clock::Clock;
-use crate::config;
-use crate::limits::Limits;
+use super::call::attempt::{Call, CallResponse};
+use super::client::UpstreamClient;
+use super::error::{Error, Fault, Operation};
+use super::transport::body::BlobBody;
+use crate::oci::headers::OCI_FILTERS_APPLIED;
 use crate::oci::{
-    ACCEPT, Algorithm, Digest, OCI_INDEX, PageQuery, Part, Reference, Repository, UpstreamName,
-    blob_path, manifest_path, referrers_path, tags_path,
+    ACCEPT, Algorithm, Digest, Extent, MediaType, OCI_INDEX, PageQuery, Part, Reference,
+    Repository, blob_path, manifest_path, referrers_path, tags_path,
 };
 
-/// One registry behind us; shared by everyone who pulls from it.
-///
-/// Every operation takes a `deadline` for its token, redirects and retries until the response
-/// headers, and for manifests and pages the body as well; when it passes the answer is
-/// [`Timeout`](super::ErrorKind::Timeout).
-pub struct Upstream {
-    pub(super) wire: Arc<Wire>,
-    pub(super) logins: Logins,
-    pub(super) auth: Auth,
-    pub(super) reachability: Reachability,
-    pub(super) throttle: Arc<Throttle>,
-    /// HEAD was refused where GET was not; asking again would cost a token each time (PROTOCOL
-    /// §2.3, ECR Public).
-    refuses_blob_head: AtomicBool,
-    page_limit: Option<u32>,
-    caches_pushes: bool,
-    /// It has been asked how it wants to be asked; one that is open never says.
-    pub(super) met: AtomicBool,
-    pub(super) retry_pause: Duration,
-    manifest_limit: usize,
-    page_bytes: usize,
-    /// How long a write waits for the answer to a ping, and for a login, before it is sent.
-    pub(super) login_limit: Duration,
+/// What a HEAD on a manifest tells; everything in it is the upstream's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestHead {
+    pub digest: Option<Digest>,
+    pub media_type: Option<MediaType>,
+    /// Bytes.
+    pub size: Option<u64>,
 }
 
-impl Upstream {
-    pub(super) fn new(
-        config: &config::Upstream,
-        wire: Arc<Wire>,
-        clock: Clock,
-        limits: &Limits,
-    ) -> Self {
-        let throttle = Arc::new(Throttle::new(clock.clone()));
-        let source = Source {
-            wire: wire.clone(),
-            throttle: throttle.clone(),
-            clock: clock.clone(),
-            deadline: limits.head,
-        };
-        let gauge = wire.metrics().upstream.breaker_open.with_label_values(&[config.name.as_str()]);
-        Self {
-            logins: Logins::new(config, &clock, limits),
-            auth: Auth::new(wire.clone(), Tokens::new(source)),
-            reachability: Reachability::new(clock, gauge),
-            wire,
-            throttle,
-            refuses_blob_head: AtomicBool::new(false),
-            page_limit: config.page_limit,
-            caches_pushes: config.writes == config::Writes::Kept,
-            met: AtomicBool::new(false),
-            retry_pause: limits.retry_pause,
-            manifest_limit: limits.manifest,
-            page_bytes: limits.page,
-            login_limit: limits.head,
-        }
-    }
-
-    pub fn name(&self) -> &UpstreamName {
-        &self.wire.name
-    }
-
-    /// Asks for a manifest's digest, type and size without spending a pull (PROTOCOL §3.10, Docker
-    /// Hub). Where the upstream knows no HEAD the manifest is fetched for it (MAN-5).
-    pub async fn head_manifest(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        deadline: Instant,
-    ) -> Result<ManifestHead, Error> {
-        let ask = Ask {
-            method: Method::HEAD,
-            ..self.manifest(Operation::ManifestHead, repository, reference)
-        };
-        let head = self.run(&ask, deadline, |arrival| ready(manifest_head(&arrival))).await;
-        match head {
-            Err(error) if error.failure.status() == Some(405) => {
-                Ok(self.get_manifest(repository, reference, deadline).await?.into())
-            }
-            head => head,
-        }
-    }
-
-    /// Fetches a whole manifest, of at most `limits.manifest` bytes.
-    pub async fn get_manifest(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        deadline: Instant,
-    ) -> Result<FetchedManifest, Error> {
-        let ask = self.manifest(Operation::ManifestGet, repository, reference);
-        let limit = self.manifest_limit;
-        self.run(&ask, deadline, |arrival| fetched_manifest(arrival, limit)).await
-    }
-
-    /// Whether the repository has the blob, and its size if the upstream tells; a refused HEAD
-    /// becomes a GET of one byte (BLOB-13, RED-3).
-    pub async fn head_blob(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        deadline: Instant,
-    ) -> Result<Option<u64>, Error> {
-        let get = self.blob(Operation::BlobHead, repository, digest);
-        if !self.refuses_blob_head.load(Ordering::Relaxed) {
-            let head = Ask { method: Method::HEAD, ..get.clone() };
-            let size = self.run(&head, deadline, |arrival| ready(blob_head(&arrival))).await;
-            if !size
-                .as_ref()
-                .is_err_and(|error| matches!(error.failure.status(), Some(400 | 401 | 403 | 405)))
-            {
-                return size;
-            }
-        }
-        let first_byte = Ask { headers: part_header(answer::first_byte()), ..get };
-        let size = self.run(&first_byte, deadline, |arrival| ready(blob_probe(&arrival))).await?;
-        self.refuses_blob_head.store(true, Ordering::Relaxed);
-        Ok(size)
-    }
-
-    /// Starts fetching a blob or a part of it. An answer with the whole where a part was asked for
-    /// is left to the caller.
-    pub async fn get_blob(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        part: Option<Part>,
-        deadline: Instant,
-    ) -> Result<BlobResponse, Error> {
-        let headers = part.map(part_header).unwrap_or_default();
-        let ask = Ask { headers, ..self.blob(Operation::BlobGet, repository, digest) };
-        let started = |Arrival { incoming, .. }: Arrival| {
-            let extent = answer::extent(incoming.status(), incoming.headers(), part)?;
-            Ok(BlobResponse { extent, body: BlobBody::new(incoming, self.name().clone()) })
-        };
-        self.run(&ask, deadline, |arrival| ready(started(arrival))).await
-    }
-
-    /// Fetches one page of tags, no larger than the upstream gives (TAG-2).
-    pub async fn list_tags(
-        &self,
-        repository: &Repository,
-        page: &PageQuery,
-        deadline: Instant,
-    ) -> Result<Page, Error> {
-        let path = tags_path(repository, &page.at_most(self.page_limit));
-        self.page(&self.get(Operation::Tags, repository, &path, "application/json"), deadline).await
-    }
-
-    /// Fetches one page of referrers (REF-1, REF-2).
-    pub async fn referrers(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        page: &PageQuery,
-        deadline: Instant,
-    ) -> Result<Page, Error> {
-        let path = referrers_path(repository, digest, page);
-        self.page(&self.get(Operation::Referrers, repository, &path, OCI_INDEX), deadline).await
-    }
-
-    async fn page(&self, ask: &Ask<'_>, deadline: Instant) -> Result<Page, Error> {
-        let limit = self.page_bytes;
-        self.run(ask, deadline, |arrival| page(arrival, ask.url.clone(), limit)).await
-    }
-
-    fn manifest<'a>(
-        &self,
-        operation: Operation,
-        repository: &'a Repository,
-        reference: &Reference,
-    ) -> Ask<'a> {
-        self.get(operation, repository, &manifest_path(repository, reference), ACCEPT)
-    }
-
-    fn blob<'a>(
-        &self,
-        operation: Operation,
-        repository: &'a Repository,
-        digest: &Digest,
-    ) -> Ask<'a> {
-        self.get(operation, repository, &blob_path(repository, digest), "*/*")
-    }
-
-    /// `path` may have a query behind it.
-    pub(super) fn get<'a>(
-        &self,
-        operation: Operation,
-        repository: &'a Repository,
-        path: &str,
-        accept: &'static str,
-    ) -> Ask<'a> {
-        let (url, scope) = (self.url(path), format!("repository:{repository}:pull"));
-        let headers = HeaderMap::new();
-        Ask {
-            operation,
-            method: Method::GET,
-            url,
-            repository,
-            scope,
-            accept,
-            headers,
-            content: None,
-        }
-    }
-
-    /// `path`, and the query behind it, at the registry itself.
-    pub(super) fn url(&self, path: &str) -> Url {
-        let mut url = self.wire.gate.home().clone();
-        let (path, query) =
-            path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-        url.set_path(path);
-        url.set_query(query);
-        url
-    }
-
-    /// Whether what is pushed to it is kept.
-    pub fn caches_pushes(&self) -> bool {
-        self.caches_pushes
-    }
-}
-
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("name", self.name()).finish_non_exhaustive()
-    }
+/// A whole manifest, not yet verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchedManifest {
+    /// The `Docker-Content-Digest` header.
+    pub digest: Option<Digest>,
+    pub media_type: MediaType,
+    pub bytes: Bytes,
 }
 
 impl From<FetchedManifest> for ManifestHead {
@@ -272,51 +50,213 @@ impl From<FetchedManifest> for ManifestHead {
     }
 }
 
-fn part_header(part: Part) -> HeaderMap {
+/// A blob whose body is still to be read.
+#[derive(Debug)]
+pub struct BlobResponse {
+    /// Which bytes of the blob the body has.
+    pub extent: Extent,
+    pub body: BlobBody,
+}
+
+/// One page of tags or referrers, as the upstream sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub media_type: Option<MediaType>,
+    pub bytes: Bytes,
+    /// The query of the next page, raw; the host and path that the upstream named are dropped
+    /// (TAG-3).
+    pub next: Option<String>,
+    /// `OCI-Filters-Applied` (REF-2).
+    pub filters_applied: Option<String>,
+}
+
+impl UpstreamClient {
+    /// Asks for a manifest's digest, type and size without spending a pull: Docker Hub does not
+    /// count HEAD (PROTOCOL §3.10). Where the upstream knows no HEAD the manifest is fetched for it
+    /// (MAN-5).
+    pub async fn head_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        deadline: Instant,
+    ) -> Result<ManifestHead, Error> {
+        let get = self.manifest_call(Operation::ManifestHead, repository, reference);
+        let call = Call { method: Method::HEAD, ..get };
+        let head = self.runner.run(&call, deadline, |response| ready(manifest_head(&response)));
+        match head.await {
+            // Costs a pull, but only where there is no other way.
+            Err(error) if error.status() == Some(405) => {
+                Ok(self.get_manifest(repository, reference, deadline).await?.into())
+            }
+            head => head,
+        }
+    }
+
+    /// Fetches a whole manifest, of at most `limits.manifest` bytes.
+    pub async fn get_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        deadline: Instant,
+    ) -> Result<FetchedManifest, Error> {
+        let call = self.manifest_call(Operation::ManifestGet, repository, reference);
+        let limit = self.manifest_max;
+        self.runner.run(&call, deadline, |response| fetched_manifest(response, limit)).await
+    }
+
+    /// Whether the repository has the blob, and its size in bytes if the upstream tells. A refused
+    /// HEAD becomes a GET of one byte (BLOB-13, RED-3).
+    pub async fn head_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        deadline: Instant,
+    ) -> Result<Option<u64>, Error> {
+        let get = self.blob_call(Operation::BlobHead, repository, digest);
+        if !self.refuses_blob_head.load(Ordering::Relaxed) {
+            let head = Call { method: Method::HEAD, ..get.clone() };
+            let size = self.runner.run(&head, deadline, |response| ready(blob_head(&response)));
+            match size.await {
+                Err(error) if is_head_refused(&error) => {}
+                size => return size,
+            }
+        }
+        let first_byte = Call { headers: range_header(answer::first_byte()), ..get };
+        let size = self.runner.run(&first_byte, deadline, |response| ready(probed(&response)));
+        let size = size.await?;
+        // Only now: where GET is refused as well, it was not the method.
+        self.refuses_blob_head.store(true, Ordering::Relaxed);
+        Ok(size)
+    }
+
+    /// Starts fetching a blob or a part of it; the deadline ends with the response headers. An
+    /// answer with the whole where a part was requested is left to the caller.
+    pub async fn get_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        part: Option<Part>,
+        deadline: Instant,
+    ) -> Result<BlobResponse, Error> {
+        // No If-Range: the digest is the validator, and an upstream may forget its tags between
+        // two requests (DESIGN §14.6).
+        let headers = part.map(range_header).unwrap_or_default();
+        let call = Call { headers, ..self.blob_call(Operation::BlobGet, repository, digest) };
+        let started = |CallResponse { http, .. }: CallResponse| {
+            let extent = answer::extent(http.status(), http.headers(), part)?;
+            Ok(BlobResponse { extent, body: BlobBody::new(http, self.name().clone()) })
+        };
+        self.runner.run(&call, deadline, |response| ready(started(response))).await
+    }
+
+    /// Fetches one page of tags, no larger than the upstream gives (TAG-2).
+    pub async fn list_tags(
+        &self,
+        repository: &Repository,
+        page: &PageQuery,
+        deadline: Instant,
+    ) -> Result<Page, Error> {
+        let path = tags_path(repository, &page.at_most(self.page_limit));
+        let call =
+            Call::get(Operation::Tags, repository, self.runner.url(&path), "application/json");
+        self.page(&call, deadline).await
+    }
+
+    /// Fetches one page of referrers (REF-1, REF-2).
+    pub async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        page: &PageQuery,
+        deadline: Instant,
+    ) -> Result<Page, Error> {
+        let path = referrers_path(repository, digest, page);
+        let call = Call::get(Operation::Referrers, repository, self.runner.url(&path), OCI_INDEX);
+        self.page(&call, deadline).await
+    }
+
+    async fn page(&self, call: &Call<'_>, deadline: Instant) -> Result<Page, Error> {
+        let limit = self.page_max;
+        self.runner.run(call, deadline, |response| page(response, call.url.clone(), limit)).await
+    }
+
+    fn manifest_call<'a>(
+        &self,
+        operation: Operation,
+        repository: &'a Repository,
+        reference: &Reference,
+    ) -> Call<'a> {
+        let url = self.runner.url(&manifest_path(repository, reference));
+        // Every type, whatever the client accepts: what is cached depends on no client (MAN-3).
+        Call::get(operation, repository, url, ACCEPT)
+    }
+
+    fn blob_call<'a>(
+        &self,
+        operation: Operation,
+        repository: &'a Repository,
+        digest: &Digest,
+    ) -> Call<'a> {
+        let url = self.runner.url(&blob_path(repository, digest));
+        Call::get(operation, repository, url, "*/*")
+    }
+}
+
+/// Statuses with which HEAD is refused where GET may work: 405 says so, ECR Public answers 401,
+/// presigned URLs 403 (PROTOCOL §2.3, RED-3). A HEAD has no text that would say what a 400 means.
+fn is_head_refused(error: &Error) -> bool {
+    matches!(error.status(), Some(400 | 401 | 403 | 405))
+}
+
+fn range_header(part: Part) -> HeaderMap {
     let value =
         HeaderValue::try_from(part.to_string()).expect("digits and dashes are visible ASCII");
     HeaderMap::from_iter([(RANGE, value)])
 }
 
-fn manifest_head(arrival: &Arrival) -> Result<ManifestHead, Failure> {
-    let headers = answered(arrival)?.incoming.headers();
+fn manifest_head(response: &CallResponse) -> Result<ManifestHead, Fault> {
+    let headers = ok_headers(response)?;
     answer::check_identity(headers)?;
+    // A HEAD without a usable type is still good for its digest.
     let media_type = answer::manifest_type(headers).ok();
     Ok(ManifestHead { digest: answer::digest(headers), media_type, size: answer::length(headers) })
 }
 
-async fn fetched_manifest(mut arrival: Arrival, limit: usize) -> Result<FetchedManifest, Failure> {
-    let headers = answered(&arrival)?.incoming.headers();
+async fn fetched_manifest(
+    mut response: CallResponse,
+    limit: usize,
+) -> Result<FetchedManifest, Fault> {
+    let headers = ok_headers(&response)?;
     answer::check_identity(headers)?;
     let (digest, media_type) = (answer::digest(headers), answer::manifest_type(headers)?);
-    Ok(FetchedManifest { digest, media_type, bytes: arrival.incoming.whole(limit).await? })
+    Ok(FetchedManifest { digest, media_type, bytes: response.http.whole(limit).await? })
 }
 
-fn blob_head(arrival: &Arrival) -> Result<Option<u64>, Failure> {
-    let headers = answered(arrival)?.incoming.headers();
-    answer::extent(arrival.incoming.status(), headers, None)?;
+fn blob_head(response: &CallResponse) -> Result<Option<u64>, Fault> {
+    let headers = ok_headers(response)?;
+    answer::extent(response.http.status(), headers, None)?;
     Ok(answer::length(headers))
 }
 
-fn blob_probe(arrival: &Arrival) -> Result<Option<u64>, Failure> {
-    answer::probed_size(arrival.incoming.status(), arrival.incoming.headers())
+fn probed(response: &CallResponse) -> Result<Option<u64>, Fault> {
+    answer::probed_size(response.http.status(), response.http.headers())
 }
 
-async fn page(mut arrival: Arrival, asked: Url, limit: usize) -> Result<Page, Failure> {
-    let headers = answered(&arrival)?.incoming.headers();
+async fn page(mut response: CallResponse, requested: Url, limit: usize) -> Result<Page, Fault> {
+    let headers = ok_headers(&response)?;
     answer::check_identity(headers)?;
-    let (media_type, next) = (answer::media_type(headers), answer::next_page(headers, &asked)?);
-    let filters_applied = answer::filters_applied(headers);
-    Ok(Page { media_type, next, filters_applied, bytes: arrival.incoming.whole(limit).await? })
+    let (media_type, next) = (answer::media_type(headers), answer::next_page(headers, &requested)?);
+    let filters_applied = answer::text(headers, OCI_FILTERS_APPLIED).map(ToOwned::to_owned);
+    Ok(Page { media_type, next, filters_applied, bytes: response.http.whole(limit).await? })
 }
 
-/// Passes a 200; no other status carries a whole answer.
-fn answered(arrival: &Arrival) -> Result<&Arrival, Failure> {
-    let status = arrival.incoming.status().as_u16();
+/// The headers of a 200; no other status carries a whole answer.
+fn ok_headers(response: &CallResponse) -> Result<&HeaderMap, Fault> {
+    let status = response.http.status().as_u16();
     if status == 200 {
-        Ok(arrival)
+        Ok(response.http.headers())
     } else {
-        Err(Failure::protocol(format!("status {status} where 200 was due")))
+        Err(Fault::protocol(format!("status {status} where 200 was due")))
     }
 }
 
@@ -326,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_part_is_asked_for_with_both_ends_inclusive() {
-        assert_eq!(part_header(Part::From(5))[RANGE], "bytes=5-");
-        assert_eq!(part_header(answer::first_byte())[RANGE], "bytes=0-0");
+        assert_eq!(range_header(Part::From(5))[RANGE], "bytes=5-");
+        assert_eq!(range_header(answer::first_byte())[RANGE], "bytes=0-0");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use roadstead::oci::PageQuery;
 use roadstead::oci::{ByteSpan, Extent, Part};
-use roadstead::upstream::{Error, ErrorKind, Upstream};
+use roadstead::upstream::{Error, ErrorKind, UpstreamClient};
 
 use crate::support::{
     MANIFEST, Reply, Setup, bind, closed_port, digest, origin, raw, raw_then, reply, repository,
@@ -16,7 +16,7 @@ fn span(first: u64, last: u64) -> ByteSpan {
     ByteSpan::new(first, last).expect("in order")
 }
 
-async fn body(upstream: &Upstream) -> Result<Vec<u8>, Error> {
+async fn body(upstream: &UpstreamClient) -> Result<Vec<u8>, Error> {
     let mut blob = upstream.get_blob(&repository(), &digest(), None, soon()).await?;
     let mut whole = Vec::new();
     while let Some(chunk) = blob.body.chunk().await? {
@@ -48,9 +48,10 @@ async fn a_blob_arrives_whole_with_its_size() {
     assert!(
         setup.metric(r#"roadstead_upstream_received_bytes_total{upstream="acme.test"} 300000"#)
     );
-    assert!(
-        setup.metric(r#"roadstead_upstream_requests_total{code="200",operation="blob_get",upstream="acme.test"} 2"#)
-    );
+    assert!(setup.metric(concat!(
+        r#"roadstead_upstream_requests_total{code="200",operation="blob_get","#,
+        r#"upstream="acme.test"} 2"#
+    )));
 }
 
 #[tokio::test]

@@ -155,7 +155,7 @@ async fn a_realm_elsewhere_gets_neither_credential_nor_connection_unless_it_is_c
     for setup in [setup(), setup().blob_host(tokens.host())] {
         let error =
             setup.build().get_manifest(&repository(), &tag(), soon()).await.expect_err("refused");
-        assert_eq!(error.kind(), &ErrorKind::Refused);
+        assert_eq!(error.kind(), &ErrorKind::ForbiddenAddress);
         assert_eq!(tokens.connections(), 0);
     }
     let upstream = setup().token_host(tokens.host()).build();
@@ -173,7 +173,7 @@ async fn a_token_endpoint_that_redirects_is_not_followed() {
         .blob_host(canary.host())
         .build();
     let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("refused");
-    assert_eq!(error.kind(), &ErrorKind::Refused);
+    assert_eq!(error.kind(), &ErrorKind::ForbiddenAddress);
     assert_eq!(canary.connections(), 0);
 }
 

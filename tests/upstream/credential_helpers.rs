@@ -1,17 +1,17 @@
 //! Logins that come from docker credential helpers, which are shell scripts here.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use roadstead::limits::Limits;
 use roadstead::oci::Repository;
-use roadstead::upstream::{ErrorKind, Upstream};
-use tempfile::TempDir;
+use roadstead::upstream::{ErrorKind, UpstreamClient};
 use tokio::time::Instant;
 
-use crate::support::{Origin, Setup, bind, manifest, origin, reply, repository, shown, tag};
+use crate::support::{
+    Helper, LOGIN, Origin, Setup, bind, manifest, origin, reply, repository, shown, tag,
+};
 
 /// As a client has it: longer than a helper may take.
 fn soon() -> Instant {
@@ -19,46 +19,6 @@ fn soon() -> Instant {
 }
 const SECRET: &str = "hunter2";
 const BASIC: &str = "Basic cm9ib3Q6aHVudGVyMg=="; // robot:hunter2
-const LOGIN: &str = r#"echo '{"ServerURL":"x","Username":"robot","Secret":"hunter2"}'"#;
-
-/// A helper and the folder in which it works.
-struct Helper(TempDir);
-
-impl Helper {
-    /// A helper that notes each run and what it was asked, and goes on with `script`.
-    fn new(script: &str) -> Self {
-        let helper = Self(TempDir::new().expect("a folder"));
-        let folder = helper.0.path().display();
-        let text = format!("#!/bin/sh\ncd '{folder}'\necho \"$@ $(cat)\" >> runs\n{script}\n");
-        fs::write(helper.path("text"), text).expect("writable");
-        // By another process: a file that this one has open for writing cannot be run while another
-        // test forks.
-        let installed =
-            Command::new("install").args([helper.path("text"), helper.program()]).status();
-        assert!(installed.expect("install runs").success());
-        helper
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn program(&self) -> PathBuf {
-        self.path("docker-credential-test")
-    }
-
-    fn runs(&self) -> Vec<String> {
-        fs::read_to_string(self.path("runs"))
-            .unwrap_or_default()
-            .lines()
-            .map(str::to_owned)
-            .collect()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).expect("writable");
-    }
-}
 
 /// A registry that wants this Basic value.
 async fn basic(wanted: &'static str) -> Origin {
@@ -73,7 +33,7 @@ fn setup(origin: &Origin, helper: &Helper) -> Setup {
     Setup::new(&origin.url()).helper("**", helper.program())
 }
 
-async fn pull(upstream: &Upstream) -> Result<(), roadstead::upstream::Error> {
+async fn pull(upstream: &UpstreamClient) -> Result<(), roadstead::upstream::Error> {
     upstream.get_manifest(&repository(), &tag(), soon()).await.map(drop)
 }
 

@@ -1,11 +1,11 @@
-//! Upstreams that fail: retries, the breaker that leaves one alone for a while, and the pause that a
-//! 429 asks for.
+//! Upstreams that fail: retries, the breaker that leaves one alone for a while, and the pause that
+//! a 429 asks for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use roadstead::upstream::{ErrorKind, Upstream};
+use roadstead::upstream::{ErrorKind, UpstreamClient};
 use tokio::time::Instant;
 
 use crate::support::{
@@ -13,7 +13,7 @@ use crate::support::{
     tag,
 };
 
-async fn ask(upstream: &Upstream) -> Result<(), ErrorKind> {
+async fn ask(upstream: &UpstreamClient) -> Result<(), ErrorKind> {
     let answer = upstream.get_manifest(&repository(), &tag(), soon()).await;
     answer.map(drop).map_err(|error| error.kind().clone())
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod auth;
 mod credential_helpers;
+mod deadlines;
 mod failures;
 mod redirects;
 mod support;

@@ -120,7 +120,7 @@ async fn private_addresses_are_never_dialled_by_redirect() {
         let upstream = Setup { lookup, ..setup(&origin) }.build();
         let error =
             upstream.get_blob(&repository(), &digest(), None, soon()).await.expect_err(&location);
-        assert_eq!(error.kind(), &ErrorKind::Refused, "{location}: {error}");
+        assert_eq!(error.kind(), &ErrorKind::ForbiddenAddress, "{location}: {error}");
     }
     assert_eq!(canary.connections(), 0);
 }
@@ -140,7 +140,7 @@ async fn a_private_name_is_dialled_only_if_its_exact_host_and_port_are_configure
             .get_blob(&repository(), &digest(), None, soon())
             .await
             .expect_err("not configured");
-        assert_eq!(error.kind(), &ErrorKind::Refused);
+        assert_eq!(error.kind(), &ErrorKind::ForbiddenAddress);
     }
     assert_eq!((canary.connections(), lookups.load(Ordering::SeqCst)), (0, 0));
     with(format!("CDN.example:{port}"))

@@ -45,7 +45,8 @@ fn tls_origin(answer: String) -> (SocketAddr, String) {
 
 fn good() -> String {
     format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: {MANIFEST}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
+        "HTTP/1.1 200 OK\r\ncontent-type: {MANIFEST}\r\ncontent-length: 2\r\n\
+         connection: close\r\n\r\n{{}}"
     )
 }
 
@@ -101,7 +102,7 @@ async fn a_redirect_never_leads_out_of_tls() {
     setup.config.ca = Some(pem.into_bytes());
     let error =
         setup.build().get_blob(&repository(), &digest(), None, soon()).await.expect_err("refused");
-    assert_eq!(error.kind(), &ErrorKind::Refused);
+    assert_eq!(error.kind(), &ErrorKind::ForbiddenAddress);
     assert_eq!(canary.connections(), 0);
 }
 

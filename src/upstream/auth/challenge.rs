@@ -1,11 +1,16 @@
-//! `WWW-Authenticate`: parsing it, bounded and forgiving. Pure.
+//! `WWW-Authenticate` (RFC 9110 §11.6.1): parsing it, bounded and forgiving. Pure.
+//!
+//! A comma separates challenges as well as the parameters of one. So a token that stands alone
+//! begins a challenge, and one with `=` behind it is a parameter of the challenge before.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
-/// More than any registry sends; the rest is ignored.
-const MOST: usize = 8;
-const LONGEST: usize = 8 * 1024;
+/// Lines that are read, and challenges that are taken from them. More than any registry sends; the
+/// rest is ignored.
+const CHALLENGES_MAX: usize = 8;
+/// Bytes of a line; a longer one is ignored.
+const LINE_MAX: usize = 8 * 1024;
 
 /// One challenge: a scheme and its parameters, names in lower case (RFC 9110 §11.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +33,12 @@ impl Challenge {
 /// The challenges of all `WWW-Authenticate` lines, in order.
 pub(in crate::upstream) fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
     let lines = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|line| line.to_str().ok());
-    lines.take(MOST).filter(|line| line.len() <= LONGEST).flat_map(parse).take(MOST).collect()
+    lines
+        .take(CHALLENGES_MAX)
+        .filter(|line| line.len() <= LINE_MAX)
+        .flat_map(parse)
+        .take(CHALLENGES_MAX)
+        .collect()
 }
 
 /// Reads one line up to what it cannot make sense of.
@@ -39,16 +49,17 @@ fn parse(line: &str) -> Vec<Challenge> {
         match rest.value() {
             Some(value) => match found.last_mut() {
                 Some(challenge) => challenge.parameters.push((word.to_ascii_lowercase(), value)),
+                // A parameter before any scheme: this is no challenge.
                 None => return found,
             },
-            None if found.len() == MOST => return found,
+            None if found.len() == CHALLENGES_MAX => return found,
             None => found.push(Challenge { scheme: word.to_owned(), parameters: Vec::new() }),
         }
     }
     found
 }
 
-/// What is left of the line.
+/// The part of a line that is still to be read.
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
@@ -87,6 +98,7 @@ impl<'a> Rest<'a> {
                 Some('"') => break,
                 Some('\\') => value.extend(characters.next()),
                 Some(character) => value.push(character),
+                // Where the quote should have closed is anybody's guess.
                 None => {
                     self.0 = "";
                     return String::new();
@@ -97,6 +109,7 @@ impl<'a> Rest<'a> {
         value
     }
 
+    /// Takes a token. `/` and `:` are allowed beyond RFC 9110 §5.6.2, for realms without quotes.
     fn token(&mut self) -> Option<&'a str> {
         let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~/:".contains(c);
         let end = self.0.find(|c| !is_token(c)).unwrap_or(self.0.len());
@@ -120,7 +133,10 @@ mod tests {
 
     #[test]
     fn the_usual_bearer_challenge_is_read_whole() {
-        let line = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push registry:catalog:*",error="invalid_token""#;
+        let line = concat!(
+            r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io","#,
+            r#"scope="repository:a/b:pull,push registry:catalog:*",error="invalid_token""#
+        );
         let [challenge] = &of(&[line])[..] else { panic!("one challenge") };
         assert!(challenge.is("bearer"));
         assert_eq!(challenge.parameter("realm"), Some("https://auth.docker.io/token"));
@@ -165,16 +181,16 @@ mod tests {
         let unclosed = of(&[r#"Bearer realm="https://x"#]);
         assert_eq!(unclosed[0].parameter("realm"), Some(""));
         let fifty = vec![r#"Bearer realm="https://x/""#; 50];
-        assert_eq!(of(&[&fifty.join(", ")]).len(), MOST);
-        assert_eq!(of(&fifty).len(), MOST);
-        let long = format!(r#"Bearer realm="{}""#, "x".repeat(LONGEST));
+        assert_eq!(of(&[&fifty.join(", ")]).len(), CHALLENGES_MAX);
+        assert_eq!(of(&fifty).len(), CHALLENGES_MAX);
+        let long = format!(r#"Bearer realm="{}""#, "x".repeat(LINE_MAX));
         assert_eq!(of(&[&long]), []);
     }
 
     proptest::proptest! {
         #[test]
         fn any_line_ends_in_a_bounded_number_of_challenges(line in "[ -~]{0,200}") {
-            proptest::prop_assert!(parse(&line).len() <= MOST);
+            proptest::prop_assert!(parse(&line).len() <= CHALLENGES_MAX);
         }
     }
 }

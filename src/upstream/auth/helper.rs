@@ -13,24 +13,25 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
 
-use super::login::Login;
+use super::identity::BasicLogin;
 use crate::oci::UpstreamName;
 use crate::secret::Secret;
-use crate::upstream::error::{ErrorKind, Failure, Symptom};
+use crate::upstream::error::{ErrorKind, Fault, Symptom};
 
-/// Bytes of an answer.
-const LARGEST_ANSWER: usize = 64 * 1024;
-/// Bytes of stderr that are kept, and characters of it that are shown.
-const LARGEST_COMPLAINT: usize = 4 * 1024;
-const LONGEST_COMPLAINT: usize = 300;
-/// What all helpers say if they keep no login for a server.
-const NONE: &[u8] = b"credentials not found in native keychain";
-/// In the place of a user: the secret is not a password.
-const IDENTITY_TOKEN: &str = "<token>";
+/// Bytes of stdout.
+const STDOUT_MAX: usize = 64 * 1024;
+/// Bytes of stderr that are kept.
+const STDERR_KEPT: usize = 4 * 1024;
+/// Characters of stderr that are logged.
+const STDERR_SHOWN: usize = 300;
+/// What all helpers print if they keep no login for a server.
+const NOT_FOUND: &[u8] = b"credentials not found in native keychain";
+/// The user name with which a helper says that the secret is an identity token, not a password.
+const IDENTITY_TOKEN_USER: &str = "<token>";
 
 /// One helper, and what it is asked.
 #[derive(Debug)]
-pub(in crate::upstream) struct Helper {
+pub(in crate::upstream) struct CredentialHelper {
     /// Who needs the login, for the log.
     pub(in crate::upstream) upstream: UpstreamName,
     pub(in crate::upstream) program: PathBuf,
@@ -39,61 +40,67 @@ pub(in crate::upstream) struct Helper {
     pub(in crate::upstream) deadline: Duration,
 }
 
-/// What a helper left behind.
-struct Answer {
+/// What a helper that has ended said.
+struct HelperOutput {
     status: ExitStatus,
     stdout: Zeroizing<Vec<u8>>,
     stderr: Zeroizing<Vec<u8>>,
 }
 
-impl Helper {
+impl CredentialHelper {
     /// Runs the helper. `None`: it has no login for this server.
     ///
     /// # Errors
     /// `NoLogin`, with a reason that names the helper and holds nothing that it printed.
-    pub(in crate::upstream) async fn login(&self) -> Result<Option<Login>, Failure> {
+    pub(in crate::upstream) async fn login(&self) -> Result<Option<BasicLogin>, Fault> {
         let late = |_| format!("gave no answer within {} s", self.deadline.as_secs());
         let ran = tokio::time::timeout(self.deadline, self.run()).await.map_err(late).flatten();
-        let said = ran
-            .as_ref()
-            .map(|answer| complaint(&answer.stderr, &answer.stdout))
-            .unwrap_or_default();
-        let login = ran.and_then(|answer| login(answer.status, &answer.stdout));
+        let said = ran.as_ref().map(|output| loggable(&output.stderr, &output.stdout));
+        let said = said.unwrap_or_default();
+        let login = ran.and_then(|output| login_of(output.status, &output.stdout));
+        self.log(&login, &said);
+        login.map_err(|reason| {
+            let text = format!("the credential helper {} {reason}", self.name());
+            Fault::new(ErrorKind::NoLogin, Symptom::Local, text)
+        })
+    }
+
+    /// Logged here and not by whoever gets the fault: what stderr said goes no further.
+    fn log(&self, login: &Result<Option<BasicLogin>, String>, said: &str) {
         let (upstream, helper) = (&self.upstream, self.name());
-        match &login {
+        match login {
             Ok(Some(_)) => {}
-            Ok(None) => {
-                tracing::info!(%upstream, helper, said, "the credential helper has no login; asking anonymously");
-            }
+            Ok(None) => tracing::info!(
+                %upstream,
+                helper,
+                said,
+                "the credential helper has no login; asking anonymously"
+            ),
             Err(reason) => {
                 tracing::warn!(%upstream, helper, said, "the credential helper {reason}");
             }
         }
-        login.map_err(|reason| {
-            Failure::new(
-                ErrorKind::NoLogin,
-                Symptom::Local,
-                format!("the credential helper {helper} {reason}"),
-            )
-        })
     }
 
-    async fn run(&self) -> Result<Answer, String> {
-        let mut child =
-            Running::start(&self.program).map_err(|error| format!("cannot be run: {error}"))?;
+    async fn run(&self) -> Result<HelperOutput, String> {
+        let mut child = HelperProcess::start(&self.program)
+            .map_err(|error| format!("cannot be run: {error}"))?;
         let (stdin, stdout, stderr) =
             (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
-        let tell = async {
+        let send_server = async {
             // Some helpers do not read; dropping the pipe is the end of the request.
             let _ = stdin.expect("it is piped").write_all(self.server.as_bytes()).await;
             Ok(())
         };
-        let listen = answer(stdout.expect("it is piped"));
-        let (stdout, stderr, ()) =
-            tokio::try_join!(listen, beginning(stderr.expect("it is piped")), tell)?;
+        // All pipes at once: a helper that fills one of them blocks until somebody reads it.
+        let (stdout, stderr, ()) = tokio::try_join!(
+            read_stdout(stdout.expect("it is piped")),
+            read_stderr(stderr.expect("it is piped")),
+            send_server
+        )?;
         let status =
             child.0.wait().await.map_err(|error| format!("cannot be waited for: {error}"))?;
-        Ok(Answer { status, stdout, stderr })
+        Ok(HelperOutput { status, stdout, stderr })
     }
 
     fn name(&self) -> &str {
@@ -102,71 +109,78 @@ impl Helper {
 }
 
 /// A helper at work; if it is dropped before its end, it and what it has started are killed.
-struct Running(Child);
+struct HelperProcess(Child);
 
-impl Running {
+impl HelperProcess {
     fn start(program: &Path) -> std::io::Result<Self> {
         let mut command = Command::new(program);
         command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own, since helpers are often scripts: what they start is killed with them.
         command.process_group(0).kill_on_drop(true).spawn().map(Self)
     }
 }
 
-impl Drop for Running {
+impl Drop for HelperProcess {
     fn drop(&mut self) {
-        // There is an id as long as nobody has waited for the process; so long the group is no one
-        // else's.
+        // The process has an id until somebody has waited for it; as long as it has one, the kernel
+        // gives its number to no other group.
         if let Some(group) = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-/// All of a helper's output, or a refusal as soon as it is too much.
-async fn answer(stdout: impl AsyncRead + Unpin) -> Result<Zeroizing<Vec<u8>>, String> {
-    // As large as it may become, so that no copy of a secret is left behind by growing.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST_ANSWER + 1));
-    let read = stdout.take(LARGEST_ANSWER as u64 + 1).read_to_end(&mut bytes).await;
+/// All of a helper's stdout, or a failure as soon as it is too much.
+async fn read_stdout(stdout: impl AsyncRead + Unpin) -> Result<Zeroizing<Vec<u8>>, String> {
+    // Allocated at its largest: a vector that grows leaves copies of the secret behind, which
+    // nobody zeroes.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(STDOUT_MAX + 1));
+    let read = stdout.take(STDOUT_MAX as u64 + 1).read_to_end(&mut bytes).await;
     read.map_err(|error| format!("cannot be read: {error}"))?;
-    if bytes.len() > LARGEST_ANSWER {
-        return Err(format!("printed more than {LARGEST_ANSWER} bytes"));
+    if bytes.len() > STDOUT_MAX {
+        return Err(format!("printed more than {STDOUT_MAX} bytes"));
     }
     Ok(bytes)
 }
 
-/// The beginning of a helper's stderr; the rest is read too, so that it is not kept from going on.
-async fn beginning(mut stderr: impl AsyncRead + Unpin) -> Result<Zeroizing<Vec<u8>>, String> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST_COMPLAINT));
-    let _ = (&mut stderr).take(LARGEST_COMPLAINT as u64).read_to_end(&mut bytes).await;
+/// The beginning of a helper's stderr. The rest is read and dropped: a helper that cannot write
+/// would not end.
+async fn read_stderr(mut stderr: impl AsyncRead + Unpin) -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(STDERR_KEPT));
+    let _ = (&mut stderr).take(STDERR_KEPT as u64).read_to_end(&mut bytes).await;
     let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
     Ok(bytes)
 }
 
 /// User and secret out of what a helper printed. The parser's error is left out: it may quote what
 /// it has read.
-fn printed(stdout: &[u8]) -> Option<(String, Secret)> {
+fn printed_login(stdout: &[u8]) -> Option<(String, Secret)> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Printed {
+    struct PrintedLogin {
         username: String,
         secret: String,
     }
-    let printed: Printed = serde_json::from_slice(stdout).ok()?;
+    let printed: PrintedLogin = serde_json::from_slice(stdout).ok()?;
     Some((printed.username, Secret::new(printed.secret)))
 }
 
-/// What a helper that has ended means. The reason goes on from "the credential helper NAME".
-fn login(status: ExitStatus, stdout: &[u8]) -> Result<Option<Login>, String> {
-    if status.code() == Some(1) && stdout.trim_ascii() == NONE {
+/// What the end of a helper means. The reason continues the text "the credential helper NAME".
+fn login_of(status: ExitStatus, stdout: &[u8]) -> Result<Option<BasicLogin>, String> {
+    // Both together: whatever else goes wrong in a helper also ends with 1, and asking anonymously
+    // then would turn a broken login into images that do not exist.
+    if status.code() == Some(1) && stdout.trim_ascii() == NOT_FOUND {
         return Ok(None);
     }
     if !status.success() {
         return Err(format!("failed ({status})"));
     }
-    let Some((username, secret)) = printed(stdout) else {
+    let Some((username, secret)) = printed_login(stdout) else {
         return Err("printed no login (JSON with Username and Secret)".to_owned());
     };
-    if username == IDENTITY_TOKEN {
+    // It is good for an OAuth exchange that is not implemented here. Sent as a password it would be
+    // rejected without a hint at the reason.
+    if username == IDENTITY_TOKEN_USER {
         return Err(
             "has an identity token for this upstream; only a user and a password can be used"
                 .to_owned(),
@@ -175,21 +189,22 @@ fn login(status: ExitStatus, stdout: &[u8]) -> Result<Option<Login>, String> {
     if username.is_empty() || secret.expose().is_empty() {
         return Err("printed a login without a user or without a password".to_owned());
     }
-    Ok(Some(Login::new(&username, secret)))
+    Ok(Some(BasicLogin::new(&username, secret)))
 }
 
 /// One line out of stderr for the log, unless a secret may stand in it.
-fn complaint(stderr: &[u8], stdout: &[u8]) -> String {
+fn loggable(stderr: &[u8], stdout: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let output = String::from_utf8_lossy(stdout.trim_ascii());
     let repeats = |secret: &str| !secret.is_empty() && text.contains(secret);
-    let is_told =
-        repeats(&output) || printed(stdout).is_some_and(|(_, secret)| repeats(secret.expose()));
-    if is_told || text.contains("\"Secret\"") {
+    let repeats_secret = repeats(&output)
+        || printed_login(stdout).is_some_and(|(_, secret)| repeats(secret.expose()));
+    if repeats_secret || text.contains("\"Secret\"") {
         return "(withheld: a secret may stand in it)".to_owned();
     }
+    // Control characters could forge lines of the log, or drive a terminal.
     let line = text.trim().replace(char::is_control, " ");
-    line.chars().take(LONGEST_COMPLAINT).collect()
+    line.chars().take(STDERR_SHOWN).collect()
 }
 
 #[cfg(test)]
@@ -198,8 +213,8 @@ mod tests {
 
     use super::*;
 
-    fn read(code: i32, stdout: &str) -> Result<Option<Login>, String> {
-        login(ExitStatus::from_raw(code << 8), stdout.as_bytes())
+    fn read(code: i32, stdout: &str) -> Result<Option<BasicLogin>, String> {
+        login_of(ExitStatus::from_raw(code << 8), stdout.as_bytes())
     }
 
     #[test]
@@ -233,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_is_one_short_line_without_the_secret() {
-        let shown = |stderr: &str, stdout: &str| complaint(stderr.as_bytes(), stdout.as_bytes());
+    fn what_is_logged_is_one_short_line_without_the_secret() {
+        let shown = |stderr: &str, stdout: &str| loggable(stderr.as_bytes(), stdout.as_bytes());
         assert_eq!(
             shown("no region\nset \x1b[31mAWS_REGION\n", ""),
             "no region set  [31mAWS_REGION"
         );
-        assert_eq!(shown(&"é".repeat(1000), "").chars().count(), LONGEST_COMPLAINT);
+        assert_eq!(shown(&"é".repeat(1000), "").chars().count(), STDERR_SHOWN);
         for (stderr, stdout) in [
             ("hush: no such password", "hush\n"),
             ("+ echo hush", r#"{"Username":"u","Secret":"hush"}"#),

@@ -1,90 +1,44 @@
-//! Who speaks to an upstream: the credential that is for a repository, and the login that it stands
-//! for at the moment.
+//! Which login an upstream's configuration has for a repository.
 //!
-//! The login of a helper is kept for a while, since helpers do not tell how long it lives, and
-//! asked for again when the upstream rejects it. A helper that failed is left alone for a moment.
+//! The login of a helper is cached, since helpers do not tell how long it lives, and asked for
+//! again when the upstream rejects it. A helper that failed is left alone for a moment.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
 use tokio::sync::Mutex;
 
-use super::helper::Helper;
+use super::helper::CredentialHelper;
+use super::identity::{BasicLogin, UpstreamIdentity};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Credential};
 use crate::limits::Limits;
 use crate::oci::{Pattern, Repository};
-use crate::secret::Secret;
-use crate::upstream::error::{ErrorKind, Failure, Symptom};
+use crate::upstream::error::{ErrorKind, Fault, Symptom};
+use crate::upstream::transport::throttle::CredentialIndex;
 
 /// Before a helper is run again that failed, or that was run because the upstream had rejected a
-/// login.
-const PAUSE: Duration = Duration::from_secs(5);
-
-/// Which of an upstream's credentials speaks, if any: for the keys of the throttle's gates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::upstream) struct Holder(pub(in crate::upstream) Option<usize>);
-
-/// A user and a password on their way to the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::upstream) struct Login {
-    username: Arc<str>,
-    password: Secret,
-}
-
-impl Login {
-    pub(in crate::upstream) fn new(username: &str, password: Secret) -> Self {
-        Self { username: username.into(), password }
-    }
-
-    pub(in crate::upstream) fn username(&self) -> &str {
-        &self.username
-    }
-
-    pub(in crate::upstream) fn password(&self) -> &str {
-        self.password.expose()
-    }
-
-    /// The value of an `Authorization` header, marked sensitive.
-    pub(in crate::upstream) fn basic(&self) -> HeaderValue {
-        let encoded = STANDARD.encode(format!("{}:{}", self.username(), self.password()));
-        let mut value =
-            HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is visible ASCII");
-        value.set_sensitive(true);
-        value
-    }
-}
-
-/// Who speaks in one operation. What was bought with one login is never used for another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::upstream) struct Speaker {
-    pub(in crate::upstream) holder: Holder,
-    /// None: anonymously.
-    pub(in crate::upstream) login: Option<Login>,
-}
-
-impl Hash for Speaker {
-    /// By the holder alone, which equal speakers share, so that no secret is hashed.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.holder.hash(state);
-    }
-}
+/// login: else each request for a login that is bad for good would start a process.
+const HELPER_RERUN_PAUSE: Duration = Duration::from_secs(5);
 
 /// The credentials of one upstream.
 #[derive(Debug)]
 pub(in crate::upstream) struct Logins {
     /// Longest pattern first, as the configuration has them.
-    sources: Vec<(Pattern, Source)>,
+    configured: Vec<ConfiguredLogin>,
 }
 
 #[derive(Debug)]
-enum Source {
-    Fixed(Login),
-    Helper(Arc<Keeper>),
+struct ConfiguredLogin {
+    /// The repositories that it is for.
+    images: Pattern,
+    source: LoginSource,
+}
+
+#[derive(Debug)]
+enum LoginSource {
+    Fixed(BasicLogin),
+    Helper(Arc<CachedHelper>),
 }
 
 impl Logins {
@@ -93,122 +47,148 @@ impl Logins {
         clock: &Clock,
         limits: &Limits,
     ) -> Self {
-        let source = |credential: &Credential| {
+        let configured = |credential: &Credential| {
             let source = match &credential.login {
                 config::Login::Fixed { username, password } => {
-                    Source::Fixed(Login::new(username, password.clone()))
+                    LoginSource::Fixed(BasicLogin::new(username, password.clone()))
                 }
                 config::Login::Helper { program, server } => {
                     let (upstream, program, server) =
                         (upstream.name.clone(), program.clone(), server.clone());
-                    let helper = Helper { upstream, program, server, deadline: limits.helper };
-                    Source::Helper(Arc::new(Keeper::new(helper, clock.clone(), limits.login_life)))
+                    let helper =
+                        CredentialHelper { upstream, program, server, deadline: limits.helper };
+                    let helper = CachedHelper::new(helper, clock.clone(), limits.login_life);
+                    LoginSource::Helper(Arc::new(helper))
                 }
             };
-            (credential.images.clone(), source)
+            ConfiguredLogin { images: credential.images.clone(), source }
         };
-        Self { sources: upstream.credentials.iter().map(source).collect() }
+        Self { configured: upstream.credentials.iter().map(configured).collect() }
     }
 
-    /// Which credential is for a repository.
-    pub(in crate::upstream) fn holder(&self, repository: &Repository) -> Holder {
-        Holder(self.sources.iter().position(|(images, _)| images.matches(repository.as_str())))
+    /// Which credential is for a repository; known without running a helper.
+    pub(in crate::upstream) fn credential(&self, repository: &Repository) -> CredentialIndex {
+        let is_for = |login: &ConfiguredLogin| login.images.matches(repository.as_str());
+        CredentialIndex(self.configured.iter().position(is_for))
     }
 
-    /// Who speaks for a repository.
+    /// As whom to ask about a repository. Waits for a helper if one has to run; a caller with less
+    /// patience may leave.
     ///
     /// # Errors
     /// `NoLogin` if a helper fails.
-    pub(in crate::upstream) async fn speaker(
+    pub(in crate::upstream) async fn identity(
         &self,
         repository: &Repository,
-    ) -> Result<Speaker, Failure> {
-        self.resolve(self.holder(repository), None).await
+    ) -> Result<UpstreamIdentity, Fault> {
+        self.resolve(self.credential(repository), None).await
     }
 
-    /// Who speaks now that the upstream has rejected the login of `rejected`; `None` if nobody else
-    /// does.
+    /// Another identity, now that the upstream has rejected the login of this one; `None` if there
+    /// is no other.
     ///
     /// # Errors
     /// `NoLogin` if a helper fails.
     pub(in crate::upstream) async fn instead_of(
         &self,
-        rejected: &Speaker,
-    ) -> Result<Option<Speaker>, Failure> {
-        let speaker = self.resolve(rejected.holder, rejected.login.as_ref()).await?;
-        Ok((speaker != *rejected).then_some(speaker))
+        rejected: &UpstreamIdentity,
+    ) -> Result<Option<UpstreamIdentity>, Fault> {
+        let identity = self.resolve(rejected.credential, rejected.login.as_ref()).await?;
+        Ok((identity != *rejected).then_some(identity))
     }
 
-    async fn resolve(&self, holder: Holder, rejected: Option<&Login>) -> Result<Speaker, Failure> {
-        let login = match holder.0.and_then(|index| self.sources.get(index)) {
-            Some((_, Source::Fixed(login))) => Some(login.clone()),
-            Some((_, Source::Helper(keeper))) => keeper.login(rejected).await?,
+    async fn resolve(
+        &self,
+        credential: CredentialIndex,
+        rejected: Option<&BasicLogin>,
+    ) -> Result<UpstreamIdentity, Fault> {
+        let configured = credential.0.and_then(|index| self.configured.get(index));
+        let login = match configured.map(|configured| &configured.source) {
+            Some(LoginSource::Fixed(login)) => Some(login.clone()),
+            Some(LoginSource::Helper(helper)) => helper.login(rejected).await?,
             None => None,
         };
-        Ok(Speaker { holder, login })
+        Ok(UpstreamIdentity { credential, login })
     }
 }
 
-/// Keeps what one helper answered. It is run once, however many ask, by a task that belongs to none
-/// of them.
+/// A helper and what it last answered. However many ask, it is run once, by a task that belongs to
+/// none of them: a client that leaves does not stop it for the others.
 #[derive(Debug)]
-struct Keeper {
-    helper: Helper,
+struct CachedHelper {
+    helper: CredentialHelper,
     clock: Clock,
-    life: Duration,
-    /// Locked while the helper runs, which has a deadline.
-    kept: Mutex<Option<Kept>>,
+    /// How long a login is used before the helper is asked again.
+    login_life: Duration,
+    /// Locked while the helper runs, which has a deadline of its own.
+    cached: Mutex<Option<CachedLogin>>,
 }
 
+/// What a helper answered; a failure is cached too, for a shorter time.
 #[derive(Debug)]
-struct Kept {
-    answer: Result<Option<Login>, Failure>,
+struct CachedLogin {
+    answer: Result<Option<BasicLogin>, Fault>,
     until: Timestamp,
     /// From here on the helper is run again if the upstream rejects the login.
     renewable: Timestamp,
 }
 
-impl Kept {
-    fn is_good(&self, now: Timestamp, rejected: Option<&Login>) -> bool {
+impl CachedLogin {
+    /// Whether it answers a request that was made at `now`, after the upstream had rejected this
+    /// login, if any. A login that somebody else has renewed meanwhile is another than the rejected
+    /// one, and good.
+    fn is_good(&self, now: Timestamp, rejected: Option<&BasicLogin>) -> bool {
         let is_rejected =
             rejected.is_some() && matches!(&self.answer, Ok(login) if login.as_ref() == rejected);
+        // A login that has just been renewed and is rejected again is bad for good, or until the
+        // operator logs in anew: that is looked for every few seconds, not with each request.
         now < self.until && (!is_rejected || now < self.renewable)
     }
 }
 
-impl Keeper {
-    fn new(helper: Helper, clock: Clock, life: Duration) -> Self {
-        Self { helper, clock, life, kept: Mutex::default() }
+impl CachedHelper {
+    fn new(helper: CredentialHelper, clock: Clock, login_life: Duration) -> Self {
+        Self { helper, clock, login_life, cached: Mutex::default() }
     }
 
-    /// The login that is kept, if it is not `rejected`; else what the helper says.
-    async fn login(self: &Arc<Self>, rejected: Option<&Login>) -> Result<Option<Login>, Failure> {
+    /// The cached login, if it is not `rejected`; else what the helper says.
+    async fn login(
+        self: &Arc<Self>,
+        rejected: Option<&BasicLogin>,
+    ) -> Result<Option<BasicLogin>, Fault> {
+        // Before the wait for the lock: what the helper has told another task meanwhile is new
+        // enough for this request, however short its life.
         let now = self.clock.now();
-        if let Some(kept) =
-            self.kept.lock().await.as_ref().filter(|kept| kept.is_good(now, rejected))
-        {
-            return kept.answer.clone();
+        let cached = self.cached.lock().await;
+        if let Some(cached) = cached.as_ref().filter(|cached| cached.is_good(now, rejected)) {
+            return cached.answer.clone();
         }
-        let asking = tokio::spawn(self.clone().ask(rejected.cloned()));
+        drop(cached);
+        let renewal = tokio::spawn(self.clone().renew(rejected.cloned()));
         let ended = |error| {
-            Failure::new(ErrorKind::NoLogin, Symptom::Local, "the credential helper's task ended")
+            Fault::new(ErrorKind::NoLogin, Symptom::Local, "the credential helper's task ended")
                 .because(error)
         };
-        asking.await.map_err(ended).flatten()
+        renewal.await.map_err(ended).flatten()
     }
 
-    /// Runs the helper unless somebody else has meanwhile.
-    async fn ask(self: Arc<Self>, rejected: Option<Login>) -> Result<Option<Login>, Failure> {
-        let mut kept = self.kept.lock().await;
+    /// Runs the helper, unless another task has done so while this one waited for the lock.
+    async fn renew(
+        self: Arc<Self>,
+        rejected: Option<BasicLogin>,
+    ) -> Result<Option<BasicLogin>, Fault> {
+        let mut cached = self.cached.lock().await;
         let now = self.clock.now();
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.is_good(now, rejected.as_ref())) {
-            return kept.answer.clone();
+        let good = cached.as_ref().filter(|cached| cached.is_good(now, rejected.as_ref()));
+        if let Some(cached) = good {
+            return cached.answer.clone();
         }
         let answer = self.helper.login().await;
+        // Its life begins when the helper has answered, which may have taken seconds.
         let now = self.clock.now();
-        let until = now.plus(if answer.is_ok() { self.life } else { PAUSE });
-        let renewable = if rejected.is_some() { now.plus(PAUSE) } else { now };
-        *kept = Some(Kept { answer: answer.clone(), until, renewable });
+        let until = now.plus(if answer.is_ok() { self.login_life } else { HELPER_RERUN_PAUSE });
+        let renewable = if rejected.is_some() { now.plus(HELPER_RERUN_PAUSE) } else { now };
+        *cached = Some(CachedLogin { answer: answer.clone(), until, renewable });
         answer
     }
 }

@@ -1,5 +1,12 @@
-pub(in crate::upstream) mod challenge;
-pub(in crate::upstream) mod helper;
-pub(in crate::upstream) mod login;
-pub(in crate::upstream) mod scheme;
-pub(in crate::upstream) mod token;
+//! Who we are to an upstream, and how we show it; knows nothing of operations.
+//!
+//! `identity` is the login that a request is made with. `login` finds it for a repository, for
+//! which a `helper` may have to run. `scheme` learns from the upstream's `challenge` whether the
+//! login itself is sent or buys a `token`.
+
+pub(super) mod challenge;
+pub(super) mod helper;
+pub(super) mod identity;
+pub(super) mod login;
+pub(super) mod scheme;
+pub(super) mod token;

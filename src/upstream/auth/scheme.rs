@@ -1,9 +1,9 @@
-//! What we present to an upstream: nothing, Basic, or a Bearer token, as its challenges ask
-//! (PROTOCOL §2.3).
+//! What we show an upstream: nothing, Basic, or a Bearer token, as its challenges ask (PROTOCOL
+//! §2.3).
 //!
 //! The scheme is learned from the first 401 and kept until another contradicts it. A challenge
-//! tells where tokens come from; what a token is for is never taken from it, since some registries
-//! send placeholders (UP-1, UP-2).
+//! tells where tokens come from. What a token is for is never taken from it, since some registries
+//! send placeholders: GHCR's says `repository:user/image:pull` (UP-1, UP-2).
 
 use std::sync::{Arc, Mutex};
 
@@ -11,116 +11,145 @@ use http::HeaderValue;
 use url::Url;
 
 use super::challenge::Challenge;
-use super::login::Speaker;
-use super::token::{Key, Tokens};
-use crate::upstream::error::Failure;
-use crate::upstream::transport::gate::Refusal;
-use crate::upstream::transport::request::{Wire, refused};
+use super::identity::UpstreamIdentity;
+use super::token::{TokenCache, TokenKey};
+use crate::upstream::error::Fault;
+use crate::upstream::transport::gate::ForbiddenUrl;
+use crate::upstream::transport::request::{Transport, forbidden};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Scheme {
+enum AuthScheme {
     Basic,
     Bearer { realm: Url, service: Option<String> },
 }
 
-/// What a request carries; the values show nothing in `Debug`.
-#[derive(Clone, Debug)]
-pub(in crate::upstream) enum Presented {
-    Nothing,
-    Basic(HeaderValue),
-    /// A token that was issued for an earlier request.
-    Kept(HeaderValue),
-    /// A token issued just now: a refusal of it is final (UP-6).
-    Fresh(HeaderValue),
+/// Who asks, and the scopes that a token has to allow.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::upstream) struct AuthRequest<'a> {
+    pub(in crate::upstream) identity: &'a UpstreamIdentity,
+    /// One scope, or several with a space in between.
+    pub(in crate::upstream) scope: &'a str,
 }
 
-impl Presented {
+/// The `Authorization` of a request, and where it comes from, which decides what its refusal means.
+/// The values are marked sensitive, so `Debug` does not show them.
+#[derive(Clone, Debug)]
+pub(in crate::upstream) enum Authorization {
+    None,
+    Basic(HeaderValue),
+    /// A token that was issued for an earlier request; it may have ended early.
+    CachedToken(HeaderValue),
+    /// A token issued just now: a refusal of it is final (UP-6).
+    NewToken(HeaderValue),
+}
+
+impl Authorization {
     pub(in crate::upstream) fn header(&self) -> Option<&HeaderValue> {
         match self {
-            Self::Nothing => None,
-            Self::Basic(header) | Self::Kept(header) | Self::Fresh(header) => Some(header),
+            Self::None => None,
+            Self::Basic(header) | Self::CachedToken(header) | Self::NewToken(header) => {
+                Some(header)
+            }
         }
     }
 }
 
-/// The scheme and tokens of one upstream.
+/// The scheme and the tokens of one upstream.
 #[derive(Debug)]
-pub(in crate::upstream) struct Auth {
-    wire: Arc<Wire>,
-    /// What the last challenge asked for.
-    scheme: Mutex<Option<Scheme>>,
-    tokens: Tokens,
+pub(in crate::upstream) struct Authenticator {
+    transport: Arc<Transport>,
+    /// What the last challenge asked for; `None` before the first.
+    scheme: Mutex<Option<AuthScheme>>,
+    tokens: TokenCache,
 }
 
-impl Auth {
-    pub(in crate::upstream) fn new(wire: Arc<Wire>, tokens: Tokens) -> Self {
-        Self { wire, scheme: Mutex::new(None), tokens }
+impl Authenticator {
+    pub(in crate::upstream) fn new(transport: Arc<Transport>, tokens: TokenCache) -> Self {
+        Self { transport, scheme: Mutex::new(None), tokens }
     }
 
-    /// Whether it is known by now how this upstream wants to be asked.
+    /// Whether the upstream has sent a challenge yet.
     pub(in crate::upstream) fn knows_scheme(&self) -> bool {
-        self.scheme.lock().expect("nothing panics while it holds the scheme").is_some()
+        self.known_scheme().is_some()
     }
 
-    /// What to present at first, for a token that allows `scope`.
-    pub(in crate::upstream) async fn present(
+    fn known_scheme(&self) -> Option<AuthScheme> {
+        self.scheme.lock().expect("nothing panics while it holds the scheme").clone()
+    }
+
+    /// The authorization to begin with.
+    ///
+    /// # Errors
+    /// If a token is needed and there is none to be had.
+    pub(in crate::upstream) async fn authorise(
         &self,
-        speaker: &Speaker,
-        scope: &str,
-    ) -> Result<Presented, Failure> {
-        let scheme = self.scheme.lock().expect("nothing panics while it holds the scheme").clone();
-        match (scheme, &speaker.login) {
-            (None, _) | (Some(Scheme::Basic), None) => Ok(Presented::Nothing),
-            (Some(Scheme::Basic), Some(login)) => Ok(Presented::Basic(login.basic())),
-            (Some(Scheme::Bearer { realm, service }), _) => {
-                self.token(key(speaker, scope, realm, service), None).await
+        request: AuthRequest<'_>,
+    ) -> Result<Authorization, Fault> {
+        match (self.known_scheme(), &request.identity.login) {
+            // Before the first challenge the login is not sent either: an open registry has no use
+            // for it, and others say where it belongs.
+            (None, _) | (Some(AuthScheme::Basic), None) => Ok(Authorization::None),
+            (Some(AuthScheme::Basic), Some(login)) => Ok(Authorization::Basic(login.header())),
+            // Without a login too: public images of Docker Hub need an anonymous token (UP-7).
+            (Some(AuthScheme::Bearer { realm, service }), _) => {
+                self.token(key(request, realm, service), None).await
             }
         }
     }
 
-    /// What to present after `rejected` was, with these challenges; `None` if there is nothing
-    /// better (UP-6).
-    pub(in crate::upstream) async fn reconsider(
+    /// The authorization to use after `rejected` was, with these challenges; `None` if there is
+    /// nothing better (UP-6).
+    ///
+    /// # Errors
+    /// `ForbiddenAddress` if tokens come from a realm that may not have our credential; or if a
+    /// token is needed and there is none to be had.
+    pub(in crate::upstream) async fn reauthorise(
         &self,
-        (speaker, scope): (&Speaker, &str),
+        request: AuthRequest<'_>,
         challenges: &[Challenge],
-        rejected: &Presented,
-    ) -> Result<Option<Presented>, Failure> {
-        let login = speaker.login.as_ref();
-        let (scheme, is_new) = self.learn(challenges, login.is_some())?;
+        rejected: &Authorization,
+    ) -> Result<Option<Authorization>, Fault> {
+        let login = request.identity.login.as_ref();
+        let Learned { scheme, is_new } = self.learn(challenges, login.is_some())?;
         match (scheme, rejected) {
             (
-                Some(Scheme::Basic),
-                Presented::Nothing | Presented::Kept(_) | Presented::Fresh(_),
-            ) => Ok(login.map(|login| Presented::Basic(login.basic()))),
-            (None, _) | (Some(Scheme::Basic), Presented::Basic(_)) => Ok(None),
-            (Some(Scheme::Bearer { .. }), Presented::Fresh(_)) if !is_new => Ok(None),
-            (Some(Scheme::Bearer { realm, service }), rejected) => {
-                self.token(key(speaker, scope, realm, service), rejected.header()).await.map(Some)
+                Some(AuthScheme::Basic),
+                Authorization::None | Authorization::CachedToken(_) | Authorization::NewToken(_),
+            ) => Ok(login.map(|login| Authorization::Basic(login.header()))),
+            (None, _) | (Some(AuthScheme::Basic), Authorization::Basic(_)) => Ok(None),
+            // The endpoint that issued the refused token would only issue another like it.
+            (Some(AuthScheme::Bearer { .. }), Authorization::NewToken(_)) if !is_new => Ok(None),
+            (Some(AuthScheme::Bearer { realm, service }), rejected) => {
+                self.token(key(request, realm, service), rejected.header()).await.map(Some)
             }
         }
     }
 
-    async fn token(&self, key: Key, rejected: Option<&HeaderValue>) -> Result<Presented, Failure> {
-        let (token, is_fresh) = self.tokens.obtain(key, rejected).await?;
-        Ok(if is_fresh { Presented::Fresh(token.header) } else { Presented::Kept(token.header) })
+    async fn token(
+        &self,
+        key: TokenKey,
+        rejected: Option<&HeaderValue>,
+    ) -> Result<Authorization, Fault> {
+        let obtained = self.tokens.obtain(key, rejected).await?;
+        Ok(if obtained.is_new {
+            Authorization::NewToken(obtained.header)
+        } else {
+            Authorization::CachedToken(obtained.header)
+        })
     }
 
-    /// The scheme to use from now on, and whether it differs from before. No challenge changes
-    /// nothing.
-    fn learn(
-        &self,
-        challenges: &[Challenge],
-        with_login: bool,
-    ) -> Result<(Option<Scheme>, bool), Failure> {
-        let asked = self.choose(challenges, with_login)?;
+    /// Takes over what the challenges ask for. No challenge changes nothing: the registries of AWS
+    /// refuse an expired token without one.
+    fn learn(&self, challenges: &[Challenge], with_login: bool) -> Result<Learned, Fault> {
+        let requested = self.choose(challenges, with_login)?;
         let mut scheme = self.scheme.lock().expect("nothing panics while it holds the scheme");
-        let is_new = asked.is_some() && *scheme != asked;
+        let is_new = requested.is_some() && *scheme != requested;
         if is_new {
-            scheme.clone_from(&asked);
+            scheme.clone_from(&requested);
         }
-        let chosen = if challenges.is_empty() { scheme.clone() } else { asked };
-        Ok((chosen, is_new))
+        // Challenges that we cannot answer (Negotiate, Digest) leave nothing to try.
+        let scheme = if challenges.is_empty() { scheme.clone() } else { requested };
+        Ok(Learned { scheme, is_new })
     }
 
     /// The first challenge that we can and may answer. A realm that we may not go to is an error if
@@ -129,35 +158,48 @@ impl Auth {
         &self,
         challenges: &[Challenge],
         with_login: bool,
-    ) -> Result<Option<Scheme>, Failure> {
-        let mut refusal = None;
+    ) -> Result<Option<AuthScheme>, Fault> {
+        let mut fault = None;
         for challenge in challenges {
+            // Without a login there is nothing to send by Basic; a Bearer challenge behind it may
+            // still give an anonymous token.
             if challenge.is("basic") && with_login {
-                return Ok(Some(Scheme::Basic));
+                return Ok(Some(AuthScheme::Basic));
             }
             let Some(realm) = challenge.parameter("realm").filter(|_| challenge.is("bearer"))
             else {
                 continue;
             };
-            match self.wire.gate.realm(realm) {
+            match self.transport.gate.realm(realm) {
                 Ok(realm) => {
                     let service = challenge.parameter("service").map(ToOwned::to_owned);
-                    return Ok(Some(Scheme::Bearer { realm, service }));
+                    return Ok(Some(AuthScheme::Bearer { realm, service }));
                 }
-                Err(error) => refusal = Some(refused_realm(realm, error)),
+                // Not a denial: the operator can add the realm to `token_hosts`, and has to be told
+                // which it is.
+                Err(reason) => fault = Some(forbidden_realm(realm, reason)),
             }
         }
-        refusal.map_or(Ok(None), Err)
+        fault.map_or(Ok(None), Err)
     }
 }
 
-fn key(speaker: &Speaker, scope: &str, realm: Url, service: Option<String>) -> Key {
-    Key { speaker: speaker.clone(), realm, service, scope: scope.to_owned() }
+/// What the challenges of one answer have taught.
+struct Learned {
+    /// The scheme to use from now on.
+    scheme: Option<AuthScheme>,
+    /// It differs from the one before.
+    is_new: bool,
 }
 
-fn refused_realm(realm: &str, refusal: Refusal) -> Failure {
+fn key(request: AuthRequest<'_>, realm: Url, service: Option<String>) -> TokenKey {
+    let AuthRequest { identity, scope } = request;
+    TokenKey { identity: identity.clone(), realm, service, scope: scope.to_owned() }
+}
+
+fn forbidden_realm(realm: &str, reason: ForbiddenUrl) -> Fault {
     match Url::parse(realm) {
-        Ok(url) => refused(&url, refusal),
-        Err(_) => Failure::protocol("the token realm is not a URL"),
+        Ok(url) => forbidden(&url, reason),
+        Err(_) => Fault::protocol("the token realm is not a URL"),
     }
 }

@@ -1,28 +1,27 @@
-//! Bearer tokens: one request per credential, realm, service and scope, however many ask; renewed
-//! before they end.
-//!
-//! A refresh runs in a task of its own, so that a client that leaves does not take it along
-//! (PROTOCOL §2.1, UP-2…UP-5).
+//! Bearer tokens: one request per identity, realm, service and scope, however many ask; renewed
+//! before they end (PROTOCOL §2.1, UP-2…UP-5).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use http::{Method, StatusCode};
 use moka::future::Cache;
 use url::{Url, form_urlencoded};
 
-use super::login::{Login, Speaker};
+use super::identity::{BasicLogin, UpstreamIdentity};
 use crate::clock::{Clock, Timestamp};
-use crate::upstream::error::{ErrorKind, Failure, FailureClass, Operation, Symptom};
-use crate::upstream::transport::body::Incoming;
-use crate::upstream::transport::request::{Outbound, Payload, Wire};
+use crate::upstream::error::{ErrorKind, FailureClass, Fault, Operation, Symptom};
+use crate::upstream::transport::body::HttpResponse;
+use crate::upstream::transport::request::{HttpRequest, RequestBody, Transport};
 use crate::upstream::transport::throttle::Throttle;
 
-const LARGEST_ANSWER: usize = 64 * 1024;
-const MOST_TOKENS: u64 = 10_000;
+/// Bytes of a token endpoint's answer (UP-4).
+const TOKEN_ANSWER_MAX: usize = 64 * 1024;
+/// Tokens that one upstream may have in memory; one for each repository and kind of access.
+const CACHED_TOKENS_MAX: u64 = 10_000;
 /// The life of a token that tells none (token.md, `expires_in`).
 const DEFAULT_LIFE: Duration = Duration::from_mins(1);
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
@@ -31,151 +30,187 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a token is for, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::upstream) struct Key {
-    pub(in crate::upstream) speaker: Speaker,
+pub(in crate::upstream) struct TokenKey {
+    pub(in crate::upstream) identity: UpstreamIdentity,
     pub(in crate::upstream) realm: Url,
     pub(in crate::upstream) service: Option<String>,
-    /// One, or several with a space in between.
+    /// One scope, or several with a space in between.
     pub(in crate::upstream) scope: String,
 }
 
 /// A token as it is sent. Its header value is marked sensitive, so `Debug` does not show it.
 #[derive(Clone, Debug)]
-pub(in crate::upstream) struct Token {
-    pub(in crate::upstream) header: HeaderValue,
+struct BearerToken {
+    header: HeaderValue,
     /// From here on it is replaced, and used only if that fails.
     renew: Timestamp,
     expires: Timestamp,
 }
 
-type Slot = Result<Token, Failure>;
-
-/// The tokens of one upstream.
-#[derive(Clone, Debug)]
-pub(in crate::upstream) struct Tokens {
-    cache: Cache<Key, Slot>,
-    source: Arc<Source>,
+/// The header value of a token.
+#[derive(Debug)]
+pub(in crate::upstream) struct ObtainedToken {
+    pub(in crate::upstream) header: HeaderValue,
+    /// It was issued just now, so a refusal of it is final (UP-6).
+    pub(in crate::upstream) is_new: bool,
 }
 
-impl Tokens {
-    pub(in crate::upstream) fn new(source: Source) -> Self {
-        Self { cache: Cache::new(MOST_TOKENS), source: Arc::new(source) }
+type TokenResult = Result<BearerToken, Fault>;
+
+/// The tokens of one upstream.
+///
+/// The cache has no time to live of its own: when a token ends is the clock's to say, which tests
+/// move.
+#[derive(Clone, Debug)]
+pub(in crate::upstream) struct TokenCache {
+    cache: Cache<TokenKey, TokenResult>,
+    endpoint: Arc<TokenEndpoint>,
+}
+
+impl TokenCache {
+    pub(in crate::upstream) fn new(endpoint: TokenEndpoint) -> Self {
+        Self { cache: Cache::new(CACHED_TOKENS_MAX), endpoint: Arc::new(endpoint) }
     }
 
-    /// A token other than `rejected`, and whether it was issued just now.
+    /// A token other than `rejected`. Waits for the endpoint if need be; a caller with less
+    /// patience may leave.
+    ///
+    /// # Errors
+    /// What the endpoint said; see [`TokenEndpoint::read`].
     pub(in crate::upstream) async fn obtain(
         &self,
-        key: Key,
+        key: TokenKey,
         rejected: Option<&HeaderValue>,
-    ) -> Result<(Token, bool), Failure> {
-        let now = self.source.clock.now();
+    ) -> Result<ObtainedToken, Fault> {
+        let now = self.endpoint.clock.now();
         let cached = self.cache.get(&key).await.and_then(Result::ok);
+        // A failure in the cache was shared with those who waited for it; whoever comes later tries
+        // again.
         let usable = cached.filter(|token| now < token.expires && Some(&token.header) != rejected);
         if let Some(token) = usable.as_ref().filter(|token| now < token.renew) {
-            return Ok((token.clone(), false));
+            return Ok(ObtainedToken { header: token.header.clone(), is_new: false });
         }
+        // A task of its own: if it ran within the operation of the client that came first, that
+        // client would take the request along when it leaves, and those who wait would start over.
         let renewal = tokio::spawn(self.clone().renew(key, usable, rejected.cloned()));
-        let slot = renewal.await.unwrap_or_else(|error| {
-            Err(Failure::protocol("the token request ended").because(error))
-        });
-        slot.map(|token| (token, true))
+        let renewed = renewal
+            .await
+            .unwrap_or_else(|error| Err(Fault::protocol("the token request ended").because(error)));
+        renewed.map(|token| ObtainedToken { header: token.header, is_new: true })
     }
 
-    /// Renews the token unless somebody else has since; all who wait share the outcome.
-    async fn renew(self, key: Key, old: Option<Token>, rejected: Option<HeaderValue>) -> Slot {
-        let now = self.source.clock.now();
-        let replaced = |slot: &Slot| match slot {
+    /// Renews the token, unless another task has done so since this one looked. All who wait for
+    /// the same key share one outcome.
+    async fn renew(
+        self,
+        key: TokenKey,
+        old: Option<BearerToken>,
+        rejected: Option<HeaderValue>,
+    ) -> TokenResult {
+        let now = self.endpoint.clock.now();
+        // Asked under the key's lock: what another task has put there meanwhile is kept, if it is
+        // not the token that was refused.
+        let must_be_replaced = |cached: &TokenResult| match cached {
             Ok(token) => token.renew <= now || Some(&token.header) == rejected.as_ref(),
             Err(_) => true,
         };
-        let fetched = self.source.fetch_or_keep(&key, old);
-        self.cache.entry_by_ref(&key).or_insert_with_if(fetched, replaced).await.into_value()
+        let fetched = self.endpoint.fetch_or_keep(&key, old);
+        let entry = self.cache.entry_by_ref(&key);
+        entry.or_insert_with_if(fetched, must_be_replaced).await.into_value()
     }
 }
 
 /// Where tokens come from.
 #[derive(Debug)]
-pub(in crate::upstream) struct Source {
-    pub(in crate::upstream) wire: Arc<Wire>,
+pub(in crate::upstream) struct TokenEndpoint {
+    pub(in crate::upstream) transport: Arc<Transport>,
     pub(in crate::upstream) throttle: Arc<Throttle>,
     pub(in crate::upstream) clock: Clock,
-    /// For one token, all requests together; a caller with less patience leaves earlier.
-    pub(in crate::upstream) deadline: Duration,
+    /// For one token, GET and POST together. It is not a caller's deadline, since many callers wait
+    /// for the same token; one with less patience leaves earlier.
+    pub(in crate::upstream) time_limit: Duration,
 }
 
-impl Source {
-    async fn fetch_or_keep(&self, key: &Key, old: Option<Token>) -> Slot {
-        let late = || Err(Failure::new(ErrorKind::Timeout, Symptom::Silence, "no token in time"));
+impl TokenEndpoint {
+    async fn fetch_or_keep(&self, key: &TokenKey, old: Option<BearerToken>) -> TokenResult {
+        let late = |_| Err(Fault::new(ErrorKind::Timeout, Symptom::Silence, "no token in time"));
         let fetched =
-            tokio::time::timeout(self.deadline, self.fetch(key)).await.unwrap_or_else(|_| late());
-        let outcome = outcome(&fetched);
-        self.wire
-            .metrics()
-            .upstream
-            .token_refreshes
-            .with_label_values(&[self.wire.name.as_str(), outcome])
-            .inc();
+            tokio::time::timeout(self.time_limit, self.fetch(key)).await.unwrap_or_else(late);
+        let labels = [self.transport.name.as_str(), outcome(&fetched)];
+        self.transport.metrics().upstream.token_refreshes.with_label_values(&labels).inc();
         match (fetched, old) {
-            (Err(failure), Some(old)) if failure.kind.class() == FailureClass::Passing => {
-                Ok(Token { renew: old.expires.min(self.clock.now().plus(RENEWAL_PAUSE)), ..old })
+            // Tokens are renewed at four fifths of their life. If the endpoint is down at that
+            // moment, the rest of the life bridges it; without that, every pull would fail with a
+            // good token in hand. A definite refusal ends the old token at once.
+            (Err(fault), Some(old)) if fault.kind.class() == FailureClass::Passing => {
+                let next_try = self.clock.now().plus(RENEWAL_PAUSE);
+                Ok(BearerToken { renew: old.expires.min(next_try), ..old })
             }
             (fetched, _) => fetched,
         }
     }
 
-    /// GET first; POST where that is refused and there is a credential (UP-3).
-    async fn fetch(&self, key: &Key) -> Slot {
-        let Speaker { holder, login } = &key.speaker;
-        self.throttle.check(*holder, Operation::Token)?;
-        let got = self.wire.send(Operation::Token, get(key)).await?;
-        let refused = matches!(got.status().as_u16(), 400 | 404 | 405);
-        let answer = match login.as_ref().filter(|_| refused) {
+    /// GET first: Quay and GAR do not take POST. POST where GET is refused and there is a login
+    /// (UP-3).
+    async fn fetch(&self, key: &TokenKey) -> TokenResult {
+        let UpstreamIdentity { credential, login } = &key.identity;
+        self.throttle.check(*credential, Operation::Token)?;
+        let first = self.transport.send(Operation::Token, get(key)).await?;
+        let is_refused = matches!(first.status().as_u16(), 400 | 404 | 405);
+        let answer = match login.as_ref().filter(|_| is_refused) {
             Some(login) => {
-                got.discard().await;
-                self.wire.send(Operation::Token, post(key, login)).await?
+                first.discard().await;
+                self.transport.send(Operation::Token, post(key, login)).await?
             }
-            None => got,
+            None => first,
         };
-        self.read(&key.speaker, answer).await
+        self.read(&key.identity, answer).await
     }
 
-    async fn read(&self, speaker: &Speaker, mut answer: Incoming) -> Slot {
-        let status = answer.status();
-        let failure = |kind, reason| Err(Failure::new(kind, Symptom::Answered, reason));
-        match status.as_u16() {
+    /// # Errors
+    /// `CredentialRejected`, `Denied`, `RateLimited` and `ServerError` as the endpoint says;
+    /// `ForbiddenAddress` if it redirects; `Protocol` for any other answer without a token.
+    async fn read(&self, identity: &UpstreamIdentity, mut answer: HttpResponse) -> TokenResult {
+        let status = answer.status().as_u16();
+        let fault = |kind, reason| Err(Fault::new(kind, Symptom::Answered, reason));
+        match status {
             200 => {
-                let body = answer.whole(LARGEST_ANSWER).await?;
+                let body = answer.whole(TOKEN_ANSWER_MAX).await?;
                 parse(&body, self.clock.now())
-                    .ok_or_else(|| Failure::protocol("the token endpoint sent no token"))
+                    .ok_or_else(|| Fault::protocol("the token endpoint sent no token"))
             }
-            401 if speaker.login.is_some() => {
-                failure(ErrorKind::CredentialRejected, "the token endpoint rejects the credential")
+            401 if identity.login.is_some() => {
+                fault(ErrorKind::CredentialRejected, "the token endpoint rejects the credential")
             }
-            // With a good credential too, some say it of a repository that is private or missing
+            // Some say it of a repository that is private or missing, with a good credential too
             // (GHCR, GAR; UP-9).
             401 | 403 => {
-                failure(ErrorKind::Denied, "the token endpoint gives no token for this repository")
+                fault(ErrorKind::Denied, "the token endpoint gives no token for this repository")
             }
-            429 => Err(self.throttle.close(speaker.holder, Operation::Token, answer.headers())),
-            300..=399 => {
-                failure(ErrorKind::Refused, "the token endpoint redirects, which is not followed")
+            429 => {
+                let headers = answer.headers();
+                Err(self.throttle.pause(identity.credential, Operation::Token, headers))
             }
+            // The request holds the login, which goes to the realm that was checked and no further.
+            300..=399 => fault(
+                ErrorKind::ForbiddenAddress,
+                "the token endpoint redirects, which is not followed",
+            ),
             500.. => Err(server_error(status)),
-            _ => Err(Failure::protocol(format!("the token endpoint answered {}", status.as_u16()))),
+            _ => Err(Fault::protocol(format!("the token endpoint answered {status}"))),
         }
     }
 }
 
-fn server_error(status: StatusCode) -> Failure {
-    let status = status.as_u16();
+fn server_error(status: u16) -> Fault {
     let reason = format!("the token endpoint answered {status}");
-    Failure::new(ErrorKind::ServerError(status), Symptom::Status(status), reason)
+    Fault::new(ErrorKind::ServerError(status), Symptom::Status(status), reason)
 }
 
-/// The word for the metric.
-fn outcome(slot: &Slot) -> &'static str {
-    let Err(failure) = slot else { return "issued" };
-    match (&failure.kind, failure.kind.class()) {
+/// The label of the metric.
+fn outcome(result: &TokenResult) -> &'static str {
+    let Err(fault) = result else { return "issued" };
+    match (&fault.kind, fault.kind.class()) {
         (ErrorKind::RateLimited { .. }, _) => "rate_limited",
         (_, FailureClass::Refused) => "denied",
         (_, FailureClass::Credential) => "rejected",
@@ -189,16 +224,18 @@ fn outcome(slot: &Slot) -> &'static str {
     }
 }
 
-fn get(key: &Key) -> Outbound {
+fn get(key: &TokenKey) -> HttpRequest {
     let mut url = key.realm.clone();
     let service = key.service.iter().map(|service| ("service", service.as_str()));
     let scopes = key.scope.split(' ').map(|scope| ("scope", scope));
+    // One parameter for each scope, where POST has them all in one (PROTOCOL §2.1).
     url.query_pairs_mut().extend_pairs(service).extend_pairs(scopes);
-    let headers = key.speaker.login.iter().map(|login| (AUTHORIZATION, login.basic())).collect();
-    Outbound { method: Method::GET, url, headers, payload: Payload::Nothing }
+    let headers = key.identity.login.iter().map(|login| (AUTHORIZATION, login.header())).collect();
+    HttpRequest { method: Method::GET, url, headers, body: RequestBody::Empty }
 }
 
-fn post(key: &Key, login: &Login) -> Outbound {
+/// The password grant of OAuth 2 (RFC 6749 §4.3), which takes all scopes in one parameter.
+fn post(key: &TokenKey, login: &BasicLogin) -> HttpRequest {
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.append_pair("grant_type", "password")
         .append_pair("username", login.username())
@@ -206,12 +243,12 @@ fn post(key: &Key, login: &Login) -> Outbound {
         .append_pair("client_id", "roadstead")
         .extend_pairs(key.service.iter().map(|service| ("service", service.as_str())))
         .append_pair("scope", &key.scope);
-    let payload = Payload::Form(form.finish());
-    Outbound { method: Method::POST, url: key.realm.clone(), headers: HeaderMap::new(), payload }
+    let (url, headers) = (key.realm.clone(), HeaderMap::new());
+    HttpRequest { method: Method::POST, url, headers, body: RequestBody::Form(form.finish()) }
 }
 
 #[derive(serde::Deserialize)]
-struct Answer {
+struct TokenResponse {
     token: Option<String>,
     access_token: Option<String>,
     /// A whole number by the specification; whatever else it is counts as absent.
@@ -219,28 +256,31 @@ struct Answer {
 }
 
 /// Reads the answer of a token endpoint; `None` if there is no token in it that could be sent.
-fn parse(body: &[u8], now: Timestamp) -> Option<Token> {
-    let answer: Answer = serde_json::from_slice(body).ok()?;
+fn parse(body: &[u8], now: Timestamp) -> Option<BearerToken> {
+    let answer: TokenResponse = serde_json::from_slice(body).ok()?;
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
-    let told = answer.expires_in.and_then(|value| value.as_u64()).filter(|seconds| *seconds > 0);
-    let life = told
+    let seconds = answer.expires_in.and_then(|value| value.as_u64()).filter(|told| *told > 0);
+    // Quay tells no `expires_in`, although its tokens live an hour. A token that is a JWT tells
+    // itself.
+    let life = seconds
         .map(Duration::from_secs)
         .or_else(|| jwt_life(&token, now))
         .unwrap_or(DEFAULT_LIFE)
         .min(LONGEST_LIFE);
     let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
     header.set_sensitive(true);
-    Some(Token { header, renew: now.plus(life * 4 / 5), expires: now.plus(life) })
+    Some(BearerToken { header, renew: now.plus(life * 4 / 5), expires: now.plus(life) })
 }
 
-/// What is left until the `exp` of a token that is a JWT. Its signature is the upstream's business.
+/// What is left until the `exp` of a token that is a JWT. Its signature is the upstream's business:
+/// a wrong life costs one refused request.
 fn jwt_life(token: &str, now: Timestamp) -> Option<Duration> {
     #[derive(serde::Deserialize)]
-    struct Claims {
+    struct JwtExpiry {
         exp: u64,
     }
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: Claims = serde_json::from_slice(&claims).ok()?;
+    let claims: JwtExpiry = serde_json::from_slice(&claims).ok()?;
     let left = Timestamp::from_unix(Duration::from_secs(claims.exp)).since(now);
     (!left.is_zero()).then_some(left)
 }

@@ -1,5 +1,5 @@
-//! One attempt at an operation: present, follow redirects, and if the registry objects, present
-//! something better once.
+//! One attempt at an operation: authorise, send, follow redirects; and if the registry rejects the
+//! authorisation, once more with a better one.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
@@ -9,167 +9,215 @@ use url::Url;
 use crate::oci::{ErrorCode, Repository};
 use crate::upstream::answer;
 use crate::upstream::auth::challenge::{Challenge, challenges};
-use crate::upstream::auth::login::Speaker;
-use crate::upstream::auth::scheme::{Auth, Presented};
-use crate::upstream::error::{ErrorKind, Failure, Operation, Symptom};
-use crate::upstream::transport::body::Incoming;
-use crate::upstream::transport::request::{Outbound, Payload, Wire, refused};
+use crate::upstream::auth::identity::UpstreamIdentity;
+use crate::upstream::auth::scheme::{AuthRequest, Authenticator, Authorization};
+use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
+use crate::upstream::transport::body::HttpResponse;
+use crate::upstream::transport::request::{HttpRequest, RequestBody, Transport, forbidden};
 use crate::upstream::transport::throttle::Throttle;
 
-const MOST_REDIRECTS: usize = 5;
-/// How much of a refusal's text is read.
-const LONGEST_TEXT: usize = 64 * 1024;
+/// Redirects that one request may take (RED-1).
+const REDIRECTS_MAX: usize = 5;
+/// Bytes of a refusal's text; a longer one is taken for none.
+const REFUSAL_TEXT_MAX: usize = 64 * 1024;
 
-/// What is asked, in whole; everything that reaches an upstream is made from it.
+/// One operation's request, in whole; everything that reaches an upstream is made from it.
 #[derive(Clone, Debug)]
-pub(in crate::upstream) struct Ask<'a> {
+pub(in crate::upstream) struct Call<'a> {
     pub(in crate::upstream) operation: Operation,
     pub(in crate::upstream) method: Method,
     pub(in crate::upstream) url: Url,
+    /// Whose credential is used.
     pub(in crate::upstream) repository: &'a Repository,
-    /// What a token has to allow.
+    /// What a token has to allow: one scope, or several with a space in between.
     pub(in crate::upstream) scope: String,
     pub(in crate::upstream) accept: &'static str,
     /// Further headers.
     pub(in crate::upstream) headers: HeaderMap,
-    /// What is written, if anything is.
+    /// The body, unless it is a stream.
     pub(in crate::upstream) content: Option<Bytes>,
 }
 
-/// An answer, and whether a redirect to another origin led to it.
-pub(in crate::upstream) struct Arrival {
-    pub(in crate::upstream) incoming: Incoming,
-    pub(in crate::upstream) abroad: bool,
-    /// The text of a refusal, once it has been read.
-    text: Option<Bytes>,
-}
-
-/// The parts of an upstream that an attempt needs, and who makes it.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct Exchange<'a> {
-    pub(in crate::upstream) wire: &'a Wire,
-    pub(in crate::upstream) auth: &'a Auth,
-    pub(in crate::upstream) throttle: &'a Throttle,
-    pub(in crate::upstream) speaker: &'a Speaker,
-}
-
-impl Exchange<'_> {
-    /// Asks, and answers one objection of the registry; a second one is final (UP-6).
-    pub(in crate::upstream) async fn attempt(&self, ask: &Ask<'_>) -> Result<Arrival, Failure> {
-        let presented = self.auth.present(self.speaker, &ask.scope).await?;
-        let objection = match self.follow(ask, &presented).await?.judged(ask, &presented).await {
-            Ok(arrival) => return self.settle(ask, arrival).await,
-            Err(objection) => objection,
-        };
-        let wanted = (self.speaker, ask.scope.as_str());
-        let better = self.auth.reconsider(wanted, &objection.challenges, &presented).await?;
-        let Some(better) = better else { return Err(objection.failure(&presented)) };
-        match self.follow(ask, &better).await?.judged(ask, &better).await {
-            Ok(arrival) => self.settle(ask, arrival).await,
-            Err(objection) => Err(objection.failure(&better)),
-        }
+impl<'a> Call<'a> {
+    /// A GET that needs the right to pull.
+    pub(in crate::upstream) fn get(
+        operation: Operation,
+        repository: &'a Repository,
+        url: Url,
+        accept: &'static str,
+    ) -> Self {
+        let (method, scope) = (Method::GET, format!("repository:{repository}:pull"));
+        let headers = HeaderMap::new();
+        Self { operation, method, url, repository, scope, accept, headers, content: None }
     }
 
-    /// Sends what cannot be sent a second time. An objection is final, but what it teaches is kept
-    /// for the next request, and makes it no denial.
-    pub(in crate::upstream) async fn send_once(
-        &self,
-        ask: &Ask<'_>,
-        body: reqwest::Body,
-    ) -> Result<Arrival, Failure> {
-        let presented = self.auth.present(self.speaker, &ask.scope).await?;
-        let outbound = Outbound {
-            payload: Payload::Stream(body),
-            ..ask.outbound(&ask.url, presented.header())
-        };
-        let incoming = self.wire.send(ask.operation, outbound).await?;
-        match Arrival::at_home(incoming).judged(ask, &presented).await {
-            Ok(arrival) => self.settle(ask, arrival).await,
-            Err(objection) => {
-                let wanted = (self.speaker, ask.scope.as_str());
-                let better =
-                    self.auth.reconsider(wanted, &objection.challenges, &presented).await?;
-                Err(better.map_or_else(|| objection.failure(&presented), |_| objection.outdated()))
-            }
-        }
-    }
-
-    /// Sends the request and follows where it is redirected to (RED-1, RED-2).
-    async fn follow(&self, ask: &Ask<'_>, presented: &Presented) -> Result<Arrival, Failure> {
-        let mut url = ask.url.clone();
-        let mut abroad = false;
-        for _ in 0..=MOST_REDIRECTS {
-            // A credential goes to the origin it belongs to and, once left, is not taken up again.
-            let credential = presented.header().filter(|_| !abroad);
-            let incoming = self.wire.send(ask.operation, ask.outbound(&url, credential)).await?;
-            self.note_rate_limit(ask.operation, incoming.headers());
-            // What is written goes to the registry itself or nowhere.
-            if !is_redirect(incoming.status()) || ask.operation.is_write() {
-                return Ok(Arrival { abroad, ..Arrival::at_home(incoming) });
-            }
-            let next = self.redirected(&url, &incoming)?;
-            incoming.discard().await;
-            abroad |= next.origin() != url.origin();
-            url = next;
-        }
-        Err(Failure::protocol(format!("more than {MOST_REDIRECTS} redirects")))
-    }
-
-    fn redirected(&self, from: &Url, incoming: &Incoming) -> Result<Url, Failure> {
-        let location = incoming.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let location =
-            location.ok_or_else(|| Failure::protocol("a redirect without a usable Location"))?;
-        self.wire.gate.redirect(from, location).map_err(|refusal| match from.join(location) {
-            Ok(to) => refused(&to, refusal),
-            Err(_) => Failure::protocol("a redirect to something that is not a URL"),
-        })
-    }
-
-    fn note_rate_limit(&self, operation: Operation, headers: &HeaderMap) {
-        let counts = matches!(operation, Operation::ManifestGet | Operation::ManifestHead);
-        if let Some(remaining) = answer::rate_limit_remaining(headers).filter(|_| counts) {
-            let gauge = &self.wire.metrics().upstream.rate_limit_remaining;
-            gauge.with_label_values(&[self.wire.name.as_str()]).set(remaining);
-        }
-    }
-
-    /// Passes answers with content, and the 416 that an operation may have a use for; the rest are
-    /// failures.
-    async fn settle(&self, ask: &Ask<'_>, mut arrival: Arrival) -> Result<Arrival, Failure> {
-        let (status, write) = (arrival.incoming.status(), ask.operation.is_write());
-        if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && !write) {
-            return Ok(arrival);
-        }
-        let symptom = Symptom::Status(status.as_u16());
-        let answered =
-            if arrival.abroad { "the redirect's target answered" } else { "the upstream answered" };
-        let reason = format!("{answered} {}", status.as_u16());
-        Err(match status.as_u16() {
-            429 => {
-                self.throttle.close(self.speaker.holder, ask.operation, arrival.incoming.headers())
-            }
-            code @ 400..500 if write => {
-                let code = ErrorKind::Rejected {
-                    status: code,
-                    code: ErrorCode::of_document(arrival.text().await),
-                };
-                Failure::new(code, symptom, reason)
-            }
-            404 => Failure::new(ErrorKind::NotFound, symptom, reason),
-            code @ 500.. => Failure::new(ErrorKind::ServerError(code), symptom, reason),
-            _ => Failure::new(ErrorKind::Protocol, symptom, reason),
-        })
-    }
-}
-
-impl Ask<'_> {
-    fn outbound(&self, url: &Url, credential: Option<&HeaderValue>) -> Outbound {
+    fn request(&self, url: &Url, authorization: Option<&HeaderValue>) -> HttpRequest {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
         headers.extend(self.headers.clone());
-        headers.extend(credential.cloned().map(|credential| (AUTHORIZATION, credential)));
-        let payload = self.content.clone().map_or(Payload::Nothing, Payload::Whole);
-        Outbound { method: self.method.clone(), url: url.clone(), headers, payload }
+        headers.extend(authorization.cloned().map(|value| (AUTHORIZATION, value)));
+        let body = self.content.clone().map_or(RequestBody::Empty, RequestBody::Bytes);
+        HttpRequest { method: self.method.clone(), url: url.clone(), headers, body }
+    }
+}
+
+/// The answer to a call.
+pub(in crate::upstream) struct CallResponse {
+    pub(in crate::upstream) http: HttpResponse,
+    /// A redirect to another origin has led to it: it is the word of some storage, not of the
+    /// registry.
+    left_origin: bool,
+    /// The text of a refusal, once it has been read.
+    refusal_text: Option<Bytes>,
+}
+
+/// The parts of an upstream that an attempt needs, and as whom it is made.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::upstream) struct CallAttempt<'a> {
+    pub(in crate::upstream) transport: &'a Transport,
+    pub(in crate::upstream) auth: &'a Authenticator,
+    pub(in crate::upstream) throttle: &'a Throttle,
+    pub(in crate::upstream) identity: &'a UpstreamIdentity,
+}
+
+impl CallAttempt<'_> {
+    /// Sends the call, and once more if the registry rejects the authorisation and there is a
+    /// better one; a second rejection is final (UP-6).
+    pub(in crate::upstream) async fn send(&self, call: &Call<'_>) -> Result<CallResponse, Fault> {
+        let authorization = self.authorise(call).await?;
+        let response = self.follow(call, &authorization).await?;
+        let rejection = match response.check_auth(call, &authorization).await {
+            Ok(response) => return self.check_status(call, response).await,
+            Err(rejection) => rejection,
+        };
+        let Some(better) = self.reauthorise(call, &rejection, &authorization).await? else {
+            return Err(rejection.fault(&authorization));
+        };
+        match self.follow(call, &better).await?.check_auth(call, &better).await {
+            Ok(response) => self.check_status(call, response).await,
+            Err(rejection) => Err(rejection.fault(&better)),
+        }
+    }
+
+    /// The authorisation to begin with, for which a token may have to be fetched.
+    pub(in crate::upstream) async fn authorise(
+        &self,
+        call: &Call<'_>,
+    ) -> Result<Authorization, Fault> {
+        self.auth.authorise(self.auth_request(call)).await
+    }
+
+    /// Sends what cannot be sent a second time. A rejection is final; but if there is a better
+    /// authorisation by then, the fault is `TokenReplaced`, since the client may send it again.
+    pub(in crate::upstream) async fn send_once(
+        &self,
+        call: &Call<'_>,
+        authorization: Authorization,
+        body: reqwest::Body,
+    ) -> Result<CallResponse, Fault> {
+        let request = call.request(&call.url, authorization.header());
+        let request = HttpRequest { body: RequestBody::Stream(body), ..request };
+        // Not `follow`: what is written goes to the registry itself or nowhere.
+        let response = self.transport.send(call.operation, request).await?;
+        match CallResponse::direct(response).check_auth(call, &authorization).await {
+            Ok(response) => self.check_status(call, response).await,
+            Err(rejection) => {
+                let better = self.reauthorise(call, &rejection, &authorization).await?;
+                Err(match better {
+                    Some(_) => rejection.token_replaced(),
+                    None => rejection.fault(&authorization),
+                })
+            }
+        }
+    }
+
+    async fn reauthorise(
+        &self,
+        call: &Call<'_>,
+        rejection: &AuthRejection,
+        rejected: &Authorization,
+    ) -> Result<Option<Authorization>, Fault> {
+        self.auth.reauthorise(self.auth_request(call), &rejection.challenges, rejected).await
+    }
+
+    fn auth_request<'a>(&'a self, call: &'a Call<'_>) -> AuthRequest<'a> {
+        AuthRequest { identity: self.identity, scope: &call.scope }
+    }
+
+    /// Sends the call and follows where it is redirected to (RED-1, RED-2).
+    async fn follow(
+        &self,
+        call: &Call<'_>,
+        authorization: &Authorization,
+    ) -> Result<CallResponse, Fault> {
+        let mut url = call.url.clone();
+        let mut left_origin = false;
+        for _ in 0..=REDIRECTS_MAX {
+            // Once its origin is left, the credential is not sent again, even if a later redirect
+            // leads back: that URL was chosen by whoever was in between (RELIABILITY §2.1).
+            let header = authorization.header().filter(|_| !left_origin);
+            let response = self.transport.send(call.operation, call.request(&url, header)).await?;
+            self.note_rate_limit(call.operation, response.headers());
+            // What is written goes to the registry itself or nowhere.
+            if !is_redirect(response.status()) || call.operation.is_write() {
+                return Ok(CallResponse { left_origin, ..CallResponse::direct(response) });
+            }
+            let next = self.redirect_target(&url, &response)?;
+            // A redirect's small body is read, so that its connection goes back to the pool.
+            response.discard().await;
+            left_origin |= next.origin() != url.origin();
+            url = next;
+        }
+        Err(Fault::protocol(format!("more than {REDIRECTS_MAX} redirects")))
+    }
+
+    fn redirect_target(&self, from: &Url, response: &HttpResponse) -> Result<Url, Fault> {
+        let location = answer::text(response.headers(), LOCATION)
+            .ok_or_else(|| Fault::protocol("a redirect without a usable Location"))?;
+        self.transport.gate.redirect(from, location).map_err(|reason| match from.join(location) {
+            Ok(to) => forbidden(&to, reason),
+            Err(_) => Fault::protocol("a redirect to something that is not a URL"),
+        })
+    }
+
+    /// Docker Hub tells with each manifest how many pulls are left (PROTOCOL §3.10).
+    fn note_rate_limit(&self, operation: Operation, headers: &HeaderMap) {
+        let is_manifest = matches!(operation, Operation::ManifestGet | Operation::ManifestHead);
+        if let Some(remaining) = answer::rate_limit_remaining(headers).filter(|_| is_manifest) {
+            let gauge = &self.transport.metrics().upstream.rate_limit_remaining;
+            gauge.with_label_values(&[self.transport.name.as_str()]).set(remaining);
+        }
+    }
+
+    /// Passes answers with content, and the 416 of a read, from which the size of an empty blob is
+    /// read (BLOB-13). All others are faults.
+    async fn check_status(
+        &self,
+        call: &Call<'_>,
+        mut response: CallResponse,
+    ) -> Result<CallResponse, Fault> {
+        let (status, is_write) = (response.http.status(), call.operation.is_write());
+        if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && !is_write) {
+            return Ok(response);
+        }
+        let kind = match status.as_u16() {
+            429 => {
+                let headers = response.http.headers();
+                return Err(self.throttle.pause(self.identity.credential, call.operation, headers));
+            }
+            // The client that pushes has to know what it did wrong, or that its upload is gone.
+            status @ 400..500 if is_write => {
+                let code = ErrorCode::of_document(response.refusal_text().await);
+                ErrorKind::Rejected { status, code }
+            }
+            // Storage that has lost a blob counts as well: nobody can pull it.
+            404 => ErrorKind::NotFound,
+            status @ 500.. => ErrorKind::ServerError(status),
+            _ => ErrorKind::Protocol,
+        };
+        let who = if response.left_origin { "the redirect's target" } else { "the upstream" };
+        let reason = format!("{who} answered {}", status.as_u16());
+        Err(Fault::new(kind, Symptom::Status(status.as_u16()), reason))
     }
 }
 
@@ -177,78 +225,90 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// The registry does not take what was presented.
+impl CallResponse {
+    /// Of the registry itself.
+    fn direct(http: HttpResponse) -> Self {
+        Self { http, left_origin: false, refusal_text: None }
+    }
+
+    /// The text of a refusal. Empty if it is too long or breaks off: then the status has to do.
+    async fn refusal_text(&mut self) -> &Bytes {
+        if self.refusal_text.is_none() {
+            let text = self.http.whole(REFUSAL_TEXT_MAX).await;
+            self.refusal_text = Some(text.unwrap_or_default());
+        }
+        self.refusal_text.get_or_insert_default()
+    }
+
+    /// Tells a rejection of the authorisation from an answer. What storage at another origin says
+    /// is not the registry's word: a 403 there is a presigned URL that has ended.
+    async fn check_auth(
+        mut self,
+        call: &Call<'_>,
+        authorization: &Authorization,
+    ) -> Result<Self, AuthRejection> {
+        let status = self.http.status().as_u16();
+        if self.left_origin || !matches!(status, 400 | 401 | 403) {
+            return Ok(self);
+        }
+        let challenges = challenges(self.http.headers());
+        let is_expired = match authorization {
+            // ECR Public answers an expired token with 400, and to a HEAD without a text that would
+            // say why.
+            Authorization::CachedToken(_) if status == 400 && call.method == Method::HEAD => true,
+            _ if challenges.is_empty() && authorization.header().is_some() => {
+                answer::says_expired(self.refusal_text().await)
+            }
+            Authorization::None
+            | Authorization::Basic(_)
+            | Authorization::CachedToken(_)
+            | Authorization::NewToken(_) => false,
+        };
+        if status == 400 && !is_expired {
+            return Ok(self);
+        }
+        // Read to its end, so that the second try finds the connection in the pool.
+        self.http.discard().await;
+        Err(AuthRejection { status, challenges, is_expired })
+    }
+}
+
+/// The registry does not take the authorisation.
 #[derive(Debug)]
-struct Objection {
+struct AuthRejection {
     status: u16,
     challenges: Vec<Challenge>,
-    /// The text says that the token is no longer good; after a HEAD, which has none, a bare 400 is
-    /// taken to.
-    expired: bool,
+    /// The token is known to have ended, although no challenge asks for another.
+    is_expired: bool,
 }
 
-impl Arrival {
-    fn at_home(incoming: Incoming) -> Self {
-        Self { incoming, abroad: false, text: None }
+impl AuthRejection {
+    /// What it means if there is a better authorisation by now that cannot be used any more.
+    fn token_replaced(&self) -> Fault {
+        let reason = "the upstream does not take this token any more; the next has another";
+        Fault::new(ErrorKind::TokenReplaced, Symptom::Status(self.status), reason)
     }
 
-    /// The text of a refusal; what is longer than any, or breaks off, is none.
-    async fn text(&mut self) -> &Bytes {
-        if self.text.is_none() {
-            self.text = Some(self.incoming.whole(LONGEST_TEXT).await.unwrap_or_default());
-        }
-        self.text.get_or_insert_default()
-    }
-
-    /// Tells an objection from an answer. What storage abroad says is not the registry's word.
-    async fn judged(mut self, ask: &Ask<'_>, presented: &Presented) -> Result<Self, Objection> {
-        let status = self.incoming.status().as_u16();
-        if self.abroad || !matches!(status, 400 | 401 | 403) {
-            return Ok(self);
-        }
-        let challenges = challenges(self.incoming.headers());
-        let expired = match presented {
-            Presented::Kept(_) if status == 400 && ask.method == Method::HEAD => true,
-            _ if challenges.is_empty() && presented.header().is_some() => {
-                answer::says_expired(self.text().await)
-            }
-            Presented::Nothing | Presented::Basic(_) | Presented::Kept(_) | Presented::Fresh(_) => {
-                false
-            }
-        };
-        if status == 400 && !expired {
-            return Ok(self);
-        }
-        self.incoming.discard().await;
-        Err(Objection { status, challenges, expired })
-    }
-}
-
-impl Objection {
-    /// There is something better to present by now.
-    fn outdated(&self) -> Failure {
-        let symptom = Symptom::Status(self.status);
-        Failure::new(
-            ErrorKind::Outdated,
-            symptom,
-            "the upstream does not take this token any more; the next has another",
-        )
-    }
-
-    /// What it means once nothing better can be presented (UP-7, UP-9).
-    fn failure(&self, presented: &Presented) -> Failure {
+    /// What it means once nothing better can be sent (UP-7, UP-9).
+    fn fault(&self, rejected: &Authorization) -> Fault {
         let status = self.status;
-        let (kind, what) = match presented {
-            Presented::Basic(_) if status == 401 || self.expired => {
+        let (kind, what) = match rejected {
+            Authorization::Basic(_) if status == 401 || self.is_expired => {
                 (ErrorKind::CredentialRejected, "rejects the credential")
             }
-            Presented::Fresh(_) | Presented::Kept(_) if self.expired => {
+            Authorization::NewToken(_) | Authorization::CachedToken(_) if self.is_expired => {
                 (ErrorKind::CredentialRejected, "rejects its own token")
             }
-            Presented::Nothing | Presented::Basic(_) | Presented::Fresh(_) | Presented::Kept(_) => {
+            // The credential is good or there is none: it is the repository that is out of reach.
+            // Docker Hub issues tokens without any right for repositories that are private or
+            // missing, and answers them with 401.
+            Authorization::None
+            | Authorization::Basic(_)
+            | Authorization::NewToken(_)
+            | Authorization::CachedToken(_) => {
                 (ErrorKind::Denied, "denies access to the repository")
             }
         };
-        Failure::new(kind, Symptom::Status(status), format!("the upstream {what} ({status})"))
+        Fault::new(kind, Symptom::Status(status), format!("the upstream {what} ({status})"))
     }
 }

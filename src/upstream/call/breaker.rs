@@ -1,5 +1,5 @@
-//! The reachability gate: after three failures in a row nothing is dialled for a while, then one
-//! probe is (DESIGN §14.4).
+//! The breaker: after three failures in a row nothing is dialled for a while, then one probe is
+//! (DESIGN §14.4).
 //!
 //! [`Breaker`] is the state machine, pure; [`Reachability`] shares it, and a [`Permit`] reports
 //! what became of one operation. A permit that is dropped without a report, because its caller
@@ -12,7 +12,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::metrics::Gauge;
 use crate::upstream::error::Symptom;
 
-const FAILURES: u32 = 3;
+/// Failures in a row that open it.
+const FAILURES_TO_OPEN: u32 = 3;
+/// How long it is open at first; doubles with each probe that fails.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
@@ -25,9 +27,18 @@ enum Pass {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Breaker {
-    Closed { failures: u32 },
-    Open { until: Timestamp, pause: Duration },
-    Probing { pause: Duration },
+    Closed {
+        /// In a row.
+        failures: u32,
+    },
+    Open {
+        until: Timestamp,
+        pause: Duration,
+    },
+    /// One operation is under way to find out; `pause` is the last one.
+    Probing {
+        pause: Duration,
+    },
 }
 
 impl Breaker {
@@ -60,13 +71,14 @@ impl Breaker {
     fn failed(&mut self, pass: Pass, now: Timestamp) {
         *self = match (&*self, pass) {
             (Self::Closed { failures }, Pass::Ordinary | Pass::Probe)
-                if failures + 1 < FAILURES =>
+                if failures + 1 < FAILURES_TO_OPEN =>
             {
                 Self::Closed { failures: failures + 1 }
             }
             (Self::Closed { .. }, Pass::Ordinary | Pass::Probe) => open(now, FIRST_PAUSE),
             (Self::Probing { pause }, Pass::Probe) => open(now, (*pause * 2).min(LONGEST_PAUSE)),
-            // Operations that were under way when the gate opened add nothing.
+            // Operations that were under way when the breaker opened add nothing: a hundred pulls
+            // that time out together are one outage, not a reason to double the pause.
             (Self::Open { .. }, Pass::Ordinary | Pass::Probe)
             | (Self::Probing { .. }, Pass::Ordinary) => return,
         };
@@ -88,7 +100,7 @@ fn open(now: Timestamp, pause: Duration) -> Breaker {
     Breaker::Open { until: now.plus(pause), pause }
 }
 
-/// The gate of one upstream, shared by its operations.
+/// The breaker of one upstream, shared by its operations.
 #[derive(Debug)]
 pub(in crate::upstream) struct Reachability {
     breaker: Mutex<Breaker>,
@@ -105,7 +117,7 @@ impl Reachability {
     /// Leave to dial, or `None` while the upstream is taken to be unreachable.
     pub(in crate::upstream) fn admit(&self) -> Option<Permit<'_>> {
         let pass = self.breaker().admit(self.clock.now())?;
-        Some(Permit { gate: self, pass })
+        Some(Permit { reachability: self, pass })
     }
 
     /// Whether there would be no permit; unlike asking for one, this takes no probe.
@@ -121,19 +133,19 @@ impl Reachability {
 /// One operation's leave to dial.
 #[derive(Debug)]
 pub(in crate::upstream) struct Permit<'a> {
-    gate: &'a Reachability,
+    reachability: &'a Reachability,
     pass: Pass,
 }
 
 impl Permit<'_> {
     /// The operation succeeded.
     pub(in crate::upstream) fn reached(self) {
-        self.gate.breaker().reached();
+        self.reachability.breaker().reached();
     }
 
     /// The operation ran out of time.
     pub(in crate::upstream) fn timed_out(self) {
-        self.gate.breaker().failed(self.pass, self.gate.clock.now());
+        self.reachability.breaker().failed(self.pass, self.reachability.clock.now());
     }
 
     /// The operation failed; what was observed decides whether that counts.
@@ -143,17 +155,20 @@ impl Permit<'_> {
                 self.timed_out();
             }
             Symptom::Status(_) | Symptom::Answered => self.reached(),
+            // A body that broke off came from an upstream that had answered, or from storage behind
+            // it; what we refused ourselves says nothing at all.
             Symptom::Cut | Symptom::Local => drop(self),
         }
     }
 }
 
 impl Drop for Permit<'_> {
-    /// Releases the probe if no report has moved the gate on, and shows the state.
+    /// Gives the probe back if no report has moved the breaker on: its caller has left, and without
+    /// this the breaker would wait for that probe for ever. Shows the state in the metric.
     fn drop(&mut self) {
-        let mut breaker = self.gate.breaker();
-        breaker.released(self.pass, self.gate.clock.now());
-        self.gate.gauge.set(i64::from(breaker.is_open()));
+        let mut breaker = self.reachability.breaker();
+        breaker.released(self.pass, self.reachability.clock.now());
+        self.reachability.gauge.set(i64::from(breaker.is_open()));
     }
 }
 
@@ -167,7 +182,7 @@ mod tests {
 
     fn opened(now: u64) -> Breaker {
         let mut breaker = Breaker::Closed { failures: 0 };
-        for _ in 0..FAILURES {
+        for _ in 0..FAILURES_TO_OPEN {
             breaker.failed(Pass::Ordinary, at(now));
         }
         breaker
@@ -208,7 +223,7 @@ mod tests {
         let gauge = Gauge::new("open", "test").expect("valid");
         let clock = Clock::manual(Duration::from_secs(1));
         let gate = Reachability::new(clock.clone(), gauge.clone());
-        for _ in 0..FAILURES {
+        for _ in 0..FAILURES_TO_OPEN {
             gate.admit().expect("closed").failed(Symptom::Connect);
         }
         assert!(gate.admit().is_none());
@@ -233,7 +248,7 @@ mod tests {
     #[test]
     fn a_cut_body_counts_for_neither() {
         let gate = Reachability::new(Clock::system(), Gauge::new("open", "test").expect("valid"));
-        for _ in 0..FAILURES * 2 {
+        for _ in 0..FAILURES_TO_OPEN * 2 {
             gate.admit().expect("closed").failed(Symptom::Cut);
         }
         gate.admit().expect("closed").failed(Symptom::Connect);

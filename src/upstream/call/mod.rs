@@ -1,4 +1,9 @@
-pub(in crate::upstream) mod attempt;
-pub(in crate::upstream) mod breaker;
-pub(in crate::upstream) mod conversation;
-pub(in crate::upstream) mod retry;
+//! One operation to its end, whichever it is.
+//!
+//! `runner` finds the login, holds the operation to its deadline and to the `breaker`, and has it
+//! tried again where `retry` allows. `attempt` is one try: authorised, redirected, judged.
+
+pub(super) mod attempt;
+pub(super) mod breaker;
+pub(super) mod retry;
+pub(super) mod runner;

@@ -4,10 +4,17 @@ use std::time::Duration;
 
 use crate::upstream::error::Symptom;
 
+/// Attempts at a call that fails in passing.
+const ATTEMPTS_MAX: u32 = 3;
+/// Attempts where each has cost a connect timeout (5 s) already: a third would use up the
+/// time of a client that waits for headers (DESIGN §14.8).
+const ATTEMPTS_WITHOUT_ANSWER: u32 = 2;
+
 /// The pause before the next attempt, or `None` if `attempt` (counted from 1) was the last.
 ///
-/// Pauses double from `first`; `jitter`, in `0.0..1.0`, takes away up to half of one. A 429 is
-/// never retried (ERR-2, DESIGN §14.4), nor is any answer that would be the same again.
+/// Pauses double from `first`; `jitter`, in `0.0..1.0`, takes away up to half of one, so that
+/// clients which failed together do not come back together. A 429 is never retried (ERR-2, DESIGN
+/// §14.4), nor is any answer that would be the same again.
 pub(in crate::upstream) fn pause(
     symptom: Symptom,
     attempt: u32,
@@ -18,9 +25,8 @@ pub(in crate::upstream) fn pause(
         Symptom::Connect
         | Symptom::Reset
         | Symptom::Cut
-        | Symptom::Status(500 | 502 | 503 | 504) => 3,
-        // Each such attempt has cost a connect timeout already.
-        Symptom::Silence => 2,
+        | Symptom::Status(500 | 502 | 503 | 504) => ATTEMPTS_MAX,
+        Symptom::Silence => ATTEMPTS_WITHOUT_ANSWER,
         Symptom::Status(_) | Symptom::Answered | Symptom::Local => 1,
     };
     let doubled = first.saturating_mul(1 << attempt.saturating_sub(1).min(8));

@@ -8,20 +8,24 @@ use http::{HeaderMap, StatusCode};
 
 use crate::metrics::Counter;
 use crate::oci::UpstreamName;
-use crate::upstream::error::{Error, ErrorKind, Failure, Operation, Symptom};
+use crate::upstream::error::{Error, ErrorKind, Fault, Operation, Symptom};
 
-/// A body that is thrown away is read up to this size, so that its connection can be used again.
-const DISCARDED: u64 = 16 * 1024;
+/// The largest body that is read only to throw it away, so that its connection can be used again.
+/// A larger one costs its connection.
+const LARGEST_DISCARDED: u64 = 16 * 1024;
+/// How long that may take.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// An answer whose headers are here and whose body is not.
-pub(in crate::upstream) struct Incoming {
-    pub(in crate::upstream) response: reqwest::Response,
-    pub(in crate::upstream) idle: Duration,
-    pub(in crate::upstream) received: Counter,
+pub(in crate::upstream) struct HttpResponse {
+    pub(super) response: reqwest::Response,
+    /// The longest silence within the body.
+    pub(super) idle: Duration,
+    /// Counts the bytes of the body.
+    pub(super) received: Counter,
 }
 
-impl Incoming {
+impl HttpResponse {
     pub(in crate::upstream) fn status(&self) -> StatusCode {
         self.response.status()
     }
@@ -31,27 +35,35 @@ impl Incoming {
     }
 
     /// The next bytes; `None` only at the clean end of the framing.
-    pub(in crate::upstream) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+    ///
+    /// # Errors
+    /// `Timeout` after `idle` of silence, `Unreachable` if the body breaks off.
+    pub(in crate::upstream) async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
         match tokio::time::timeout(self.idle, self.response.chunk()).await {
             Ok(Ok(chunk)) => {
                 self.received.inc_by(chunk.as_ref().map_or(0, Bytes::len) as u64);
                 Ok(chunk)
             }
             Ok(Err(error)) => {
-                Err(Failure::new(ErrorKind::Unreachable, Symptom::Cut, "the body broke off")
+                // Presigned URLs of blob storage hold a signature; none may reach a log.
+                Err(Fault::new(ErrorKind::Unreachable, Symptom::Cut, "the body broke off")
                     .because(error.without_url()))
             }
-            Err(_) => Err(Failure::new(ErrorKind::Timeout, Symptom::Cut, "the body stalled")),
+            Err(_) => Err(Fault::new(ErrorKind::Timeout, Symptom::Cut, "the body stalled")),
         }
     }
 
-    /// The whole body, if it has at most `limit` bytes.
-    pub(in crate::upstream) async fn whole(&mut self, limit: usize) -> Result<Bytes, Failure> {
-        let too_large = || Failure::protocol(format!("the body is larger than {limit} bytes"));
+    /// The whole body.
+    ///
+    /// # Errors
+    /// `Protocol` if it has more than `limit` bytes; else as [`HttpResponse::chunk`].
+    pub(in crate::upstream) async fn whole(&mut self, limit: usize) -> Result<Bytes, Fault> {
+        let too_large = || Fault::protocol(format!("the body is larger than {limit} bytes"));
         let announced = self
             .response
             .content_length()
             .map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        // Before a byte of it is read. The capacity below is within the limit for the same reason.
         if announced > limit {
             return Err(too_large());
         }
@@ -67,7 +79,7 @@ impl Incoming {
 
     /// Reads a small body to its end; its content and its failures do not matter.
     pub(in crate::upstream) async fn discard(mut self) {
-        if self.response.content_length().is_some_and(|length| length <= DISCARDED) {
+        if self.response.content_length().is_some_and(|length| length <= LARGEST_DISCARDED) {
             let read = async { while let Ok(Some(_)) = self.chunk().await {} };
             let _ = tokio::time::timeout(DISCARD_TIME, read).await;
         }
@@ -76,12 +88,12 @@ impl Incoming {
 
 /// The bytes of a blob as they arrive.
 pub struct BlobBody {
-    incoming: Incoming,
+    incoming: HttpResponse,
     upstream: UpstreamName,
 }
 
 impl BlobBody {
-    pub(in crate::upstream) fn new(incoming: Incoming, upstream: UpstreamName) -> Self {
+    pub(in crate::upstream) fn new(incoming: HttpResponse, upstream: UpstreamName) -> Self {
         Self { incoming, upstream }
     }
 

@@ -14,16 +14,15 @@ use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::RootCertStore;
 
-use super::gate::{Refusal, is_public};
-use super::tls;
+use super::gate::{ForbiddenUrl, is_public};
+use super::tls::{self, BoxError};
 use crate::config;
 use crate::limits::Limits;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Below the 60 s after which load balancers commonly drop an idle connection.
-const POOL_IDLE: Duration = Duration::from_secs(50);
-const POOL_SIZE: usize = 32;
+const POOL_IDLE_TIME: Duration = Duration::from_secs(50);
+/// Idle connections that are kept for each host.
+const POOL_IDLE_CONNECTIONS: usize = 32;
 
 /// How names become addresses: the system's way, or another that a test hands in.
 #[derive(Clone)]
@@ -71,11 +70,13 @@ impl Resolve for Resolver {
         let only_public = self.only_public;
         Box::pin(async move {
             let found = found.await?;
-            let named = !found.is_empty();
+            let has_addresses = !found.is_empty();
             let allowed: Vec<_> =
                 found.into_iter().filter(|address| !only_public || is_public(*address)).collect();
-            if named && allowed.is_empty() {
-                return Err(Refusal::PrivateName.into());
+            // A name without any address is left to fail as such; this one has some, and all of
+            // them are internal (RELIABILITY §2.2).
+            if has_addresses && allowed.is_empty() {
+                return Err(ForbiddenUrl::PrivateName.into());
             }
             // Port 0 is replaced by that of the URL.
             Ok(Box::new(allowed.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
@@ -83,14 +84,14 @@ impl Resolve for Resolver {
     }
 }
 
-/// The clients of one upstream; [`super::gate::Dial`] says which is for what.
+/// The clients of one upstream; [`DialVia`](super::gate::DialVia) says which is for what.
 #[derive(Debug)]
-pub(in crate::upstream) struct Clients {
+pub(in crate::upstream) struct HttpClients {
     pub(in crate::upstream) configured: reqwest::Client,
     pub(in crate::upstream) public: reqwest::Client,
 }
 
-impl Clients {
+impl HttpClients {
     /// Builds both clients. The operator's leave not to verify holds for configured hosts only.
     pub(in crate::upstream) fn new(
         config: &config::Upstream,
@@ -106,12 +107,14 @@ impl Clients {
                 .tls_backend_preconfigured(tls)
                 .build()?)
         };
+        // Two, since a client has one resolver and one TLS configuration.
         Ok(Self { configured: client(config.tls_verify, false)?, public: client(true, true)? })
     }
 }
 
 /// A client that does nothing on its own: no redirects, retries, proxies, decompression or
-/// referers.
+/// referers. Each would be a request or a change of bytes that the gate, the retry policy or the
+/// digest does not see.
 fn plain_client(limits: &Limits) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
@@ -126,8 +129,8 @@ fn plain_client(limits: &Limits) -> reqwest::ClientBuilder {
         .no_deflate()
         .tcp_nodelay(true)
         .connect_timeout(limits.connect)
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_max_idle_per_host(POOL_SIZE)
+        .pool_idle_timeout(POOL_IDLE_TIME)
+        .pool_max_idle_per_host(POOL_IDLE_CONNECTIONS)
 }
 
 #[cfg(test)]
@@ -158,6 +161,6 @@ mod tests {
     #[tokio::test]
     async fn a_name_with_private_addresses_only_is_refused() {
         let error = resolved(true, &["127.0.0.1", "::1"]).await.expect_err("refused");
-        assert_eq!(error.downcast_ref::<Refusal>(), Some(&Refusal::PrivateName));
+        assert_eq!(error.downcast_ref::<ForbiddenUrl>(), Some(&ForbiddenUrl::PrivateName));
     }
 }

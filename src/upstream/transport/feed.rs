@@ -7,27 +7,30 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-/// Pieces on their way to the socket. Whoever feeds more waits: a registry that stalls holds up its
-/// client.
-const PIECES: usize = 4;
+/// How many items wait between the client and the registry's socket. Whoever feeds more waits, so
+/// that a registry that stalls holds up its client instead of filling memory.
+const FEED_CAPACITY: usize = 4;
 
-enum Piece {
+enum FeedItem {
     Bytes(Bytes),
+    /// The client has sent everything. Without it, a sender that is dropped halfway would look like
+    /// a clean end, and the registry would take half of a chunk for all of it.
     End,
 }
 
-/// Where the bytes go in. Dropped before [`Feed::end`], the transfer breaks off.
+/// Where the bytes of an upload go in. If it is dropped before [`Feed::end`], the transfer breaks
+/// off.
 #[derive(Debug)]
-pub struct Feed(mpsc::Sender<Piece>);
+pub struct Feed(mpsc::Sender<FeedItem>);
 
-/// The registry's side is gone: it has answered early, or the connection broke.
+/// The registry takes no more bytes: it has answered early, or the connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
-/// Where they come out.
+/// Where the bytes of an upload come out: the body of a request to the registry.
 #[derive(Debug)]
 pub struct UploadBody {
-    pieces: mpsc::Receiver<Piece>,
+    items: mpsc::Receiver<FeedItem>,
     /// Bytes that are still to come, if their number was announced.
     left: Option<u64>,
     ended: bool,
@@ -38,21 +41,21 @@ pub struct UploadBody {
 #[error("the client broke off")]
 pub struct BrokenOff;
 
-/// A body of `length` bytes, or of as many as come.
+/// A body of `length` bytes, or of as many as come, and where to feed it from.
 pub fn feed(length: Option<u64>) -> (Feed, UploadBody) {
-    let (sender, pieces) = mpsc::channel(PIECES);
-    (Feed(sender), UploadBody { pieces, left: length, ended: false })
+    let (sender, items) = mpsc::channel(FEED_CAPACITY);
+    (Feed(sender), UploadBody { items, left: length, ended: false })
 }
 
 impl Feed {
-    /// Waits for room.
+    /// Passes bytes on; waits while the registry takes none. The caller sets the deadline.
     pub async fn bytes(&self, bytes: Bytes) -> Result<(), Closed> {
-        self.0.send(Piece::Bytes(bytes)).await.map_err(|_| Closed)
+        self.0.send(FeedItem::Bytes(bytes)).await.map_err(|_| Closed)
     }
 
-    /// All of it has been fed.
+    /// Says that everything has been fed.
     pub async fn end(self) -> Result<(), Closed> {
-        self.0.send(Piece::End).await.map_err(|_| Closed)
+        self.0.send(FeedItem::End).await.map_err(|_| Closed)
     }
 }
 
@@ -67,13 +70,13 @@ impl Body for UploadBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
-            Some(Piece::Bytes(bytes)) => {
+        Poll::Ready(match ready!(self.items.poll_recv(cx)) {
+            Some(FeedItem::Bytes(bytes)) => {
                 let length = bytes.len() as u64;
                 self.left = self.left.map(|left| left.saturating_sub(length));
                 Some(Ok(Frame::data(bytes)))
             }
-            Some(Piece::End) => {
+            Some(FeedItem::End) => {
                 self.ended = true;
                 None
             }
@@ -81,6 +84,8 @@ impl Body for UploadBody {
         })
     }
 
+    /// True as soon as the announced bytes are through: hyper then drops the body without waiting
+    /// for the end to be fed.
     fn is_end_stream(&self) -> bool {
         self.ended || self.left == Some(0)
     }

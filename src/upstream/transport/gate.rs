@@ -4,7 +4,8 @@
 //! name must not reach into our network, nor take a credential elsewhere (RELIABILITY §2.1, §2.2).
 //! The gate sees every URL before it is dialled; names that are not configured are resolved by the
 //! filtering resolver in `dial`, which asks [`is_public`] about each address. Literal addresses
-//! never reach a resolver, so the gate refuses them itself.
+//! never reach a resolver, so the gate refuses them itself. Storage that a redirect leads to
+//! mostly has a host that nobody configured, so such names must be reachable.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,17 +15,19 @@ use url::{Host, Url};
 
 use crate::config;
 
-/// What one upstream may dial.
+/// Which URLs one upstream may lead us to.
 #[derive(Debug)]
-pub(in crate::upstream) struct Gate {
+pub(in crate::upstream) struct OutboundGate {
+    /// The upstream's configured URL.
     home: Url,
+    /// `host` or `host:port`, in lower case as `Url` has hosts.
     token_hosts: Vec<String>,
     blob_hosts: Vec<String>,
 }
 
-/// The client that dials a URL.
+/// Which of the two clients dials a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::upstream) enum Dial {
+pub(in crate::upstream) enum DialVia {
     /// Its exact host and port are configured; any address will do.
     Configured,
     /// Somebody else named it; only public addresses.
@@ -33,10 +36,12 @@ pub(in crate::upstream) enum Dial {
 
 /// Why a URL is not dialled. `Display` shows no path and no query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::upstream) enum Refusal {
+pub(in crate::upstream) enum ForbiddenUrl {
     NoHttps,
+    /// A redirect from https to http.
     Downgrade,
     UserInfo,
+    /// An IP address that is not configured.
     AddressLiteral,
     /// Every address of the name is one of our own networks'.
     PrivateName,
@@ -45,7 +50,7 @@ pub(in crate::upstream) enum Refusal {
     Unparsable,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ForbiddenUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoHttps => "it is not https",
@@ -59,9 +64,9 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for ForbiddenUrl {}
 
-impl Gate {
+impl OutboundGate {
     pub(in crate::upstream) fn new(config: &config::Upstream) -> Self {
         let lower = |hosts: &[String]| hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         Self {
@@ -71,47 +76,60 @@ impl Gate {
         }
     }
 
-    /// The upstream's own URL.
-    pub(in crate::upstream) fn home(&self) -> &Url {
-        &self.home
+    /// `path`, and the query behind it, at the upstream itself.
+    pub(in crate::upstream) fn home_url(&self, path: &str) -> Url {
+        let mut url = self.home.clone();
+        let (path, query) =
+            path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        url.set_path(path);
+        url.set_query(query);
+        url
     }
 
-    /// Decides whether `url` is dialled, and how.
-    pub(in crate::upstream) fn judge(&self, url: &Url) -> Result<Dial, Refusal> {
-        let host = url.host().ok_or(Refusal::Unparsable)?;
-        let configured =
-            self.is_home(url) || listed(&self.token_hosts, url) || listed(&self.blob_hosts, url);
+    /// Decides whether `url` is dialled, and by which client.
+    pub(in crate::upstream) fn check(&self, url: &Url) -> Result<DialVia, ForbiddenUrl> {
+        let host = url.host().ok_or(ForbiddenUrl::Unparsable)?;
+        let configured = self.is_home(url)
+            || is_listed(&self.token_hosts, url)
+            || is_listed(&self.blob_hosts, url);
+        // An upstream on plain http is the operator's choice for its own hosts, and for no others.
         let scheme_ok = match url.scheme() {
             "https" => true,
             "http" => self.home.scheme() == "http" && configured,
             _ => false,
         };
         match host {
-            _ if !scheme_ok => Err(Refusal::NoHttps),
-            _ if has_user(url) => Err(Refusal::UserInfo),
-            _ if configured => Ok(Dial::Configured),
-            Host::Domain(_) => Ok(Dial::Public),
-            Host::Ipv4(_) | Host::Ipv6(_) => Err(Refusal::AddressLiteral),
+            _ if !scheme_ok => Err(ForbiddenUrl::NoHttps),
+            _ if has_user(url) => Err(ForbiddenUrl::UserInfo),
+            _ if configured => Ok(DialVia::Configured),
+            Host::Domain(_) => Ok(DialVia::Public),
+            Host::Ipv4(_) | Host::Ipv6(_) => Err(ForbiddenUrl::AddressLiteral),
         }
     }
 
     /// Where a redirect leads; relative ones are resolved (RED-1).
-    pub(in crate::upstream) fn redirect(&self, from: &Url, location: &str) -> Result<Url, Refusal> {
-        let to = from.join(location).map_err(|_| Refusal::Unparsable)?;
+    pub(in crate::upstream) fn redirect(
+        &self,
+        from: &Url,
+        location: &str,
+    ) -> Result<Url, ForbiddenUrl> {
+        let to = from.join(location).map_err(|_| ForbiddenUrl::Unparsable)?;
         if from.scheme() == "https" && to.scheme() == "http" {
-            return Err(Refusal::Downgrade);
+            return Err(ForbiddenUrl::Downgrade);
         }
-        self.judge(&to).map(|_| to)
+        self.check(&to).map(|_| to)
     }
 
-    /// The token realm of a challenge, if our credential may be sent there.
-    pub(in crate::upstream) fn realm(&self, realm: &str) -> Result<Url, Refusal> {
-        let url = Url::parse(realm).map_err(|_| Refusal::Unparsable)?;
-        self.judge(&url)?;
-        if self.is_home(&url) || listed(&self.token_hosts, &url) {
+    /// The token realm of a challenge, if our credential may be sent there (UP-5). GitLab and
+    /// Docker Hub have it on a host of its own, which `token_hosts` names; being a blob host is not
+    /// enough, since whoever stores blobs need not be trusted with a password.
+    pub(in crate::upstream) fn realm(&self, realm: &str) -> Result<Url, ForbiddenUrl> {
+        let url = Url::parse(realm).map_err(|_| ForbiddenUrl::Unparsable)?;
+        self.check(&url)?;
+        if self.is_home(&url) || is_listed(&self.token_hosts, &url) {
             Ok(url)
         } else {
-            Err(Refusal::ForeignRealm)
+            Err(ForbiddenUrl::ForeignRealm)
         }
     }
 
@@ -126,7 +144,7 @@ fn has_user(url: &Url) -> bool {
 
 /// Whether `host:port` of the URL is in the list; a bare `host` there stands for the scheme's own
 /// port.
-fn listed(hosts: &[String], url: &Url) -> bool {
+fn is_listed(hosts: &[String], url: &Url) -> bool {
     let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
         return false;
     };
@@ -135,7 +153,7 @@ fn listed(hosts: &[String], url: &Url) -> bool {
 }
 
 /// Scheme, host and port of a URL: all that errors and logs show of it.
-pub(in crate::upstream) fn shown(url: &Url) -> String {
+pub(in crate::upstream) fn origin_of(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
@@ -147,7 +165,8 @@ const fn v6(first: u16, second: u16, length: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0), length)
 }
 
-/// IANA's special-purpose registry, multicast, the reserved class E, and Azure's host agent.
+/// IANA's special-purpose registry, multicast, the reserved class E, and Azure's host agent
+/// (168.63.129.16), which answers every virtual machine there.
 const NOT_PUBLIC_V4: [Ipv4Net; 17] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
@@ -179,7 +198,7 @@ const NOT_PUBLIC_V6: [Ipv6Net; 3] = [v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v
 pub(in crate::upstream) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => NOT_PUBLIC_V4.iter().all(|net| !net.contains(&address)),
-        IpAddr::V6(address) => match carried(address) {
+        IpAddr::V6(address) => match embedded_v4(address) {
             Some(inner) => is_public(IpAddr::V4(inner)),
             None => {
                 GLOBAL_V6.contains(&address)
@@ -190,7 +209,7 @@ pub(in crate::upstream) fn is_public(address: IpAddr) -> bool {
 }
 
 /// The IPv4 address that a mapped, NAT64 or 6to4 address stands for.
-fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bytes = address.octets();
     let at = |i: usize| Ipv4Addr::new(bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]);
     let mapped = || address.to_ipv4_mapped();
@@ -204,9 +223,9 @@ mod tests {
     use super::*;
     use crate::oci::UpstreamName;
 
-    fn gate(url: &str) -> Gate {
+    fn gate(url: &str) -> OutboundGate {
         let hosts = |hosts: &[&str]| hosts.iter().map(ToString::to_string).collect();
-        Gate::new(&config::Upstream {
+        OutboundGate::new(&config::Upstream {
             name: UpstreamName::parse("acme.test").expect("valid"),
             url: Url::parse(url).expect("valid"),
             aliases: vec![],
@@ -222,44 +241,44 @@ mod tests {
         })
     }
 
-    fn judged(gate: &Gate, url: &str) -> Result<Dial, Refusal> {
-        gate.judge(&Url::parse(url).expect(url))
+    fn checked(gate: &OutboundGate, url: &str) -> Result<DialVia, ForbiddenUrl> {
+        gate.check(&Url::parse(url).expect(url))
     }
 
     #[test]
     fn only_exact_configured_hosts_may_be_private() {
         let gate = gate("https://acme.test:5000");
         for (url, expected) in [
-            ("https://acme.test:5000/v2/", Ok(Dial::Configured)),
-            ("https://acme.test/v2/", Ok(Dial::Public)),
-            ("https://auth.acme.test/token", Ok(Dial::Configured)),
-            ("https://auth.acme.test:8443/token", Ok(Dial::Public)),
-            ("https://10.0.0.3:9000/b", Ok(Dial::Configured)),
-            ("https://cdn.internal/b", Ok(Dial::Configured)),
-            ("https://10.0.0.3/b", Err(Refusal::AddressLiteral)),
-            ("https://127.0.0.1:5000/", Err(Refusal::AddressLiteral)),
-            ("https://0x7f.1/", Err(Refusal::AddressLiteral)),
-            ("https://2130706433/", Err(Refusal::AddressLiteral)),
-            ("https://[::1]/", Err(Refusal::AddressLiteral)),
-            ("https://93.184.216.34/", Err(Refusal::AddressLiteral)),
-            ("https://user@cdn.example/", Err(Refusal::UserInfo)),
-            ("https://u:p@acme.test:5000/", Err(Refusal::UserInfo)),
-            ("http://acme.test:5000/", Err(Refusal::NoHttps)),
-            ("http://cdn.example/", Err(Refusal::NoHttps)),
-            ("ftp://acme.test/", Err(Refusal::NoHttps)),
-            ("https://cdn.example/", Ok(Dial::Public)),
+            ("https://acme.test:5000/v2/", Ok(DialVia::Configured)),
+            ("https://acme.test/v2/", Ok(DialVia::Public)),
+            ("https://auth.acme.test/token", Ok(DialVia::Configured)),
+            ("https://auth.acme.test:8443/token", Ok(DialVia::Public)),
+            ("https://10.0.0.3:9000/b", Ok(DialVia::Configured)),
+            ("https://cdn.internal/b", Ok(DialVia::Configured)),
+            ("https://10.0.0.3/b", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://127.0.0.1:5000/", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://0x7f.1/", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://2130706433/", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://[::1]/", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://93.184.216.34/", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://user@cdn.example/", Err(ForbiddenUrl::UserInfo)),
+            ("https://u:p@acme.test:5000/", Err(ForbiddenUrl::UserInfo)),
+            ("http://acme.test:5000/", Err(ForbiddenUrl::NoHttps)),
+            ("http://cdn.example/", Err(ForbiddenUrl::NoHttps)),
+            ("ftp://acme.test/", Err(ForbiddenUrl::NoHttps)),
+            ("https://cdn.example/", Ok(DialVia::Public)),
         ] {
-            assert_eq!(judged(&gate, url), expected, "{url}");
+            assert_eq!(checked(&gate, url), expected, "{url}");
         }
     }
 
     #[test]
     fn an_http_upstream_allows_http_for_its_own_hosts_only() {
         let gate = gate("http://10.0.0.1:5000");
-        assert_eq!(judged(&gate, "http://10.0.0.1:5000/v2/"), Ok(Dial::Configured));
-        assert_eq!(judged(&gate, "http://10.0.0.3:9000/"), Ok(Dial::Configured));
-        assert_eq!(judged(&gate, "http://cdn.example/"), Err(Refusal::NoHttps));
-        assert_eq!(judged(&gate, "http://10.0.0.1:5001/"), Err(Refusal::NoHttps));
+        assert_eq!(checked(&gate, "http://10.0.0.1:5000/v2/"), Ok(DialVia::Configured));
+        assert_eq!(checked(&gate, "http://10.0.0.3:9000/"), Ok(DialVia::Configured));
+        assert_eq!(checked(&gate, "http://cdn.example/"), Err(ForbiddenUrl::NoHttps));
+        assert_eq!(checked(&gate, "http://10.0.0.1:5001/"), Err(ForbiddenUrl::NoHttps));
     }
 
     #[test]
@@ -268,8 +287,8 @@ mod tests {
         let from = Url::parse("http://10.0.0.1:5000/v2/a/blobs/x").expect("valid");
         assert_eq!(gate.redirect(&from, "../y?z=1").expect("relative").path(), "/v2/a/y");
         let secure = Url::parse("https://cdn.example/").expect("valid");
-        assert_eq!(gate.redirect(&secure, "http://10.0.0.1:5000/"), Err(Refusal::Downgrade));
-        assert_eq!(gate.redirect(&from, "http://[::1"), Err(Refusal::Unparsable));
+        assert_eq!(gate.redirect(&secure, "http://10.0.0.1:5000/"), Err(ForbiddenUrl::Downgrade));
+        assert_eq!(gate.redirect(&from, "http://[::1"), Err(ForbiddenUrl::Unparsable));
     }
 
     #[test]
@@ -283,9 +302,9 @@ mod tests {
             "https://acme.test.evil.example/",
             "https://acme.test:444/",
         ] {
-            assert_eq!(gate.realm(realm), Err(Refusal::ForeignRealm), "{realm}");
+            assert_eq!(gate.realm(realm), Err(ForbiddenUrl::ForeignRealm), "{realm}");
         }
-        assert_eq!(gate.realm("token"), Err(Refusal::Unparsable));
+        assert_eq!(gate.realm("token"), Err(ForbiddenUrl::Unparsable));
     }
 
     #[test]

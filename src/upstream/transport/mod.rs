@@ -1,7 +1,12 @@
-pub(in crate::upstream) mod body;
-pub(in crate::upstream) mod dial;
-pub(in crate::upstream) mod feed;
-pub(in crate::upstream) mod gate;
-pub(in crate::upstream) mod request;
-pub(in crate::upstream) mod throttle;
-pub(in crate::upstream) mod tls;
+//! HTTP towards one upstream and whatever it redirects to; knows nothing of logins or operations.
+//!
+//! `request` sends: through the `gate`, by one of the two clients of `dial` and `tls`. `body` is
+//! what comes back, `feed` what an upload sends. `throttle` remembers who asked for a pause.
+
+pub(super) mod body;
+pub(super) mod dial;
+pub(super) mod feed;
+pub(super) mod gate;
+pub(super) mod request;
+pub(super) mod throttle;
+pub(super) mod tls;

@@ -1,5 +1,5 @@
-//! One request on the wire: through the gate, by the client it picks, counted; and what errors of
-//! the wire mean.
+//! One HTTP request: through the gate, by the client it picks, counted; and what the errors of that
+//! client mean.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -11,56 +11,55 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
-use super::body::Incoming;
-use super::dial::Clients;
-use super::gate::{Dial, Gate, Refusal, shown};
+use super::body::HttpResponse;
+use super::dial::HttpClients;
+use super::gate::{DialVia, ForbiddenUrl, OutboundGate, origin_of};
 use crate::metrics::{Counter, Metrics};
 use crate::oci::UpstreamName;
-use crate::upstream::error::{ErrorKind, Failure, Operation, Symptom};
+use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 
-/// Everything a single request needs; shared by the operations of one upstream and its token
-/// requests.
+/// The way to one upstream: which URLs may be dialled, by which clients, and what is counted. Its
+/// operations and its token requests share it.
 #[derive(Debug)]
-pub(in crate::upstream) struct Wire {
+pub(in crate::upstream) struct Transport {
     pub(in crate::upstream) name: UpstreamName,
-    pub(in crate::upstream) gate: Gate,
-    clients: Clients,
+    pub(in crate::upstream) gate: OutboundGate,
+    clients: HttpClients,
     metrics: Arc<Metrics>,
-    received: Counter,
-    idle: Duration,
+    received_bytes: Counter,
+    body_idle: Duration,
 }
 
-/// One request; its headers come from an allow-list, never from a client.
+/// One request; its headers come from an allow-list, never from a client (DESIGN §8).
 #[derive(Debug)]
-pub(in crate::upstream) struct Outbound {
+pub(in crate::upstream) struct HttpRequest {
     pub(in crate::upstream) method: Method,
     pub(in crate::upstream) url: Url,
     pub(in crate::upstream) headers: HeaderMap,
-    pub(in crate::upstream) payload: Payload,
+    pub(in crate::upstream) body: RequestBody,
 }
 
-/// What a request carries.
 #[derive(Debug)]
-pub(in crate::upstream) enum Payload {
-    Nothing,
-    /// Token requests alone have one.
+pub(in crate::upstream) enum RequestBody {
+    Empty,
+    /// `application/x-www-form-urlencoded`; only token requests have one.
     Form(String),
-    Whole(Bytes),
+    Bytes(Bytes),
     /// Bytes that come from a client; they cannot be sent a second time.
     Stream(reqwest::Body),
 }
 
-impl Wire {
-    /// `idle` bounds the silence within a body.
+impl Transport {
+    /// `body_idle` is the longest silence within the body of an answer.
     pub(in crate::upstream) fn new(
         name: UpstreamName,
-        gate: Gate,
-        clients: Clients,
+        gate: OutboundGate,
+        clients: HttpClients,
         metrics: Arc<Metrics>,
-        idle: Duration,
+        body_idle: Duration,
     ) -> Self {
-        let received = metrics.upstream.received_bytes.with_label_values(&[name.as_str()]);
-        Self { name, gate, clients, metrics, received, idle }
+        let received_bytes = metrics.upstream.received_bytes.with_label_values(&[name.as_str()]);
+        Self { name, gate, clients, metrics, received_bytes, body_idle }
     }
 
     pub(in crate::upstream) fn metrics(&self) -> &Metrics {
@@ -68,82 +67,99 @@ impl Wire {
     }
 
     /// Sends one request and waits for the headers of its answer. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// `ForbiddenAddress` if the gate says no, `Protocol` if what answers does not speak HTTP,
+    /// else `Unreachable`. Any status is an answer.
     pub(in crate::upstream) async fn send(
         &self,
         operation: Operation,
-        outbound: Outbound,
-    ) -> Result<Incoming, Failure> {
-        let Outbound { method, url, headers, payload } = outbound;
-        let client = match self.gate.judge(&url).map_err(|refusal| refused(&url, refusal))? {
-            Dial::Configured => &self.clients.configured,
-            Dial::Public => &self.clients.public,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, Fault> {
+        let url = request.url.clone();
+        let client = match self.gate.check(&url).map_err(|reason| forbidden(&url, reason))? {
+            DialVia::Configured => &self.clients.configured,
+            DialVia::Public => &self.clients.public,
         };
-        let request = client
-            .request(method, url.clone())
-            .headers(headers)
-            .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let request = match payload {
-            Payload::Nothing => request,
-            Payload::Form(form) => {
-                request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
-            }
-            Payload::Whole(bytes) => request.body(bytes),
-            Payload::Stream(body) => request.body(body),
+        let mut counted = CountedRequest {
+            transport: self,
+            operation,
+            sent_at: Instant::now(),
+            outcome: Err("abandoned"),
         };
-        let mut sent =
-            Sent { wire: self, operation, at: Instant::now(), outcome: Err("abandoned") };
-        let answer = request.send().await;
-        sent.outcome = answer.as_ref().map(reqwest::Response::status).map_err(|_| "error");
-        drop(sent);
-        let response = answer.map_err(|error| broken(&url, error))?;
-        Ok(Incoming { response, idle: self.idle, received: self.received.clone() })
+        let answer = request.with(client).send().await;
+        counted.outcome = answer.as_ref().map(reqwest::Response::status).map_err(|_| "error");
+        // Counted here, at the headers: how long a body takes depends on who reads it.
+        drop(counted);
+        let response = answer.map_err(|error| unanswered(&url, error))?;
+        let received = self.received_bytes.clone();
+        Ok(HttpResponse { response, idle: self.body_idle, received })
     }
 }
 
-/// A request under way; counted when it is answered, has failed, or was given up.
-struct Sent<'a> {
-    wire: &'a Wire,
+impl HttpRequest {
+    fn with(self, client: &reqwest::Client) -> reqwest::RequestBuilder {
+        let Self { method, url, headers, body } = self;
+        // Bytes that are decoded on the way would not have the digest (BLOB-3).
+        let identity = HeaderValue::from_static("identity");
+        let request =
+            client.request(method, url).headers(headers).header(ACCEPT_ENCODING, identity);
+        match body {
+            RequestBody::Empty => request,
+            RequestBody::Form(form) => {
+                request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+            }
+            RequestBody::Bytes(bytes) => request.body(bytes),
+            RequestBody::Stream(body) => request.body(body),
+        }
+    }
+}
+
+/// A request under way. It is counted on drop, since its caller may give it up at any time: then
+/// the outcome is `abandoned`.
+struct CountedRequest<'a> {
+    transport: &'a Transport,
     operation: Operation,
-    at: Instant,
+    sent_at: Instant,
     outcome: Result<StatusCode, &'static str>,
 }
 
-impl Drop for Sent<'_> {
+impl Drop for CountedRequest<'_> {
     fn drop(&mut self) {
-        let Wire { name, metrics, .. } = self.wire;
+        let Transport { name, metrics, .. } = self.transport;
         let (upstream, operation) = (name.as_str(), self.operation.as_str());
         let code = self.outcome.as_ref().map_or_else(|word| *word, StatusCode::as_str);
         metrics.upstream.requests.with_label_values(&[upstream, operation, code]).inc();
-        let seconds = self.at.elapsed().as_secs_f64();
-        metrics
-            .upstream
-            .request_duration
-            .with_label_values(&[upstream, operation])
-            .observe(seconds);
+        let duration = &metrics.upstream.request_duration;
+        let seconds = self.sent_at.elapsed().as_secs_f64();
+        duration.with_label_values(&[upstream, operation]).observe(seconds);
     }
 }
 
-/// The failure of a URL that the gate refused.
-pub(in crate::upstream) fn refused(url: &Url, refusal: Refusal) -> Failure {
-    let reason = format!("{} is not dialled: {refusal}", shown(url));
-    Failure::new(ErrorKind::Refused, Symptom::Answered, reason).because(refusal)
+/// The fault of a URL that the gate does not allow.
+pub(in crate::upstream) fn forbidden(url: &Url, reason: ForbiddenUrl) -> Fault {
+    let text = format!("{} is not dialled: {reason}", origin_of(url));
+    Fault::new(ErrorKind::ForbiddenAddress, Symptom::Answered, text).because(reason)
 }
 
 /// What an error before the response headers means.
-fn broken(url: &Url, error: reqwest::Error) -> Failure {
+fn unanswered(url: &Url, error: reqwest::Error) -> Fault {
+    // The URL of a redirect may hold a signature that must not be logged.
     let error = error.without_url();
-    if let Some(refusal) = cause::<Refusal>(&error) {
-        return refused(url, refusal.clone());
+    // The filtering resolver found internal addresses only; reqwest wraps what it said.
+    if let Some(reason) = cause::<ForbiddenUrl>(&error) {
+        return forbidden(url, reason.clone());
     }
+    let origin = origin_of(url);
     let (symptom, what) = match (error.is_connect(), error.is_timeout()) {
         (true, true) => (Symptom::Silence, "no connection in time to"),
         (true, false) => (Symptom::Connect, "no connection to"),
         (false, _) if cause::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) => {
-            return Failure::protocol(format!("{} does not speak HTTP", shown(url))).because(error);
+            return Fault::protocol(format!("{origin} does not speak HTTP")).because(error);
         }
         (false, _) => (Symptom::Reset, "no answer from"),
     };
-    Failure::new(ErrorKind::Unreachable, symptom, format!("{what} {}", shown(url))).because(error)
+    Fault::new(ErrorKind::Unreachable, symptom, format!("{what} {origin}")).because(error)
 }
 
 /// The first error of type `E` in the chain.

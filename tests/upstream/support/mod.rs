@@ -1,6 +1,7 @@
-//! What the tests arrange and ask: servers in this process, an upstream that is pointed at them, and
-//! the content that it is asked for.
+//! What the tests arrange and ask: servers in this process, an upstream that is pointed at them,
+//! and the content that it is asked for.
 
+mod helper;
 mod origin;
 mod setup;
 
@@ -9,13 +10,13 @@ use std::time::Duration;
 use roadstead::oci::{Algorithm, Digest, Reference, Repository};
 use tokio::time::Instant;
 
+pub(crate) use helper::{Helper, LOGIN};
 pub(crate) use origin::{
     MANIFEST, Origin, Reply, Seen, bind, canary, closed_port, manifest, origin, raw, raw_then,
     reply,
 };
 pub(crate) use setup::{Setup, loopback_lookup};
 
-/// How long an answer of an upstream may take.
 /// A deadline that no test reaches.
 pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)

@@ -12,7 +12,7 @@ use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{Pattern, UpstreamName};
 use roadstead::secret::Secret;
-use roadstead::upstream::{Lookup, Upstream, Upstreams};
+use roadstead::upstream::{Lookup, UpstreamClient, Upstreams};
 
 /// An upstream in the making.
 pub(crate) struct Setup {
@@ -77,7 +77,7 @@ impl Setup {
         self
     }
 
-    pub(crate) fn build(&self) -> Arc<Upstream> {
+    pub(crate) fn build(&self) -> Arc<UpstreamClient> {
         let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
         let configs = [self.config.clone()];
         let upstreams = Upstreams::new(&configs, clock, &self.limits, metrics, &self.lookup)

@@ -1,0 +1,289 @@
+//! One operation, from the caller's deadline to the registry's answer: with a login, between the
+//! breaker and the throttle, again where that helps.
+
+use std::future::{Future, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::attempt::{Call, CallAttempt, CallResponse};
+use super::breaker::{Permit, Reachability};
+use super::retry;
+use crate::clock::Clock;
+use crate::config;
+use crate::limits::Limits;
+use crate::oci::{Repository, UpstreamName};
+use crate::upstream::auth::identity::UpstreamIdentity;
+use crate::upstream::auth::login::Logins;
+use crate::upstream::auth::scheme::Authenticator;
+use crate::upstream::auth::token::{TokenCache, TokenEndpoint};
+use crate::upstream::error::{Error, ErrorKind, FailureClass, Fault, Operation, Symptom};
+use crate::upstream::transport::request::Transport;
+use crate::upstream::transport::throttle::Throttle;
+
+/// Runs the operations of one upstream.
+#[derive(Debug)]
+pub(in crate::upstream) struct CallRunner {
+    transport: Arc<Transport>,
+    logins: Logins,
+    auth: Authenticator,
+    reachability: Reachability,
+    throttle: Arc<Throttle>,
+    /// It has been pinged for its authentication scheme. Remembered apart from the scheme, since an
+    /// open registry never tells one and would be pinged before every chunk of an upload.
+    auth_probed: AtomicBool,
+    /// Before the first retry.
+    retry_pause: Duration,
+}
+
+/// Until when a call may run, and how often it has been sent.
+struct CallBudget {
+    deadline: Instant,
+    attempts: u32,
+}
+
+impl CallRunner {
+    pub(in crate::upstream) fn new(
+        config: &config::Upstream,
+        transport: Transport,
+        clock: Clock,
+        limits: &Limits,
+    ) -> Self {
+        let transport = Arc::new(transport);
+        let throttle = Arc::new(Throttle::new(clock.clone()));
+        let tokens = TokenCache::new(TokenEndpoint {
+            transport: transport.clone(),
+            throttle: throttle.clone(),
+            clock: clock.clone(),
+            time_limit: limits.head,
+        });
+        let upstream_metrics = &transport.metrics().upstream;
+        let breaker_open = upstream_metrics.breaker_open.with_label_values(&[config.name.as_str()]);
+        Self {
+            logins: Logins::new(config, &clock, limits),
+            auth: Authenticator::new(transport.clone(), tokens),
+            reachability: Reachability::new(clock, breaker_open),
+            transport,
+            throttle,
+            auth_probed: AtomicBool::new(false),
+            retry_pause: limits.retry_pause,
+        }
+    }
+
+    pub(in crate::upstream) fn upstream(&self) -> &UpstreamName {
+        &self.transport.name
+    }
+
+    /// `path`, and the query behind it, at the registry itself.
+    pub(in crate::upstream) fn url(&self, path: &str) -> Url {
+        self.transport.gate.home_url(path)
+    }
+
+    /// Waits until the login for the repository is known. A failure is one of the blob's download,
+    /// for which alone this is called.
+    pub(in crate::upstream) async fn ensure_login(
+        &self,
+        repository: &Repository,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let identity = self.identity(repository, deadline).await;
+        identity.map(drop).map_err(|fault| fault.during(self.upstream(), Operation::BlobGet, 0))
+    }
+
+    /// Runs a call until `deadline`; `finish` reads its answer.
+    pub(in crate::upstream) async fn run<T, F>(
+        &self,
+        call: &Call<'_>,
+        deadline: Instant,
+        finish: impl Fn(CallResponse) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        // Outside of the future that the deadline may drop, so that the error can tell it.
+        let mut budget = CallBudget { deadline, attempts: 0 };
+        let outcome = self.run_with_login(call, &mut budget, finish).await;
+        outcome.map_err(|fault| fault.during(self.upstream(), call.operation, budget.attempts))
+    }
+
+    /// Sends a body that cannot be sent a second time, once the authentication scheme is known. All
+    /// that comes before the body, ping, login and token, ends at `login_deadline`; the caller sets
+    /// the deadline of the sending itself.
+    pub(in crate::upstream) async fn run_once(
+        &self,
+        call: &Call<'_>,
+        body: reqwest::Body,
+        login_deadline: Instant,
+    ) -> Result<CallResponse, Error> {
+        self.learn_auth_scheme(call, login_deadline).await?;
+        let sent = self.send_once(call, body, login_deadline).await;
+        sent.map_err(|fault| fault.during(self.upstream(), call.operation, 1))
+    }
+
+    /// Pings the registry unless its authentication scheme is known: after a challenge the body
+    /// could not be sent again.
+    async fn learn_auth_scheme(&self, call: &Call<'_>, deadline: Instant) -> Result<(), Error> {
+        // Two uploads that begin at once may both ping, which harms nobody.
+        if self.auth_probed.load(Ordering::Relaxed) || self.auth.knows_scheme() {
+            return Ok(());
+        }
+        let ping = Call::get(call.operation, call.repository, self.url("/v2/"), "*/*");
+        let ping = Call { scope: call.scope.clone(), ..ping };
+        let pinged = self.run(&ping, deadline, |_| ready(Ok(()))).await;
+        // A denial has told the scheme, and a registry may have nothing at /v2/: what the upload
+        // itself is answered counts.
+        if let Err(error) = pinged
+            && !matches!(error.class(), FailureClass::Refused | FailureClass::Absent)
+        {
+            return Err(error);
+        }
+        self.auth_probed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn send_once(
+        &self,
+        call: &Call<'_>,
+        body: reqwest::Body,
+        login_deadline: Instant,
+    ) -> Result<CallResponse, Fault> {
+        self.throttle.check(self.logins.credential(call.repository), call.operation)?;
+        let identity = self.identity(call.repository, login_deadline).await?;
+        let permit = self.reachability.admit().ok_or_else(breaker_open)?;
+        let attempt = self.attempt(&identity);
+        let outcome = match timeout_at(login_deadline, attempt.authorise(call)).await {
+            // No deadline from here on: how long an upload takes depends on its client, and the
+            // caller watches both sides.
+            Ok(Ok(authorization)) => Ok(attempt.send_once(call, authorization, body).await),
+            Ok(Err(fault)) => Ok(Err(fault)),
+            Err(late) => Err(late),
+        };
+        report(permit, outcome)
+    }
+
+    /// Runs the call with the login for its repository; once more if the upstream rejects that and
+    /// there is another.
+    async fn run_with_login<T, F>(
+        &self,
+        call: &Call<'_>,
+        budget: &mut CallBudget,
+        finish: impl Fn(CallResponse) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        // Before the login: no helper is run for a request that may not be sent.
+        self.throttle.check(self.logins.credential(call.repository), call.operation)?;
+        let mut identity = self.identity(call.repository, budget.deadline).await?;
+        let mut may_change_login = true;
+        loop {
+            // The permit comes after the login. Waiting for a credential helper is no fault of the
+            // upstream, and a probe that waited for one would keep all others out.
+            let permit = self.reachability.admit().ok_or_else(breaker_open)?;
+            let deadline = budget.deadline;
+            let running = self.run_with_retries(call, &identity, budget, &finish);
+            let outcome = report(permit, timeout_at(deadline, running).await);
+            let is_rejected =
+                outcome.as_ref().is_err_and(|fault| fault.kind == ErrorKind::CredentialRejected);
+            if !is_rejected || !may_change_login {
+                return outcome;
+            }
+            // A helper may have a newer login, as ECR's passwords end after 12 hours.
+            let Some(other) = in_time(deadline, self.logins.instead_of(&identity)).await? else {
+                return outcome;
+            };
+            (identity, may_change_login) = (other, false);
+        }
+    }
+
+    /// The identity for a repository. No helper is run for an upstream that will not be dialled.
+    async fn identity(
+        &self,
+        repository: &Repository,
+        deadline: Instant,
+    ) -> Result<UpstreamIdentity, Fault> {
+        if self.reachability.is_shut() {
+            return Err(breaker_open());
+        }
+        in_time(deadline, self.logins.identity(repository)).await
+    }
+
+    /// Sends the call until it works or `retry` says that it will not. A pause that would end after
+    /// the deadline is not slept: its fault says more than a timeout would.
+    async fn run_with_retries<T, F>(
+        &self,
+        call: &Call<'_>,
+        identity: &UpstreamIdentity,
+        budget: &mut CallBudget,
+        finish: impl Fn(CallResponse) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        loop {
+            budget.attempts += 1;
+            let fault = match self.attempt(identity).send(call).await {
+                Ok(response) => match finish(response).await {
+                    Ok(done) => return Ok(done),
+                    Err(fault) => fault,
+                },
+                Err(fault) => fault,
+            };
+            let pause = retry::pause(fault.symptom, budget.attempts, self.retry_pause, jitter());
+            match pause.map(|pause| Instant::now() + pause) {
+                Some(end) if end < budget.deadline => tokio::time::sleep_until(end).await,
+                Some(_) | None => return Err(fault),
+            }
+        }
+    }
+
+    fn attempt<'a>(&'a self, identity: &'a UpstreamIdentity) -> CallAttempt<'a> {
+        let Self { transport, auth, throttle, .. } = self;
+        CallAttempt { transport, auth, throttle, identity }
+    }
+}
+
+/// Tells the breaker how a call went; `Err` is its deadline.
+fn report<T, E>(permit: Permit<'_>, outcome: Result<Result<T, Fault>, E>) -> Result<T, Fault> {
+    match outcome {
+        Ok(Ok(done)) => {
+            permit.reached();
+            Ok(done)
+        }
+        Ok(Err(fault)) => {
+            permit.failed(fault.symptom);
+            Err(fault)
+        }
+        Err(_) => {
+            permit.timed_out();
+            Err(Fault::new(ErrorKind::Timeout, Symptom::Silence, "no answer in time"))
+        }
+    }
+}
+
+fn breaker_open() -> Fault {
+    let reason = "it has been unreachable and is left alone";
+    Fault::new(ErrorKind::Unreachable, Symptom::Local, reason)
+}
+
+/// Waits for a login until the caller's deadline. The helper runs on for those who wait longer.
+async fn in_time<T>(
+    deadline: Instant,
+    login: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let late = |_| {
+        let reason = "no login in time from the credential helper";
+        Fault::new(ErrorKind::Timeout, Symptom::Local, reason)
+    };
+    timeout_at(deadline, login).await.map_err(late).flatten()
+}
+
+/// Between 0 and 1; without a source of randomness, 0.
+fn jitter() -> f64 {
+    let mut bytes = [0; 2];
+    let filled = aws_lc_rs::rand::fill(&mut bytes);
+    filled.map_or(0.0, |()| f64::from(u16::from_le_bytes(bytes)) / 65536.0)
+}

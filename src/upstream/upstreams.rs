@@ -1,0 +1,122 @@
+//! From the configuration to a client for each upstream, and to new ones when it changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::RootCertStore;
+
+use super::client::UpstreamClient;
+use super::transport::dial::{HttpClients, Lookup};
+use super::transport::gate::OutboundGate;
+use super::transport::request::Transport;
+use super::transport::tls;
+use crate::clock::Clock;
+use crate::config;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::oci::UpstreamName;
+
+/// Every configured upstream, by name; replaced while it runs.
+#[derive(Debug)]
+pub struct Upstreams {
+    current: ArcSwap<HashMap<UpstreamName, ConfiguredUpstream>>,
+    context: BuildContext,
+}
+
+/// An upstream and what it was made from.
+#[derive(Debug)]
+struct ConfiguredUpstream {
+    config: config::Upstream,
+    client: Arc<UpstreamClient>,
+}
+
+/// What every upstream is made with.
+#[derive(Debug)]
+struct BuildContext {
+    roots: RootCertStore,
+    clock: Clock,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    lookup: Lookup,
+}
+
+/// Why the clients of an upstream could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("{upstream}: the certificate authority file is not usable PEM")]
+    Ca { upstream: UpstreamName, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{upstream}: cannot build an HTTP client")]
+    Client { upstream: UpstreamName, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl Upstreams {
+    /// Builds the clients of every upstream; dials nowhere. Names are resolved by `lookup`.
+    ///
+    /// # Errors
+    /// If a certificate authority cannot be used.
+    pub fn new(
+        configs: &[config::Upstream],
+        clock: Clock,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+        lookup: &Lookup,
+    ) -> Result<Self, BuildError> {
+        let (roots, limits, lookup) = (tls::system_roots(), limits.clone(), lookup.clone());
+        let context = BuildContext { roots, clock, limits, metrics, lookup };
+        let upstreams = Self { current: ArcSwap::default(), context };
+        upstreams.replace(configs)?;
+        Ok(upstreams)
+    }
+
+    /// Has these upstreams from now on. One whose configuration is the same stays as it is, with
+    /// its tokens, gates and connections; transfers under way end on what they began with.
+    ///
+    /// # Errors
+    /// If a certificate authority cannot be used; then nothing has changed.
+    pub fn replace(&self, configs: &[config::Upstream]) -> Result<(), BuildError> {
+        let current = self.current.load();
+        let next = |config: &config::Upstream| {
+            // A reload that changes one upstream must not cost the others their tokens, or forget
+            // that one of them is down.
+            let same = current.get(&config.name).filter(|known| known.config == *config);
+            let client = match same {
+                Some(known) => Arc::clone(&known.client),
+                None => Arc::new(self.context.build(config)?),
+            };
+            Ok((config.name.clone(), ConfiguredUpstream { config: config.clone(), client }))
+        };
+        let next: HashMap<_, _> = configs.iter().map(next).collect::<Result<_, _>>()?;
+        self.current.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// The client of an upstream; `None` if no such upstream is configured any more.
+    pub fn get(&self, name: &UpstreamName) -> Option<Arc<UpstreamClient>> {
+        self.current.load().get(name).map(|known| Arc::clone(&known.client))
+    }
+}
+
+impl BuildContext {
+    fn build(&self, config: &config::Upstream) -> Result<UpstreamClient, BuildError> {
+        let transport = Transport::new(
+            config.name.clone(),
+            OutboundGate::new(config),
+            self.http_clients(config)?,
+            self.metrics.clone(),
+            self.limits.upstream_idle,
+        );
+        Ok(UpstreamClient::new(config, transport, self.clock.clone(), &self.limits))
+    }
+
+    fn http_clients(&self, config: &config::Upstream) -> Result<HttpClients, BuildError> {
+        let upstream = || config.name.clone();
+        let mut roots = self.roots.clone();
+        if let Some(ca) = &config.ca {
+            tls::add_pem(&mut roots, ca)
+                .map_err(|source| BuildError::Ca { upstream: upstream(), source })?;
+        }
+        HttpClients::new(config, &roots, &self.limits, &self.lookup)
+            .map_err(|source| BuildError::Client { upstream: upstream(), source })
+    }
+}
