@@ -16,9 +16,6 @@ use std::path::Path;
 
 use super::{paths, rust_files, without_comments_and_strings, without_test_modules};
 
-/// Circles that are known and still have to go: the room, and the files of the circle.
-const CIRCLES_TO_END: &[(&str, &[&str])] = &[("upstream", &["auth/helper", "auth/login"])];
-
 #[test]
 fn no_room_has_a_circle_of_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -31,14 +28,8 @@ fn no_room_has_a_circle_of_files() {
             (path.into_owned(), fs::read_to_string(file).expect("a readable source"))
         })
         .collect();
-    let found = circles(&texts);
-    let known = |circle: &&Circle| CIRCLES_TO_END.iter().any(|known| circle.is_within(known));
-    let new: Vec<String> = found.iter().filter(|circle| !known(circle)).map(Circle::told).collect();
-    assert!(new.is_empty(), "circles of files:\n{}", new.join("\n"));
-    for known in CIRCLES_TO_END {
-        let left = found.iter().any(|circle| circle.is_within(known));
-        assert!(left, "{known:?} is no circle any more; take it off the list");
-    }
+    let found: Vec<String> = circles(&texts).iter().map(Circle::told).collect();
+    assert!(found.is_empty(), "circles of files:\n{}", found.join("\n"));
 }
 
 /// Files of one room that lead to each other.
@@ -50,10 +41,6 @@ struct Circle {
 }
 
 impl Circle {
-    fn is_within(&self, (room, files): &(&str, &[&str])) -> bool {
-        self.room == *room && self.files.iter().all(|file| files.contains(&file.as_str()))
-    }
-
     fn told(&self) -> String {
         format!("{}: {}", self.room, self.files.join(", "))
     }
