@@ -17,7 +17,7 @@ use super::licences_here::{licences, notice, of_host, rank, request};
 use super::output::{print, tell};
 use crate::clock::{Clock, Timestamp};
 use crate::config::LicenceFile;
-use crate::licence::Slug;
+use crate::licence::{APPLICATION_PREFIX, Slug};
 
 const API_GROUP: &str = "credentialprovider.kubelet.k8s.io";
 /// The versions of the protocol; they differ in nothing that is used here.
@@ -104,7 +104,8 @@ fn answer(
     let entries = chosen.iter().flat_map(|(slug, file)| {
         let login =
             json!({ "username": file.licence.id.as_str(), "password": file.token.expose() });
-        [(format!("{host}/{slug}"), login.clone()), (format!("{host}/proxy/{slug}"), login)]
+        let below = format!("{host}/{APPLICATION_PREFIX}/{slug}");
+        [(format!("{host}/{slug}"), login.clone()), (below, login)]
     });
     let auth: serde_json::Map<String, Value> = entries.collect();
     json!({

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use super::access::{self, IdentitySources};
 use super::keys;
 use super::place::{Fields, Place};
-use super::upstreams::APPLICATIONS;
 use super::{Application, Licences, Upstream};
 use crate::identity::Identity;
-use crate::licence::Slug;
+use crate::licence::{APPLICATION_PREFIX, Slug};
 
 pub(super) fn read(
     top: &Fields<'_>,
@@ -55,7 +54,7 @@ fn slug(name: &str, upstreams: &[Upstream]) -> Result<Slug, String> {
             "{name} stands for the upstream {} already; choose another name",
             upstream.name
         )),
-        None if name == APPLICATIONS => {
+        None if name == APPLICATION_PREFIX => {
             Err("proxy stands before the names of applications; choose another name".to_owned())
         }
         None => Ok(slug),

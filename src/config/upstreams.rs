@@ -11,10 +11,8 @@ use super::keys;
 use super::place::{Fields, Place, closest};
 use super::presets::{self, PRESETS, Preset};
 use super::{Upstream, Writes};
+use crate::licence::APPLICATION_PREFIX;
 use crate::oci::{Repository, UpstreamName};
-
-/// The first component of names that an application's images have (ACCESS §2.1).
-pub(super) const APPLICATIONS: &str = "proxy";
 
 /// The upstreams of the document in its order; every preset if it has no such section.
 pub(super) fn read(top: &Fields<'_>, context: &UpstreamContext<'_>) -> Vec<Upstream> {
@@ -36,7 +34,7 @@ pub(super) fn read(top: &Fields<'_>, context: &UpstreamContext<'_>) -> Vec<Upstr
         names.claim(owner, owner, place);
         if std::iter::once(owner)
             .chain(upstream.aliases.iter().map(String::as_str))
-            .any(|name| name == APPLICATIONS)
+            .any(|name| name == APPLICATION_PREFIX)
         {
             place.problem("proxy stands before the names of applications; choose another name");
         }

@@ -10,7 +10,7 @@ mod standing;
 mod token;
 
 pub use key::{KeyId, PrivateKey, PublicKey};
-pub use name::{LicenceId, Slug};
+pub use name::{APPLICATION_PREFIX, LicenceId, Slug};
 pub use standing::{EXPIRY_NOTICE, Revocations, SKEW, Standing, Term, revocation_line};
 pub use token::{
     LICENCE_TOKEN_BYTES_MAX, Licence, LicenceRefusal, PublicKeys, SignedLicence, unverified,

@@ -39,6 +39,10 @@ impl fmt::Display for LicenceId {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slug(Box<str>);
 
+/// The first component of names of the form `proxy/<application>/…` and `proxy/<upstream>/…`. It is
+/// for hosts that also serve images of their own, beside what they proxy (ACCESS §2.1).
+pub const APPLICATION_PREFIX: &str = "proxy";
+
 impl Slug {
     /// # Errors
     /// A sentence that says what a slug looks like.

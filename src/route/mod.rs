@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use crate::config;
-use crate::licence::Slug;
+use crate::licence::{APPLICATION_PREFIX, Slug};
 use crate::oci::{CanonicalName, Namespace, Ns, Repository, UpstreamName, normal_host};
 
 /// The configured upstreams, and every name they go by.
@@ -25,10 +25,6 @@ pub struct Routes {
     own_hosts: Vec<String>,
     applications: Vec<Slug>,
 }
-
-/// The first component of names of the form `proxy/<application>/…` and `proxy/<upstream>/…`. It is
-/// for hosts that also serve images of their own, beside what they proxy.
-const PROXY: &str = "proxy";
 
 /// What routing needs of an upstream.
 #[derive(Debug, PartialEq, Eq)]
@@ -333,7 +329,7 @@ fn bound_hosts(upstream: &config::Upstream) -> impl Iterator<Item = String> {
 /// What follows a leading `proxy/`.
 fn behind_proxy(name: &Repository) -> Option<Repository> {
     let (first, rest) = name.split_first();
-    rest.filter(|_| first == PROXY)
+    rest.filter(|_| first == APPLICATION_PREFIX)
 }
 
 fn without_port(host: &str) -> &str {
