@@ -35,8 +35,12 @@ fn type_names(text: &str) -> Vec<String> {
     let code = without_test_modules(&without_comments_and_strings(text));
     let mut names = Vec::new();
     for line in code.lines() {
-        let item = line.trim_start_matches("pub ").trim_start_matches("pub(super) ");
-        let item = item.split_once("pub(crate) ").map_or(item, |(_, item)| item);
+        let item = line.strip_prefix("pub").unwrap_or(line);
+        let item = item
+            .strip_prefix('(')
+            .and_then(|rest| rest.split_once(')'))
+            .map_or(item, |rest| rest.1);
+        let item = item.strip_prefix(' ').unwrap_or(item);
         for keyword in ["struct ", "enum ", "trait ", "type "] {
             let Some(rest) = item.strip_prefix(keyword) else { continue };
             let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
@@ -50,7 +54,7 @@ fn type_names(text: &str) -> Vec<String> {
 
 #[test]
 fn definitions_are_told_from_other_mentions() {
-    let text = "pub struct A;\npub(crate) enum B {}\n    type Data = u8;\ntype C<T> = T;\n\
+    let text = "pub struct A;\npub(in crate::x) enum B {}\n    type Data = u8;\ntype C<T> = T;\n\
         // struct D;\nfn f() -> E {}\npub enum Error {}\n#[cfg(test)]\nmod tests { struct F; }";
     assert_eq!(type_names(text), ["A", "B", "C"]);
 }
