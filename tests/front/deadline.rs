@@ -27,7 +27,7 @@ fn slow_hash(password: &str) -> (String, Duration) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_login_and_a_silent_upstream_share_the_time_of_one_request() {
     let (hash, hashing) = slow_hash("slow-secret");
-    let limit = hashing * 2;
+    let limit = hashing * 3;
     let vendor = Vendor::start_with(|setup| {
         setup.limits.head = limit;
         let users = setup.file("users", &format!("ops@acme.test:{hash}\n"));
