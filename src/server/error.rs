@@ -1,4 +1,5 @@
-//! From failures to HTTP: one exhaustive mapping.
+//! From failures to HTTP: one exhaustive mapping, so that a new failure does not compile until it has
+//! an answer.
 
 use http::StatusCode;
 
@@ -64,7 +65,7 @@ impl Refusal {
         Self::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::NameUnknown, message)
     }
 
-    /// The certificate that this connection began with.
+    /// The connection's client certificate has ended. The client has to connect anew to show another.
     pub(super) fn certificate_ended() -> Self {
         let message = "the client certificate is not valid any more; connect with a new one";
         Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message).with(Extra::Close)
@@ -74,13 +75,13 @@ impl Refusal {
         Self { extra, ..self }
     }
 
-    /// Gives the refusal another reason than its code is.
-    pub(super) fn because(self, reason: &'static str) -> Self {
+    /// Replaces the reason that follows from the code.
+    pub(super) fn with_reason(self, reason: &'static str) -> Self {
         Self { reason, ..self }
     }
 }
 
-/// The reason of a refusal that has no word of its own.
+/// The reason of a refusal that has none of its own, from its code.
 fn reason_of(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::BlobUnknown | ErrorCode::ManifestUnknown | ErrorCode::ManifestBlobUnknown => {
@@ -153,7 +154,7 @@ fn from_pull(error: &pull::Error) -> Refusal {
         Error::Untrue { .. } => bad_gateway("the upstream registry sent something wrong"),
         Error::Broken { .. } => bad_gateway("the transfer from upstream kept breaking"),
         Error::Overloaded => try_again("too many downloads are under way", 5),
-        Error::Late(_) => late(),
+        Error::Late(_) => upstream_timed_out(),
         Error::RangeUnsatisfiable { size } => {
             let message = "the range lies outside of the blob";
             Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, message)
@@ -185,12 +186,13 @@ fn bad_gateway(message: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, message)
 }
 
-fn late() -> Refusal {
+/// 504, which containerd asks its last host for once more; a 502 would be final (ERR-1).
+fn upstream_timed_out() -> Refusal {
     let message = "the upstream registry did not answer in time";
     Refusal::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, message)
 }
 
-/// 503; `after` in seconds.
+/// 503: the cache cannot serve it now, and can in `after` seconds.
 fn try_again(message: &str, after: u64) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
         .with(Extra::RetryAfter(after))
@@ -198,7 +200,7 @@ fn try_again(message: &str, after: u64) -> Refusal {
 
 fn from_fault(fault: UpstreamFault) -> Refusal {
     match fault {
-        UpstreamFault::Silent => late(),
+        UpstreamFault::Silent => upstream_timed_out(),
         // Never a denial: it would send people looking at their own credentials (UP-9).
         UpstreamFault::CredentialRejected => {
             bad_gateway("the upstream registry rejects the credential that this proxy has for it")
@@ -222,11 +224,12 @@ impl From<push::Error> for Refusal {
     }
 }
 
-/// What the registry says to a write is the client's to know, in our words (ERR-4).
+/// What the registry answers to a write goes to the client by status and code, but in our words: its
+/// texts may name hosts or accounts that are not the client's to know (ERR-4).
 fn from_push(error: &push::Error) -> Refusal {
     use push::Error;
     match error {
-        Error::Rejected { status, code, .. } => rejected(*status, *code),
+        Error::Rejected { status, code, .. } => registry_rejected(*status, *code),
         Error::Denied(_) => {
             let message = "the upstream registry does not let this proxy write there";
             Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
@@ -256,11 +259,13 @@ fn from_push(error: &push::Error) -> Refusal {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Unavailable, message)
                 .with(Extra::Close)
         }
-        Error::RegistryStalled(_) => late(),
+        Error::RegistryStalled(_) => upstream_timed_out(),
     }
 }
 
-fn rejected(status: u16, code: Option<ErrorCode>) -> Refusal {
+/// The registry's own status and code, with a sentence of ours. Where it gives no code, the status
+/// says which; the statuses are those that a registry gives to a write.
+fn registry_rejected(status: u16, code: Option<ErrorCode>) -> Refusal {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
     let code = code.unwrap_or(match status {
         StatusCode::RANGE_NOT_SATISFIABLE => ErrorCode::RangeInvalid,
@@ -268,11 +273,11 @@ fn rejected(status: u16, code: Option<ErrorCode>) -> Refusal {
         StatusCode::METHOD_NOT_ALLOWED => ErrorCode::Unsupported,
         _ => ErrorCode::Unknown,
     });
-    Refusal::new(status, code, sentence(code))
+    Refusal::new(status, code, push_message(code))
 }
 
 /// What a code of the spec means to somebody who pushes.
-fn sentence(code: ErrorCode) -> &'static str {
+fn push_message(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::BlobUnknown => "the registry has no such blob",
         ErrorCode::BlobUploadInvalid => "the registry does not take this part of the upload",

@@ -1,6 +1,7 @@
-//! One request and its answer, from arrival to the last byte: its log line and its metrics are
-//! written when it ends.
+//! One request and its answer, from arrival to the last byte. When it ends, however it ends, its
+//! access line and its metrics are written, once.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,26 +9,28 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::connection::delivery::Outbound;
+use super::connection::delivery::ResponseOutput;
 use super::error::Refusal;
 use crate::licence::Slug;
 use crate::metrics::{Counted, Metrics};
 use crate::oci::{CanonicalName, Digest, Repository, Tag};
 use crate::pull::Outcome;
 
-/// What is known when a request has arrived.
+/// A request that has arrived and is not answered yet.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    pub(super) peer: IpAddr,
-    pub(super) method: Method,
-    pub(super) outbound: Outbound,
-    pub(super) metrics: Arc<Metrics>,
+    /// The client's address, behind the proxies that are trusted.
+    peer: IpAddr,
+    method: Method,
+    output: ResponseOutput,
+    metrics: Arc<Metrics>,
     started: Instant,
-    sent_before: u64,
-    _counted: Counted,
+    /// What the connection had sent by then, for requests before this one.
+    connection_bytes_before: u64,
+    _counted_in_flight: Counted,
 }
 
-/// What the service found out on the way to an answer.
+/// What the service has found out on the way to an answer, for log and metrics.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     /// The route label of the endpoint.
@@ -47,87 +50,101 @@ pub(super) struct Notes {
     pub(super) kind: Option<&'static str>,
     /// What the cache did, if the request came that far.
     pub(super) outcome: Option<Outcome>,
-    /// Why it was refused or failed, in one word.
-    pub(super) reason: Option<&'static str>,
-    /// The same in a sentence.
-    pub(super) error: Option<String>,
+    /// Why it was refused.
+    failure: Option<FailureNote>,
 }
 
+/// Why a request was refused, or its body ended short; for log and metrics.
+#[derive(Debug)]
+struct FailureNote {
+    /// In one word of a fixed vocabulary, which is a label of metrics.
+    reason: &'static str,
+    /// In a sentence, where there is more to say than the word.
+    error: Option<Cow<'static, str>>,
+}
+
+static CLIENT_STALLED: FailureNote = FailureNote {
+    reason: "client_stalled",
+    error: Some(Cow::Borrowed("the client takes no bytes")),
+};
+
 impl Notes {
-    /// The request is answered with `refusal`.
-    pub(super) fn refused(&mut self, refusal: &Refusal) {
+    /// The request is answered with `refusal`, which says by itself what the cache did.
+    pub(super) fn set_refused(&mut self, refusal: &Refusal) {
         self.outcome = refusal.outcome;
-        self.reason = Some(refusal.reason);
-        self.error.clone_from(&refusal.cause);
+        let error = refusal.cause.clone().map(Cow::Owned);
+        self.failure = Some(FailureNote { reason: refusal.reason, error });
     }
 }
 
-/// A request with its answer on the way. Shared by the body and its frames; ends when the last of
-/// them is gone.
+/// A request whose answer is on its way. The body and all its frames share it; when the last of them
+/// is dropped, the request is over, and its log line and metrics are written.
 #[derive(Debug)]
 pub(super) struct Exchange {
     arrival: Arrival,
     notes: Notes,
     status: StatusCode,
-    head: Duration,
-    /// Why the body ended short: in one word, and in a sentence.
-    cut: OnceLock<(&'static str, String)>,
+    /// From arrival to the response head.
+    head_after: Duration,
+    /// Why the body ended short, if it did.
+    body_failure: OnceLock<FailureNote>,
 }
 
 impl Arrival {
+    /// A request whose head has just been read.
     pub(super) fn new(
         peer: IpAddr,
         method: Method,
-        outbound: Outbound,
+        output: ResponseOutput,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let counted = Counted::one(&metrics.http.in_flight);
+        let in_flight = Counted::one(&metrics.http.in_flight);
         Self {
             peer,
             method,
-            sent_before: outbound.sent(),
-            outbound,
+            connection_bytes_before: output.connection_bytes_sent(),
+            output,
             started: Instant::now(),
-            _counted: counted,
+            _counted_in_flight: in_flight,
             metrics,
         }
     }
 
-    /// The answer's head is ready.
-    pub(super) fn answer(self, notes: Notes, status: StatusCode) -> Arc<Exchange> {
-        let head = self.started.elapsed();
-        Arc::new(Exchange { arrival: self, notes, status, head, cut: OnceLock::new() })
+    /// The head of the answer is ready, and the body begins.
+    pub(super) fn into_exchange(self, notes: Notes, status: StatusCode) -> Arc<Exchange> {
+        let head_after = self.started.elapsed();
+        let body_failure = OnceLock::new();
+        Arc::new(Exchange { arrival: self, notes, status, head_after, body_failure })
     }
 }
 
 impl Exchange {
-    /// The way that the answer leaves by.
-    pub(super) fn outbound(&self) -> &Outbound {
-        &self.arrival.outbound
+    /// Where the answer leaves by.
+    pub(super) fn output(&self) -> &ResponseOutput {
+        &self.arrival.output
     }
 
     /// The body ends short, for `reason`.
     pub(super) fn fail(&self, reason: &'static str, error: &dyn std::fmt::Display) {
-        // The first reason is the one that counts.
-        let _ = self.cut.set((reason, error.to_string()));
+        let error = Some(Cow::Owned(error.to_string()));
+        // The first reason counts; what follows from it is refused here.
+        let _ = self.body_failure.set(FailureNote { reason, error });
     }
 
-    /// Body bytes that have left: not more than hyper has written, and not more than the connection
-    /// has sent since.
-    fn bytes(&self) -> u64 {
-        let on_the_wire = self.arrival.outbound.sent() - self.arrival.sent_before;
-        self.arrival.outbound.delivery().written().min(on_the_wire)
+    /// Body bytes that have left. What hyper has written may still wait in TLS, and what the
+    /// connection has sent holds heads, framing and, over HTTP/2, other responses; neither count is
+    /// exceeded.
+    fn bytes_sent(&self) -> u64 {
+        let by_connection =
+            self.arrival.output.connection_bytes_sent() - self.arrival.connection_bytes_before;
+        self.arrival.output.delivery().written().min(by_connection)
     }
 
-    /// Why the body ended short, or why the request was refused: in one word, and in a sentence.
-    fn failure(&self) -> (Option<&'static str>, Option<&str>) {
-        if let Some((reason, error)) = self.cut.get() {
-            return (Some(*reason), Some(error));
-        }
-        if self.notes.reason.is_none() && self.arrival.outbound.delivery().is_given_up() {
-            return (Some("client_stalled"), Some("the client takes no bytes"));
-        }
-        (self.notes.reason, self.notes.error.as_deref())
+    /// Why the body ended short, else why the request was refused. A client that stalls is the
+    /// reason only if there is no other.
+    fn failure(&self) -> Option<&FailureNote> {
+        let stalled = || self.arrival.output.delivery().is_stalled().then_some(&CLIENT_STALLED);
+        self.body_failure.get().or(self.notes.failure.as_ref()).or_else(stalled)
     }
 
     fn count(&self, route: &'static str, bytes: u64) {
@@ -139,8 +156,8 @@ impl Exchange {
             .request_duration
             .with_label_values(&[route])
             .observe(self.arrival.started.elapsed().as_secs_f64());
-        if let (Some(reason), _) = self.failure() {
-            metrics.http.failures.with_label_values(&[route, reason]).inc();
+        if let Some(failure) = self.failure() {
+            metrics.http.failures.with_label_values(&[route, failure.reason]).inc();
         }
         let Some(name) = &self.notes.name else { return };
         if let (Some(kind), Some(outcome)) = (self.notes.kind, self.notes.outcome) {
@@ -156,11 +173,11 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.arrival.outbound.expect_nothing();
-        let bytes = self.bytes();
+        self.arrival.output.clear_slices();
+        let bytes = self.bytes_sent();
         let route = self.notes.route.unwrap_or("none");
         self.count(route, bytes);
-        let (reason, error) = self.failure();
+        let failure = self.failure();
         let name = self.notes.name.as_ref();
         let repository = name.map(|name| &name.repository).or(self.notes.unknown.as_ref());
         tracing::info!(
@@ -176,11 +193,11 @@ impl Drop for Exchange {
             digest = self.notes.digest.as_ref().map(Digest::as_str),
             status = self.status.as_u16(),
             outcome = self.notes.outcome.map(Outcome::as_str),
-            reason,
+            reason = failure.map(|failure| failure.reason),
             bytes,
-            first_byte_ms = millis(self.head),
+            first_byte_ms = millis(self.head_after),
             total_ms = millis(self.arrival.started.elapsed()),
-            error,
+            error = failure.and_then(|failure| failure.error.as_deref()),
         );
     }
 }
@@ -189,7 +206,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Only known methods may become label values.
+/// The method as a label of metrics. Clients can invent methods, and each would be a new series.
 fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",

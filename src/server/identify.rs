@@ -15,37 +15,39 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::licence::{EXPIRY_NOTICE, calendar};
 use crate::metrics::Metrics;
-use crate::oci::{ErrorCode, Ns, Repository};
+use crate::oci::{ErrorCode, Ns, Repository, retry_after_seconds};
 use crate::route::Route;
 
-/// What a login is checked with.
+/// A credential that is to be checked, and what it is checked with.
 pub(super) struct LoginAttempt<'a> {
     pub(super) gatekeeper: &'a Gatekeeper,
     pub(super) metrics: &'a Metrics,
     pub(super) config: &'a RequestConfig,
     pub(super) credential: &'a ClientCredential,
-    /// Until when an answer is wanted.
+    /// When the response headers have to leave; the check waits no longer for its turn.
     pub(super) deadline: Instant,
 }
 
-/// A request whose caller is identified, as far as that is possible.
+/// Who asks: by a credential, else by a certificate, else nobody (ACCESS §1).
 #[derive(Debug)]
 pub(super) struct Identified {
     pub(super) host: VirtualHost,
     pub(super) caller: Caller,
-    /// What a good credential has shown; none if there was none, or none that is good.
+    /// Who a credential says it is; none if there was no credential, or one that was rejected.
     pub(super) authenticated: Option<Authenticated>,
-    with_token: bool,
-    /// Why the credential counts for nothing, on a name where that is no error.
-    ignored: Option<Rejection>,
+    /// The credential was a token of ours.
+    presented_token: bool,
+    /// Why the credential was rejected, on an open name, where that ends no request.
+    ignored_rejection: Option<Rejection>,
 }
 
 impl LoginAttempt<'_> {
-    /// Checks the credential, and counts what came of it. On an open name one that is not good is
-    /// as good as none (AUTH-7).
+    /// Checks the credential, and counts the result. On an open name a rejected credential is
+    /// ignored, since clients send credentials that are not for us: dockerd its Docker Hub login,
+    /// containerd the pull secret of the image's host (AUTH-7).
     ///
     /// # Errors
-    /// If it is not good, and the name is not open.
+    /// 401, or 429 for too many attempts, if it is rejected and the name is not open.
     pub(super) async fn identify(
         self,
         host: VirtualHost,
@@ -62,13 +64,15 @@ impl LoginAttempt<'_> {
             })
             .await;
         self.count(&result, host.open);
-        let with_token = matches!(self.credential, ClientCredential::Bearer(_));
-        let (authenticated, ignored) = match result {
+        let presented_token = matches!(self.credential, ClientCredential::Bearer(_));
+        let (authenticated, ignored_rejection) = match result {
             Ok(somebody) => {
                 (Some(somebody).filter(|_| *self.credential != ClientCredential::None), None)
             }
             Err(rejection) if host.open => (None, Some(rejection)),
-            Err(rejection) => return Err(rejected(&host, with_token, &rejection)),
+            Err(rejection) => {
+                return Err(refuse_credential(&host, presented_token, &rejection));
+            }
         };
         let (identity, applications) = if let Some(somebody) = &authenticated {
             (somebody.identity.clone(), somebody.applications.clone())
@@ -77,11 +81,11 @@ impl LoginAttempt<'_> {
             (by_certificate.unwrap_or(Identity::Anonymous), Vec::new())
         };
         let caller = caller.known_as(identity, applications);
-        Ok(Identified { host, caller, authenticated, with_token, ignored })
+        Ok(Identified { host, caller, authenticated, presented_token, ignored_rejection })
     }
 
-    /// Counts the attempt, in the vocabulary of [`Rejection::as_str`]. A rejection that is ignored,
-    /// because the name is open, is told apart from one that the client has heard of.
+    /// Counts the attempt, in the vocabulary of [`Rejection::as_str`]. Rejections that are ignored,
+    /// because the name is open, are counted apart: there they are no sign of an attack.
     fn count(&self, result: &Result<Authenticated, Rejection>, open: bool) {
         if *self.credential == ClientCredential::None {
             return;
@@ -97,13 +101,14 @@ impl LoginAttempt<'_> {
 }
 
 impl Identified {
-    /// Whom a token would be for.
-    pub(super) fn subject(&self) -> Authenticated {
+    /// Whom a token that this caller asks for is for.
+    pub(super) fn token_subject(&self) -> Authenticated {
         self.authenticated.clone().unwrap_or_else(Authenticated::anonymous)
     }
 
-    /// What a customer should hear before the licence ends (ACCESS §4.7).
-    pub(super) fn notice(&self, issuer: Option<&str>, now: Timestamp) -> Option<String> {
+    /// The sentence that warns a customer from [`EXPIRY_NOTICE`] before the licence ends
+    /// (ACCESS §4.7).
+    pub(super) fn expiry_notice(&self, issuer: Option<&str>, now: Timestamp) -> Option<String> {
         let Identity::Licence(id) = &self.caller.identity else { return None };
         let expires = self.authenticated.as_ref()?.expires?;
         let left = expires.since(now);
@@ -112,16 +117,17 @@ impl Identified {
             .then(|| format!("licence {id} ends on {}{ask}", calendar::day(expires)))
     }
 
-    /// Whether the ping has to ask for a login, so that clients log in at all (AUTH-3).
+    /// Whether the ping has to ask for a login. dockerd and podman take the challenge from the ping
+    /// alone: after a 200 they never log in (AUTH-3).
     pub(super) fn must_log_in(&self) -> bool {
         !self.host.open && self.authenticated.is_none() && self.caller.is_anonymous()
     }
 
-    /// Whether the caller may do it, asked before anything is looked up. Where nothing can be
-    /// written, callers who may read are told so.
+    /// Whether the caller may do it, decided before anything is looked up. Where nothing can be
+    /// written, a caller who may read is told that it is a mirror; others learn nothing.
     ///
     /// # Errors
-    /// How the caller is turned away.
+    /// 405 for a write to a mirror, else 401, 403 or 404 (ACCESS §3.3).
     pub(super) fn authorise<'p>(
         &self,
         policy: &'p Policy,
@@ -142,7 +148,7 @@ impl Identified {
             .map_err(|denial| self.refuse(denial, action, route.visible_name()))
     }
 
-    /// The decision itself.
+    /// The decision of the policy, for callers that word the refusal themselves.
     pub(super) fn decide<'p>(
         &self,
         policy: &'p Policy,
@@ -152,10 +158,15 @@ impl Identified {
         policy.decide(&self.caller, action, &route.canonical(), route.application.as_ref())
     }
 
-    /// Turns the caller away from a name that no upstream has, like from one that nobody may use.
-    /// An open name answers 404 to an unknown `ns`, so that clients go on to their next mirror
-    /// (ACCESS §3.3).
-    pub(super) fn nowhere(&self, ns: &Ns, action: Action, name: &Repository) -> Refusal {
+    /// Refuses a name that no upstream is configured for, in the same way as one that the caller may
+    /// not use. An open name answers 404 to an unknown `ns`, so that containerd goes on to its next
+    /// host, the registry itself (ACCESS §3.3).
+    pub(super) fn refuse_unknown_name(
+        &self,
+        ns: &Ns,
+        action: Action,
+        name: &Repository,
+    ) -> Refusal {
         match Policy::denial_of_unknown_name(&self.caller, action) {
             Denial::Unauthenticated if self.host.open && *ns != Ns::Absent => {
                 Refusal::unknown_name()
@@ -166,7 +177,7 @@ impl Identified {
         }
     }
 
-    /// Turns the caller away from `action` on what they call `name`.
+    /// Words the refusal of `action` on what the caller calls `name`.
     fn refuse(&self, denial: Denial, action: Action, name: &Repository) -> Refusal {
         match denial {
             Denial::Hidden => Refusal::unknown_name(),
@@ -175,34 +186,39 @@ impl Identified {
                 Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
             }
             Denial::Unauthenticated => {
-                self.challenge(Some(&format!("repository:{name}:{}", actions(action))))
+                self.challenge(Some(&format!("repository:{name}:{}", scope_actions(action))))
             }
         }
     }
 
-    /// 401 with the one challenge there is, or 404 where nobody has anything to log in with.
+    /// 401 with our one challenge, or 404 on a name where nobody can log in.
     pub(super) fn challenge(&self, scope: Option<&str>) -> Refusal {
         if !self.host.challenges {
             return Refusal::unknown_name();
         }
-        if let Some(rejection) = &self.ignored {
-            return rejected(&self.host, self.with_token, rejection);
+        // An open name ignored the credential so far; where one is needed, its holder has to hear
+        // that it is no good.
+        if let Some(rejection) = &self.ignored_rejection {
+            return refuse_credential(&self.host, self.presented_token, rejection);
         }
-        let error = self.with_token.then_some("insufficient_scope");
-        let challenge = challenge(&self.host, scope, error);
+        // containerd sends the same token again unless the challenge has an `error`.
+        let error = self.presented_token.then_some("insufficient_scope");
+        let challenge = challenge_header(&self.host, scope, error);
         let message = "log in to use this";
         Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
             .with(Extra::Challenge(challenge))
     }
 }
 
-/// What a credential that is not good is answered with. The reason goes to the log alone: to a
-/// client an unknown user, a wrong password and a forged licence are the same.
-fn rejected(host: &VirtualHost, with_token: bool, rejection: &Rejection) -> Refusal {
+/// The answer to a credential that is rejected. The reason goes to the log alone: whoever guesses
+/// must not learn whether a user exists, so an unknown user, a wrong password and a forged licence
+/// have one message.
+fn refuse_credential(host: &VirtualHost, presented_token: bool, rejection: &Rejection) -> Refusal {
     let unauthorized = |message: &str| {
-        let error = with_token.then_some("invalid_token");
+        // Without it containerd sends the same token five times and gives up.
+        let error = presented_token.then_some("invalid_token");
         Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
-            .with(Extra::Challenge(challenge(host, None, error)))
+            .with(Extra::Challenge(challenge_header(host, None, error)))
     };
     let refusal = match rejection {
         Rejection::Malformed
@@ -214,36 +230,38 @@ fn rejected(host: &VirtualHost, with_token: bool, rejection: &Rejection) -> Refu
         Rejection::TokenInvalid | Rejection::TokenExpired | Rejection::TokenRevoked { .. } => {
             unauthorized("the token is not good any more")
         }
-        // The signature was right, so this is the customer: docker prints the sentence (ACCESS
-        // §4.6).
+        // The signature is right, so this is the customer, who may hear the reason; docker prints
+        // the sentence (ACCESS §4.6).
         Rejection::LicenceExpired { message } | Rejection::LicenceRevoked { message } => {
             unauthorized(message)
         }
-        // Failures of this login, or others that keep the thread busy: a client need not know
-        // which.
+        // Too many failures of this login, or too many others for the one hashing thread: a client
+        // need not know which (ACCESS §5.3).
         Rejection::Throttled { retry_after } | Rejection::Overloaded { retry_after } => {
-            try_again(*retry_after)
+            too_many_logins(*retry_after)
         }
     };
-    Refusal { cause: Some(rejection.to_string()), ..refusal }.because(rejection.as_str())
+    Refusal { cause: Some(rejection.to_string()), ..refusal }.with_reason(rejection.as_str())
 }
 
-fn try_again(retry_after: Duration) -> Refusal {
-    let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+fn too_many_logins(retry_after: Duration) -> Refusal {
+    let seconds = retry_after_seconds(retry_after);
     let message = format!("too many logins for now; try again in {seconds} s");
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
         .with(Extra::RetryAfter(seconds))
 }
 
-/// Parameters quoted and in this order (AUTH-2). Nothing in them needs escaping: names of hosts and
-/// repositories.
-fn challenge(host: &VirtualHost, scope: Option<&str>, error: Option<&str>) -> String {
+/// The value of `WWW-Authenticate`, its parameters quoted and in this order (AUTH-2). Nothing in
+/// them needs escaping: they are names of hosts and repositories, and words of our own.
+fn challenge_header(host: &VirtualHost, scope: Option<&str>, error: Option<&str>) -> String {
     let scope = scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
     let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
     format!("Bearer realm=\"{}\",service=\"{}\"{scope}{error}", host.realm, host.service)
 }
 
-fn actions(action: Action) -> &'static str {
+/// The actions that a challenge asks for, in the words of the token protocol. Pushing includes
+/// pulling: clients look whether a layer is there before they push it.
+fn scope_actions(action: Action) -> &'static str {
     match action {
         Action::Pull | Action::Probe | Action::List => "pull",
         Action::Push => "pull,push",
@@ -251,6 +269,7 @@ fn actions(action: Action) -> &'static str {
     }
 }
 
+/// What a refusal says that the caller may not do.
 fn verb(action: Action) -> &'static str {
     match action {
         Action::Pull | Action::Probe => "pull",

@@ -1,4 +1,5 @@
-//! Reads: what somebody has a right to, looked up in the time that there is.
+//! Reads: what the caller has a right to is looked up in the cache and upstream, within the time that
+//! is left until the response headers have to leave.
 
 use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method, StatusCode};
@@ -6,7 +7,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::error::Refusal;
 use super::exchange::Notes;
 use super::listing;
-use super::request::{ReadRequest, header};
+use super::request::{ReadRequest, header_text};
 use super::respond::{self, Answer};
 use super::service::Service;
 use crate::oci::{
@@ -15,7 +16,7 @@ use crate::oci::{
 use crate::pull::{self, BlobHead, Outcome, ReferrersSource, Want};
 
 impl Service {
-    /// Looks up what the asker has a right to, in the time that there is.
+    /// Answers a read that is allowed, at the latest at its deadline (DESIGN §14.8).
     pub(super) async fn serve_read(
         &self,
         read: &ReadRequest<'_>,
@@ -38,29 +39,30 @@ impl Service {
         endpoint: &Endpoint,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
-        notes.kind = kind(endpoint);
+        notes.kind = kind_label(endpoint);
         match endpoint {
-            Endpoint::Blob { digest, .. } => self.blob(read, digest, notes).await,
-            Endpoint::Manifest { reference, .. } => self.manifest(read, reference, notes).await,
-            Endpoint::Tags { page, .. } => self.tags(read, page, notes).await,
+            Endpoint::Blob { digest, .. } => self.read_blob(read, digest, notes).await,
+            Endpoint::Manifest { reference, .. } => {
+                self.read_manifest(read, reference, notes).await
+            }
+            Endpoint::Tags { page, .. } => self.list_tags(read, page, notes).await,
             Endpoint::Referrers { digest, page, .. } => {
-                self.referrers(read, digest, page, notes).await
+                self.list_referrers(read, digest, page, notes).await
             }
             Endpoint::Upload { .. } => Err(Refusal::read_only()),
             Endpoint::Ping | Endpoint::Catalog => Err(Refusal::unknown_name()),
         }
     }
 
-    async fn blob(
+    async fn read_blob(
         &self,
         read: &ReadRequest<'_>,
         digest: &Digest,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         notes.digest = Some(digest.clone());
-        let has_it =
-            header(read.headers, IF_NONE_MATCH).is_some_and(|tags| none_match(tags, digest));
-        if read.pushes && *read.method == Method::HEAD {
+        let client_has_it = client_has(read.headers, digest);
+        if read.may_push && *read.method == Method::HEAD {
             let size = self.pull.blob_upstream(&read.name, digest).await?;
             notes.outcome = Some(Outcome::Revalidated);
             return Ok(respond::blob_head(
@@ -68,22 +70,22 @@ impl Service {
                 digest,
             ));
         }
-        if has_it || *read.method == Method::HEAD {
+        if client_has_it || *read.method == Method::HEAD {
             let head = self.pull.blob_head(&read.name, digest).await?;
             notes.outcome = Some(head.outcome);
-            return Ok(if has_it {
+            return Ok(if client_has_it {
                 respond::not_modified(digest)
             } else {
                 respond::blob_head(head, digest)
             });
         }
-        let range = range(read.headers, digest)?;
+        let range = requested_range(read.headers, digest)?;
         let answer = self.pull.blob(&read.name, digest, range, read.deadline).await?;
         notes.outcome = Some(answer.outcome);
         Ok(respond::blob(answer, digest))
     }
 
-    async fn manifest(
+    async fn read_manifest(
         &self,
         read: &ReadRequest<'_>,
         reference: &Reference,
@@ -96,12 +98,14 @@ impl Service {
         let answer = self.pull.manifest(&read.name, reference, want).await?;
         notes.outcome = Some(answer.outcome);
         notes.digest = Some(answer.digest.clone());
-        let has_it = header(read.headers, IF_NONE_MATCH)
-            .is_some_and(|tags| none_match(tags, &answer.digest));
-        Ok(if has_it { respond::not_modified(&answer.digest) } else { respond::manifest(answer) })
+        Ok(if client_has(read.headers, &answer.digest) {
+            respond::not_modified(&answer.digest)
+        } else {
+            respond::manifest(answer)
+        })
     }
 
-    async fn tags(
+    async fn list_tags(
         &self,
         read: &ReadRequest<'_>,
         page: &PageQuery,
@@ -112,7 +116,7 @@ impl Service {
         Ok(listing::tags(&read.route, answer))
     }
 
-    async fn referrers(
+    async fn list_referrers(
         &self,
         read: &ReadRequest<'_>,
         digest: &Digest,
@@ -129,8 +133,13 @@ impl Service {
     }
 }
 
+/// Whether `If-None-Match` says that the client has the content already (MAN-7).
+fn client_has(headers: &HeaderMap, digest: &Digest) -> bool {
+    header_text(headers, IF_NONE_MATCH).is_some_and(|tags| none_match(tags, digest))
+}
+
 /// What a read is about, as a label of metrics.
-fn kind(endpoint: &Endpoint) -> Option<&'static str> {
+fn kind_label(endpoint: &Endpoint) -> Option<&'static str> {
     match endpoint {
         Endpoint::Blob { .. } => Some("blob"),
         Endpoint::Manifest { reference: Reference::Digest(_), .. } => Some("manifest"),
@@ -141,14 +150,19 @@ fn kind(endpoint: &Endpoint) -> Option<&'static str> {
     }
 }
 
-/// The asked range. Under an `If-Range` that does not match, the whole is wanted (BLOB-6).
-fn range(headers: &HeaderMap, digest: &Digest) -> Result<RangeRequest, Refusal> {
-    if header(headers, IF_RANGE).is_some_and(|tag| !if_range_matches(tag, digest)) {
+/// The range that the client asks for. Under an `If-Range` that does not match, the whole is wanted
+/// (BLOB-6).
+///
+/// # Errors
+/// 400 for several ranges.
+fn requested_range(headers: &HeaderMap, digest: &Digest) -> Result<RangeRequest, Refusal> {
+    if header_text(headers, IF_RANGE).is_some_and(|tag| !if_range_matches(tag, digest)) {
         return Ok(RangeRequest::None);
     }
-    match RangeRequest::parse(header(headers, RANGE)) {
+    match RangeRequest::parse(header_text(headers, RANGE)) {
         RangeRequest::Multiple => {
-            // Clients take it for "too many ranges" and fetch the whole (BLOB-5).
+            // podman and CRI-O ask for several in partial pulls of zstd:chunked layers. They take a 400
+            // for "too many ranges" and fetch the whole (BLOB-5).
             let message = "one range at a time";
             Err(Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::RangeInvalid, message))
         }

@@ -1,4 +1,5 @@
-//! A request on its way to an answer: as it arrived, once it is known who asks, and once its name is
+//! A request on its way to an answer, one type for each step: [`Received`], [`Unauthenticated`],
+//! [`Addressed`] once it is known who asks, and [`ReadRequest`] or [`WriteRequest`] once its name is
 //! resolved and allowed.
 
 use std::net::IpAddr;
@@ -8,7 +9,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::connection::tls::Certificate;
+use super::connection::tls::ClientCertificate;
 use super::error::{Extra, Refusal};
 use super::identify::Identified;
 use super::snapshot::RequestConfig;
@@ -16,22 +17,22 @@ use crate::access::{Action, Caller, VirtualHost};
 use crate::oci::{CanonicalName, Endpoint, ErrorCode, Repository, Target};
 use crate::route::Route;
 
-/// What is known of a connection before anything is asked on it.
+/// What is known of a connection before a request comes.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     pub(super) peer: IpAddr,
-    /// With TLS.
+    /// Whether it is encrypted.
     pub(super) secure: bool,
-    /// The client's, which was verified when it was shown.
-    pub(super) certificate: Option<Certificate>,
+    /// The client's certificate, verified in the handshake; it may have ended since.
+    pub(super) certificate: Option<ClientCertificate>,
 }
 
-/// A request as it arrived, apart from what is in it.
+/// Where a request came from, and when it has to be answered; its head and body are beside it.
 pub(super) struct Received<'a> {
     pub(super) connection: &'a Connection,
-    /// Of the client, behind the proxies that are trusted.
+    /// The client's address, behind the proxies that are trusted.
     pub(super) address: IpAddr,
-    /// Until when the login and the look-up have to be done.
+    /// When the response headers have to leave: one budget for login and look-up (DESIGN §14.8).
     pub(super) deadline: Instant,
 }
 
@@ -39,6 +40,7 @@ pub(super) struct Received<'a> {
 pub(super) struct Unauthenticated<'a> {
     pub(super) config: &'a RequestConfig,
     pub(super) host: VirtualHost,
+    /// Anonymous, with the address and the certificate of the connection.
     pub(super) caller: Caller,
     pub(super) deadline: Instant,
 }
@@ -48,30 +50,33 @@ pub(super) struct Unauthenticated<'a> {
 pub(super) struct Addressed<'a> {
     pub(super) config: &'a RequestConfig,
     pub(super) identified: &'a Identified,
+    /// The host that the client named, which may select an upstream.
     pub(super) host: Option<&'a str>,
     pub(super) target: &'a Target,
 }
 
 impl Addressed<'_> {
-    /// Where a name leads that the client writes in this request.
+    /// The upstream and repository that the client means by `name` in this request; none if no
+    /// upstream is configured for it.
     pub(super) fn resolve(&self, name: &Repository) -> Option<Route> {
         self.config.routes.resolve(self.host, self.target.prefix.as_deref(), &self.target.ns, name)
     }
 }
 
-/// What a request is about, once its name is resolved and allowed.
+/// A request that may read an image.
 pub(super) struct ReadRequest<'a> {
     pub(super) route: Route,
     pub(super) name: CanonicalName,
     pub(super) method: &'a Method,
     pub(super) headers: &'a HeaderMap,
-    /// Whoever may push is told what upstream has, not what we remember (UPL-12).
-    pub(super) pushes: bool,
-    /// By when the response headers have to leave.
+    /// The caller may also push there, and is told what upstream has, not what we remember: a blob
+    /// that a client believes to be there is not pushed, and the manifest is then refused (UPL-12).
+    pub(super) may_push: bool,
+    /// When the response headers have to leave.
     pub(super) deadline: Instant,
 }
 
-/// Somebody who may write to an image.
+/// A request that may write to an image.
 pub(super) struct WriteRequest<'a> {
     pub(super) to: Addressed<'a>,
     pub(super) route: Route,
@@ -79,24 +84,25 @@ pub(super) struct WriteRequest<'a> {
 }
 
 impl WriteRequest<'_> {
-    /// The repository that a blob may be mounted from: of the same registry and the same
-    /// application, and one that this caller may pull; any other is passed over, as if it had not
-    /// been named (UPL-7).
+    /// The repository that a blob may be mounted from. It has to be of the same registry and the same
+    /// application, and this caller has to be allowed to pull it; any other is ignored, as if no
+    /// mount had been asked for (UPL-7).
     pub(super) fn mountable(&self, from: &Repository) -> Option<Repository> {
         let policy = &self.to.config.policy;
         let route = self.to.resolve(from)?;
         let allowed = self.to.identified.decide(policy, Action::Pull, &route).is_ok();
-        let akin = route.upstream == self.name.upstream
+        let belongs_together = route.upstream == self.name.upstream
             && policy.are_of_one_application(&route.canonical(), &self.name);
-        (allowed && akin).then_some(route.repository)
+        (allowed && belongs_together).then_some(route.repository)
     }
 }
 
-/// The host that is meant, with its port. HTTP/2 says it in the target.
+/// The host that the client named, with its port if it wrote one: `Host`, or in HTTP/2 `:authority`,
+/// which hyper puts into the target.
 ///
 /// # Errors
-/// 400 if there are two of different opinion.
-pub(super) fn host(request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
+/// 400 if it is named twice. Rights depend on it, and a proxy before us may have judged by the other.
+pub(super) fn requested_host(request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
     let mut named =
         request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     let (first, authority) =
@@ -110,14 +116,16 @@ pub(super) fn host(request: &Request<Incoming>) -> Result<Option<String>, Refusa
     Ok(authority.or(first).map(str::to_owned))
 }
 
+/// A request that cannot be trusted to end where it seems to; its connection is closed.
 pub(super) fn bad_request(message: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message).with(Extra::Close)
 }
 
-/// What the method means to do there, for the policy.
-pub(super) fn action(method: &Method, endpoint: &Endpoint) -> Action {
+/// The right that a request needs. An unknown method is a write, which needs the most.
+pub(super) fn requested_action(method: &Method, endpoint: &Endpoint) -> Action {
     match (method, endpoint) {
         (&Method::GET | &Method::HEAD, Endpoint::Tags { .. }) => Action::List,
+        // The status of an upload, which only its client asks for.
         (&Method::GET | &Method::HEAD, Endpoint::Upload { .. }) => Action::Push,
         (&Method::HEAD, Endpoint::Manifest { .. } | Endpoint::Blob { .. }) => Action::Probe,
         (&Method::GET | &Method::HEAD, _) => Action::Pull,
@@ -126,6 +134,7 @@ pub(super) fn action(method: &Method, endpoint: &Endpoint) -> Action {
     }
 }
 
-pub(super) fn header(headers: &HeaderMap, name: http::HeaderName) -> Option<&str> {
+/// The first value of a header, if it is visible ASCII.
+pub(super) fn header_text(headers: &HeaderMap, name: http::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }

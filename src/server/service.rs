@@ -1,5 +1,5 @@
-//! One request: parsed once, routed, authorised, and only then looked up (`reads`) or passed on
-//! (`writes`).
+//! One request, in the order of DESIGN §4: parsed once, routed, authorised, and only then looked up
+//! (`reads`) or passed on (`writes`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::connection::body::Body;
-use super::connection::delivery::Outbound;
-use super::connection::drain::drain;
+use super::connection::delivery::ResponseOutput;
+use super::connection::discard::discard_unread_body;
 use super::connection::tls::{self, TlsContext};
 use super::error::Refusal;
 use super::exchange::{Arrival, Notes};
 use super::identify::{Identified, LoginAttempt};
 use super::request::{
-    Addressed, Connection, ReadRequest, Received, Unauthenticated, WriteRequest, action,
-    bad_request, host,
+    Addressed, Connection, ReadRequest, Received, Unauthenticated, WriteRequest, bad_request,
+    requested_action, requested_host,
 };
 use super::respond::{self, Answer};
 use super::snapshot::RequestConfig;
@@ -37,54 +37,61 @@ use crate::pull::PullThrough;
 use crate::push::PushThrough;
 use crate::route::{Route, Routes};
 
-/// What answers requests; one for all connections.
+/// What answers requests; one for all connections. `app` puts it together, and `reload` replaces
+/// `config`, `tls` and what the gatekeeper knows while it runs.
 #[derive(Debug)]
 pub struct Service {
-    pub config: ArcSwap<RequestConfig>,
-    pub gatekeeper: Gatekeeper,
+    /// A request keeps the one that it began with.
+    pub(crate) config: ArcSwap<RequestConfig>,
+    /// Checks credentials, issues tokens, and seals the addresses of uploads.
+    pub(crate) gatekeeper: Gatekeeper,
     /// None: plain HTTP. Connections keep what they began with.
-    pub tls: ArcSwapOption<TlsContext>,
-    pub pull: PullThrough,
-    pub push: PushThrough,
-    pub ledger: Arc<Ledger>,
-    pub limits: Limits,
-    pub clock: Clock,
-    pub metrics: Arc<Metrics>,
+    pub(crate) tls: ArcSwapOption<TlsContext>,
+    /// Answers reads.
+    pub(crate) pull: PullThrough,
+    /// Answers writes.
+    pub(crate) push: PushThrough,
+    /// Who pulled what last, for the operator.
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-/// What a client means to do with an image, and by when it has to be answered.
+/// What a client means to do with an image.
 struct Intent {
     action: Action,
     route: Route,
+    /// When the response headers have to leave (DESIGN §14.8).
     deadline: Instant,
 }
 
 impl Service {
-    /// Answers one request of a connection; never fails.
+    /// Answers one request of a connection. It never fails: whatever goes wrong is an answer, too.
     pub(super) async fn call(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        outbound: Outbound,
+        output: ResponseOutput,
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         let deadline = Instant::now() + self.limits.head;
         let config = self.config.load_full();
         let address = client_address(connection.peer, request.headers(), &config.trusted_proxies);
         let arrival =
-            Arrival::new(address, request.method().clone(), outbound, Arc::clone(&self.metrics));
+            Arrival::new(address, request.method().clone(), output, Arc::clone(&self.metrics));
         let head_only = request.method() == Method::HEAD;
         let mut notes = Notes::default();
         let received = Received { connection: &connection, address, deadline };
         let answer = match self.answer(&config, received, &mut request, &mut notes).await {
             Ok(answer) => answer,
             Err(refusal) => {
-                drain(&mut request).await;
-                notes.refused(&refusal);
+                discard_unread_body(&mut request).await;
+                notes.set_refused(&refusal);
                 respond::refusal(&refusal)
             }
         };
         let answer = if head_only { respond::without_body(answer) } else { answer };
-        let exchange = arrival.answer(notes, answer.status());
+        let exchange = arrival.into_exchange(notes, answer.status());
         Ok(answer.map(|source| Body::new(source, exchange)))
     }
 
@@ -97,41 +104,43 @@ impl Service {
     ) -> Result<Answer, Refusal> {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         if read && !request.body().is_end_stream() {
-            // Left unread it could be taken for the next request (RELIABILITY §2.4).
+            // A body that is left unread could be taken for the next request (RELIABILITY §2.4).
             return Err(bad_request("a read has no body"));
         }
-        let host = host(request)?;
+        let host = requested_host(request)?;
         let Received { connection, address, deadline } = received;
         let virtual_host = config
             .virtual_hosts
             .find(host.as_deref(), connection.secure)
             .ok_or_else(Refusal::misdirected)?;
-        let certificate = tls::names(connection.certificate.as_ref(), self.clock.now())?.to_vec();
+        let certificate =
+            tls::certificate_names(connection.certificate.as_ref(), self.clock.now())?.to_vec();
         let caller = Caller::anonymous(address, certificate);
         let unauthenticated = Unauthenticated { config, host: virtual_host, caller, deadline };
-        if request.uri().path() == token::PATH {
+        if request.uri().path() == token::TOKEN_PATH {
             notes.route = Some("token");
-            return self.token(unauthenticated, request, notes).await;
+            return self.issue_token(unauthenticated, request, notes).await;
         }
         let target = Target::parse(request.uri().path(), request.uri().query())?;
         notes.route = Some(target.endpoint.route_label());
         let credential = ClientCredential::of(request.headers());
         let identified = self.identify(unauthenticated, &credential, notes).await?;
         let Some(repository) = target.endpoint.repository() else {
-            return without_name(&config.routes, &target, &identified, read);
+            return answer_without_repository(&config.routes, &target, &identified, read);
         };
         let to =
             Addressed { config, identified: &identified, host: host.as_deref(), target: &target };
-        let action = action(request.method(), &target.endpoint);
+        let action = requested_action(request.method(), &target.endpoint);
         let Some(route) = to.resolve(repository) else {
             notes.unknown = Some(repository.clone());
-            return Err(identified.nowhere(&target.ns, action, repository));
+            return Err(identified.refuse_unknown_name(&target.ns, action, repository));
         };
         let intent = Intent { action, route, deadline };
         self.authorise_and_dispatch(to, intent, request, notes).await
     }
 
-    /// A request about an image: whether it is allowed is decided before anything is looked up.
+    /// Answers a request about an image. Whether it is allowed is decided before anything is looked
+    /// up, so that a refusal tells nothing about the cache (DESIGN §4.4).
     async fn authorise_and_dispatch(
         &self,
         to: Addressed<'_>,
@@ -143,6 +152,7 @@ impl Service {
         let Intent { action, route, deadline } = intent;
         let name = route.canonical();
         notes.name = Some(name.clone());
+        // Of a refusal the log says which application was named; of a grant, which one gave it.
         notes.application.clone_from(&route.application);
         let granted = identified.authorise(&config.policy, action, &route)?;
         notes.application = granted.application.cloned().or(notes.application.take());
@@ -150,20 +160,21 @@ impl Service {
             return self.serve_write(WriteRequest { to, route, name }, request, notes).await;
         }
         self.note_pull(identified, &name);
-        let pushes =
+        let may_push =
             route.writable && identified.decide(&config.policy, Action::Push, &route).is_ok();
         let (method, headers) = (request.method(), request.headers());
-        let read = ReadRequest { route, name, method, headers, pushes, deadline };
+        let read = ReadRequest { route, name, method, headers, may_push, deadline };
         let mut answer = self.serve_read(&read, &target.endpoint, notes).await?;
         if target.endpoint.is_about_tags()
-            && let Some(notice) = identified.notice(config.issuer.as_deref(), self.clock.now())
+            && let Some(notice) =
+                identified.expiry_notice(config.issuer.as_deref(), self.clock.now())
         {
             respond::warn(answer.headers_mut(), &notice);
         }
         Ok(answer)
     }
 
-    /// Finds out who asks.
+    /// Finds out who asks. Until that is known, and where it fails, the log says `unknown`.
     async fn identify(
         &self,
         unauthenticated: Unauthenticated<'_>,
@@ -179,8 +190,8 @@ impl Service {
         Ok(identified)
     }
 
-    /// The token endpoint (AUTH-12).
-    async fn token(
+    /// The token endpoint (AUTH-12). Whoever has no right to anything is asked to log in.
+    async fn issue_token(
         &self,
         unauthenticated: Unauthenticated<'_>,
         request: &mut Request<Incoming>,
@@ -188,7 +199,7 @@ impl Service {
     ) -> Result<Answer, Refusal> {
         let config = unauthenticated.config;
         let posted = *request.method() == Method::POST;
-        let form = token::form(request, unauthenticated.deadline).await?;
+        let form = token::read_form(request, unauthenticated.deadline).await?;
         let credential = form.credential.unwrap_or_else(|| ClientCredential::of(request.headers()));
         let identified = self.identify(unauthenticated, &credential, notes).await?;
         let nobody = identified.authenticated.is_none() && identified.caller.is_anonymous();
@@ -197,18 +208,26 @@ impl Service {
         }
         if let Identity::Licence(id) = &identified.caller.identity {
             for slug in config.policy.unknown_applications(&identified.caller.applications) {
-                tracing::warn!(licence = %id, application = %slug, "a licence is for an application that is not configured");
+                tracing::warn!(
+                    licence = %id,
+                    application = %slug,
+                    "a licence is for an application that is not configured"
+                );
             }
         }
+        // Pushes of large layers have a long history of failing because they outlive their token,
+        // which clients renew by its announced life alone (AUTH-10).
         let life = if config.policy.may_push(&identified.caller) {
             TOKEN_LIFE_FOR_PUSH
         } else {
             TOKEN_LIFE
         };
-        let issued = self.gatekeeper.issue(&identified.subject(), &identified.host.audience, life);
+        let issued =
+            self.gatekeeper.issue(&identified.token_subject(), &identified.host.audience, life);
         Ok(token::answer(&issued, posted.then_some(form.scope.as_str())))
     }
 
+    /// Notes for the operator that this caller has pulled.
     fn note_pull(&self, identified: &Identified, name: &CanonicalName) {
         let expires = identified.authenticated.as_ref().and_then(|somebody| somebody.expires);
         self.ledger.note(
@@ -218,8 +237,8 @@ impl Service {
     }
 }
 
-/// Endpoints that are about no repository.
-fn without_name(
+/// Answers the endpoints that are about no repository: the ping and the catalog.
+fn answer_without_repository(
     routes: &Routes,
     target: &Target,
     identified: &Identified,

@@ -1,5 +1,5 @@
-//! What a configuration means for requests. One config is replaced by the next as a whole; a
-//! request keeps the one that it began with.
+//! The part of the configuration that requests are answered under. A reload replaces it as a whole,
+//! and a request keeps the one that it began with, so that no answer follows two configurations.
 
 use std::time::Duration;
 
@@ -9,11 +9,13 @@ use crate::access::{Policy, VirtualHosts};
 use crate::config::Config;
 use crate::route::Routes;
 
+/// What a configuration means for requests.
 #[derive(Debug)]
 pub struct RequestConfig {
     pub(super) routes: Routes,
     pub(super) policy: Policy,
     pub(super) virtual_hosts: VirtualHosts,
+    /// Whose `X-Forwarded-For` is believed.
     pub(super) trusted_proxies: Vec<IpNet>,
     /// Who issues licences, if anybody does.
     pub(super) issuer: Option<String>,
@@ -22,6 +24,7 @@ pub struct RequestConfig {
 }
 
 impl RequestConfig {
+    /// Takes over what requests need from a configuration that has been checked.
     pub fn new(config: &Config) -> Self {
         Self {
             routes: Routes::new(config),

@@ -1,8 +1,9 @@
 //! The token endpoint: a password or a licence in, a short-lived token out (PROTOCOL §2.1, AUTH-9,
 //! AUTH-12).
 //!
-//! What a client asks the token to be for is not read: a token says who asks, and each request is
-//! decided by itself.
+//! The scope that a client asks for decides nothing: a token says who asks, and each request is
+//! decided by itself (ACCESS §5.1). containerd may ask for a scope that names no repository of ours,
+//! and a refusal would end its pull.
 
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -16,25 +17,27 @@ use crate::access::{ClientCredential, Issued};
 use crate::licence::calendar;
 use crate::oci::ErrorCode;
 
-pub(super) const PATH: &str = "/token";
+/// Where the challenge sends clients.
+pub(super) const TOKEN_PATH: &str = "/token";
 
-/// A form holds a password or a licence, and a few names (AUTH-12).
+/// Bytes of the form of a POST: a password or a licence, and a few names (AUTH-12).
 const FORM_BYTES_MAX: usize = 64 * 1024;
 
-/// What a POST holds; other fields are not for us.
+/// What a POST asks for; its other fields are ignored.
 #[derive(Debug, Default)]
 pub(super) struct TokenForm {
+    /// The password in the form; none if the credential is in the `Authorization` header.
     pub(super) credential: Option<ClientCredential>,
-    /// What was asked for, to be echoed.
+    /// The scope that was asked for, to be echoed.
     pub(super) scope: String,
 }
 
-/// Reads the form of a POST, which has to be there by the deadline; other methods have none.
+/// Reads the form of a POST, which has to arrive by the deadline. Other methods have none.
 ///
 /// # Errors
 /// 405 for a method that is none of ours, 400 for a form that cannot be read, 401 for a grant that
 /// we never gave.
-pub(super) async fn form(
+pub(super) async fn read_form(
     request: &mut Request<Incoming>,
     deadline: Instant,
 ) -> Result<TokenForm, Refusal> {
@@ -56,14 +59,15 @@ pub(super) async fn form(
     let read =
         timeout_at(deadline, whole).await.map_err(|_| bad("the form did not arrive in time"))?;
     let bytes = read.map_err(|_| bad("the form cannot be read").with(Extra::Close))?.to_bytes();
-    parse(&bytes).ok_or_else(|| {
+    parse_form(&bytes).ok_or_else(|| {
         let message = "this token endpoint gives out no refresh tokens; log in again";
         Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
     })
 }
 
-/// None for a grant other than a password.
-fn parse(bytes: &[u8]) -> Option<TokenForm> {
+/// None for a grant other than a password: we give out no refresh tokens that one could be for
+/// (AUTH-9).
+fn parse_form(bytes: &[u8]) -> Option<TokenForm> {
     let (mut grant, mut user, mut password) = (None, String::new(), String::new());
     let mut form = TokenForm::default();
     for (key, value) in form_urlencoded::parse(bytes) {
@@ -84,9 +88,9 @@ fn parse(bytes: &[u8]) -> Option<TokenForm> {
     }
 }
 
-/// The answer. The specification of the GET form names the member `token`, that of the POST form
-/// `access_token`; clients read either, so both answers hold both. `scope` is what a POST asked
-/// for, to be echoed.
+/// The answer with a token. The specification of the GET form calls the member `token`, that of the
+/// POST form `access_token`; clients read either, so both answers have both. `scope` is what a POST
+/// asked for, to be echoed.
 pub(super) fn answer(issued: &Issued, scope: Option<&str>) -> Answer {
     let token = issued.token.expose();
     let mut document = serde_json::json!({
@@ -108,16 +112,17 @@ mod tests {
 
     #[test]
     fn a_form_holds_a_password_or_nothing() {
-        let form = parse(
+        let form = parse_form(
             b"grant_type=password&service=x&client_id=y&scope=a%3Ab%3Apull+c&\
               username=ci&password=a%26b",
         );
         let form = form.expect("a password");
         assert_eq!(form.scope, "a:b:pull c");
         assert_eq!(form.credential, Some(ClientCredential::basic("ci".into(), "a&b".into())));
-        assert_eq!(parse(b"scope=x").expect("no grant").credential, None);
-        assert!(parse(b"grant_type=refresh_token&refresh_token=x").is_none());
-        let nobody = parse(b"grant_type=password&username=&password=").expect("an empty password");
+        assert_eq!(parse_form(b"scope=x").expect("no grant").credential, None);
+        assert!(parse_form(b"grant_type=refresh_token&refresh_token=x").is_none());
+        let nobody =
+            parse_form(b"grant_type=password&username=&password=").expect("an empty password");
         assert_eq!(nobody.credential, Some(ClientCredential::None));
     }
 }

@@ -1,8 +1,12 @@
-//! Writes: uploads, manifests, deletes, passed through to the private registry (PROTOCOL §3.9,
+//! Writes: uploads, manifests and deletes are passed through to the private registry (PROTOCOL §3.9,
 //! ACCESS §7).
 //!
-//! Whoever comes here may do it. An upload is known to its client by a sealed address that opens
-//! for the same identity, registry and repository alone.
+//! The right to write has been decided before. A client knows its upload by a sealed address, which
+//! holds the registry's own and opens for the same identity, registry and repository alone
+//! (ACCESS §7.2).
+//!
+//! Clients differ in how they upload. dockerd and podman send POST, PATCH with the bytes, PUT without
+//! any; containerd sends POST and one PUT with all bytes; the spec also has a single POST.
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT};
@@ -13,7 +17,7 @@ use hyper::body::Incoming;
 
 use super::error::{Extra, Refusal};
 use super::exchange::Notes;
-use super::request::{WriteRequest, header};
+use super::request::{WriteRequest, header_text};
 use super::respond::{self, Answer};
 use super::service::Service;
 use crate::oci::{
@@ -23,13 +27,14 @@ use crate::push::{DeleteTarget, NewManifest, Sent, Ticket, Upload, UploadStart};
 
 /// A request about an upload that has begun.
 struct UploadStep<'a> {
-    /// The sealed address.
+    /// The sealed address, as the client sent it back.
     session: &'a str,
     query: &'a UploadQuery,
     method: Method,
 }
 
 impl Service {
+    /// Passes an allowed write on to the registry, and answers with what the registry says.
     pub(super) async fn serve_write(
         &self,
         write: WriteRequest<'_>,
@@ -40,11 +45,11 @@ impl Service {
         notes.digest = write.to.target.endpoint.digest().cloned();
         match (&write.to.target.endpoint, method) {
             (Endpoint::Upload { session: None, query, .. }, Method::POST) => {
-                self.begin(&write, query, request).await
+                self.begin_upload(&write, query, request).await
             }
             (Endpoint::Upload { session: Some(session), query, .. }, method) => {
                 let step = UploadStep { session, query, method };
-                self.upload(&write, step, request).await
+                self.continue_upload(&write, step, request).await
             }
             (Endpoint::Manifest { reference, .. }, Method::PUT) => {
                 self.put_manifest(&write, reference, request, notes).await
@@ -57,22 +62,24 @@ impl Service {
                 self.push.delete(&write.name, DeleteTarget::Blob(digest.clone())).await?;
                 Ok(respond::done(StatusCode::ACCEPTED))
             }
-            (endpoint, _) => Err(no_such_write(endpoint)),
+            (endpoint, _) => Err(method_not_allowed(endpoint)),
         }
     }
 
-    /// POST: an upload begins, a blob is mounted, or comes as a whole (end-4a, end-4b, end-11).
-    async fn begin(
+    /// POST: an upload begins (end-4a), a whole blob comes with it (end-4b), or a blob of another
+    /// repository is mounted (end-11).
+    async fn begin_upload(
         &self,
         write: &WriteRequest<'_>,
         query: &UploadQuery,
         request: &mut Request<Incoming>,
     ) -> Result<Answer, Refusal> {
-        let whole = !request.body().is_end_stream() || query.digest.is_some();
-        if whole {
-            let sent = sent(request, query.digest.clone())?;
+        // An empty blob comes with a digest and without a body.
+        let has_blob = !request.body().is_end_stream() || query.digest.is_some();
+        if has_blob {
+            let sent = sent_bytes(request, query.digest.clone())?;
             let upload = self.push.whole(&write.name, sent).await?;
-            return self.uploaded(write, upload, StatusCode::ACCEPTED);
+            return self.upload_answer(write, upload, StatusCode::ACCEPTED);
         }
         let mount = query
             .mount
@@ -80,11 +87,12 @@ impl Service {
             .and_then(|digest| Some((digest, write.mountable(query.from.as_ref()?)?)));
         let start = UploadStart { mount, algorithm: query.algorithm };
         let upload = self.push.begin(&write.name, &start).await?;
-        self.uploaded(write, upload, StatusCode::ACCEPTED)
+        self.upload_answer(write, upload, StatusCode::ACCEPTED)
     }
 
-    /// What is done with an upload that has begun (end-5, end-6, end-13, end-14).
-    async fn upload(
+    /// A request about an upload that has begun: more bytes (end-5), its end (end-6), its status
+    /// (end-13), or its cancellation (end-14).
+    async fn continue_upload(
         &self,
         write: &WriteRequest<'_>,
         step: UploadStep<'_>,
@@ -97,32 +105,33 @@ impl Service {
         match method {
             Method::GET => {
                 let upload = self.push.status(&write.name, ticket).await?;
-                self.uploaded(write, upload, StatusCode::NO_CONTENT)
+                self.upload_answer(write, upload, StatusCode::NO_CONTENT)
             }
             Method::PATCH => {
-                let upload = self.push.go_on(&write.name, ticket, sent(request, None)?).await?;
-                self.uploaded(write, upload, StatusCode::ACCEPTED)
+                let upload =
+                    self.push.go_on(&write.name, ticket, sent_bytes(request, None)?).await?;
+                self.upload_answer(write, upload, StatusCode::ACCEPTED)
             }
             Method::PUT => {
-                let digest = query.digest.clone().ok_or_else(no_digest)?;
-                let upload =
-                    self.push.go_on(&write.name, ticket, sent(request, Some(digest))?).await?;
-                self.uploaded(write, upload, StatusCode::ACCEPTED)
+                let digest = query.digest.clone().ok_or_else(digest_missing)?;
+                let sent = sent_bytes(request, Some(digest))?;
+                let upload = self.push.go_on(&write.name, ticket, sent).await?;
+                self.upload_answer(write, upload, StatusCode::ACCEPTED)
             }
             Method::DELETE => {
                 self.push.cancel(&write.name, &ticket).await?;
                 Ok(respond::done(StatusCode::NO_CONTENT))
             }
-            _ => Err(no_such_write(&write.to.target.endpoint)),
+            _ => Err(method_not_allowed(&write.to.target.endpoint)),
         }
     }
 
-    /// The answer to a step of an upload; `open` is its status while the upload goes on.
-    fn uploaded(
+    /// The answer to a step of an upload; `open_status` is for one that goes on.
+    fn upload_answer(
         &self,
         write: &WriteRequest<'_>,
         upload: Upload,
-        open: StatusCode,
+        open_status: StatusCode,
     ) -> Result<Answer, Refusal> {
         let name = write.route.visible_name();
         match upload {
@@ -142,11 +151,12 @@ impl Service {
                 })?;
                 let location =
                     write.route.visible_target(&format!("/v2/{name}/blobs/uploads/{sealed}"));
-                Ok(respond::upload(open, &location, progress))
+                Ok(respond::upload(open_status, &location, progress))
             }
         }
     }
 
+    /// PUT of a manifest (end-7).
     async fn put_manifest(
         &self,
         write: &WriteRequest<'_>,
@@ -158,10 +168,10 @@ impl Service {
             notes.tag = Some(tag.clone());
         }
         let tags = tag_parameters(request.uri().query())?;
-        let media_type = header(request.headers(), CONTENT_TYPE)
+        let media_type = header_text(request.headers(), CONTENT_TYPE)
             .and_then(MediaType::parse)
-            .ok_or_else(no_type)?;
-        let bytes = self.whole_manifest(request).await?;
+            .ok_or_else(media_type_missing)?;
+        let bytes = self.read_manifest_body(request).await?;
         let manifest = NewManifest { reference: reference.clone(), tags, media_type, bytes };
         let taken = self.push.manifest(&write.name, manifest).await?;
         notes.digest = Some(taken.digest.clone());
@@ -171,43 +181,56 @@ impl Service {
         Ok(respond::manifest_taken(&location, &taken))
     }
 
-    async fn whole_manifest(&self, request: &mut Request<Incoming>) -> Result<Bytes, Refusal> {
+    /// Reads a manifest as a whole: its digest decides, so it has to be known before anything is
+    /// passed on.
+    ///
+    /// # Errors
+    /// 413 beyond `limits.manifest`, before anything is read if its length is announced (MAN-8); 408
+    /// if it is not there within `limits.receive_idle`; 400 if the client breaks off.
+    async fn read_manifest_body(&self, request: &mut Request<Incoming>) -> Result<Bytes, Refusal> {
         let limit = self.limits.manifest;
         if request.body().size_hint().lower() > limit as u64 {
-            return Err(too_large(limit));
+            return Err(manifest_too_large(limit));
         }
-        asks_for_it(request);
+        set_body_requested(request);
         let whole = Limited::new(request.body_mut(), limit).collect();
-        let read =
-            tokio::time::timeout(self.limits.receive_idle, whole).await.map_err(|_| late())?;
+        let read = tokio::time::timeout(self.limits.receive_idle, whole)
+            .await
+            .map_err(|_| body_timed_out())?;
         read.map(http_body_util::Collected::to_bytes).map_err(|error| {
             let too_long = error.downcast_ref::<http_body_util::LengthLimitError>().is_some();
-            if too_long { too_large(limit) } else { broken_off() }
+            if too_long { manifest_too_large(limit) } else { body_incomplete() }
         })
     }
 }
 
-/// The bytes of a request, with what its headers say of them.
-fn sent(
+/// The bytes of a request, with what its headers say of them. The caller reads them.
+///
+/// # Errors
+/// 400 for a `Content-Range` that cannot be read.
+fn sent_bytes(
     request: &mut Request<Incoming>,
     digest: Option<Digest>,
 ) -> Result<Sent<&mut Incoming>, Refusal> {
     let range = chunk_range(request.headers())?;
-    asks_for_it(request);
-    // Nothing at all is a length, too.
-    let length = header(request.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    set_body_requested(request);
+    let length =
+        header_text(request.headers(), CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    // A request without body and length has 0 bytes. dockerd sends the bytes of its PATCH chunked,
+    // and these have no length.
     let length = length.or_else(|| request.body().is_end_stream().then_some(0));
     Ok(Sent { body: request.body_mut(), length, range, digest })
 }
 
-/// From here on the body is read, and its sender waits no more: whatever is refused now, the rest
-/// is on its way.
-fn asks_for_it(request: &mut Request<Incoming>) {
+/// Notes that the body is about to be read: hyper then sends `100 Continue` to a client that waits
+/// for it, and the body is on its way. A refusal from here on has to read some of the rest, so that
+/// the client sees the answer (UPL-11); without `Expect` it does.
+fn set_body_requested(request: &mut Request<Incoming>) {
     request.headers_mut().remove(EXPECT);
 }
 
 fn chunk_range(headers: &HeaderMap) -> Result<Option<ChunkRange>, Refusal> {
-    let Some(text) = header(headers, CONTENT_RANGE) else { return Ok(None) };
+    let Some(text) = header_text(headers, CONTENT_RANGE) else { return Ok(None) };
     let bad = || {
         Refusal::new(
             StatusCode::BAD_REQUEST,
@@ -218,38 +241,39 @@ fn chunk_range(headers: &HeaderMap) -> Result<Option<ChunkRange>, Refusal> {
     ChunkRange::parse(text).map(Some).ok_or_else(bad)
 }
 
-/// Another's, another repository's, altered, or from before the key: nobody is told which.
+/// The address belongs to somebody else or to another repository, was altered, or was sealed with a
+/// key that is gone. All are answered alike, so that nothing can be found out by trying.
 fn unknown_upload() -> Refusal {
     let message = "no such upload; begin it again";
     Refusal::new(StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown, message)
 }
 
-fn no_digest() -> Refusal {
+fn digest_missing() -> Refusal {
     let message = "an upload ends with digest=…, which says what the blob is";
     Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid, message)
 }
 
-fn no_type() -> Refusal {
+fn media_type_missing() -> Refusal {
     let message = "a manifest is put with its media type as Content-Type";
     Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid, message)
 }
 
-fn too_large(limit: usize) -> Refusal {
+fn manifest_too_large(limit: usize) -> Refusal {
     let message = format!("a manifest has at most {limit} bytes");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid, message).with(Extra::Close)
 }
 
-fn late() -> Refusal {
+fn body_timed_out() -> Refusal {
     let message = "the request did not arrive in time";
     Refusal::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Unavailable, message).with(Extra::Close)
 }
 
-fn broken_off() -> Refusal {
+fn body_incomplete() -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid, "the request broke off")
         .with(Extra::Close)
 }
 
-fn no_such_write(endpoint: &Endpoint) -> Refusal {
+fn method_not_allowed(endpoint: &Endpoint) -> Refusal {
     let allowed = match endpoint {
         Endpoint::Upload { session: None, .. } => "POST",
         Endpoint::Upload { session: Some(_), .. } => "GET, PATCH, PUT, DELETE",

@@ -1,5 +1,5 @@
-//! Accepting connections: a place first, then the connection; a full table of descriptors is waited
-//! out.
+//! Accepting connections. A place among `limits.connections` is taken before a connection is, so
+//! those beyond the bound wait in the kernel's backlog.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -10,35 +10,39 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-/// Pause after a failed accept: descriptors come back as connections end.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a failed accept. With no descriptor left, `accept` fails at once and again; a loop
+/// without a pause would take a whole core until connections end and give descriptors back.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection and its place among the others.
 #[derive(Debug)]
 pub struct Accepted<S> {
     pub stream: S,
     pub peer: SocketAddr,
+    /// The place, free again when this is dropped.
     pub permit: OwnedSemaphorePermit,
 }
 
-/// Spawns `serve` for every connection until `stop` resolves; gives the connections that are still
-/// open.
+/// Spawns `serve` for every connection, at most `max_connections` at once, until `stop` resolves.
+/// Returns the connections that are still open then.
+///
+/// Failures to accept are logged and retried; they end nothing.
 pub async fn accept<F>(
     listener: &TcpListener,
-    places: usize,
+    max_connections: usize,
     stop: impl Future<Output = ()>,
     serve: impl Fn(Accepted<TcpStream>) -> F,
 ) -> TaskTracker
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(places));
+    let places = Arc::new(Semaphore::new(max_connections));
     let connections = TaskTracker::new();
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
-            accepted = next(listener, &places) => {
+            accepted = accept_one(listener, &places) => {
                 connections.spawn(serve(accepted));
             }
         }
@@ -47,22 +51,22 @@ where
     connections
 }
 
-async fn next(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted<TcpStream> {
+async fn accept_one(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted<TcpStream> {
     loop {
-        // The semaphore is never closed; without a place there is nothing to accept.
         let Ok(permit) = Arc::clone(places).acquire_owned().await else {
+            // Unreachable: the semaphore is never closed. Without a place nothing is accepted.
             return std::future::pending().await;
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // Without it, small answers wait for acknowledgements; failing to set it only costs
-                // time.
+                // Without it, Nagle's algorithm holds small answers back until the client
+                // acknowledges earlier ones. If it cannot be set, answers are only slower.
                 let _ = stream.set_nodelay(true);
                 return Accepted { stream, peer, permit };
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
             }
         }
     }

@@ -1,4 +1,13 @@
-//! What the socket of a connection and the answers on it tell each other.
+//! What the socket of a connection and the responses on it tell each other.
+//!
+//! ```text
+//! Body --frames--> hyper --> (TLS) --> ClientSocket --> kernel
+//!   |  queued, written: Delivery                |
+//!   `-------------- ConnectionOutput -----------'  slices, bytes sent, flushed
+//! ```
+//!
+//! hyper knows neither `sendfile` nor when bytes have really left, so the two ends of the line
+//! share this state past it (DESIGN §14.11).
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -12,76 +21,78 @@ use tokio::time::Instant;
 
 use crate::store::Slice;
 
-/// What is being sent on a connection; shared by its socket and the answers on it.
+/// What one connection sends. Its socket and all responses on it share this state.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Sending(Arc<SendingState>);
+pub(in crate::server) struct ConnectionOutput(Arc<OutputState>);
 
-/// Something that ends when it is dropped: an answer that is written to the log then.
-type Held = Arc<dyn Any + Send + Sync>;
+/// A response that is kept alive, since it counts as finished, and is logged, when it is dropped.
+type UnflushedResponse = Arc<dyn Any + Send + Sync>;
 
-struct SendingState {
+struct OutputState {
     /// TLS reads what it sends, so bodies must be bytes in user space: no slices of a mapping, which
     /// only the kernel may read (DESIGN §14.11).
     tls: bool,
-    /// Bytes that the kernel has taken, heads and framing included.
-    sent: AtomicU64,
-    /// Slices that hyper has been given and has not written yet, oldest first. Each keeps its
-    /// mapping in place, so that no other memory can have its addresses.
+    /// Bytes that the kernel has taken, heads, framing and encryption included.
+    bytes_sent: AtomicU64,
+    /// Slices that hyper has and has not written yet, oldest first. Each keeps its mapping in place:
+    /// were it unmapped, other memory could get its addresses and be taken for the slice.
     slices: Mutex<VecDeque<Slice>>,
-    /// Answers that TLS has taken the last bytes of, and the kernel perhaps not yet; none once the
-    /// connection is gone.
-    unflushed: Mutex<Option<Vec<Held>>>,
+    /// Responses whose last bytes TLS has taken, and the kernel perhaps not yet. `None` on plain
+    /// connections, where the kernel takes them directly, and once the connection is closed.
+    unflushed: Mutex<Option<Vec<UnflushedResponse>>>,
 }
 
-impl fmt::Debug for SendingState {
+impl fmt::Debug for OutputState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendingState").field("tls", &self.tls).finish_non_exhaustive()
+        f.debug_struct("OutputState").field("tls", &self.tls).finish_non_exhaustive()
     }
 }
 
-impl Sending {
+impl ConnectionOutput {
     pub(in crate::server) fn new(tls: bool) -> Self {
         let unflushed = Mutex::new(tls.then(Vec::new));
-        Self(Arc::new(SendingState {
+        Self(Arc::new(OutputState {
             tls,
-            sent: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
             slices: Mutex::default(),
             unflushed,
         }))
     }
 
-    /// The way out for one more answer.
-    pub(in crate::server) fn answer(&self) -> Outbound {
-        Outbound { sending: self.clone(), delivery: Arc::default() }
+    /// The output of one more response on this connection.
+    pub(in crate::server) fn response(&self) -> ResponseOutput {
+        ResponseOutput { connection: self.clone(), delivery: Arc::default() }
     }
 
-    pub(in crate::server) fn add_sent(&self, count: usize) {
-        self.0.sent.fetch_add(count as u64, Ordering::Relaxed);
+    pub(in crate::server) fn add_bytes_sent(&self, count: usize) {
+        self.0.bytes_sent.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// The kernel has taken everything so far.
-    pub(in crate::server) fn flushed(&self) {
-        let sent = self.unflushed().as_mut().map(std::mem::take);
-        drop(sent);
+    /// The kernel has taken everything so far: responses that waited for this may end.
+    pub(in crate::server) fn release_unflushed(&self) {
+        // Dropped after the lock: a response that ends writes its log line.
+        let flushed = self.unflushed().as_mut().map(std::mem::take);
+        drop(flushed);
     }
 
-    /// Nothing more will be sent.
+    /// The socket is gone. Responses that still waited end now, and later ones do not wait.
     pub(in crate::server) fn close(&self) {
-        let left = self.unflushed().take();
-        drop(left);
+        let never_flushed = self.unflushed().take();
+        drop(never_flushed);
     }
 
-    fn unflushed(&self) -> MutexGuard<'_, Option<Vec<Held>>> {
+    fn unflushed(&self) -> MutexGuard<'_, Option<Vec<UnflushedResponse>>> {
         self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether `bytes` are a part of a slice that is to be written.
-    pub(in crate::server) fn knows(&self, bytes: &[u8]) -> bool {
+    /// Whether `bytes` lie within a slice that hyper has still to write.
+    pub(in crate::server) fn is_in_slice(&self, bytes: &[u8]) -> bool {
         self.slices().iter().any(|slice| slice.position(bytes).is_some())
     }
 
-    /// The slice that `bytes` are a part of, and where. Slices before it have been written.
-    pub(in crate::server) fn recognise(&self, bytes: &[u8]) -> Option<(Slice, usize)> {
+    /// The slice that `bytes` lie within, and at which offset. hyper writes in order, so the slices
+    /// before it have been written, and are let go.
+    pub(in crate::server) fn find_slice(&self, bytes: &[u8]) -> Option<(Slice, usize)> {
         let mut slices = self.slices();
         let (index, position) = slices
             .iter()
@@ -96,123 +107,136 @@ impl Sending {
     }
 }
 
-/// One answer on its way out.
+/// What one response sends: its own progress, and the connection that it leaves by.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Outbound {
-    sending: Sending,
+pub(in crate::server) struct ResponseOutput {
+    connection: ConnectionOutput,
     delivery: Arc<Delivery>,
 }
 
-impl Outbound {
-    /// Bytes that the whole connection has sent.
-    pub(in crate::server) fn sent(&self) -> u64 {
-        self.sending.0.sent.load(Ordering::Relaxed)
+impl ResponseOutput {
+    /// Bytes that the whole connection has sent, for all its responses.
+    pub(in crate::server) fn connection_bytes_sent(&self) -> u64 {
+        self.connection.0.bytes_sent.load(Ordering::Relaxed)
     }
 
     /// Whether bodies have to be bytes in user space, and not slices of a mapping.
     pub(in crate::server) fn tls(&self) -> bool {
-        self.sending.0.tls
+        self.connection.0.tls
     }
 
     pub(in crate::server) fn delivery(&self) -> &Arc<Delivery> {
         &self.delivery
     }
 
-    /// Keeps an answer from ending until the kernel has what TLS took of it.
-    pub(in crate::server) fn hold_until_flushed(&self, answer: Held) {
-        if let Some(unflushed) = self.sending.unflushed().as_mut() {
-            unflushed.push(answer);
+    /// Keeps a response from ending until the kernel has what TLS took of it. Plain connections need
+    /// no such wait: hyper lets go of a frame when the kernel has it.
+    pub(in crate::server) fn hold_until_flushed(&self, response: UnflushedResponse) {
+        if let Some(unflushed) = self.connection.unflushed().as_mut() {
+            unflushed.push(response);
         }
     }
 
-    /// Notes that the bytes of `slice` will come to be written.
-    pub(in crate::server) fn expect(&self, slice: Slice) {
-        self.sending.slices().push_back(slice);
+    /// Tells the socket that hyper is about to write the bytes of `slice`.
+    pub(in crate::server) fn queue_slice(&self, slice: Slice) {
+        self.connection.slices().push_back(slice);
     }
 
-    /// Forgets the slices of a body that has ended.
-    pub(in crate::server) fn expect_nothing(&self) {
-        self.sending.slices().clear();
+    /// Forgets the slices of a response that has ended. HTTP/1.1 answers one request at a time, and
+    /// HTTP/2 is always encrypted and has no slices, so what is queued belongs to this response. A
+    /// slice of the next one that is forgotten too early is only copied.
+    pub(in crate::server) fn clear_slices(&self) {
+        self.connection.slices().clear();
     }
 }
 
-/// How far the body of one answer has got.
+/// How much of one response's body has been handed to hyper, and how much of that is written.
+///
+/// Over HTTP/2 hyper takes frames that its client's flow control window does not let it send. The
+/// difference between the two is what the client has not taken.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Delivery(Mutex<DeliveryState>);
 
 #[derive(Debug, Default)]
 struct DeliveryState {
-    /// Bytes that hyper was given.
-    given: u64,
-    /// Bytes of these that it has written.
+    /// Body bytes handed to hyper.
+    queued: u64,
+    /// Bytes of these that hyper has written to the connection.
     written: u64,
-    /// When bytes began to wait, or the last of them went on.
-    moved: Option<Instant>,
-    /// Waits until everything is written.
+    /// When bytes were written last, or, if none were since all was written, when the next were
+    /// queued. A client that has everything is not slow: its clock starts with new bytes.
+    last_progress: Option<Instant>,
+    /// The body, which waits until all that is queued is written.
     waker: Option<Waker>,
-    given_up: bool,
+    /// The response was given up because its client took nothing.
+    stalled: bool,
 }
 
 impl Delivery {
-    pub(in crate::server) fn give(&self, count: usize) {
-        let mut progress = self.progress();
-        if progress.is_even() {
-            progress.moved = Some(Instant::now());
+    /// `count` more bytes are handed to hyper.
+    pub(in crate::server) fn add_queued(&self, count: usize) {
+        let mut state = self.state();
+        if state.all_written() {
+            state.last_progress = Some(Instant::now());
         }
-        progress.given += count as u64;
+        state.queued += count as u64;
     }
 
-    pub(in crate::server) fn write(&self, count: usize) {
-        let mut progress = self.progress();
-        progress.written += count as u64;
-        progress.moved = Some(Instant::now());
-        let waker = if progress.is_even() { progress.waker.take() } else { None };
-        drop(progress);
+    /// hyper has written `count` more bytes.
+    pub(in crate::server) fn add_written(&self, count: usize) {
+        let mut state = self.state();
+        state.written += count as u64;
+        state.last_progress = Some(Instant::now());
+        let waker = if state.all_written() { state.waker.take() } else { None };
+        // The task that wakes may run at once, on another thread, and needs the lock.
+        drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
+    /// Body bytes that hyper has written.
     pub(in crate::server) fn written(&self) -> u64 {
-        self.progress().written
+        self.state().written
     }
 
-    /// Whether everything that was given is written.
-    pub(in crate::server) fn is_even(&self) -> bool {
-        self.progress().is_even()
+    /// Whether everything that was queued is written.
+    pub(in crate::server) fn all_written(&self) -> bool {
+        self.state().all_written()
     }
 
-    pub(in crate::server) fn poll_even(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut progress = self.progress();
-        if progress.is_even() {
+    /// Waits until everything that was queued is written.
+    pub(in crate::server) fn poll_all_written(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.all_written() {
             return Poll::Ready(());
         }
-        progress.waker = Some(cx.waker().clone());
+        state.waker = Some(cx.waker().clone());
         Poll::Pending
     }
 
-    /// When bytes that wait will have done so for `patience`; none if none do.
-    pub(in crate::server) fn overdue_at(&self, patience: Duration) -> Option<Instant> {
-        let progress = self.progress();
-        progress.moved.filter(|_| !progress.is_even()).map(|moved| moved + patience)
+    /// When the client will have taken nothing for `send_idle`; none if no bytes wait for it.
+    pub(in crate::server) fn stalled_at(&self, send_idle: Duration) -> Option<Instant> {
+        let state = self.state();
+        state.last_progress.filter(|_| !state.all_written()).map(|since| since + send_idle)
     }
 
-    /// Says why the answer ends here.
-    pub(in crate::server) fn give_up(&self) {
-        self.progress().given_up = true;
+    /// Notes that the response ends short because its client takes nothing, for its log line.
+    pub(in crate::server) fn set_stalled(&self) {
+        self.state().stalled = true;
     }
 
-    pub(in crate::server) fn is_given_up(&self) -> bool {
-        self.progress().given_up
+    pub(in crate::server) fn is_stalled(&self) -> bool {
+        self.state().stalled
     }
 
-    fn progress(&self) -> MutexGuard<'_, DeliveryState> {
+    fn state(&self) -> MutexGuard<'_, DeliveryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl DeliveryState {
-    fn is_even(&self) -> bool {
-        self.given == self.written
+    fn all_written(&self) -> bool {
+        self.queued == self.written
     }
 }

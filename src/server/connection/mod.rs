@@ -1,7 +1,15 @@
+//! Below the requests: connections, and the bytes that leave by them.
+//!
+//! `accept` takes connections, `serve` runs each to its end: TLS (`tls`), then hyper in one of its
+//! two versions (`http`), which hands HTTP/2 requests to `streams`. `socket` stands below all of
+//! these, and `delivery` is what it shares with response bodies (`body`).
+
 pub(in crate::server) mod accept;
 pub(in crate::server) mod body;
 pub(in crate::server) mod delivery;
-pub(in crate::server) mod drain;
+pub(in crate::server) mod discard;
+pub(in crate::server) mod http;
+pub(in crate::server) mod serve;
 pub(in crate::server) mod socket;
 pub(in crate::server) mod streams;
 pub(in crate::server) mod tls;

@@ -1,6 +1,9 @@
-//! The requests of one HTTP/2 connection. hyper runs each as a task, and polls no body while its
-//! client keeps the flow control window shut; so the task is watched from outside, and dropped if
-//! its bytes get nowhere: h2 then resets that stream alone.
+//! The streams of one HTTP/2 connection, one for each request.
+//!
+//! hyper runs each stream as a task on an executor. It polls no body while the client's flow control
+//! window is shut, so a body cannot notice that its client takes nothing. The task is watched from
+//! here instead, and dropped when its bytes have waited too long: h2 then resets that stream alone,
+//! and the others on the connection go on.
 
 use std::future::Future;
 use std::pin::pin;
@@ -11,88 +14,97 @@ use hyper::rt::Executor;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::delivery::{Delivery, Outbound};
+use super::delivery::Delivery;
 
+/// hyper's executor for the streams of one connection; clones share it.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Streams {
+pub(in crate::server) struct StreamExecutor {
     /// How long bytes may wait for their client.
-    patience: Duration,
-    open: Arc<watch::Sender<usize>>,
-    /// Of the request that hyper has just handed over and will run next, which it does in the same
-    /// turn.
-    next: Arc<Mutex<Option<Arc<Delivery>>>>,
+    send_idle: Duration,
+    open_streams: Arc<watch::Sender<usize>>,
+    /// The delivery of the stream that `execute` gets next.
+    next_delivery: Arc<Mutex<Option<Arc<Delivery>>>>,
 }
 
-impl Streams {
-    pub(in crate::server) fn new(patience: Duration) -> Self {
-        Self { patience, open: Arc::new(watch::Sender::new(0)), next: Arc::default() }
+impl StreamExecutor {
+    pub(in crate::server) fn new(send_idle: Duration) -> Self {
+        let open_streams = Arc::new(watch::Sender::new(0));
+        Self { send_idle, open_streams, next_delivery: Arc::default() }
     }
 
-    /// What hyper runs next answers by `outbound`.
-    pub(in crate::server) fn expect(&self, outbound: &Outbound) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Arc::clone(outbound.delivery()));
+    /// Hands over the delivery of the next stream. hyper calls `execute` right after the service, in
+    /// the same poll, and says nothing about which request the stream is for; no other request can
+    /// come between the two.
+    pub(in crate::server) fn set_next_delivery(&self, delivery: Arc<Delivery>) {
+        *self.next_delivery.lock().unwrap_or_else(PoisonError::into_inner) = Some(delivery);
     }
 
-    /// Resolves once there has been no stream for this long, from now on.
-    pub(in crate::server) async fn quiet(&self, long: Duration) {
-        let mut open = self.open.subscribe();
+    /// Resolves once no stream has been open for `idle` on end, counted from the call at the
+    /// earliest.
+    pub(in crate::server) async fn idle_for(&self, idle: Duration) {
+        let mut open_streams = self.open_streams.subscribe();
         loop {
-            let busy = *open.borrow_and_update() > 0;
-            // The sender lives in `self`, so what comes is a change.
+            let busy = *open_streams.borrow_and_update() > 0;
             if busy {
-                let _ = open.changed().await;
-            } else if tokio::time::timeout(long, open.changed()).await.is_err() {
+                // Never an error: the sender lives in `self`.
+                let _ = open_streams.changed().await;
+            } else if tokio::time::timeout(idle, open_streams.changed()).await.is_err() {
                 return;
             }
         }
     }
 }
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let delivery =
-            self.next.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        let (open, patience) = (Open::one(&self.open), self.patience);
+        let delivery = self
+            .next_delivery
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .unwrap_or_default();
+        let (open, send_idle) = (OpenStream::new(&self.open_streams), self.send_idle);
         tokio::spawn(async move {
             let _open = open;
-            to_its_end(stream, &delivery, patience).await;
+            run_stream(stream, &delivery, send_idle).await;
         });
     }
 }
 
-/// One stream, until it ends or its bytes have waited for `patience`.
-async fn to_its_end(stream: impl Future<Output = ()>, delivery: &Delivery, patience: Duration) {
+/// Runs one stream until it ends, or until its bytes have waited for `send_idle`.
+async fn run_stream(stream: impl Future<Output = ()>, delivery: &Delivery, send_idle: Duration) {
     let mut stream = pin!(stream);
-    let next_look = || delivery.overdue_at(patience).unwrap_or_else(|| Instant::now() + patience);
+    // With nothing waiting now, no bytes can be overdue before another `send_idle` has passed.
+    let next_check =
+        || delivery.stalled_at(send_idle).unwrap_or_else(|| Instant::now() + send_idle);
     loop {
         tokio::select! {
             () = &mut stream => return,
-            () = tokio::time::sleep_until(next_look()) => {}
+            () = tokio::time::sleep_until(next_check()) => {}
         }
-        if delivery.overdue_at(patience).is_some_and(|at| at <= Instant::now()) {
-            delivery.give_up();
+        if delivery.stalled_at(send_idle).is_some_and(|at| at <= Instant::now()) {
+            delivery.set_stalled();
             return;
         }
     }
 }
 
-/// Counts for as long as it lives.
+/// Counts as an open stream for as long as it lives.
 #[derive(Debug)]
-struct Open(Arc<watch::Sender<usize>>);
+struct OpenStream(Arc<watch::Sender<usize>>);
 
-impl Open {
-    fn one(open: &Arc<watch::Sender<usize>>) -> Self {
-        open.send_modify(|open| *open += 1);
-        Self(Arc::clone(open))
+impl OpenStream {
+    fn new(open_streams: &Arc<watch::Sender<usize>>) -> Self {
+        open_streams.send_modify(|count| *count += 1);
+        Self(Arc::clone(open_streams))
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.send_modify(|open| *open -= 1);
+        self.0.send_modify(|count| *count -= 1);
     }
 }

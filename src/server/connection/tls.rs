@@ -18,29 +18,37 @@ use crate::config::ClientAuth;
 use crate::identity::CertificateName;
 use crate::server::error::Refusal;
 
-const HTTP_2: &[u8] = b"h2";
+/// ALPN protocol names (RFC 7301 §6).
+const ALPN_HTTP_2: &[u8] = b"h2";
+const ALPN_HTTP_1: &[u8] = b"http/1.1";
 
-/// What connections are encrypted with. Sessions of another one are not resumed, so that nobody
-/// stays who is not trusted any more.
+/// The certificate, keys and client authority that new connections use; a reload makes another.
+///
+/// Session tickets are of one context: no session is resumed across a reload, so that a client whose
+/// authority is trusted no more has to show its certificate again.
 #[derive(Clone, Debug)]
 pub struct TlsContext {
     config: Arc<ServerConfig>,
     /// Clients without a certificate are not served.
-    required: bool,
+    certificate_required: bool,
 }
 
 /// A client's certificate that rustls has verified.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Certificate {
+pub(in crate::server) struct ClientCertificate {
     names: Vec<CertificateName>,
-    /// Up to the moment at which it has ended.
-    valid: Range<Timestamp>,
+    /// The end is the first moment at which it is not valid any more.
+    validity: Range<Timestamp>,
+    /// Without a valid certificate the client is not served.
     required: bool,
 }
 
 impl TlsContext {
+    /// A context from PEM: the certificate chain, its private key and, where clients may show
+    /// certificates, the authorities that those are verified against.
+    ///
     /// # Errors
-    /// What is wrong with the certificate, its key, or the authority of client certificates.
+    /// A sentence that names the key of the configuration whose file cannot be used, and why.
     pub fn new(
         certificate: &str,
         key: &str,
@@ -73,44 +81,49 @@ impl TlsContext {
         let mut config = builder.with_single_cert(chain, key).map_err(|error| {
             format!("tls.certificate and tls.key do not belong together: {error}")
         })?;
-        config.alpn_protocols = vec![HTTP_2.to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![ALPN_HTTP_2.to_vec(), ALPN_HTTP_1.to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
-        let required = client_ca.is_some() && client_auth == ClientAuth::Required;
-        Ok(Self { config: Arc::new(config), required })
+        let certificate_required = client_ca.is_some() && client_auth == ClientAuth::Required;
+        Ok(Self { config: Arc::new(config), certificate_required })
     }
 
     pub(in crate::server) fn config(&self) -> &Arc<ServerConfig> {
         &self.config
     }
 
-    /// The certificate that a client has shown, now or in the session that it resumes.
-    pub(in crate::server) fn certificate(
+    /// The certificate that a client has shown, in this handshake or in the one whose session it
+    /// resumes; rustls verified it then.
+    pub(in crate::server) fn client_certificate(
         &self,
         chain: Option<&[CertificateDer<'_>]>,
-    ) -> Option<Certificate> {
+    ) -> Option<ClientCertificate> {
         let (_, certificate) = X509Certificate::from_der(chain?.first()?).ok()?;
         let validity = certificate.validity();
         let at = |seconds: i64| {
             Timestamp::from_unix(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
         };
         // The last second is still within (RFC 5280 §4.1.2.5).
-        let valid = at(validity.not_before.timestamp())
+        let validity = at(validity.not_before.timestamp())
             ..at(validity.not_after.timestamp().saturating_add(1));
-        Some(Certificate { names: names_in(&certificate), valid, required: self.required })
+        let names = names_in(&certificate);
+        Some(ClientCertificate { names, validity, required: self.certificate_required })
     }
 }
 
-/// The names in what a connection has shown, while it is valid. Whoever resumes a session, or keeps
-/// a connection, shows it to nobody again.
+/// The names in a connection's client certificate, or none if there is none or it is not valid at
+/// `now` (ACCESS §1.1).
+///
+/// Each request asks: a client that keeps its connection or resumes a session shows its certificate
+/// only once, and it may end in between.
 ///
 /// # Errors
-/// If it is not valid, and nobody is served without one.
-pub(in crate::server) fn names(
-    shown: Option<&Certificate>,
+/// 403 if the certificate is not valid and one is required.
+pub(in crate::server) fn certificate_names(
+    certificate: Option<&ClientCertificate>,
     now: Timestamp,
 ) -> Result<&[CertificateName], Refusal> {
-    match shown {
-        Some(certificate) if certificate.valid.contains(&now) => Ok(&certificate.names),
+    match certificate {
+        Some(certificate) if certificate.validity.contains(&now) => Ok(&certificate.names),
         Some(certificate) if certificate.required => Err(Refusal::certificate_ended()),
         Some(_) | None => Ok(&[]),
     }
@@ -135,12 +148,13 @@ fn authorities(pem: &str) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// Whether a handshake has settled on HTTP/2.
+/// Whether a handshake has agreed on HTTP/2. A client without ALPN speaks HTTP/1.1.
 pub(in crate::server) fn is_http_2(alpn: Option<&[u8]>) -> bool {
-    alpn == Some(HTTP_2)
+    alpn == Some(ALPN_HTTP_2)
 }
 
-/// The names in a certificate; none that could break a log line.
+/// The names in a certificate that rules can be written for: DNS, URI, e-mail and the subject.
+/// Names with control characters are left out, since names are written to the log.
 fn names_in(certificate: &X509Certificate<'_>) -> Vec<CertificateName> {
     let alternatives = certificate.subject_alternative_name().ok().flatten();
     let alternatives = alternatives.iter().flat_map(|names| &names.value.general_names);
