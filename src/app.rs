@@ -1,4 +1,5 @@
-//! Composition root: a configuration becomes parts, parts become a running proxy.
+//! The composition root: a configuration becomes parts, and parts become a running proxy. There are
+//! no globals; whatever a part needs is handed to it here.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -25,7 +26,8 @@ use crate::store::BlobStore;
 use crate::telemetry::Logging;
 use crate::upstream::{Lookup, Upstreams};
 
-/// What the world gives besides the configuration; tests give another one.
+/// What the proxy takes from the world besides the configuration. Tests hand in a clock that they
+/// move, shorter limits, and names of their own.
 #[derive(Clone, Debug)]
 pub struct Environment {
     pub clock: Clock,
@@ -44,12 +46,12 @@ impl Default for Environment {
 #[derive(Debug)]
 pub struct App {
     store: BlobStore,
-    pull: PullThrough,
     service: Arc<Service>,
     admin: Arc<Admin>,
+    /// Cancelled when the shutdown begins, so that `/readyz` says so.
     draining: CancellationToken,
-    metrics: Arc<Metrics>,
     reloader: Reloader,
+    /// Asks the reloader to look at the files at once.
     reload: Arc<Notify>,
 }
 
@@ -57,89 +59,49 @@ impl App {
     /// Opens the store and builds every part; binds nothing and dials nowhere.
     ///
     /// # Errors
-    /// If the cache directory cannot be used, or belongs to a running process.
+    /// If the cache directory cannot be used or belongs to a running process, or if a file that the
+    /// configuration names (keys, users, certificates) cannot be used. The message says which.
     pub fn start(config: &Config, environment: Environment) -> anyhow::Result<Self> {
-        let Environment { clock, limits, lookup } = environment;
-        let metrics = Arc::new(Metrics::new());
-        let store = BlobStore::new(&config.cache, &limits, clock.clone(), Arc::clone(&metrics))?;
-        let upstreams = Upstreams::new(
-            &config.upstreams,
-            clock.clone(),
-            &limits,
-            Arc::clone(&metrics),
-            &lookup,
-        )
-        .context("cannot prepare the upstreams")?;
-        let parts = Parts {
-            store: store.clone(),
-            upstreams: Arc::new(upstreams),
-            clock: clock.clone(),
-            limits: limits.clone(),
-            metrics: Arc::clone(&metrics),
-        };
-        let gatekeeper = gatekeeper(config, clock.clone())?;
-        let pull = PullThrough::new(parts.clone(), &config.cache);
-        let push = PushThrough::new(&parts, pull.clone());
-        let service = Service {
-            config: ArcSwap::from_pointee(RequestConfig::new(config)),
-            gatekeeper,
-            tls: ArcSwapOption::empty(),
-            pull: pull.clone(),
-            push,
-            ledger: Arc::default(),
-            limits,
-            clock,
-            metrics: Arc::clone(&metrics),
-        };
-        let service = Arc::new(service);
-        // Before the files are read: what changes in between is seen as a change.
+        let parts = parts(config, environment)?;
+        let (store, metrics) = (parts.store.clone(), Arc::clone(&parts.metrics));
+        let service = Arc::new(service(config, parts)?);
+        // The reloader notes what the files hold before they are loaded. A file that is written in
+        // between is loaded again later; the other way round, its change would go unseen.
         let reloader = Reloader::new(config.clone(), Arc::clone(&service), Arc::clone(&metrics));
         for input in Input::ALL {
             input.load(config, &service).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
         }
         let draining = CancellationToken::new();
-        let admin = Arc::new(Admin::new(
-            Arc::clone(&metrics),
-            draining.clone(),
-            Arc::clone(&service.ledger),
-        ));
-        Ok(Self {
-            store,
-            pull,
-            service,
-            admin,
-            draining,
-            metrics,
-            reloader,
-            reload: Arc::default(),
-        })
+        let admin = Admin::new(metrics, draining.clone(), Arc::clone(&service.ledger));
+        let (admin, reload) = (Arc::new(admin), Arc::default());
+        Ok(Self { store, service, admin, draining, reloader, reload })
     }
 
-    /// Takes the configuration anew from `file`, and tells `logging`, when it changes.
+    /// While it runs, reads the configuration again when `file` changes, and `logging` with it.
     pub fn watch(&mut self, file: PathBuf, logging: Option<Logging>) {
         self.reloader.watch(file, logging);
     }
 
-    /// Asks for a look at every file at once.
+    /// Notifying this reads every file that has changed at once, as on SIGHUP.
     pub fn reload(&self) -> Arc<Notify> {
         Arc::clone(&self.reload)
     }
 
+    /// The metrics of this proxy; there is one set for each.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.service.metrics
     }
 
-    /// Serves until `shutdown` resolves, then drains: not ready any more, transfers end within the
-    /// grace period, downloads that are still under way leave nothing.
+    /// Serves until `shutdown` resolves. Then `/readyz` is 503, transfers to clients may end within
+    /// the grace period, and downloads that are still under way are dropped and leave nothing.
     pub async fn run(
         self,
         clients: TcpListener,
         admin: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) {
-        let ended = CancellationToken::new();
-        let operator =
-            tokio::spawn(Arc::clone(&self.admin).run(admin, ended.clone().cancelled_owned()));
+        let admin_stop = CancellationToken::new();
+        let admin = tokio::spawn(self.admin.run(admin, admin_stop.clone().cancelled_owned()));
         let upkeep = tokio::spawn(upkeep(self.store.clone(), self.service.push.clone()));
         let reloads = tokio::spawn(self.reloader.run(self.reload));
         let stop = async {
@@ -147,24 +109,60 @@ impl App {
             self.draining.cancel();
         };
         server::run(clients, Arc::clone(&self.service), stop).await;
-        self.pull.stop().await;
+        // Readers first, then the downloads that they read, then the disk below both. The admin
+        // side answers until the end: a probe sees "not ready" and no refused connection.
+        self.service.pull.stop().await;
         upkeep.abort();
         reloads.abort();
         self.store.close().await;
-        ended.cancel();
-        if operator.await.is_err() {
+        admin_stop.cancel();
+        if admin.await.is_err() {
             tracing::error!("the admin listener ended with a panic");
         }
     }
 }
 
+/// What the cache is made of: the store, the upstreams, and what both are measured by.
+fn parts(config: &Config, environment: Environment) -> anyhow::Result<Parts> {
+    let Environment { clock, limits, lookup } = environment;
+    let metrics = Arc::new(Metrics::new());
+    let store = BlobStore::new(&config.cache, &limits, clock.clone(), Arc::clone(&metrics))?;
+    let (upstreams, shared) = (&config.upstreams, Arc::clone(&metrics));
+    let upstreams = Upstreams::new(upstreams, clock.clone(), &limits, shared, &lookup)
+        .context("cannot prepare the upstreams")?;
+    Ok(Parts { store, upstreams: Arc::new(upstreams), clock, limits, metrics })
+}
+
+/// What answers requests. Users, keys, revocations and the certificate are loaded into it later, in
+/// the same way at the start and at a reload.
+fn service(config: &Config, parts: Parts) -> anyhow::Result<Service> {
+    let gatekeeper = gatekeeper(config, parts.clock.clone())?;
+    let pull = PullThrough::new(parts.clone(), &config.cache);
+    let push = PushThrough::new(&parts, pull.clone());
+    let Parts { limits, clock, metrics, .. } = parts;
+    Ok(Service {
+        config: ArcSwap::from_pointee(RequestConfig::new(config)),
+        gatekeeper,
+        tls: ArcSwapOption::empty(),
+        pull,
+        push,
+        ledger: Arc::default(),
+        limits,
+        clock,
+        metrics,
+    })
+}
+
+/// Who may log in, and the tokens that we give out. Its key file is made if there is none.
 fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
     let path = config.key_file();
     let made = inputs::token_key(&path).and_then(|key| Gatekeeper::new(&key, clock));
     made.map_err(|message| anyhow!("{}: {message}", path.display()))
 }
 
-/// Loads the index while requests are served already, then keeps the records up to date.
+/// Loads the index while requests are served already, then keeps records and uploads tidy; never
+/// returns. Without an index nothing can be evicted, and the cache serves on: that is logged, and
+/// no reason to stop.
 async fn upkeep(store: BlobStore, push: PushThrough) {
     if let Err(error) = store.load().await {
         tracing::error!(%error, "cannot read the cache's index; nothing will be evicted");

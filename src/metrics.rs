@@ -11,7 +11,8 @@ use prometheus::{
 /// One series of a counter or gauge: a caller that counts often looks it up once.
 pub use prometheus::{IntCounter as Counter, IntGauge as Gauge};
 
-/// Typed handles; made once by `app` and handed in.
+/// Typed handles to every metric; made once by `app` and handed in. A field has its labels in the
+/// order of `with_label_values`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -20,61 +21,88 @@ pub struct Metrics {
     pub upstream: UpstreamMetrics,
     pub fills: FillMetrics,
     pub store: StoreMetrics,
+    /// Files that were read again: part (an input, or `configuration`) and outcome (`loaded` or
+    /// `refused`).
     pub reloads: IntCounterVec,
+    /// Log lines dropped because their reader stalled.
     pub access_log_dropped: IntCounter,
 }
 
 /// Requests of clients, and who makes them.
 #[derive(Debug)]
 pub struct HttpMetrics {
+    /// Requests that have ended: route, method and status.
     pub requests: IntCounterVec,
+    /// Seconds from arrival to the last byte: route.
     pub request_duration: HistogramVec,
+    /// Requests that were refused, failed or cut short: route and reason.
     pub failures: IntCounterVec,
+    /// Requests whose last byte has not left.
     pub in_flight: IntGauge,
+    /// Open client connections.
     pub connections: IntGauge,
+    /// Credentials that were checked: scheme (`basic`, `bearer`, `unreadable`) and outcome.
     pub auth_attempts: IntCounterVec,
 }
 
 /// What the cache did for requests.
 #[derive(Debug)]
 pub struct CacheMetrics {
+    /// Reads of an image: upstream, kind of content, and what the cache did.
     pub requests: IntCounterVec,
+    /// Bytes of bodies that clients got: upstream, and what the cache did.
     pub served_bytes: IntCounterVec,
+    /// Bytes of blobs that clients sent: upstream.
     pub pushed_bytes: IntCounterVec,
 }
 
 /// What was asked of upstream registries.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
+    /// Requests sent: upstream, operation, and the status or `error`.
     pub requests: IntCounterVec,
+    /// Seconds until the response headers: upstream and operation.
     pub request_duration: HistogramVec,
+    /// Bytes of bodies received: upstream.
     pub received_bytes: IntCounterVec,
+    /// Requests left before a 429, as the registry said last: upstream.
     pub rate_limit_remaining: IntGaugeVec,
+    /// 1 while the upstream is left alone because it was unreachable: upstream.
     pub breaker_open: IntGaugeVec,
+    /// Requests for a token: upstream and outcome.
     pub token_refreshes: IntCounterVec,
 }
 
 /// Downloads into the cache.
 #[derive(Debug)]
 pub struct FillMetrics {
+    /// Downloads in progress.
     pub in_flight: IntGauge,
+    /// Broken downloads that were continued: upstream.
     pub resumes: IntCounterVec,
+    /// Downloads that stored nothing: upstream and reason.
     pub failures: IntCounterVec,
 }
 
 /// The disk.
 #[derive(Debug)]
 pub struct StoreMetrics {
+    /// Bytes of verified content.
     pub bytes: IntGauge,
+    /// Files of verified content, manifests too.
     pub blobs: IntGauge,
+    /// `cache.max_size`, in bytes.
     pub limit_bytes: IntGauge,
+    /// Stored files that failed their digest and were removed.
     pub corrupt: IntCounter,
+    /// Errors of the disk and the database: operation.
     pub errors: IntCounterVec,
+    /// Blobs removed to make room: reason.
     pub evictions: IntCounterVec,
 }
 
 impl Metrics {
-    /// Registers every metric under the prefix `roadstead_`.
+    /// Registers every metric, on a registry of its own, under the prefix `roadstead_`.
     pub fn new() -> Self {
         let r = Registers(Registry::new());
         let build = r.gauges("build_info", "Version of this build; always 1.", &["version"]);
@@ -112,11 +140,12 @@ impl Metrics {
     }
 }
 
-/// One of what a gauge counts; counted down when dropped.
+/// Something that a gauge counts for as long as this lives, such as an open connection.
 #[derive(Debug)]
 pub struct Counted(IntGauge);
 
 impl Counted {
+    /// Adds one to `gauge` until the result is dropped.
     pub fn one(gauge: &IntGauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
@@ -281,6 +310,7 @@ impl Registers {
     }
 
     fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        // A cached manifest takes a millisecond, headers at most 25 s, a large layer half an hour.
         let buckets = vec![0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 25.0, 60.0, 300.0, 1800.0];
         self.add(
             HistogramVec::new(HistogramOpts::new(full(name), help).buckets(buckets), labels)

@@ -1,5 +1,5 @@
-//! From failures to HTTP: one exhaustive mapping, so that a new failure does not compile until it has
-//! an answer.
+//! From failures to HTTP: one exhaustive mapping, so that a new failure does not compile until it
+//! has an answer.
 
 use http::StatusCode;
 
@@ -65,7 +65,8 @@ impl Refusal {
         Self::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::NameUnknown, message)
     }
 
-    /// The connection's client certificate has ended. The client has to connect anew to show another.
+    /// The connection's client certificate has ended. The client has to connect anew to show
+    /// another.
     pub(super) fn certificate_ended() -> Self {
         let message = "the client certificate is not valid any more; connect with a new one";
         Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message).with(Extra::Close)
@@ -224,8 +225,8 @@ impl From<push::Error> for Refusal {
     }
 }
 
-/// What the registry answers to a write goes to the client by status and code, but in our words: its
-/// texts may name hosts or accounts that are not the client's to know (ERR-4).
+/// What the registry answers to a write goes to the client by status and code, but in our words:
+/// its texts may name hosts or accounts that are not the client's to know (ERR-4).
 fn from_push(error: &push::Error) -> Refusal {
     use push::Error;
     match error {
@@ -276,7 +277,7 @@ fn registry_rejected(status: u16, code: Option<ErrorCode>) -> Refusal {
     Refusal::new(status, code, push_message(code))
 }
 
-/// What a code of the spec means to somebody who pushes.
+/// What a code of the spec means to a client that pushes.
 fn push_message(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::BlobUnknown => "the registry has no such blob",

@@ -77,8 +77,8 @@ impl Notes {
     }
 }
 
-/// A request whose answer is on its way. The body and all its frames share it; when the last of them
-/// is dropped, the request is over, and its log line and metrics are written.
+/// A request whose answer is on its way. The body and all its frames share it; when the last of
+/// them is dropped, the request is over, and its log line and metrics are written.
 #[derive(Debug)]
 pub(super) struct Exchange {
     arrival: Arrival,

@@ -66,16 +66,16 @@ impl LoginAttempt<'_> {
         self.count(&result, host.open);
         let presented_token = matches!(self.credential, ClientCredential::Bearer(_));
         let (authenticated, ignored_rejection) = match result {
-            Ok(somebody) => {
-                (Some(somebody).filter(|_| *self.credential != ClientCredential::None), None)
-            }
+            // No credential is good, too, and says nothing about who asks.
+            Ok(_) if *self.credential == ClientCredential::None => (None, None),
+            Ok(authenticated) => (Some(authenticated), None),
             Err(rejection) if host.open => (None, Some(rejection)),
             Err(rejection) => {
                 return Err(refuse_credential(&host, presented_token, &rejection));
             }
         };
-        let (identity, applications) = if let Some(somebody) = &authenticated {
-            (somebody.identity.clone(), somebody.applications.clone())
+        let (identity, applications) = if let Some(login) = &authenticated {
+            (login.identity.clone(), login.applications.clone())
         } else {
             let by_certificate = self.config.policy.certificate_identity(&caller);
             (by_certificate.unwrap_or(Identity::Anonymous), Vec::new())
@@ -158,9 +158,9 @@ impl Identified {
         policy.decide(&self.caller, action, &route.canonical(), route.application.as_ref())
     }
 
-    /// Refuses a name that no upstream is configured for, in the same way as one that the caller may
-    /// not use. An open name answers 404 to an unknown `ns`, so that containerd goes on to its next
-    /// host, the registry itself (ACCESS §3.3).
+    /// Refuses a name that no upstream is configured for, in the same way as one that the caller
+    /// may not use. An open name answers 404 to an unknown `ns`, so that containerd goes on to its
+    /// next host, the registry itself (ACCESS §3.3).
     pub(super) fn refuse_unknown_name(
         &self,
         ns: &Ns,

@@ -1,5 +1,5 @@
-//! Reads: what the caller has a right to is looked up in the cache and upstream, within the time that
-//! is left until the response headers have to leave.
+//! Reads: what the caller has a right to is looked up in the cache and upstream, within the time
+//! that is left until the response headers have to leave.
 
 use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method, StatusCode};
@@ -161,8 +161,8 @@ fn requested_range(headers: &HeaderMap, digest: &Digest) -> Result<RangeRequest,
     }
     match RangeRequest::parse(header_text(headers, RANGE)) {
         RangeRequest::Multiple => {
-            // podman and CRI-O ask for several in partial pulls of zstd:chunked layers. They take a 400
-            // for "too many ranges" and fetch the whole (BLOB-5).
+            // podman and CRI-O ask for several in partial pulls of zstd:chunked layers. They take a
+            // 400 for "too many ranges" and fetch the whole (BLOB-5).
             let message = "one range at a time";
             Err(Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::RangeInvalid, message))
         }

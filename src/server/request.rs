@@ -1,6 +1,6 @@
 //! A request on its way to an answer, one type for each step: [`Received`], [`Unauthenticated`],
-//! [`Addressed`] once it is known who asks, and [`ReadRequest`] or [`WriteRequest`] once its name is
-//! resolved and allowed.
+//! [`Addressed`] once it is known who asks, and [`ReadRequest`] or [`WriteRequest`] once its name
+//! is resolved and allowed.
 
 use std::net::IpAddr;
 
@@ -28,6 +28,7 @@ pub(super) struct Connection {
 }
 
 /// Where a request came from, and when it has to be answered; its head and body are beside it.
+#[derive(Clone, Copy)]
 pub(super) struct Received<'a> {
     pub(super) connection: &'a Connection,
     /// The client's address, behind the proxies that are trusted.
@@ -84,9 +85,9 @@ pub(super) struct WriteRequest<'a> {
 }
 
 impl WriteRequest<'_> {
-    /// The repository that a blob may be mounted from. It has to be of the same registry and the same
-    /// application, and this caller has to be allowed to pull it; any other is ignored, as if no
-    /// mount had been asked for (UPL-7).
+    /// The repository that a blob may be mounted from. It has to be of the same registry and the
+    /// same application, and this caller has to be allowed to pull it; any other is ignored, as if
+    /// no mount had been asked for (UPL-7).
     pub(super) fn mountable(&self, from: &Repository) -> Option<Repository> {
         let policy = &self.to.config.policy;
         let route = self.to.resolve(from)?;
@@ -97,11 +98,12 @@ impl WriteRequest<'_> {
     }
 }
 
-/// The host that the client named, with its port if it wrote one: `Host`, or in HTTP/2 `:authority`,
-/// which hyper puts into the target.
+/// The host that the client named, with its port if it wrote one: `Host`, or in HTTP/2
+/// `:authority`, which hyper puts into the target.
 ///
 /// # Errors
-/// 400 if it is named twice. Rights depend on it, and a proxy before us may have judged by the other.
+/// 400 if it is named twice. Rights depend on it, and a proxy before us may have judged by the
+/// other.
 pub(super) fn requested_host(request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
     let mut named =
         request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());

@@ -21,17 +21,20 @@ use crate::push::{TakenManifest, UploadHeaders};
 
 const JSON: &str = "application/json";
 
-/// Content under a digest never changes; it is private, because others may not be allowed to have
-/// it.
-const FOREVER: &str = "private, max-age=31536000, immutable";
+/// `Cache-Control` of blobs. What has a digest never changes, so it may be kept for a year, which
+/// stands for ever (BLOB-1). `private` keeps shared caches out: they would give it to clients that
+/// have no right to it.
+const CACHE_FOREVER: &str = "private, max-age=31536000, immutable";
 
+/// The head of a response, and where its body comes from.
 pub(super) type Answer = Response<Source>;
 
-/// end-1: the registry is here.
+/// The answer to the ping (end-1): there is a registry here.
 pub(super) fn ping() -> Answer {
-    full(ok(StatusCode::OK).header(CONTENT_TYPE, JSON), "{}".into())
+    with_bytes(base(StatusCode::OK).header(CONTENT_TYPE, JSON), "{}".into())
 }
 
+/// The answer to GET of a blob: 200, or 206 for a part (end-2).
 pub(super) fn blob(answer: BlobAnswer, digest: &Digest) -> Answer {
     let length = answer.part.map_or(answer.size, |part| Some(part.len()));
     let source = match answer.content {
@@ -39,33 +42,35 @@ pub(super) fn blob(answer: BlobAnswer, digest: &Digest) -> Answer {
         Content::Stored(blob, left) => Source::Stored { blob, left, loading: None },
         Content::Stream(stream) => Source::Stream { stream, left: length },
     };
-    let mut builder = blob_head_lines(digest, length);
+    let mut builder = blob_headers(digest, length);
     if let (Some(part), Some(size)) = (answer.part, answer.size) {
         builder = builder.status(StatusCode::PARTIAL_CONTENT).header(
             CONTENT_RANGE,
             ContentRange::Part { span: part, total: Some(size) }.to_string(),
         );
     }
-    finish(builder, source)
+    with_body(builder, source)
 }
 
+/// The answer to HEAD of a blob (end-2).
 pub(super) fn blob_head(head: BlobHead, digest: &Digest) -> Answer {
-    finish(blob_head_lines(digest, head.size), Source::Empty)
+    with_body(blob_headers(digest, head.size), Source::Empty)
 }
 
-fn blob_head_lines(digest: &Digest, length: Option<u64>) -> Builder {
-    let builder = content(StatusCode::OK, digest)
+fn blob_headers(digest: &Digest, length: Option<u64>) -> Builder {
+    let builder = content_head(StatusCode::OK, digest)
         .header(CONTENT_TYPE, "application/octet-stream")
         .header(ACCEPT_RANGES, "bytes")
-        .header(CACHE_CONTROL, FOREVER);
+        .header(CACHE_CONTROL, CACHE_FOREVER);
     match length {
         Some(length) => builder.header(CONTENT_LENGTH, length),
         None => builder,
     }
 }
 
+/// The answer to GET and HEAD of a manifest (end-3, MAN-2).
 pub(super) fn manifest(answer: ManifestAnswer) -> Answer {
-    let builder = content(StatusCode::OK, &answer.digest)
+    let builder = content_head(StatusCode::OK, &answer.digest)
         .header(CONTENT_TYPE, answer.media_type.as_str())
         .header(CONTENT_LENGTH, answer.size);
     let source = match answer.content {
@@ -75,69 +80,84 @@ pub(super) fn manifest(answer: ManifestAnswer) -> Answer {
             Source::Stored { left: 0..blob.size(), blob, loading: None }
         }
     };
-    let mut finished = finish(builder, source);
+    let mut finished = with_body(builder, source);
     warn_if_stale(finished.headers_mut(), answer.outcome);
     finished
 }
 
-/// The client has it already (MAN-7).
+/// 304: the client has the content already (MAN-7).
 pub(super) fn not_modified(digest: &Digest) -> Answer {
-    finish(content(StatusCode::NOT_MODIFIED, digest), Source::Empty)
+    with_body(content_head(StatusCode::NOT_MODIFIED, digest), Source::Empty)
 }
 
+/// A page of tags; `next` is where the following one is (TAG-3).
 pub(super) fn tags(body: String, next: Option<String>) -> Answer {
-    full(linked(ok(StatusCode::OK).header(CONTENT_TYPE, JSON), next), body.into())
+    with_bytes(with_next_page(base(StatusCode::OK).header(CONTENT_TYPE, JSON), next), body.into())
 }
 
+/// A page of referrers; `next` is where the following one is (REF-3).
 pub(super) fn referrers(referrers: Referrers, next: Option<String>) -> Answer {
     let Referrers { index, filters_applied, outcome, .. } = referrers;
-    let mut builder = linked(ok(StatusCode::OK).header(CONTENT_TYPE, OCI_INDEX), next);
+    let mut builder = with_next_page(base(StatusCode::OK).header(CONTENT_TYPE, OCI_INDEX), next);
     if let Some(filters) = filters_applied {
         builder = builder.header(OCI_FILTERS_APPLIED, filters);
     }
-    let mut answer = full(builder, index);
+    let mut answer = with_bytes(builder, index);
     warn_if_stale(answer.headers_mut(), outcome);
     answer
 }
 
-/// An upload goes on at `location` (UPL-5). `Range` is what has arrived, in the plain form that
-/// dockerd needs.
+/// The upload goes on at `location`. What the registry says of it is passed on (UPL-5).
 pub(super) fn upload(status: StatusCode, location: &str, progress: UploadHeaders) -> Answer {
     let UploadHeaders { range, uuid, min_chunk } = progress;
-    let builder = done_head(status).header(LOCATION, location);
+    let builder = without_content(status).header(LOCATION, location);
+    // What has arrived, in the plain form `0-N`, which dockerd needs after each PATCH. Nothing yet
+    // is `0-0` as well: the form cannot say it.
     let builder = builder.header(RANGE, range.as_deref().unwrap_or("0-0"));
     let optional = [(DOCKER_UPLOAD_UUID, uuid), (OCI_CHUNK_MIN_LENGTH, min_chunk)];
-    let given = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    finish(given.fold(builder, |builder, (name, value)| builder.header(name, value)), Source::Empty)
+    let present = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    with_body(
+        present.fold(builder, |builder, (name, value)| builder.header(name, value)),
+        Source::Empty,
+    )
 }
 
-/// The blob is there.
-pub(super) fn created(location: &str, digest: &Digest) -> Answer {
-    let builder = done_head(StatusCode::CREATED).header(LOCATION, location);
-    finish(builder.header(DOCKER_CONTENT_DIGEST, digest.as_str()), Source::Empty)
+/// 201: the repository has the blob, pushed or mounted.
+pub(super) fn blob_created(location: &str, digest: &Digest) -> Answer {
+    let builder = without_content(StatusCode::CREATED).header(LOCATION, location);
+    with_body(builder.header(DOCKER_CONTENT_DIGEST, digest.as_str()), Source::Empty)
 }
 
-/// The registry has the manifest (UPL-6).
-pub(super) fn manifest_taken(location: &str, taken: &TakenManifest) -> Answer {
-    let builder = done_head(StatusCode::CREATED).header(LOCATION, location);
+/// 201: the registry has the manifest. dockerd fails without its digest; subject and tags are only
+/// what the registry has said (UPL-6).
+pub(super) fn manifest_created(location: &str, taken: &TakenManifest) -> Answer {
+    let builder = without_content(StatusCode::CREATED).header(LOCATION, location);
     let builder = builder.header(DOCKER_CONTENT_DIGEST, taken.digest.as_str());
     let subject = taken.subject.iter().map(|subject| (OCI_SUBJECT, subject.as_str()));
-    let said = subject.chain(taken.tags.iter().map(|tag| (OCI_TAG, tag.as_str())));
-    finish(said.fold(builder, |builder, (name, value)| builder.header(name, value)), Source::Empty)
+    let confirmed = subject.chain(taken.tags.iter().map(|tag| (OCI_TAG, tag.as_str())));
+    with_body(
+        confirmed.fold(builder, |builder, (name, value)| builder.header(name, value)),
+        Source::Empty,
+    )
 }
 
-/// It is done, and there is nothing to say about it.
-pub(super) fn done(status: StatusCode) -> Answer {
-    finish(done_head(status), Source::Empty)
+/// An answer that is its status alone.
+pub(super) fn empty(status: StatusCode) -> Answer {
+    with_body(without_content(status), Source::Empty)
 }
 
-fn done_head(status: StatusCode) -> Builder {
+fn without_content(status: StatusCode) -> Builder {
     // 204 has no length (RFC 9110 §8.6).
-    if status == StatusCode::NO_CONTENT { ok(status) } else { ok(status).header(CONTENT_LENGTH, 0) }
+    if status == StatusCode::NO_CONTENT {
+        base(status)
+    } else {
+        base(status).header(CONTENT_LENGTH, 0)
+    }
 }
 
+/// A refusal, with the error document of the spec (PROTOCOL §3.10).
 pub(super) fn refusal(refusal: &Refusal) -> Answer {
-    let mut builder = ok(refusal.status).header(CONTENT_TYPE, JSON);
+    let mut builder = base(refusal.status).header(CONTENT_TYPE, JSON);
     builder = match &refusal.extra {
         Extra::Nothing => builder,
         Extra::RetryAfter(seconds) => builder.header(RETRY_AFTER, *seconds),
@@ -146,14 +166,13 @@ pub(super) fn refusal(refusal: &Refusal) -> Answer {
         Extra::Unsatisfied(range) => builder.header(CONTENT_RANGE, range.to_string()),
         Extra::Close => builder.header(CONNECTION, "close"),
     };
-    full(builder, error_document(refusal.code, &refusal.message).into())
+    with_bytes(builder, error_document(refusal.code, &refusal.message).into())
 }
 
-/// An access token, or the form of it that a POST is answered with; never kept by anybody in
-/// between (AUTH-9).
+/// The document with an access token, which nobody on the way may keep (AUTH-9).
 pub(super) fn token(document: String) -> Answer {
-    let builder = ok(StatusCode::OK).header(CONTENT_TYPE, JSON).header(CACHE_CONTROL, "no-store");
-    full(builder, document.into())
+    let builder = base(StatusCode::OK).header(CONTENT_TYPE, JSON).header(CACHE_CONTROL, "no-store");
+    with_bytes(builder, document.into())
 }
 
 fn warn_if_stale(headers: &mut HeaderMap, outcome: Outcome) {
@@ -164,7 +183,8 @@ fn warn_if_stale(headers: &mut HeaderMap, outcome: Outcome) {
 
 /// A sentence for people, in the only form that clients print (ERR-5).
 pub(super) fn warn(headers: &mut HeaderMap, sentence: &str) {
-    // Names in licences are free text; what cannot stand in a header is not said.
+    // The name of a licence's issuer is free text. A sentence that cannot stand in a header is left
+    // out: the answer itself is good.
     if let Ok(value) =
         HeaderValue::from_str(&format!("299 - \"{}\"", sentence.replace(['"', '\\'], "'")))
     {
@@ -172,40 +192,42 @@ pub(super) fn warn(headers: &mut HeaderMap, sentence: &str) {
     }
 }
 
-/// What `HEAD` leaves of an answer: everything but the bytes.
+/// The answer to HEAD: everything that GET has but the bytes (MAN-2).
 pub(super) fn without_body(answer: Answer) -> Answer {
     answer.map(|_| Source::Empty)
 }
 
-/// Says that `ns` decided (SEL-10).
+/// Tells the client that its `ns` selected the upstream, as it wrote it (SEL-10).
 pub(super) fn echo_namespace(headers: &mut HeaderMap, ns: &str) {
     if let Ok(value) = HeaderValue::from_str(ns) {
         headers.insert(OCI_NAMESPACE, value);
     }
 }
 
-fn ok(status: StatusCode) -> Builder {
+/// What every answer has. Docker engines up to 20.10 take a registry for one of version 2 by this
+/// header alone.
+fn base(status: StatusCode) -> Builder {
     Response::builder().status(status).header(DOCKER_API_VERSION, "registry/2.0")
 }
 
-fn content(status: StatusCode, digest: &Digest) -> Builder {
-    ok(status).header(DOCKER_CONTENT_DIGEST, digest.as_str()).header(ETAG, entity_tag(digest))
+fn content_head(status: StatusCode, digest: &Digest) -> Builder {
+    base(status).header(DOCKER_CONTENT_DIGEST, digest.as_str()).header(ETAG, entity_tag(digest))
 }
 
-fn linked(builder: Builder, next: Option<String>) -> Builder {
+fn with_next_page(builder: Builder, next: Option<String>) -> Builder {
     match next {
         Some(next) => builder.header(LINK, format!("<{next}>; rel=\"next\"")),
         None => builder,
     }
 }
 
-fn full(builder: Builder, body: bytes::Bytes) -> Answer {
-    finish(builder.header(CONTENT_LENGTH, body.len()), Source::Full(body))
+fn with_bytes(builder: Builder, body: bytes::Bytes) -> Answer {
+    with_body(builder.header(CONTENT_LENGTH, body.len()), Source::Full(body))
 }
 
-/// A header that cannot be sent (an upstream's text with control bytes) costs the answer, not the
-/// process.
-fn finish(builder: Builder, source: Source) -> Answer {
+/// The builder fails if a header cannot be sent, such as an upstream's text with control bytes.
+/// Then the client gets an empty 502.
+fn with_body(builder: Builder, source: Source) -> Answer {
     builder.body(source).unwrap_or_else(|_| {
         let mut answer = Response::new(Source::Empty);
         *answer.status_mut() = StatusCode::BAD_GATEWAY;

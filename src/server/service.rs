@@ -68,6 +68,9 @@ struct Intent {
 
 impl Service {
     /// Answers one request of a connection. It never fails: whatever goes wrong is an answer, too.
+    ///
+    /// hyper drops this future when the client leaves. What others may be waiting for runs in tasks
+    /// of its own.
     pub(super) async fn call(
         self: Arc<Self>,
         connection: Arc<Connection>,
@@ -95,6 +98,8 @@ impl Service {
         Ok(answer.map(|source| Body::new(source, exchange)))
     }
 
+    /// Answers a request, or says why not; `notes` are filled in on the way, so that those of a
+    /// refusal say how far it came.
     async fn answer(
         &self,
         config: &RequestConfig,
@@ -108,15 +113,8 @@ impl Service {
             return Err(bad_request("a read has no body"));
         }
         let host = requested_host(request)?;
-        let Received { connection, address, deadline } = received;
-        let virtual_host = config
-            .virtual_hosts
-            .find(host.as_deref(), connection.secure)
-            .ok_or_else(Refusal::misdirected)?;
-        let certificate =
-            tls::certificate_names(connection.certificate.as_ref(), self.clock.now())?.to_vec();
-        let caller = Caller::anonymous(address, certificate);
-        let unauthenticated = Unauthenticated { config, host: virtual_host, caller, deadline };
+        let deadline = received.deadline;
+        let unauthenticated = self.unauthenticated(config, received, host.as_deref())?;
         if request.uri().path() == token::TOKEN_PATH {
             notes.route = Some("token");
             return self.issue_token(unauthenticated, request, notes).await;
@@ -137,6 +135,23 @@ impl Service {
         };
         let intent = Intent { action, route, deadline };
         self.authorise_and_dispatch(to, intent, request, notes).await
+    }
+
+    /// What is known of a request without its credential: the name of ours that it was sent to, its
+    /// address, and the certificate of its connection.
+    fn unauthenticated<'a>(
+        &self,
+        config: &'a RequestConfig,
+        received: Received<'_>,
+        host: Option<&str>,
+    ) -> Result<Unauthenticated<'a>, Refusal> {
+        let Received { connection, address, deadline } = received;
+        let virtual_host = config.virtual_hosts.find(host, connection.secure);
+        let host = virtual_host.ok_or_else(Refusal::misdirected)?;
+        let certificate = connection.certificate.as_ref();
+        let names = tls::certificate_names(certificate, self.clock.now())?.to_vec();
+        let caller = Caller::anonymous(address, names);
+        Ok(Unauthenticated { config, host, caller, deadline })
     }
 
     /// Answers a request about an image. Whether it is allowed is decided before anything is looked
@@ -190,7 +205,8 @@ impl Service {
         Ok(identified)
     }
 
-    /// The token endpoint (AUTH-12). Whoever has no right to anything is asked to log in.
+    /// The token endpoint (AUTH-12). An anonymous caller gets a token only if there is something
+    /// that it may use; else it is asked to log in.
     async fn issue_token(
         &self,
         unauthenticated: Unauthenticated<'_>,
@@ -202,8 +218,8 @@ impl Service {
         let form = token::read_form(request, unauthenticated.deadline).await?;
         let credential = form.credential.unwrap_or_else(|| ClientCredential::of(request.headers()));
         let identified = self.identify(unauthenticated, &credential, notes).await?;
-        let nobody = identified.authenticated.is_none() && identified.caller.is_anonymous();
-        if nobody && !config.policy.grants_anonymous_anything(&identified.caller) {
+        let anonymous = identified.authenticated.is_none() && identified.caller.is_anonymous();
+        if anonymous && !config.policy.grants_anonymous_anything(&identified.caller) {
             return Err(identified.challenge(None));
         }
         if let Identity::Licence(id) = &identified.caller.identity {
@@ -229,7 +245,7 @@ impl Service {
 
     /// Notes for the operator that this caller has pulled.
     fn note_pull(&self, identified: &Identified, name: &CanonicalName) {
-        let expires = identified.authenticated.as_ref().and_then(|somebody| somebody.expires);
+        let expires = identified.authenticated.as_ref().and_then(|login| login.expires);
         self.ledger.note(
             &identified.caller,
             LastPull { at: self.clock.now(), image: name.clone(), expires },

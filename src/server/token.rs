@@ -2,8 +2,8 @@
 //! AUTH-12).
 //!
 //! The scope that a client asks for decides nothing: a token says who asks, and each request is
-//! decided by itself (ACCESS §5.1). containerd may ask for a scope that names no repository of ours,
-//! and a refusal would end its pull.
+//! decided by itself (ACCESS §5.1). containerd may ask for a scope that names no repository of
+//! ours, and a refusal would end its pull.
 
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -121,8 +121,8 @@ mod tests {
         assert_eq!(form.credential, Some(ClientCredential::basic("ci".into(), "a&b".into())));
         assert_eq!(parse_form(b"scope=x").expect("no grant").credential, None);
         assert!(parse_form(b"grant_type=refresh_token&refresh_token=x").is_none());
-        let nobody =
+        let empty =
             parse_form(b"grant_type=password&username=&password=").expect("an empty password");
-        assert_eq!(nobody.credential, Some(ClientCredential::None));
+        assert_eq!(empty.credential, Some(ClientCredential::None));
     }
 }

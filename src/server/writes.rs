@@ -1,12 +1,12 @@
-//! Writes: uploads, manifests and deletes are passed through to the private registry (PROTOCOL §3.9,
-//! ACCESS §7).
+//! Writes: uploads, manifests and deletes are passed through to the private registry (PROTOCOL
+//! §3.9, ACCESS §7).
 //!
 //! The right to write has been decided before. A client knows its upload by a sealed address, which
 //! holds the registry's own and opens for the same identity, registry and repository alone
 //! (ACCESS §7.2).
 //!
-//! Clients differ in how they upload. dockerd and podman send POST, PATCH with the bytes, PUT without
-//! any; containerd sends POST and one PUT with all bytes; the spec also has a single POST.
+//! Clients differ in how they upload. dockerd and podman send POST, PATCH with the bytes, PUT
+//! without any; containerd sends POST and one PUT with all bytes; the spec also has a single POST.
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT};
@@ -56,11 +56,11 @@ impl Service {
             }
             (Endpoint::Manifest { reference, .. }, Method::DELETE) => {
                 self.push.delete(&write.name, DeleteTarget::Manifest(reference.clone())).await?;
-                Ok(respond::done(StatusCode::ACCEPTED))
+                Ok(respond::empty(StatusCode::ACCEPTED))
             }
             (Endpoint::Blob { digest, .. }, Method::DELETE) => {
                 self.push.delete(&write.name, DeleteTarget::Blob(digest.clone())).await?;
-                Ok(respond::done(StatusCode::ACCEPTED))
+                Ok(respond::empty(StatusCode::ACCEPTED))
             }
             (endpoint, _) => Err(method_not_allowed(endpoint)),
         }
@@ -120,7 +120,7 @@ impl Service {
             }
             Method::DELETE => {
                 self.push.cancel(&write.name, &ticket).await?;
-                Ok(respond::done(StatusCode::NO_CONTENT))
+                Ok(respond::empty(StatusCode::NO_CONTENT))
             }
             _ => Err(method_not_allowed(&write.to.target.endpoint)),
         }
@@ -137,7 +137,7 @@ impl Service {
         match upload {
             Upload::Done(digest) => {
                 let location = write.route.visible_target(&format!("/v2/{name}/blobs/{digest}"));
-                Ok(respond::created(&location, &digest))
+                Ok(respond::blob_created(&location, &digest))
             }
             Upload::Open { ticket, progress } => {
                 let sealed = self.gatekeeper.seal(
@@ -178,15 +178,15 @@ impl Service {
         let name = write.route.visible_name();
         let location =
             write.route.visible_target(&format!("/v2/{name}/manifests/{}", taken.digest));
-        Ok(respond::manifest_taken(&location, &taken))
+        Ok(respond::manifest_created(&location, &taken))
     }
 
     /// Reads a manifest as a whole: its digest decides, so it has to be known before anything is
     /// passed on.
     ///
     /// # Errors
-    /// 413 beyond `limits.manifest`, before anything is read if its length is announced (MAN-8); 408
-    /// if it is not there within `limits.receive_idle`; 400 if the client breaks off.
+    /// 413 beyond `limits.manifest`, before anything is read if its length is announced (MAN-8);
+    /// 408 if it is not there within `limits.receive_idle`; 400 if the client breaks off.
     async fn read_manifest_body(&self, request: &mut Request<Incoming>) -> Result<Bytes, Refusal> {
         let limit = self.limits.manifest;
         if request.body().size_hint().lower() > limit as u64 {

@@ -15,9 +15,9 @@ use crate::store::{self, Blob, Slice};
 
 /// A response body, with the request that it answers.
 ///
-/// hyper drops a body when its last frame is queued, which is before that is sent. So the frames own
-/// the exchange as well: it ends, and is logged, when the last byte has left or the connection is
-/// gone (DESIGN §14.11).
+/// hyper drops a body when its last frame is queued, which is before that is sent. So the frames
+/// own the exchange as well: it ends, and is logged, when the last byte has left or the connection
+/// is gone (DESIGN §14.11).
 ///
 /// The body says that it is at its end only once all its bytes are written. If hyper believed an
 /// HTTP/2 stream to be done, it would end the stream's task, and nobody could reset the stream when
@@ -41,8 +41,8 @@ pub(in crate::server) enum Source {
         /// The next piece, which the I/O pool is fetching from the disk.
         loading: Option<Loading>,
     },
-    /// Bytes of a download in progress, or passed through; `left` is how many of the announced bytes
-    /// are still to come, if a length was announced.
+    /// Bytes of a download in progress, or passed through; `left` is how many of the announced
+    /// bytes are still to come, if a length was announced.
     Stream {
         stream: ByteStream,
         left: Option<u64>,
@@ -70,8 +70,9 @@ impl Body {
 
     /// Notes why the body ends short, and reports it to hyper on the next poll.
     ///
-    /// Not on this one: when a body fails, hyper drops what it has buffered and not written yet. The
-    /// head and the bytes before the failure are the client's; between two polls hyper writes them.
+    /// Not on this one: when a body fails, hyper drops what it has buffered and not written yet.
+    /// The head and the bytes before the failure are the client's; between two polls hyper writes
+    /// them.
     fn fail_on_next_poll(
         &mut self,
         cx: &Context<'_>,
@@ -224,9 +225,9 @@ impl SourceError {
 
 /// The next slice of the mapping or, where bytes are encrypted, a copy of it.
 ///
-/// What is in memory is taken on the connection's own thread: fetched by the I/O pool, pieces change
-/// cores and cost two wake-ups each (1.03 instead of 1.65 times nginx over TLS, benches/README.md).
-/// The rest is left to the pool, so that the runtime never waits for the disk.
+/// What is in memory is taken on the connection's own thread: fetched by the I/O pool, pieces
+/// change cores and cost two wake-ups each (1.03 instead of 1.65 times nginx over TLS,
+/// benches/README.md). The rest is left to the pool, so that the runtime never waits for the disk.
 fn poll_stored(
     blob: &Blob,
     left: &Range<u64>,

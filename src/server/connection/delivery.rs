@@ -29,13 +29,13 @@ pub(in crate::server) struct ConnectionOutput(Arc<OutputState>);
 type UnflushedResponse = Arc<dyn Any + Send + Sync>;
 
 struct OutputState {
-    /// TLS reads what it sends, so bodies must be bytes in user space: no slices of a mapping, which
-    /// only the kernel may read (DESIGN §14.11).
+    /// TLS reads what it sends, so bodies must be bytes in user space: no slices of a mapping,
+    /// which only the kernel may read (DESIGN §14.11).
     tls: bool,
     /// Bytes that the kernel has taken, heads, framing and encryption included.
     bytes_sent: AtomicU64,
-    /// Slices that hyper has and has not written yet, oldest first. Each keeps its mapping in place:
-    /// were it unmapped, other memory could get its addresses and be taken for the slice.
+    /// Slices that hyper has and has not written yet, oldest first. Each keeps its mapping in
+    /// place: were it unmapped, other memory could get its addresses and be taken for the slice.
     slices: Mutex<VecDeque<Slice>>,
     /// Responses whose last bytes TLS has taken, and the kernel perhaps not yet. `None` on plain
     /// connections, where the kernel takes them directly, and once the connection is closed.
@@ -129,8 +129,8 @@ impl ResponseOutput {
         &self.delivery
     }
 
-    /// Keeps a response from ending until the kernel has what TLS took of it. Plain connections need
-    /// no such wait: hyper lets go of a frame when the kernel has it.
+    /// Keeps a response from ending until the kernel has what TLS took of it. Plain connections
+    /// need no such wait: hyper lets go of a frame when the kernel has it.
     pub(in crate::server) fn hold_until_flushed(&self, response: UnflushedResponse) {
         if let Some(unflushed) = self.connection.unflushed().as_mut() {
             unflushed.push(response);

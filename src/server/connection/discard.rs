@@ -20,8 +20,8 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// the answer; if the connection is closed under them they report a broken pipe instead of the
 /// refusal (UPL-11).
 ///
-/// A client that sent `Expect: 100-continue` is not read from: it waits for our word before it sends
-/// the body, and takes the refusal for a no.
+/// A client that sent `Expect: 100-continue` is not read from: it waits for our word before it
+/// sends the body, and takes the refusal for a no.
 pub(in crate::server) async fn discard_unread_body(request: &mut Request<Incoming>) {
     let writes = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     if writes && !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {

@@ -23,9 +23,9 @@ use super::streams::StreamExecutor;
 use crate::server::request::Connection;
 use crate::server::service::Service;
 
-/// Bytes of an HTTP/1.1 request head. hyper has one bound for this and for the frames that it queues
-/// before it writes; a slice of a mapping is larger, so each is written before the next is asked
-/// for.
+/// Bytes of an HTTP/1.1 request head. hyper has one bound for this and for the frames that it
+/// queues before it writes; a slice of a mapping is larger, so each is written before the next is
+/// asked for.
 const HTTP_1_BUFFER_MAX: usize = 64 * 1024;
 
 /// Header lines of an HTTP/1.1 request.
@@ -37,8 +37,7 @@ const HTTP_2_HEADER_LIST_MAX: u32 = 32 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const HTTP_2_STREAMS_MAX: u32 = 100;
 
-/// Bytes that hyper buffers for one HTTP/2 stream whose client is slow; with
-/// [`HTTP_2_STREAMS_MAX`], 12.5 MiB for a connection.
+/// Bytes that h2 buffers for one HTTP/2 stream whose client is slow; hyper's own bound is 400 KiB.
 const HTTP_2_SEND_BUFFER_MAX: usize = 128 * 1024;
 
 /// Bytes that a client may send ahead on one HTTP/2 stream, and on all streams of a connection. The
@@ -46,8 +45,9 @@ const HTTP_2_SEND_BUFFER_MAX: usize = 128 * 1024;
 const HTTP_2_STREAM_WINDOW: u32 = 256 * 1024;
 const HTTP_2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// Streams that a client may open and reset before they are served. With more, h2 ends the
-/// connection with `ENHANCE_YOUR_CALM`: this is how the rapid reset attack works (RUSTSEC-2023-0034).
+/// Streams that a client may open and reset before they are served. h2 keeps a record of each, so
+/// that a flood of them could take all memory (RUSTSEC-2023-0034); with more, it ends the connection
+/// with `ENHANCE_YOUR_CALM`.
 const HTTP_2_RESETS_MAX: usize = 20;
 
 /// How often a quiet HTTP/2 connection is pinged, and how long the answer may take. A client that

@@ -1,4 +1,5 @@
-//! Connections from the first byte to the last: TLS, the version of HTTP, and the end of the process.
+//! Connections from the first byte to the last: TLS, the version of HTTP, and the end of the
+//! process.
 
 use std::future::Future;
 use std::io;
@@ -24,8 +25,8 @@ use crate::server::service::Service;
 /// read in. rustls's own bound is 64 KiB, a quarter of one piece.
 const TLS_BUFFER_MAX: usize = 512 * 1024;
 
-/// Serves clients on `listener` until `stop` resolves. Then transfers may end within the grace period
-/// of the configuration, and those that outlast it are cut off.
+/// Serves clients on `listener` until `stop` resolves. Then transfers may end within the grace
+/// period of the configuration, and those that outlast it are cut off.
 pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future<Output = ()>) {
     let draining = CancellationToken::new();
     let grace_over = CancellationToken::new();

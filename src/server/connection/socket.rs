@@ -5,8 +5,8 @@
 //! below hyper. So only here can a client that has stopped reading be noticed (DESIGN §14.11).
 //!
 //! hyper has no way to send a file. So a body tells this socket of each slice of a mapping that it
-//! hands to hyper, and when hyper writes bytes at those addresses, they leave by `sendfile` from the
-//! page cache: 5.9 GB per CPU-second where `writev` out of the mapping came to 3.9 to 4.6
+//! hands to hyper, and when hyper writes bytes at those addresses, they leave by `sendfile` from
+//! the page cache: 5.9 GB per CPU-second where `writev` out of the mapping came to 3.9 to 4.6
 //! (benches/README.md). Bytes that are not recognised are written as they stand, so a mistake costs
 //! a copy and never a wrong byte.
 
@@ -123,8 +123,8 @@ impl AsyncRead for ClientSocket {
     }
 }
 
-/// Flush and shutdown have no deadline here: those of a socket do not wait for the client, and those
-/// of TLS wait by writing, which has one.
+/// Flush and shutdown have no deadline here: those of a socket do not wait for the client, and
+/// those of TLS wait by writing, which has one.
 impl AsyncWrite for ClientSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,

@@ -1,9 +1,9 @@
 //! The streams of one HTTP/2 connection, one for each request.
 //!
-//! hyper runs each stream as a task on an executor. It polls no body while the client's flow control
-//! window is shut, so a body cannot notice that its client takes nothing. The task is watched from
-//! here instead, and dropped when its bytes have waited too long: h2 then resets that stream alone,
-//! and the others on the connection go on.
+//! hyper runs each stream as a task on an executor. It polls no body while the client's flow
+//! control window is shut, so a body cannot notice that its client takes nothing. The task is
+//! watched from here instead, and dropped when its bytes have waited too long: h2 then resets that
+//! stream alone, and the others on the connection go on.
 
 use std::future::Future;
 use std::pin::pin;
@@ -32,9 +32,9 @@ impl StreamExecutor {
         Self { send_idle, open_streams, next_delivery: Arc::default() }
     }
 
-    /// Hands over the delivery of the next stream. hyper calls `execute` right after the service, in
-    /// the same poll, and says nothing about which request the stream is for; no other request can
-    /// come between the two.
+    /// Hands over the delivery of the next stream. hyper calls `execute` right after the service,
+    /// in the same poll, and says nothing about which request the stream is for; no other request
+    /// can come between the two.
     pub(in crate::server) fn set_next_delivery(&self, delivery: Arc<Delivery>) {
         *self.next_delivery.lock().unwrap_or_else(PoisonError::into_inner) = Some(delivery);
     }

@@ -24,8 +24,8 @@ const ALPN_HTTP_1: &[u8] = b"http/1.1";
 
 /// The certificate, keys and client authority that new connections use; a reload makes another.
 ///
-/// Session tickets are of one context: no session is resumed across a reload, so that a client whose
-/// authority is trusted no more has to show its certificate again.
+/// Session tickets are of one context: no session is resumed across a reload, so that a client
+/// whose authority is trusted no more has to show its certificate again.
 #[derive(Clone, Debug)]
 pub struct TlsContext {
     config: Arc<ServerConfig>,
