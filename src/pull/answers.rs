@@ -1,4 +1,4 @@
-//! Blobs and manifests on their way to whoever asked.
+//! What the stories answer with: blobs and manifests, with or without their bytes.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -12,15 +12,16 @@ use crate::oci::{ByteSpan, Digest, MediaType};
 use crate::store::Blob;
 use crate::upstream::ManifestHead;
 
-/// Bytes as they come; an error cuts the body short.
+/// Bytes of a body as they come. An error ends the stream: the status line has left by then, so the
+/// body is cut short and its client sees that bytes are missing.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
 /// A blob, or a part of it, ready to be sent.
 #[derive(Debug)]
 pub struct BlobAnswer {
-    /// Of the whole blob, in bytes; `None` if upstream does not say.
+    /// Bytes of the whole blob; `None` if upstream does not say.
     pub size: Option<u64>,
-    /// The bytes of it that are sent, if they are not all.
+    /// The bytes that are sent, if they are not all.
     pub part: Option<ByteSpan>,
     pub content: Content,
     pub outcome: Outcome,
@@ -30,7 +31,7 @@ impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Memory(_) => "Memory",
-            Self::Stored(..) => "Stored",
+            Self::Stored { .. } => "Stored",
             Self::Stream(_) => "Stream",
         })
     }
@@ -38,15 +39,18 @@ impl std::fmt::Debug for Content {
 
 /// Where the bytes come from.
 pub enum Content {
+    /// A small body, or what has been verified before its head leaves.
     Memory(Bytes),
-    Stored(Blob, Range<u64>),
+    /// From a published file: the bytes of `blob` in `span`.
+    Stored { blob: Blob, span: Range<u64> },
     /// From a download in progress, or passed through.
     Stream(ByteStream),
 }
 
-/// What is known of a blob without its bytes.
+/// What is known of a blob without its bytes: the answer to HEAD.
 #[derive(Clone, Copy, Debug)]
 pub struct BlobHead {
+    /// Bytes; `None` if upstream does not say.
     pub size: Option<u64>,
     pub outcome: Outcome,
 }
@@ -56,21 +60,22 @@ pub struct BlobHead {
 pub struct ManifestAnswer {
     pub digest: Digest,
     pub media_type: MediaType,
-    /// In bytes.
+    /// Bytes.
     pub size: u64,
     pub content: ManifestContent,
     pub outcome: Outcome,
 }
 
+/// Where the bytes of a manifest come from.
 #[derive(Clone, Debug)]
 pub enum ManifestContent {
-    /// Only HEAD was asked, and upstream has answered it.
+    /// Nowhere: the request is HEAD, and upstream's own HEAD has answered it.
     None,
     Memory(Bytes),
     Stored(Blob),
 }
 
-/// Whether the bytes are wanted.
+/// Whether the bytes of a manifest are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     Head,
@@ -78,13 +83,13 @@ pub enum Want {
 }
 
 impl ManifestAnswer {
-    /// Says how a tag led here.
+    /// The same answer with the outcome of the tag that led to it.
     pub(super) fn with(self, outcome: Outcome) -> Self {
         Self { outcome, ..self }
     }
 }
 
-/// An answer to HEAD, if upstream told everything that it takes (MAN-2).
+/// An answer to HEAD, if upstream's HEAD said all that such an answer needs (MAN-2).
 pub(super) fn head_answer(
     digest: Digest,
     head: ManifestHead,

@@ -1,5 +1,5 @@
-//! The story of a blob: prove the right to it, look in the store, and if it is not there, have it
-//! brought (`cold`).
+//! The story of a blob: check the repository's right to it, look in the store, and fetch it if it
+//! is not there (`cold`).
 
 use std::ops::Range;
 
@@ -27,20 +27,31 @@ pub(super) struct BlobQuery<'a> {
 enum Stored {
     Content(Found),
     Absent,
-    /// A disk fault; counts as a miss, because upstream still has the bytes.
+    /// A disk fault; treated as a miss, because upstream still has the bytes.
     Unreadable,
 }
 
 /// What trying to follow a flight came to.
 pub(super) enum Followed {
     Answer(BlobAnswer),
+    /// The store has the blob by now.
     LookAgain,
 }
 
+/// What a request's range means for a blob of known size.
+pub(super) struct ResolvedRange {
+    /// For `Content-Range`; `None` if the answer is the whole blob.
+    pub(super) part: Option<ByteSpan>,
+    /// The bytes to send.
+    pub(super) span: Range<u64>,
+}
+
 impl PullThrough {
-    /// The blob `digest` of `name`, or the range of it. Its headers can leave at once; its bytes
-    /// may still be coming. `deadline` is for what is asked of upstream on this request's behalf
-    /// alone; a flight is shared, and has its own.
+    /// The blob `digest` of `name`, or `range` of it. The response headers can leave at once,
+    /// although bytes may still be on their way here.
+    ///
+    /// `deadline` bounds what is asked of upstream for this request alone. A flight is shared, so
+    /// it has a deadline of its own.
     ///
     /// # Errors
     /// What upstream says, or our own failure; see [`Error`].
@@ -54,10 +65,11 @@ impl PullThrough {
         self.check_negative_cache(&Subject::Blob(digest.clone()), name, Missing::Blob)?;
         let query = BlobQuery { name, digest, range, deadline };
         loop {
-            let mut proven = self.0.membership.standing(name, digest).await?.is_some();
+            let mut proven = self.0.membership.proven(name, digest).await?.is_some();
             let stored = self.look_up(digest).await;
             if !proven && matches!(stored, Stored::Content(_)) {
-                // The bytes are there, but only for others; knowing a digest is no right to it.
+                // The bytes were stored for other repositories, and knowing a digest gives no right
+                // to it (DESIGN §14.1).
                 self.0.membership.prove_blob(name, digest).await?;
                 proven = true;
             }
@@ -67,14 +79,14 @@ impl PullThrough {
             }
             match self.follow(query, proven, readable).await? {
                 Followed::Answer(answer) => return Ok(answer),
-                // A flight has ended since the look at the store.
+                // A flight has published the blob since the store was asked.
                 Followed::LookAgain => {}
             }
         }
     }
 
-    /// Size and existence of a blob. A cold one costs an upstream HEAD and starts no flight: clients
-    /// that push ask for blobs which they never fetch.
+    /// Whether `name` has the blob, and its size. A cold one costs an upstream HEAD and starts no
+    /// flight (DESIGN §14.5): clients that push ask for blobs which they never fetch.
     ///
     /// # Errors
     /// As [`PullThrough::blob`].
@@ -84,15 +96,15 @@ impl PullThrough {
         digest: &Digest,
     ) -> Result<BlobHead, Error> {
         self.check_negative_cache(&Subject::Blob(digest.clone()), name, Missing::Blob)?;
-        if self.0.membership.standing(name, digest).await?.is_some() {
+        if self.0.membership.proven(name, digest).await?.is_some() {
             match self.look_up(digest).await {
-                // Its size is as doubtful as its bytes.
+                // A suspect may have been cut short, so its size is not told; upstream is asked.
                 Stored::Content(Found::Unchecked(_)) => {}
                 Stored::Content(found @ (Found::Memory(_) | Found::File(_))) => {
                     return Ok(BlobHead { size: Some(found.size()), outcome: Outcome::Hit });
                 }
                 Stored::Absent | Stored::Unreadable => {
-                    let flight = self.0.flights.get(&flight_key(name, digest));
+                    let flight = self.0.flights.get(&FlightKey::of(name, digest));
                     let opening = flight.map(|flight| flight.watch().borrow().opening.clone());
                     if let Some(Opening::Open(GrowingFile { size, .. })) = opening {
                         return Ok(BlobHead { size, outcome: Outcome::Joined });
@@ -120,35 +132,33 @@ impl PullThrough {
         let resolved = resolve(query.range, size);
         let (part, content) = match found {
             Found::Memory(body) => {
-                let (part, span) = resolved?;
+                let ResolvedRange { part, span } = resolved?;
                 // A body in memory is far smaller than any usize.
                 let within =
                     |at: u64| usize::try_from(at).map_or(body.len(), |at| at.min(body.len()));
                 (part, Content::Memory(body.slice(within(span.start)..within(span.end))))
             }
             Found::File(blob) => {
-                let (part, span) = resolved?;
-                (part, Content::Stored(blob, span))
+                let ResolvedRange { part, span } = resolved?;
+                (part, Content::Stored { blob, span })
             }
-            // Not resolved yet: its size may be what is wrong with it.
+            // The range is not resolved yet: the size of the file may be what is wrong with it.
             Found::Unchecked(suspect) => return self.recheck(query, suspect).await,
         };
         Ok(BlobAnswer { size: Some(size), part, content, outcome: Outcome::Hit })
     }
 }
 
-pub(super) fn flight_key(name: &CanonicalName, digest: &Digest) -> FlightKey {
-    (name.upstream.clone(), digest.clone())
-}
-
-/// The asked part of a blob of `size` bytes, and the bytes to send.
-pub(super) fn resolve(
-    range: RangeRequest,
-    size: u64,
-) -> Result<(Option<ByteSpan>, Range<u64>), Error> {
+/// Applies the requested range to a blob of `size` bytes.
+///
+/// # Errors
+/// [`Error::RangeUnsatisfiable`] if it lies outside of the blob.
+pub(super) fn resolve(range: RangeRequest, size: u64) -> Result<ResolvedRange, Error> {
     match range.resolve(size) {
-        Resolved::Whole => Ok((None, 0..size)),
-        Resolved::Part(part) => Ok((Some(part), part.first()..part.end())),
+        Resolved::Whole => Ok(ResolvedRange { part: None, span: 0..size }),
+        Resolved::Part(part) => {
+            Ok(ResolvedRange { part: Some(part), span: part.first()..part.end() })
+        }
         Resolved::Unsatisfiable => Err(Error::RangeUnsatisfiable { size }),
     }
 }

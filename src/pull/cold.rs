@@ -1,5 +1,5 @@
-//! A blob that is not in the store: everybody who wants it reads along with the one flight that
-//! brings it, or gets it passed through where it cannot be kept.
+//! A blob that is not in the store: everybody who wants it follows the one flight that fetches it,
+//! or gets it passed through where it cannot be stored.
 
 use std::sync::Arc;
 
@@ -7,21 +7,24 @@ use futures_util::TryStreamExt;
 use tokio::sync::watch;
 
 use super::answers::{BlobAnswer, Content};
-use super::blobs::{BlobQuery, Followed, flight_key, resolve};
+use super::blobs::{BlobQuery, Followed, ResolvedRange, resolve};
 use super::core::PullThrough;
 use super::error::Error;
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
 use super::source::Arrived;
 use super::transfer::fill::Fill;
-use super::transfer::flight::{Flight, FlightGuard, FlightState, JoinedOrStarted, Opening};
+use super::transfer::flight::{
+    Flight, FlightGuard, FlightKey, FlightState, JoinedOrStarted, Opening,
+};
 use super::transfer::relay;
 use super::transfer::tail::Tail;
 use crate::oci::{ByteSpan, Extent, Part};
 use crate::store::Suspect;
 
 impl PullThrough {
-    /// Hashes a stored file that nobody vouches for; everybody who asks reads along (DESIGN §14.9).
+    /// Hashes a stored file again that may have been changed; everybody who wants it follows the
+    /// hashing like a download (DESIGN §14.9).
     pub(super) async fn recheck(
         &self,
         query: BlobQuery<'_>,
@@ -33,19 +36,22 @@ impl PullThrough {
                 flight
             }
             JoinedOrStarted::Joined(flight) => flight,
-            // Neither comes of a proven request that does not look at the store.
+            // Both are impossible: the request is proven, and the store was said to have nothing.
             JoinedOrStarted::NotProven | JoinedOrStarted::Stored => return Err(Error::Abandoned),
         };
         let answer = self.answer_from(&flight, query, Outcome::Hit).await;
         if let Err(Error::RangeUnsatisfiable { .. }) = answer {
-            verdict(&mut flight.watch()).await?; // the size may be what is wrong
+            // The file may have been cut short. A 416 is true only if the hashing succeeds; else
+            // the file is removed, and the next request fetches the blob.
+            wait_for_ending(&mut flight.watch()).await?;
         }
         answer
     }
 
-    /// Joins the flight or starts it; every client, the first included, reads along.
+    /// Joins the flight or starts it. Every client, the first included, follows its file.
     ///
-    /// `readable`: the store could be asked, so that it may be asked again under the flights' lock.
+    /// `readable` says that the store could be read. If it could not, the blob is fetched even
+    /// though the store lists it; otherwise this request would look there again and again.
     pub(super) async fn follow(
         &self,
         query: BlobQuery<'_>,
@@ -54,7 +60,7 @@ impl PullThrough {
     ) -> Result<Followed, Error> {
         let BlobQuery { name, digest, range, .. } = query;
         if let Some(size) = self.0.sizes.get(name, digest) {
-            resolve(range, size)?; // what cannot be met starts no flight (DESIGN §14.5)
+            resolve(range, size)?; // a range that cannot be met starts no flight (DESIGN §14.5)
         }
         let mut retried = false;
         loop {
@@ -66,6 +72,8 @@ impl PullThrough {
                     (flight, Outcome::Miss)
                 }
                 JoinedOrStarted::NotProven => {
+                    // The flight proves the digest for the repository that started it, and for no
+                    // other (DESIGN §14.1).
                     self.0.membership.prove_blob(name, digest).await?;
                     proven = true;
                     continue;
@@ -73,14 +81,15 @@ impl PullThrough {
                 JoinedOrStarted::Stored => return Ok(Followed::LookAgain),
             };
             match self.answer_from(&flight, query, outcome).await {
-                // A failure before headers belongs to the repository that started the flight
-                // (DESIGN §14.3).
+                // A failure before headers belongs to the repository that started the flight:
+                // upstream may refuse that one and serve this one (DESIGN §14.3).
                 Err(_) if flight.starter != name.repository && !retried => retried = true,
                 answer => return answer.map(Followed::Answer),
             }
         }
     }
 
+    /// An answer that follows the flight, once its source has answered.
     async fn answer_from(
         &self,
         flight: &Flight,
@@ -100,17 +109,20 @@ impl PullThrough {
         };
         let hold_back = self.0.limits.hold_back;
         if file.size.is_some_and(|size| size <= hold_back) {
-            // No byte may leave before the verdict, so the head waits for it as well and can still
-            // say what is wrong.
-            verdict(&mut state).await?;
+            // All of the blob is held back until it is verified. So the head waits as well, and a
+            // wrong digest is a 502 with a reason instead of a body that is cut (DESIGN §14.7).
+            wait_for_ending(&mut state).await?;
         }
-        let (part, span) =
-            file.size.map_or(Ok((None, 0..u64::MAX)), |size| resolve(query.range, size))?;
+        // Without a size a range cannot be resolved, and is ignored (DESIGN §14.5).
+        let whole = ResolvedRange { part: None, span: 0..u64::MAX };
+        let ResolvedRange { part, span } =
+            file.size.map_or(Ok(whole), |size| resolve(query.range, size))?;
         let far_ahead =
             |part: &ByteSpan| part.first() > written.saturating_add(self.0.limits.read_ahead);
         if let Some(part) = part.filter(far_ahead) {
             match self.relay_part(query, part, file.size).await {
-                // Upstream does not give the range, or not now; the flight brings it all the same.
+                // Upstream ignores Range, or fails or throttles just now. The flight brings these
+                // bytes as well, only later. A refusal stays a refusal.
                 Err(Error::Untrue { .. } | Error::Upstream { .. } | Error::RateLimited { .. }) => {}
                 answer => return answer,
             }
@@ -120,8 +132,8 @@ impl PullThrough {
         Ok(BlobAnswer { size, part, content: Content::Stream(tail.into_stream()), outcome })
     }
 
-    /// Passes the blob through without storing it: with the answer that found no room, or one of our
-    /// own.
+    /// Passes the blob through without storing it. One request takes over the answer `arrived`
+    /// whose bytes found no room; all others ask the source themselves.
     async fn relay(
         &self,
         query: BlobQuery<'_>,
@@ -137,15 +149,16 @@ impl PullThrough {
         };
         let size = size.or(self.0.sizes.get(name, digest));
         if let Some(total) = size
-            && let (Some(part), _) = resolve(range, total)?
+            && let Some(part) = resolve(range, total)?.part
         {
             return self.relay_part(query, part, Some(total)).await;
         }
         let hold_back = self.0.limits.hold_back;
         let stream = relay::whole(name.upstream.clone(), arrived.body, size, digest, hold_back);
         let content = if size.is_some_and(|size| size <= hold_back) {
-            // No byte may leave before the verdict: an empty blob has none whose lack could be
-            // noticed.
+            // As with a flight, what is no larger than the hold-back is verified before its head
+            // leaves. An upstream that answers with Content-Length 0 would otherwise make a
+            // complete, empty 200: there is no last byte whose absence the client could notice.
             Content::Memory(stream.try_collect::<Vec<_>>().await?.concat().into())
         } else {
             Content::Stream(stream)
@@ -153,6 +166,7 @@ impl PullThrough {
         Ok(BlobAnswer { size, part: None, content, outcome: Outcome::Relay })
     }
 
+    /// Passes a part through. It cannot be verified: a digest is for the whole blob.
     async fn relay_part(
         &self,
         query: BlobQuery<'_>,
@@ -175,7 +189,7 @@ impl PullThrough {
         }
     }
 
-    /// Opens the source for this request alone, and believes what it says of the blob.
+    /// Opens the source for this request alone. A refusal takes back what was believed of the blob.
     async fn fetch_directly(
         &self,
         query: BlobQuery<'_>,
@@ -196,7 +210,7 @@ impl PullThrough {
         proven: bool,
         stored: impl FnOnce() -> bool,
     ) -> JoinedOrStarted {
-        let key = flight_key(query.name, query.digest);
+        let key = FlightKey::of(query.name, query.digest);
         self.0.flights.join_or_start(&key, &query.name.repository, proven, stored)
     }
 
@@ -206,8 +220,8 @@ impl PullThrough {
     }
 }
 
-/// Waits for the end of a transfer.
-async fn verdict(state: &mut watch::Receiver<FlightState>) -> Result<(), Error> {
+/// Waits for the end of a transfer, and gives its result.
+async fn wait_for_ending(state: &mut watch::Receiver<FlightState>) -> Result<(), Error> {
     let ended =
         state.wait_for(|state| state.ending.is_some()).await.map_err(|_| Error::Abandoned)?;
     ended.ending.clone().unwrap_or(Err(Error::Abandoned))

@@ -1,4 +1,5 @@
-//! The service and what it holds. The stories are told in the files beside this one.
+//! The service and what it holds. Its operations stand in the files beside this one, one for each
+//! story.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -29,10 +30,26 @@ use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::BlobStore;
 use crate::upstream::{BuildError, ManifestHead};
 
-/// How long a blob is passed through after the disk filled up under it.
+/// How long a blob is passed through after writing it to the disk has failed (DESIGN §14.10).
 pub(super) const UNSTORABLE_LIFE: Duration = Duration::from_mins(1);
-/// Such blobs that are remembered.
+/// How many such blobs are remembered.
 const UNSTORABLE_MAX: u64 = 10_000;
+
+/// Whoever asks for a tag after a write shares no question that was sent before it (UPL-8).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TagHeadKey {
+    pub(super) name: CanonicalName,
+    pub(super) tag: Tag,
+    pub(super) epoch: WriteEpoch,
+}
+
+/// As [`TagHeadKey`], for the GET of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ManifestGetKey {
+    pub(super) name: CanonicalName,
+    pub(super) reference: Reference,
+    pub(super) epoch: WriteEpoch,
+}
 
 /// The service; clones share it.
 #[derive(Clone, Debug)]
@@ -53,16 +70,15 @@ pub(super) struct PullCore {
     pub(super) sizes: DescribedSizes,
     pub(super) flights: Flights,
     pub(super) turns: Turns,
-    /// Blobs that the disk has no room for at the moment.
+    /// Blobs that the disk did not take a moment ago; they are passed through without trying again.
     pub(super) unstorable: ExpiringCache<Digest, ()>,
-    pub(super) tag_heads:
-        SingleFlight<(CanonicalName, Tag, WriteEpoch), Result<ManifestHead, Error>>,
-    pub(super) manifest_gets:
-        SingleFlight<(CanonicalName, Reference, WriteEpoch), Result<ManifestAnswer, Error>>,
+    pub(super) tag_heads: SingleFlight<TagHeadKey, Result<ManifestHead, Error>>,
+    pub(super) manifest_gets: SingleFlight<ManifestGetKey, Result<ManifestAnswer, Error>>,
     pub(super) tasks: Tasks,
 }
 
 impl PullThrough {
+    /// A service that knows nothing yet but what the store's records say.
     pub fn new(parts: Parts, cache: &config::Cache) -> Self {
         let tasks = Tasks::default();
         let sources = Sources::new(parts.upstreams);
@@ -100,8 +116,8 @@ impl PullThrough {
         }))
     }
 
-    /// Goes on with other upstreams, ages and room; what is under way ends as it began. Blocks
-    /// while it evicts.
+    /// Takes over changed upstreams, times to live and room. Transfers that are under way go on.
+    /// Blocks while it evicts.
     ///
     /// # Errors
     /// If an upstream cannot be used; then nothing has changed.
@@ -110,26 +126,28 @@ impl PullThrough {
         upstreams: &[config::Upstream],
         cache: &config::Cache,
     ) -> Result<(), BuildError> {
+        // The only step that can fail comes first, so that a failure changes nothing.
         self.0.sources.upstreams().replace(upstreams)?;
         self.0.settings.store(Arc::new(cache.clone()));
         self.0.store.resize(cache);
         Ok(())
     }
 
-    /// Runs what must not end with whoever asked for it; None if the process ends first.
-    pub async fn see_through<T: Send + 'static>(
+    /// Runs `work` to its end, even if the request that waits for it is dropped. None if the
+    /// process ends first.
+    pub async fn run_to_completion<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
         self.0.tasks.spawn(work).await.ok().flatten()
     }
 
-    /// Ends the downloads under way, which leave nothing.
+    /// Drops the downloads under way and waits until they are gone; they leave no file.
     pub async fn stop(&self) {
         self.0.tasks.stop().await;
     }
 
-    /// Refuses what upstream has said a moment ago not to have.
+    /// Fails if upstream said a moment ago that there is no such thing (PROTOCOL §3.12).
     pub(super) fn check_negative_cache(
         &self,
         subject: &Subject,

@@ -1,5 +1,4 @@
-//! Why a pull could not be answered, by what it means to the caller. Shared by everyone who waited
-//! for it.
+//! Why a pull could not be answered, by what it means to the caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use crate::oci::{Digest, UpstreamName, retry_after_seconds};
 use crate::upstream::{ErrorKind, FailureClass};
 use crate::{store, upstream};
 
-/// Cheap to clone: everybody who follows one transfer gets the same.
+/// Cheap to clone: everybody who waits for one transfer gets the same error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Upstream says that there is no such thing. `remembered`: it said so a moment ago and was not
@@ -19,7 +18,7 @@ pub enum Error {
     /// Upstream refuses the repository, although our credential, if there is one, is good (UP-9).
     #[error("{0}")]
     Refused(Arc<upstream::Error>),
-    /// Upstream is throttling us.
+    /// Upstream has answered 429; nothing of this kind is asked until `retry_after` has passed.
     #[error("upstream allows no more requests for {} s", retry_after_seconds(*retry_after))]
     RateLimited { retry_after: Duration },
     /// Upstream cannot be reached, fails, or does not speak the protocol.
@@ -28,13 +27,13 @@ pub enum Error {
     /// Upstream answered with something that is not what was asked for.
     #[error("{upstream} sent {reason}")]
     Untrue { upstream: UpstreamName, reason: Arc<str> },
-    /// The transfer kept failing although it had been continued as often as it may be.
+    /// The transfer broke off several times in a row with little progress (DESIGN §14.6).
     #[error("the transfer broke {attempts} times: {last}")]
     Broken { attempts: u32, last: Arc<Error> },
-    /// Too many downloads are under way.
+    /// The download found no place among the others in time (`limits.fill_queue`).
     #[error("too many downloads are under way")]
     Overloaded,
-    /// No answer within the time that a client waits.
+    /// No answer within this time.
     #[error("no answer within {} s", .0.as_secs())]
     Late(Duration),
     /// The range lies outside of a blob of this size, in bytes.
@@ -43,7 +42,7 @@ pub enum Error {
     /// A stored file is not what its name says; it is gone now.
     #[error("the stored content of {0} was damaged and has been removed")]
     Damaged(Digest),
-    /// Our own disk or database.
+    /// The cache's own disk or database failed.
     #[error("{0}")]
     Storage(Arc<store::Error>),
     /// The disk filled up during the download; the next request is passed through.

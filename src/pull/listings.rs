@@ -46,14 +46,14 @@ pub enum ReferrersSource {
     FallbackTag,
 }
 
-/// What is read of upstream's list; `null` counts as empty.
+/// What is read of upstream's list; `null` counts as no tags (TAG-1).
 #[derive(Deserialize)]
 struct TagDocument {
     tags: Option<Vec<String>>,
 }
 
 impl PullThrough {
-    /// One page of tags, as upstream gives it.
+    /// One page of tags, as upstream gives it; no page is followed on the client's behalf (TAG-4).
     ///
     /// # Errors
     /// What upstream says; see [`Error`].
@@ -74,8 +74,8 @@ impl PullThrough {
         Ok(TagPage { tags, next, outcome: Outcome::Relay })
     }
 
-    /// One page of referrers. That upstream has no API for them is remembered, because most pulls
-    /// ask (REF-5).
+    /// One page of referrers. That upstream has no API for them is remembered for minutes, because
+    /// nearly every pull asks (REF-5).
     ///
     /// # Errors
     /// [`Missing::Referrers`] if there is neither an API nor a fallback tag, which says nothing
@@ -91,14 +91,15 @@ impl PullThrough {
         let remembered = self.0.negative.contains(&Subject::Referrers(digest.clone()), name);
         if !remembered {
             let known = matches!(self.0.store.records().tag(name, &tag).await, Ok(Some(_)));
-            // It has less time if the fallback tag is known, which could stand in for it.
+            // The API gets less time if the fallback tag is known, which can stand in for it, as a
+            // known tag does for a revalidation (DESIGN §14.2).
             let soon = Instant::now() + self.0.limits.revalidate;
             let deadline = if known { deadline.min(soon) } else { deadline };
-            match self.ask_api(name, digest, page, deadline).await {
-                Err(error) if error.is_absent(Missing::Referrers) => {}
+            match self.referrers_from_api(name, digest, page, deadline).await {
+                Err(error) if error.is_absent(Missing::Referrers) => {} // there is no API
                 Err(error) if known && error.may_serve_stale() => {
                     // As with any tag, the failure is the answer where nothing can stand in.
-                    let stale = self.fallback(name, &tag, page).await.ok().flatten();
+                    let stale = self.referrers_from_tag(name, &tag, page).await.ok().flatten();
                     let stale = stale.ok_or(error)?;
                     return Ok(Referrers { outcome: Outcome::Stale, ..stale });
                 }
@@ -106,11 +107,11 @@ impl PullThrough {
             }
         }
         let absent = Error::Absent { what: Missing::Referrers, remembered };
-        self.fallback(name, &tag, page).await?.ok_or(absent)
+        self.referrers_from_tag(name, &tag, page).await?.ok_or(absent)
     }
 
     /// What the referrers API says.
-    async fn ask_api(
+    async fn referrers_from_api(
         &self,
         name: &CanonicalName,
         digest: &Digest,
@@ -130,8 +131,8 @@ impl PullThrough {
     }
 
     /// What the fallback tag lists; `None` without such a tag, or if it leads to something else
-    /// than a list.
-    async fn fallback(
+    /// than an image index: nothing that is no list of referrers may be answered as one.
+    async fn referrers_from_tag(
         &self,
         name: &CanonicalName,
         tag: &Tag,
@@ -149,8 +150,9 @@ impl PullThrough {
         };
         let types = page.artifact_types();
         let outcome = answer.outcome;
-        let Some(index) =
-            list(answer, self.0.limits.page).await?.and_then(|bytes| filtered(bytes, &types))
+        let Some(index) = index_bytes(answer, self.0.limits.page)
+            .await?
+            .and_then(|bytes| filtered(bytes, &types))
         else {
             tracing::debug!(image = %name, %tag,
                 "the fallback tag of referrers leads to no list of them");
@@ -169,7 +171,7 @@ fn is_malformed(error: &Error) -> bool {
 
 /// The bytes of an image index of at most `limit` bytes; `None` if it is another manifest, or
 /// larger.
-async fn list(manifest: ManifestAnswer, limit: usize) -> Result<Option<Bytes>, Error> {
+async fn index_bytes(manifest: ManifestAnswer, limit: usize) -> Result<Option<Bytes>, Error> {
     if manifest.media_type.as_str() != OCI_INDEX || manifest.size > limit as u64 {
         return Ok(None);
     }

@@ -1,5 +1,5 @@
-//! The story of a manifest: by digest like a small blob, buffered whole; by tag through what is known
-//! of the tag (`tags`).
+//! The story of a manifest: by digest it is served like a small blob, but buffered whole; by tag it
+//! takes what is known of the tag first (`tags`).
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::answers::{ManifestAnswer, ManifestContent, Want, head_answer};
-use super::core::{PullCore, PullThrough};
+use super::core::{ManifestGetKey, PullCore, PullThrough};
 use super::error::{Error, Missing};
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
@@ -16,10 +16,17 @@ use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
 use crate::store::{EvictionClass, Found, StageError, TagRecord};
 use crate::upstream::FetchedManifest;
 
-/// A manifest as upstream sent it, and when it was asked for.
-struct Fetched {
+/// A manifest as upstream sent it, and when the GET was sent.
+struct DatedManifest {
     manifest: FetchedManifest,
     sent_at: Timestamp,
+}
+
+/// A manifest that the store has.
+pub(super) struct StoredManifest {
+    /// Bytes.
+    pub(super) size: u64,
+    pub(super) content: ManifestContent,
 }
 
 impl PullThrough {
@@ -36,22 +43,22 @@ impl PullThrough {
         let subject = Subject::Manifest(reference.clone());
         self.check_negative_cache(&subject, name, Missing::Manifest)?;
         match reference {
-            Reference::Digest(digest) => self.by_digest(name, digest, want).await,
-            Reference::Tag(tag) => self.by_tag(name, tag, want).await,
+            Reference::Digest(digest) => self.manifest_by_digest(name, digest, want).await,
+            Reference::Tag(tag) => self.manifest_by_tag(name, tag, want).await,
         }
     }
 
-    pub(super) async fn by_digest(
+    pub(super) async fn manifest_by_digest(
         &self,
         name: &CanonicalName,
         digest: &Digest,
         want: Want,
     ) -> Result<ManifestAnswer, Error> {
-        let standing = self.0.membership.standing(name, digest).await?;
-        let (media_type, outcome) = match standing.and_then(|member| member.media_type) {
+        let proven = self.0.membership.proven(name, digest).await?;
+        let (media_type, outcome) = match proven.and_then(|member| member.media_type) {
             Some(media_type) => (Some(media_type), Outcome::Hit),
-            // The bytes are there for others: one HEAD proves them for this repository and tells
-            // their type.
+            // The bytes were stored for another repository. One HEAD proves them for this one, and
+            // tells the type that goes with them here (MAN-4).
             None if self.0.stored_manifest(digest).await.is_some() => (
                 self.0.membership.prove_manifest(name, digest).await?.media_type,
                 Outcome::Revalidated,
@@ -59,11 +66,13 @@ impl PullThrough {
             None => (None, Outcome::Miss),
         };
         if let Some(media_type) = media_type
-            && let Some((size, content)) = self.0.stored_manifest(digest).await
+            && let Some(StoredManifest { size, content }) = self.0.stored_manifest(digest).await
         {
             let digest = digest.clone();
             return Ok(ManifestAnswer { digest, media_type, size, content, outcome });
         }
+        // A HEAD of what is not stored fetches nothing, if upstream's HEAD says enough for an
+        // answer.
         if want == Want::Head {
             let head = self.0.membership.prove_manifest(name, digest).await?;
             if let Some(answer) = head_answer(digest.clone(), head, Outcome::Miss) {
@@ -79,12 +88,16 @@ impl PullThrough {
         name: &CanonicalName,
         reference: &Reference,
     ) -> Result<ManifestAnswer, Error> {
+        // Any write of a manifest or tag in the repository begins a new question, because a
+        // manifest that is deleted takes tags with it, and which ones is not always known.
         let epoch = self.0.writes.epoch(&Subject::Tags, name);
-        let (core, key) = (Arc::clone(&self.0), (name.clone(), reference.clone(), epoch));
+        let core = Arc::clone(&self.0);
+        let key = ManifestGetKey { name: name.clone(), reference: reference.clone(), epoch };
         let fetched = self.0.manifest_gets.run(key.clone(), || async move {
-            let (name, reference, _) = key;
+            let ManifestGetKey { name, reference, .. } = key;
+            // A run may have ended after this caller looked at the store and before it came here.
             if let Some(answer) = core.known_manifest(&name, &reference).await {
-                return Ok(answer); // brought by a run that has just ended
+                return Ok(answer);
             }
             let fetched = core.get_manifest(&name, &reference).await?;
             let sent_at = fetched.sent_at;
@@ -100,12 +113,12 @@ impl PullThrough {
 }
 
 impl PullCore {
-    /// Asks upstream for the whole manifest, and believes what it says if that is no.
+    /// Asks upstream for the whole manifest. A refusal takes back what was believed of it.
     async fn get_manifest(
         &self,
         name: &CanonicalName,
         reference: &Reference,
-    ) -> Result<Fetched, Error> {
+    ) -> Result<DatedManifest, Error> {
         let (sent_at, upstream) = (self.clock.now(), self.sources.upstream(name)?);
         let deadline = Instant::now() + self.limits.flight_head;
         let answer = upstream.get_manifest(&name.repository, reference, deadline).await;
@@ -116,7 +129,7 @@ impl PullCore {
                 self.membership.settle(name, subject, answer, Missing::Manifest).await?
             }
         };
-        Ok(Fetched { manifest, sent_at })
+        Ok(DatedManifest { manifest, sent_at })
     }
 
     /// The manifest, if it is proven and stored by now.
@@ -127,21 +140,27 @@ impl PullCore {
     ) -> Option<ManifestAnswer> {
         let Reference::Digest(digest) = reference else { return None };
         let member = self.store.records().member(name, digest).await.ok()??;
-        let (size, content) = self.stored_manifest(digest).await?;
+        let StoredManifest { size, content } = self.stored_manifest(digest).await?;
         let (media_type, outcome) = (member.media_type?, Outcome::Joined);
         Some(ManifestAnswer { digest: digest.clone(), media_type, size, content, outcome })
     }
 
-    /// Stored manifest bytes and their size.
-    pub(super) async fn stored_manifest(&self, digest: &Digest) -> Option<(u64, ManifestContent)> {
+    /// The manifest, if it is stored and can be read. This says nothing about anybody's right to
+    /// it.
+    pub(super) async fn stored_manifest(&self, digest: &Digest) -> Option<StoredManifest> {
         let found = self.store.open(digest).await.unwrap_or_else(|error| {
             tracing::error!(%error, %digest, "cannot open a stored manifest; fetching it");
             None
         });
         match found? {
-            Found::Memory(body) => Some((body.len() as u64, ManifestContent::Memory(body))),
-            Found::File(blob) => Some((blob.size(), ManifestContent::Stored(blob))),
-            // Larger than any manifest.
+            Found::Memory(body) => Some(StoredManifest {
+                size: body.len() as u64,
+                content: ManifestContent::Memory(body),
+            }),
+            Found::File(blob) => {
+                Some(StoredManifest { size: blob.size(), content: ManifestContent::Stored(blob) })
+            }
+            // Larger than any manifest: small files are hashed when they are opened.
             Found::Unchecked(_) => None,
         }
     }
@@ -151,11 +170,11 @@ impl PullCore {
         &self,
         name: &CanonicalName,
         reference: &Reference,
-        fetched: Fetched,
+        fetched: DatedManifest,
     ) -> Result<ManifestAnswer, Error> {
-        let Fetched { manifest: FetchedManifest { digest: told, media_type, bytes }, sent_at } =
-            fetched;
-        let digest = true_digest(reference, told.as_ref(), &bytes).map_err(|actual| {
+        let DatedManifest { manifest, sent_at } = fetched;
+        let FetchedManifest { digest: reported, media_type, bytes } = manifest;
+        let digest = verified_digest(reference, reported.as_ref(), &bytes).map_err(|actual| {
             Error::untrue(&name.upstream, format!("a manifest that hashes to {actual}"))
         })?;
         let manifest = Manifest::inspect(&bytes, &media_type).map_err(|error| {
@@ -169,7 +188,8 @@ impl PullCore {
         Ok(ManifestAnswer { digest, media_type, size, content, outcome: Outcome::Miss })
     }
 
-    /// Stores bytes that hash to `digest`; without room, or a disk, it is served from upstream.
+    /// Stores bytes that hash to `digest`. Without room, or if the disk fails, the next request
+    /// asks upstream again.
     pub(super) async fn store_manifest(&self, digest: &Digest, bytes: Bytes) {
         if let Err(StageError::Failed(error)) = self.stage_manifest(digest, bytes).await {
             tracing::error!(%error, %digest, "cannot store a manifest");
@@ -187,21 +207,22 @@ impl PullCore {
     }
 }
 
-/// The digest of `bytes`, if neither the reference nor the upstream's header contradicts it (MAN-9).
+/// The digest of `bytes`, if neither the reference nor the upstream's header contradicts it
+/// (MAN-9). Digests of different algorithms cannot contradict each other.
 ///
 /// # Errors
 /// What the bytes hash to instead.
-fn true_digest(
+fn verified_digest(
     reference: &Reference,
-    told: Option<&Digest>,
+    reported: Option<&Digest>,
     bytes: &[u8],
 ) -> Result<Digest, Digest> {
     let named = match reference {
         Reference::Digest(digest) => Some(digest),
         Reference::Tag(_) => None,
     };
-    let algorithm = named.or(told).map_or(Algorithm::Sha256, Digest::algorithm);
+    let algorithm = named.or(reported).map_or(Algorithm::Sha256, Digest::algorithm);
     let actual = Digest::of(algorithm, bytes);
     let contradicts = |claim: &&Digest| claim.algorithm() == algorithm && **claim != actual;
-    if named.iter().chain(told.iter()).any(contradicts) { Err(actual) } else { Ok(actual) }
+    if named.iter().chain(reported.iter()).any(contradicts) { Err(actual) } else { Ok(actual) }
 }

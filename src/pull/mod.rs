@@ -1,10 +1,10 @@
 //! What a pull-through cache is: bytes from the store if the asker has a right to them there, else
 //! from upstream once, with everybody who asks reading along.
 //!
-//! `blobs`, `cold`, `manifests`, `tags` and `listings` tell the stories top to bottom, `pushed` what
-//! the cache learns from writes. `source` is where a fill's bytes come from, `transfer` the engine
-//! that brings them to many readers, `facts` what is believed of upstreams, and for how long. Shared
-//! work runs in `tasks` of its own; a caller that leaves changes nothing.
+//! `blobs`, `cold`, `manifests`, `tags` and `listings` tell the stories top to bottom, `pushed`
+//! what the cache learns from writes. `source` is where a fill's bytes come from, `transfer` the
+//! engine that brings them to many readers, `facts` what is believed of upstreams, and for how
+//! long. Shared work runs in `tasks` of its own; a caller that leaves changes nothing.
 
 mod answers;
 mod blobs;

@@ -1,6 +1,6 @@
 //! What the cache did for a request.
 
-/// The same word in logs, metrics and tests.
+/// The same word stands in logs, metrics and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// From the store.
@@ -21,7 +21,7 @@ pub enum Outcome {
     Negative,
     /// Upstream says now that it does not exist.
     Absent,
-    /// Not answered; the reason tells why.
+    /// Not answered; the access line's `reason` says why.
     Failed,
 }
 

@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::store::BlobStore;
 use crate::upstream::Upstreams;
 
+/// The parts that reads and writes share.
 #[derive(Clone, Debug)]
 pub struct Parts {
     pub store: BlobStore,
@@ -20,5 +21,6 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
-/// How long what is believed, and how much is kept; a reload replaces it.
+/// The `cache` section of the configuration: times to live and sizes. A reload replaces it, so it
+/// is read anew for each decision.
 pub(crate) type CacheSettings = Arc<ArcSwap<config::Cache>>;

@@ -1,4 +1,4 @@
-//! One run of a piece of work for everyone who asks for it at the same time.
+//! One run of a piece of work for all callers who need it at the same time.
 //!
 //! The work is a task of its own: a caller that leaves, even the first, changes nothing for the
 //! others.
@@ -43,6 +43,8 @@ where
             if let Some(run) = runs.get(&key) {
                 run.clone()
             } else {
+                // Started under the lock: a run that ends at once waits for it before it takes
+                // itself off the table, so that it cannot do so before it is entered.
                 let run = self.start(key.clone(), work());
                 runs.insert(key, run.clone());
                 run
@@ -52,22 +54,23 @@ where
     }
 
     fn start(&self, key: K, work: impl Future<Output = T> + Send + 'static) -> Run<T> {
-        let entry = Entry { key, runs: Arc::clone(&self.runs) };
+        let entry = RunEntry { key, runs: Arc::clone(&self.runs) };
         let task = self.tasks.spawn(async move {
-            let _entry = entry;
+            let _entry = entry; // dropped with the task, also if that panics or is cancelled
             work.await
         });
         task.map(|ended| ended.ok().flatten()).boxed().shared()
     }
 }
 
-/// Takes the run off the table when it ends, however it ends.
-struct Entry<K: Eq + Hash, T> {
+/// A run's place on the table. Dropping it takes the run off, so that nobody joins one that has
+/// ended.
+struct RunEntry<K: Eq + Hash, T> {
     key: K,
     runs: Arc<Mutex<HashMap<K, Run<T>>>>,
 }
 
-impl<K: Eq + Hash, T> Drop for Entry<K, T> {
+impl<K: Eq + Hash, T> Drop for RunEntry<K, T> {
     fn drop(&mut self) {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }

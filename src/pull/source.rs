@@ -1,8 +1,8 @@
 //! Where the bytes of a fill come from. Today that is the upstream registry and nothing else; a
 //! bundle, a peer or an object store would be a further source, opened here and nowhere else.
 //!
-//! Only what the upstream itself answers proves that a repository holds a digest (DESIGN §14.1).
-//! Whoever opens a source asks [`Arrived::proves_membership`] before recording anything.
+//! Only what the upstream itself answers proves that a repository holds a digest (DESIGN §14.1). So
+//! whoever opens a source looks at [`Arrived::proves_membership`] before recording a proof.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl SourceBody {
     }
 }
 
-/// The sources that there are.
+/// All sources, by the upstream that they stand for; clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
     upstreams: Arc<Upstreams>,

@@ -1,15 +1,18 @@
-//! The story of a tag: what is known of it decides whether it is served, checked, or asked for
-//! (`facts::freshness`). containerd and dockerd send HEAD by tag, then GET by digest.
+//! The story of a tag: `facts::freshness` decides by what is known of it whether it is served,
+//! checked with upstream, or looked up there.
+//!
+//! containerd and dockerd send HEAD by tag, then GET by digest. So a HEAD alone has to be answered
+//! without fetching the manifest, and the GET that follows must not cost a second HEAD.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::answers::{ManifestAnswer, Want, head_answer};
-use super::core::{PullCore, PullThrough};
+use super::core::{PullCore, PullThrough, TagHeadKey};
 use super::error::{Error, Missing};
 use super::facts::freshness::{self, Decision, Known};
-use super::facts::provisional::Provisional;
+use super::facts::provisional::{CheckedTag, Provisional};
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
 use crate::clock::Timestamp;
@@ -23,12 +26,13 @@ struct TagQuery<'a> {
     name: &'a CanonicalName,
     tag: &'a Tag,
     want: Want,
-    /// When the HEAD was sent that was known when it was decided to ask.
+    /// When the HEAD was sent whose answer was known as this request decided to ask. If another is
+    /// known later, somebody else has asked meanwhile.
     known_head: Option<Timestamp>,
 }
 
 impl PullThrough {
-    pub(super) async fn by_tag(
+    pub(super) async fn manifest_by_tag(
         &self,
         name: &CanonicalName,
         tag: &Tag,
@@ -54,7 +58,7 @@ impl PullThrough {
         }
     }
 
-    /// The tag is fresh; its bytes may be here, or only what a HEAD said about them.
+    /// Serves a fresh tag, from the stored bytes, or from what a HEAD said about them.
     async fn serve_tag(
         &self,
         query: TagQuery<'_>,
@@ -62,6 +66,7 @@ impl PullThrough {
     ) -> Result<ManifestAnswer, Error> {
         let TagQuery { name, tag, want, .. } = query;
         let head = self.0.provisional.get(name, tag).filter(|head| head.known.digest == *digest);
+        // Another HEAD before anybody has fetched the manifest: the answer to the first one is enough.
         if let (Want::Head, Some(head)) = (want, head)
             && self.0.stored_manifest(digest).await.is_none()
         {
@@ -70,8 +75,10 @@ impl PullThrough {
                 return Ok(answer);
             }
         }
-        match self.by_digest(name, digest, want).await {
-            // The tag has moved before its time, and its old manifest is gone upstream.
+        match self.manifest_by_digest(name, digest, want).await {
+            // The tag has moved within its time to live, and its old manifest is neither stored
+            // here nor at upstream any more. Without this the tag would be a 404 until that time is
+            // over.
             Err(error) if error.is_absent(Missing::Manifest) => {
                 self.resolve_tag(query, self.0.shared_deadline()).await
             }
@@ -79,12 +86,11 @@ impl PullThrough {
         }
     }
 
-    /// Asks whether the tag still has the digest; what is known stands in where upstream does not
-    /// answer.
+    /// Asks upstream where the tag leads now; what is known stands in if it does not answer.
     async fn revalidate(&self, query: TagQuery<'_>, known: Known) -> Result<ManifestAnswer, Error> {
         let TagQuery { name, tag, want, .. } = query;
-        // What is known stands in for an answer that takes long, be it the HEAD or the GET that
-        // follows from it.
+        // One limit for the HEAD and the GET that may follow from it: a client should not wait long
+        // for a slow upstream when an answer is at hand.
         let limit = self.0.limits.revalidate;
         let deadline = Instant::now() + limit;
         let resolved = tokio::time::timeout_at(deadline, self.resolve_tag(query, deadline)).await;
@@ -102,13 +108,13 @@ impl PullThrough {
         }
         tracing::debug!(%error, image = %name, %tag,
             "serving a tag although upstream does not confirm it");
-        // Without the bytes there is nothing to stand in, and upstream's failure is the answer.
-        let stale = self.by_digest(name, &known.digest, want).await.map_err(|_| error)?;
+        // Without the bytes nothing can stand in, and upstream's failure is the answer.
+        let stale = self.manifest_by_digest(name, &known.digest, want).await.map_err(|_| error)?;
         Ok(stale.with(Outcome::Stale))
     }
 
-    /// HEAD, then GET by the digest it names; GET by tag where HEAD does not tell (Docker Hub counts
-    /// GETs only).
+    /// HEAD, then GET by the digest that it names; GET by tag only where HEAD names none. Docker
+    /// Hub counts GETs against its limit and HEADs not (PROTOCOL §3.10).
     async fn resolve_tag(
         &self,
         query: TagQuery<'_>,
@@ -125,13 +131,13 @@ impl PullThrough {
         {
             return Ok(answer);
         }
-        let answer = self.by_digest(name, &digest, want).await?;
+        let answer = self.manifest_by_digest(name, &digest, want).await?;
+        // The bytes may have been stored before, so that nothing else has made the tag durable.
         self.0.make_durable(name, &digest).await;
         Ok(answer.with(Outcome::Miss))
     }
 
-    /// One HEAD by tag for everybody who asks; what it says is provisional until the bytes are
-    /// verified.
+    /// One HEAD by tag for everybody who asks at the same time.
     async fn head_tag(
         &self,
         query: TagQuery<'_>,
@@ -140,8 +146,10 @@ impl PullThrough {
         let (core, known_head) = (Arc::clone(&self.0), query.known_head);
         let (name, tag) = (query.name.clone(), query.tag.clone());
         let epoch = self.0.writes.epoch(&Subject::Tags, &name);
-        let head = self.0.tag_heads.run((name.clone(), tag.clone(), epoch), || async move {
-            // Others may have asked, and got their answer, since this was decided.
+        let key = TagHeadKey { name: name.clone(), tag: tag.clone(), epoch };
+        let head = self.0.tag_heads.run(key, || async move {
+            // A run may have ended after this caller decided to ask and before it came here. Its
+            // answer is as good as a second HEAD.
             let newer = core.provisional.get(&name, &tag);
             let newer = newer.filter(|head| Some(head.known.checked) != known_head);
             if let Some(Provisional { known, media_type, size }) = newer {
@@ -154,8 +162,8 @@ impl PullThrough {
 }
 
 impl PullCore {
-    /// By when upstream has to have answered a question that several requests may share. Each of them
-    /// gives up by itself, at its own deadline (DESIGN §14.8).
+    /// By when upstream has to have answered a question that several requests may share. Later than
+    /// each request's own deadline, at which that request gives up by itself (DESIGN §14.8).
     fn shared_deadline(&self) -> Instant {
         Instant::now() + self.limits.flight_head
     }
@@ -166,6 +174,7 @@ impl PullCore {
         tag: &Tag,
         deadline: Instant,
     ) -> Result<ManifestHead, Error> {
+        // Before the question: a write that happens while it is under way must win.
         let sent_at = self.clock.now();
         let reference = Reference::Tag(tag.clone());
         let head = self
@@ -188,26 +197,28 @@ impl PullCore {
     /// Tags that a HEAD resolved to `digest` become durable, now that its bytes are verified
     /// (DESIGN §14.2).
     pub(super) async fn make_durable(&self, name: &CanonicalName, digest: &Digest) {
-        for (tag, checked) in self.provisional.take(name, digest) {
+        for CheckedTag { tag, checked } in self.provisional.take(name, digest) {
             self.put_tag(name, &tag, TagRecord { digest: digest.clone(), checked }).await;
         }
     }
 
-    /// Records where a tag led when upstream was asked, unless it was written since.
+    /// Records where a tag led when upstream was asked, unless the repository was written since:
+    /// the answer would bring back a tag from before the write.
     pub(super) async fn put_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) {
         if !self.writes.outdates(&Subject::Tags, name, record.checked) {
             self.record_tag(name, tag, record).await;
         }
     }
 
+    /// Records a tag; a failure is only logged, because upstream can be asked again.
     pub(super) async fn record_tag(&self, name: &CanonicalName, tag: &Tag, record: TagRecord) {
         if let Err(error) = self.store.records().put_tag(name, tag, record).await {
             tracing::warn!(%error, image = %name, %tag, "cannot record a tag");
         }
     }
 
-    /// Passes what upstream answered about a tag; an answer that says no takes back what was known of
-    /// it.
+    /// Passes on what upstream answered about a tag. A refusal or an absence is never covered up by
+    /// what is known, so that is dropped (DESIGN §4).
     pub(super) async fn settle_tag<T>(
         &self,
         name: &CanonicalName,

@@ -1,4 +1,4 @@
-//! Work that belongs to no request: it goes on when its first asker leaves, and ends with the
+//! Work that belongs to no request: it goes on when whoever started it leaves, and ends with the
 //! process.
 
 use std::future::Future;
@@ -23,7 +23,7 @@ impl Tasks {
         self.running.spawn(self.stop.clone().run_until_cancelled_owned(work))
     }
 
-    /// Drops all work where it stands, and waits until it is gone.
+    /// Cancels all work and waits until it is gone, so that nothing uses the store afterwards.
     pub(super) async fn stop(&self) {
         self.stop.cancel();
         self.running.close();

@@ -6,40 +6,43 @@ use crate::oci::ErrorCode;
 use crate::pull::{self, Missing};
 use crate::upstream::{self, ErrorKind};
 
+/// Why a push, or a delete, was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The registry does not take what was written, and says why.
+    /// The registry does not accept what was written; `status` and `code` are its own words.
     #[error("{cause}")]
     Rejected { status: u16, code: Option<ErrorCode>, cause: upstream::Error },
-    /// The registry does not let this proxy write there.
+    /// The registry does not let this proxy's account write there.
     #[error("{0}")]
     Denied(upstream::Error),
-    /// The registry did not take the login that the bytes went with. The next request has a newer
-    /// one; the bytes are gone, so the client has to send them again.
+    /// The registry refused the token that the bytes were sent with, and a newer one is at hand
+    /// now. The bytes are gone, because nothing is sent to a registry twice. If the client
+    /// sends them again, they go with the newer token.
     #[error("{0}")]
     LoginReplaced(upstream::Error),
-    /// The registry fails, or says nothing: as for a pull.
+    /// The registry fails, or does not answer; as for a pull.
     #[error(transparent)]
     Upstream(pull::Error),
-    /// The upstream is no longer configured.
+    /// A reload has removed the upstream since the request was routed.
     #[error("the upstream is not configured any more")]
     Gone,
-    /// The process ends.
+    /// The process is ending.
     #[error("the proxy is being stopped")]
     Abandoned,
-    /// The registry answered something that makes no sense here.
+    /// The registry's answer cannot be right.
     #[error("the registry answered with {0}")]
     Untrue(&'static str),
-    /// A manifest by a digest that it does not have.
+    /// The client puts a manifest by a digest that it does not have.
     #[error("the manifest does not have the digest that it is put under")]
     WrongDigest,
-    /// The client broke off, or sent something else than it announced.
+    /// The client broke off, or sent another number of bytes than it had announced.
     #[error("the client broke off: {0}")]
     ClientBrokeOff(String),
-    /// The client sent nothing for too long.
+    /// The client sent nothing for this long (`limits.receive_idle`).
     #[error("the client sent nothing for {} s", .0.as_secs())]
     ClientStalled(Duration),
-    /// The registry took nothing for too long.
+    /// The registry took nothing, or did not answer, for this long (`limits.upstream_idle`, or
+    /// `limits.commit` after the last byte).
     #[error("the registry took nothing for {} s", .0.as_secs())]
     RegistryStalled(Duration),
 }

@@ -39,7 +39,7 @@ pub(super) fn blob(answer: BlobAnswer, digest: &Digest) -> Answer {
     let length = answer.part.map_or(answer.size, |part| Some(part.len()));
     let source = match answer.content {
         Content::Memory(bytes) => Source::Full(bytes),
-        Content::Stored(blob, left) => Source::Stored { blob, left, loading: None },
+        Content::Stored { blob, span } => Source::Stored { blob, left: span, loading: None },
         Content::Stream(stream) => Source::Stream { stream, left: length },
     };
     let mut builder = blob_headers(digest, length);

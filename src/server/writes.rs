@@ -23,7 +23,7 @@ use super::service::Service;
 use crate::oci::{
     ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, UploadQuery, tag_parameters,
 };
-use crate::push::{DeleteTarget, NewManifest, Sent, Ticket, Upload, UploadStart};
+use crate::push::{ClientChunk, DeleteTarget, NewManifest, Upload, UploadHandle, UploadStart};
 
 /// A request about an upload that has begun.
 struct UploadStep<'a> {
@@ -77,8 +77,8 @@ impl Service {
         // An empty blob comes with a digest and without a body.
         let has_blob = !request.body().is_end_stream() || query.digest.is_some();
         if has_blob {
-            let sent = sent_bytes(request, query.digest.clone())?;
-            let upload = self.push.whole(&write.name, sent).await?;
+            let chunk = client_chunk(request, query.digest.clone())?;
+            let upload = self.push.upload_whole(&write.name, chunk).await?;
             return self.upload_answer(write, upload, StatusCode::ACCEPTED);
         }
         let mount = query
@@ -86,7 +86,7 @@ impl Service {
             .clone()
             .and_then(|digest| Some((digest, write.mountable(query.from.as_ref()?)?)));
         let start = UploadStart { mount, algorithm: query.algorithm };
-        let upload = self.push.begin(&write.name, &start).await?;
+        let upload = self.push.begin_upload(&write.name, &start).await?;
         self.upload_answer(write, upload, StatusCode::ACCEPTED)
     }
 
@@ -101,25 +101,28 @@ impl Service {
         let UploadStep { session, query, method } = step;
         let opened =
             self.gatekeeper.unseal(session, &write.to.identified.caller.identity, &write.name);
-        let ticket = opened.and_then(|text| Ticket::parse(&text)).ok_or_else(unknown_upload)?;
+        let handle =
+            opened.and_then(|text| UploadHandle::parse(&text)).ok_or_else(unknown_upload)?;
         match method {
             Method::GET => {
-                let upload = self.push.status(&write.name, ticket).await?;
+                let upload = self.push.upload_status(&write.name, handle).await?;
                 self.upload_answer(write, upload, StatusCode::NO_CONTENT)
             }
             Method::PATCH => {
-                let upload =
-                    self.push.go_on(&write.name, ticket, sent_bytes(request, None)?).await?;
+                let upload = self
+                    .push
+                    .continue_upload(&write.name, handle, client_chunk(request, None)?)
+                    .await?;
                 self.upload_answer(write, upload, StatusCode::ACCEPTED)
             }
             Method::PUT => {
                 let digest = query.digest.clone().ok_or_else(digest_missing)?;
-                let sent = sent_bytes(request, Some(digest))?;
-                let upload = self.push.go_on(&write.name, ticket, sent).await?;
+                let chunk = client_chunk(request, Some(digest))?;
+                let upload = self.push.continue_upload(&write.name, handle, chunk).await?;
                 self.upload_answer(write, upload, StatusCode::ACCEPTED)
             }
             Method::DELETE => {
-                self.push.cancel(&write.name, &ticket).await?;
+                self.push.cancel_upload(&write.name, &handle).await?;
                 Ok(respond::empty(StatusCode::NO_CONTENT))
             }
             _ => Err(method_not_allowed(&write.to.target.endpoint)),
@@ -139,9 +142,9 @@ impl Service {
                 let location = write.route.visible_target(&format!("/v2/{name}/blobs/{digest}"));
                 Ok(respond::blob_created(&location, &digest))
             }
-            Upload::Open { ticket, progress } => {
+            Upload::Open { handle, progress } => {
                 let sealed = self.gatekeeper.seal(
-                    &ticket.to_text(),
+                    &handle.to_text(),
                     &write.to.identified.caller.identity,
                     &write.name,
                 );
@@ -173,7 +176,7 @@ impl Service {
             .ok_or_else(media_type_missing)?;
         let bytes = self.read_manifest_body(request).await?;
         let manifest = NewManifest { reference: reference.clone(), tags, media_type, bytes };
-        let taken = self.push.manifest(&write.name, manifest).await?;
+        let taken = self.push.put_manifest(&write.name, manifest).await?;
         notes.digest = Some(taken.digest.clone());
         let name = write.route.visible_name();
         let location =
@@ -208,10 +211,10 @@ impl Service {
 ///
 /// # Errors
 /// 400 for a `Content-Range` that cannot be read.
-fn sent_bytes(
+fn client_chunk(
     request: &mut Request<Incoming>,
     digest: Option<Digest>,
-) -> Result<Sent<&mut Incoming>, Refusal> {
+) -> Result<ClientChunk<&mut Incoming>, Refusal> {
     let range = chunk_range(request.headers())?;
     set_body_requested(request);
     let length =
@@ -219,7 +222,7 @@ fn sent_bytes(
     // A request without body and length has 0 bytes. dockerd sends the bytes of its PATCH chunked,
     // and these have no length.
     let length = length.or_else(|| request.body().is_end_stream().then_some(0));
-    Ok(Sent { body: request.body_mut(), length, range, digest })
+    Ok(ClientChunk { body: request.body_mut(), length, range, digest })
 }
 
 /// Notes that the body is about to be read: hyper then sends `100 Continue` to a client that waits

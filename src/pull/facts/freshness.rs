@@ -1,4 +1,4 @@
-//! What to do about a tag. Pure: ages in, decision out.
+//! Decides what to do about a tag. Pure: ages in, decision out.
 
 use std::time::Duration;
 
@@ -9,23 +9,26 @@ use crate::oci::Digest;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) digest: Digest,
+    /// When the question was sent.
     pub(crate) checked: Timestamp,
 }
 
+/// What to do about a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Believe it.
+    /// Serve this digest without asking.
     Serve(Digest),
-    /// Ask whether it still holds; it may be served if upstream does not answer.
+    /// Ask upstream; if it does not answer, this may be served.
     Revalidate(Known),
-    /// Nothing is known.
+    /// Ask upstream; nothing can be served without its answer.
     Fetch,
 }
 
-/// Decides by what is recorded and by what a HEAD has said since (DESIGN §14.2).
+/// Decides by the durable record of a tag and by what a HEAD has said of it since (DESIGN §14.2).
 ///
-/// Only a durable record may be revalidated, because only its bytes were once verified under that
-/// repository.
+/// Only a durable record may be revalidated, because revalidation may end in a stale answer, and
+/// only its bytes were once verified under that repository. A provisional answer is served while it
+/// is fresh, and then ignored.
 pub(crate) fn decide(
     durable: Option<Known>,
     provisional: Option<Known>,
@@ -34,6 +37,7 @@ pub(crate) fn decide(
 ) -> Decision {
     let fresh = |known: &Known| now.since(known.checked) < ttl;
     let latest = match (&durable, provisional.filter(fresh)) {
+        // A GET by tag writes the record and leaves an older HEAD's answer where it is.
         (Some(durable), Some(provisional)) if provisional.checked < durable.checked => {
             Some(durable.clone())
         }
@@ -47,7 +51,7 @@ pub(crate) fn decide(
     }
 }
 
-/// Whether an answer that was last checked then may stand in while upstream fails.
+/// Whether an answer that was last checked at `checked` may be served while upstream fails.
 pub(crate) fn may_stand_in(checked: Timestamp, stale_if_error: Duration, now: Timestamp) -> bool {
     now.since(checked) <= stale_if_error
 }

@@ -1,8 +1,9 @@
 //! What is believed of upstreams, and for how long.
 //!
-//! Losing a fact is safe: without it upstream is asked again. Believing one for too long is not, so
-//! each says from when it is, and `writes` knows which of them a push has outdated.
+//! Losing a fact is safe: without it upstream is asked again. Believing one for too long is not. So
+//! each fact has a time, and `writes` knows which of them a push has outdated.
 
+mod confirmation;
 pub(crate) mod freshness;
 pub(crate) mod membership;
 pub(crate) mod negative;
@@ -11,5 +12,5 @@ pub(crate) mod sizes;
 pub(crate) mod subject;
 pub(crate) mod writes;
 
-/// Entries of each kind of fact in memory, some 200 bytes each.
+/// Facts of each kind in memory, some 200 bytes each.
 const FACTS_MAX: u64 = 100_000;

@@ -1,5 +1,5 @@
-//! What upstream has said does not exist: believed for a short time, so that clients that ask again
-//! and again cost no requests (PROTOCOL §3.12).
+//! What upstream has said does not exist. It is believed for a short time, so that clients that ask
+//! again and again cost no upstream requests (PROTOCOL §3.12).
 
 use std::sync::Arc;
 
@@ -22,21 +22,22 @@ impl NegativeCache {
         Self { absent: ExpiringCache::new(FACTS_MAX, clock), writes }
     }
 
-    /// Believes that there is no such thing; but not if it was written a moment ago: the answer may
-    /// be older than the write.
+    /// Remembers that there is no such thing, unless it was written a moment ago: the answer may be
+    /// older than the write.
     pub(crate) fn remember(&self, subject: Subject, name: &CanonicalName, limits: &Limits) {
         if self.writes.is_recent(&subject, name) {
             return;
         }
-        let life = subject.believed_absent_for(limits);
+        let life = subject.absence_life(limits);
         self.absent.insert((subject, name.clone()), (), life);
     }
 
+    /// Whether upstream said a moment ago that there is no such thing.
     pub(crate) fn contains(&self, subject: &Subject, name: &CanonicalName) -> bool {
         self.absent.contains(&(subject.clone(), name.clone()))
     }
 
-    /// It exists after all: it has been written through us.
+    /// Forgets an absence, because the thing has been written through us.
     pub(crate) fn forget(&self, subject: &Subject, name: &CanonicalName) {
         self.absent.remove(&(subject.clone(), name.clone()));
     }

@@ -1,7 +1,8 @@
-//! Tags that a HEAD has resolved and whose bytes nobody has verified yet (DESIGN §14.2).
+//! Tags that a HEAD has resolved, and whose manifests have not been verified yet (DESIGN §14.2).
 //!
-//! containerd and dockerd send HEAD by tag and then GET by digest. So a tag becomes a durable record
-//! when the bytes of its digest are verified, whichever request brings them.
+//! containerd and dockerd send HEAD by tag and then GET by digest, so the request that brings the
+//! bytes does not name the tag. A tag becomes a durable record when the bytes of its digest are
+//! verified in that repository, whichever request brings them.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::freshness::Known;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 
-/// What the HEAD told.
+/// What the HEAD said.
 #[derive(Clone, Debug)]
 pub(crate) struct Provisional {
     pub(crate) known: Known,
@@ -21,7 +22,14 @@ pub(crate) struct Provisional {
     pub(crate) size: Option<u64>,
 }
 
-/// Provisional tags, by tag and by the digest whose bytes would make them durable.
+/// A tag that leads to a digest, and when upstream was asked.
+#[derive(Debug)]
+pub(crate) struct CheckedTag {
+    pub(crate) tag: Tag,
+    pub(crate) checked: Timestamp,
+}
+
+/// Provisional tags, by tag and by the digest whose bytes make them durable.
 #[derive(Debug)]
 pub(crate) struct ProvisionalTags {
     by_tag: Cache<(CanonicalName, Tag), Provisional>,
@@ -37,9 +45,11 @@ impl ProvisionalTags {
         self.by_tag.get(&(name.clone(), tag.clone()))
     }
 
+    /// Enters what a HEAD has just said, in place of what was known of the tag.
     pub(crate) fn put(&self, name: &CanonicalName, tag: &Tag, provisional: Provisional) {
         let digest = (name.clone(), provisional.known.digest.clone());
         self.by_tag.insert((name.clone(), tag.clone()), provisional);
+        // The list under an earlier digest keeps this tag; `take` sees that it has moved on.
         self.by_digest.entry(digest).and_upsert_with(|tags| {
             let tags = tags.into_iter().flat_map(|tags| tags.into_value().to_vec());
             tags.filter(|other| other != tag).chain([tag.clone()]).collect()
@@ -50,11 +60,15 @@ impl ProvisionalTags {
         self.by_tag.invalidate(&(name.clone(), tag.clone()));
     }
 
-    /// The tags that lead to `digest`, whose bytes have now been verified, and when each was checked.
-    pub(crate) fn take(&self, name: &CanonicalName, digest: &Digest) -> Vec<(Tag, Timestamp)> {
+    /// Takes out the tags that lead to `digest`, because its bytes have been verified, or it is
+    /// gone.
+    pub(crate) fn take(&self, name: &CanonicalName, digest: &Digest) -> Vec<CheckedTag> {
         let tags = self.by_digest.remove(&(name.clone(), digest.clone())).unwrap_or_default();
-        // A tag may have moved on to another digest since it was listed here.
-        let stands = |tag: &Tag| self.get(name, tag).filter(|head| head.known.digest == *digest);
-        tags.iter().filter_map(|tag| Some((tag.clone(), stands(tag)?.known.checked))).collect()
+        let checked = |tag: &Tag| {
+            // A tag may have moved on to another digest since it was listed here.
+            let head = self.get(name, tag).filter(|head| head.known.digest == *digest)?;
+            Some(CheckedTag { tag: tag.clone(), checked: head.known.checked })
+        };
+        tags.iter().filter_map(checked).collect()
     }
 }

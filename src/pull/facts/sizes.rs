@@ -1,11 +1,14 @@
-//! What a blob of a repository should weigh, from the manifests that list it: known before upstream
-//! is asked, and compared with what upstream then announces (DESIGN §14.5).
+//! The sizes of blobs, from the manifests that list them. They are known before upstream is asked,
+//! and compared with what it then announces (DESIGN §14.5).
+//!
+//! They hold for one repository only: a manifest of another may say anything.
 
 use moka::sync::Cache;
 
 use super::FACTS_MAX;
 use crate::oci::{CanonicalName, Digest, Manifest};
 
+/// Sizes by repository and digest.
 #[derive(Debug)]
 pub(crate) struct DescribedSizes(Cache<(CanonicalName, Digest), u64>);
 
@@ -14,7 +17,7 @@ impl DescribedSizes {
         Self(Cache::new(FACTS_MAX))
     }
 
-    /// In bytes.
+    /// The size in bytes, if a manifest of `name` that was seen lists the digest.
     pub(crate) fn get(&self, name: &CanonicalName, digest: &Digest) -> Option<u64> {
         self.0.get(&(name.clone(), digest.clone()))
     }

@@ -1,24 +1,27 @@
-//! What a fact is about, beside the repository that it holds for.
+//! What a fact says something about. The repository for which it holds is not part of it.
 
 use std::time::Duration;
 
 use crate::limits::Limits;
 use crate::oci::{Digest, Reference};
 
-/// What can be absent, and what a write changes.
+/// What can be absent, and what a write can change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Manifest(Reference),
     Blob(Digest),
-    /// Changed by every write of a manifest or tag: which tags a manifest had is not always known.
+    /// All tags of the repository. Every write of a manifest or tag changes it, because a manifest
+    /// that is deleted takes tags with it, and which ones is not always known.
     Tags,
+    /// What refers to this manifest.
     Referrers(Digest),
 }
 
 impl Subject {
-    /// How long its absence is believed. Nearly every pull asks for referrers, and for the tags that
-    /// stand in for them where there is no such API (REF-5), so those are asked for less often.
-    pub(super) fn believed_absent_for(&self, limits: &Limits) -> Duration {
+    /// How long an absence is believed. Nearly every pull asks for referrers, and for the tags that
+    /// stand in for them where there is no such API, so that there are none is believed for longer
+    /// (REF-5).
+    pub(super) fn absence_life(&self, limits: &Limits) -> Duration {
         match self {
             Self::Referrers(_) => limits.negative_referrers,
             Self::Manifest(Reference::Tag(tag)) if tag.is_of_referrers() => {

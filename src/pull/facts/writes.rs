@@ -1,6 +1,7 @@
-//! When things were last written through us. An answer to a question that was sent before a write
-//! says what was true then, and must neither be recorded nor be shared with those who ask after the
-//! write (UPL-8).
+//! When things were last written or deleted through us.
+//!
+//! An answer that was on its way during a write says what was true before it. It must not be
+//! recorded, and whoever asks after the write must not share it (UPL-8).
 
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::expiring::ExpiringCache;
 use crate::oci::CanonicalName;
 
-/// Longer than any question to an upstream takes: after that, no answer is older than the write.
-const RECENT: Duration = Duration::from_mins(2);
+/// How long a write is remembered. Longer than any question to an upstream takes
+/// (`limits.flight_head` is 60 s), so that no answer is older than a write that has been forgotten.
+const WRITE_MEMORY: Duration = Duration::from_mins(2);
 
 #[derive(Debug)]
 pub(crate) struct RecentWrites {
@@ -19,8 +21,8 @@ pub(crate) struct RecentWrites {
     clock: Clock,
 }
 
-/// The time between two writes of a thing. It is part of the key of single-flight questions, so that
-/// nobody joins a question that is older than the last write.
+/// The span between two writes of a thing, named by the write that began it. It is part of the key
+/// of shared questions, so that nobody joins a question that is older than the last write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WriteEpoch(Option<Timestamp>);
 
@@ -29,9 +31,9 @@ impl RecentWrites {
         Self { written_at: ExpiringCache::new(FACTS_MAX, clock.clone()), clock }
     }
 
-    /// It has been written, or deleted, through us just now.
+    /// Notes that it has been written or deleted through us just now.
     pub(crate) fn note(&self, subject: Subject, name: &CanonicalName) {
-        self.written_at.insert((subject, name.clone()), self.clock.now(), RECENT);
+        self.written_at.insert((subject, name.clone()), self.clock.now(), WRITE_MEMORY);
     }
 
     /// Whether a question about it may have been sent before its last write.
@@ -39,12 +41,13 @@ impl RecentWrites {
         self.written_at(subject, name).is_some()
     }
 
+    /// The epoch of a question that is asked now.
     pub(crate) fn epoch(&self, subject: &Subject, name: &CanonicalName) -> WriteEpoch {
         WriteEpoch(self.written_at(subject, name))
     }
 
-    /// Whether the answer to a question that was sent at `sent_at` may be older than a write. Equal
-    /// times count as older: the clock cannot tell them apart.
+    /// Whether the answer to a question that was sent at `sent_at` may be older than the last
+    /// write. Equal times count as older, because the clock does not say which came first.
     pub(crate) fn outdates(
         &self,
         subject: &Subject,

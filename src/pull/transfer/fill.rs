@@ -1,8 +1,8 @@
 //! The task that runs a flight: a source's bytes into a staged file, verified, released, made
 //! durable, published.
 //!
-//! It belongs to nobody's request. How the bytes are received, and continued when they break off, is
-//! told in `resume`.
+//! It belongs to no request: its clients may come and go (BLOB-9). `resume` receives the bytes, and
+//! continues a transfer that breaks off.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::pull::source::Arrived;
 use crate::store::{EvictionClass, StageError, Staged, Suspect};
 use crate::upstream::FailureClass;
 
+/// What a fill needs; it runs once.
 pub(crate) struct Fill {
     pub(in crate::pull) core: Arc<PullCore>,
     pub(crate) name: CanonicalName,
@@ -26,8 +27,8 @@ pub(crate) struct Fill {
     pub(crate) guard: FlightGuard,
 }
 
-/// A place among the downloads, given back when dropped.
-struct Turn {
+/// A place among the downloads; dropping it makes room for the next.
+struct FillPermits {
     _of_upstream: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
@@ -37,21 +38,23 @@ impl Fill {
     pub(crate) async fn run(self) {
         let _counted = Counted::one(&self.core.metrics.fills.in_flight);
         if let Err(error) = self.transfer().await {
-            if !is_answer(&error) {
+            if !is_upstreams_no(&error) {
                 self.report(&error);
             }
             let subject = Subject::Blob(self.digest.clone());
+            // Before the readers learn of it: whoever asks again then must not be served by a proof
+            // that upstream has just denied.
             self.core.membership.withdraw(&self.name, subject, &error).await;
             self.guard.end(Err(error));
         }
     }
 
-    /// Hashes a stored file that nobody vouches for, its readers following (DESIGN §14.9).
+    /// Hashes a stored file again while its readers follow (DESIGN §14.9).
     pub(crate) async fn recheck(self, suspect: Suspect) {
         let size = suspect.size();
         self.guard.open(GrowingFile { reader: suspect.reader(), size: Some(size) });
-        let verdict = suspect.check(|hashed| self.guard.watermark()(hashed)).await;
-        self.guard.end(match verdict {
+        let checked = suspect.check(|hashed| self.guard.watermark()(hashed)).await;
+        self.guard.end(match checked {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Error::Damaged(self.digest.clone())),
             Err(error) => Err(error.into()),
@@ -61,16 +64,19 @@ impl Fill {
     async fn transfer(&self) -> Result<(), Error> {
         // One deadline for the login, the queue and the headers (DESIGN §14.8).
         let deadline = Instant::now() + self.core.limits.flight_head;
-        // The login comes before the turn: a credential helper that hangs must not hold a place
-        // that other downloads wait for.
+        // The login comes before the place: a credential helper that hangs must not hold one that
+        // other downloads wait for.
         self.core.sources.prepare(&self.name, deadline).await?;
-        let _turn = self.turn(deadline).await?;
+        let _permits = self.wait_for_place(deadline).await?;
+        // Before the question: a write that happens while it is under way must win.
         let sent_at = self.core.clock.now();
         let arrived = self.core.sources.open(&self.name, &self.digest, None, deadline).await?;
         let size = self.size_of(&arrived)?;
         if arrived.proves_membership {
             self.core.membership.prove_as_of(sent_at, &self.name, &self.digest, None).await;
         }
+        // Room is reserved before the readers are let in, so that a full disk is noticed before
+        // their response headers leave (DESIGN §14.10).
         let Some(staged) = self.stage(size).await else {
             self.guard.give_away(arrived);
             return Ok(());
@@ -82,11 +88,12 @@ impl Fill {
 
     /// Waits for a place among the downloads: first among those of this upstream, so that waiting
     /// for a busy upstream takes no place from the others.
-    async fn turn(&self, deadline: Instant) -> Result<Turn, Error> {
+    async fn wait_for_place(&self, deadline: Instant) -> Result<FillPermits, Error> {
         let queue = async {
-            let of_upstream = self.core.turns.of(&self.name.upstream).acquire_owned().await.ok()?;
-            let of_all = self.core.turns.any().acquire_owned().await.ok()?;
-            Some(Turn { _of_upstream: of_upstream, _of_all: of_all })
+            let of_upstream =
+                self.core.turns.of_upstream(&self.name.upstream).acquire_owned().await.ok()?;
+            let of_all = self.core.turns.all().acquire_owned().await.ok()?;
+            Some(FillPermits { _of_upstream: of_upstream, _of_all: of_all })
         };
         let until = deadline.min(Instant::now() + self.core.limits.fill_queue);
         tokio::time::timeout_at(until, queue).await.ok().flatten().ok_or(Error::Overloaded)
@@ -106,7 +113,7 @@ impl Fill {
         }
     }
 
-    /// A place for the bytes, if there is one.
+    /// A staged file for the bytes, if there is room for them.
     async fn stage(&self, size: Option<u64>) -> Option<Staged> {
         if self.core.unstorable.contains(&self.digest) {
             return None;
@@ -119,13 +126,15 @@ impl Fill {
         staged.ok()
     }
 
-    /// Verifies, releases the readers, and only then waits for the disk: fsync takes longer than the
-    /// last 64 KiB, and a reader loses nothing if it fails.
+    /// Verifies, releases the readers, and only then waits for the disk: an fsync takes longer than
+    /// sending the last 64 KiB, and readers lose nothing if it fails.
     async fn publish(&self, staged: Staged) -> Result<(), Error> {
         let verified = staged
             .verify()
             .map_err(|mismatch| self.untrue(format!("wrong content: {mismatch}")))?;
         self.guard.end(Ok(()));
+        // The flight stays on the table until the guard is dropped, which is after this: whoever
+        // comes meanwhile joins it instead of fetching the blob again.
         if let Err(error) = verified.publish(EvictionClass::Blob, self.core.clock.now()).await {
             tracing::error!(%error, digest = %self.digest, "cannot publish a blob");
         }
@@ -136,6 +145,7 @@ impl Fill {
         Error::untrue(&self.name.upstream, reason)
     }
 
+    /// Counts and logs a download that failed.
     fn report(&self, error: &Error) {
         let labels = [self.name.upstream.as_str(), error.reason()];
         self.core.metrics.fills.failures.with_label_values(&labels).inc();
@@ -144,9 +154,9 @@ impl Fill {
     }
 }
 
-/// Whether upstream has said no before any byte. Whoever asked is told; as a failed download it
-/// would only alarm the operator.
-fn is_answer(error: &Error) -> bool {
+/// Whether upstream has said no. Its clients are told so; counted as a failed download, it would
+/// only alarm the operator.
+fn is_upstreams_no(error: &Error) -> bool {
     matches!(error.class(), FailureClass::Absent | FailureClass::Refused)
         || matches!(error, Error::RateLimited { .. })
 }

@@ -1,4 +1,4 @@
-//! Transfers in progress. Everyone who wants a digest from an upstream joins the one flight that
+//! Transfers in progress. Everybody who wants a digest from an upstream joins the one flight that
 //! brings it.
 
 use std::collections::HashMap;
@@ -7,14 +7,25 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use crate::oci::{Digest, Repository, UpstreamName};
+use crate::oci::{CanonicalName, Digest, Repository, UpstreamName};
 use crate::pull::error::Error;
 use crate::pull::source::Arrived;
 use crate::store::Reader;
 
-/// Bytes are the same for every repository of an upstream, so one flight serves them all
-/// (DESIGN §14.3).
-pub(crate) type FlightKey = (UpstreamName, Digest);
+/// What a flight brings. The bytes are the same for every repository of an upstream, so one flight
+/// serves them all (DESIGN §14.3).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FlightKey {
+    upstream: UpstreamName,
+    digest: Digest,
+}
+
+impl FlightKey {
+    /// The flight that brings `digest` for `name`.
+    pub(crate) fn of(name: &CanonicalName, digest: &Digest) -> Self {
+        Self { upstream: name.upstream.clone(), digest: digest.clone() }
+    }
+}
 
 /// The table of flights.
 #[derive(Clone, Debug, Default)]
@@ -23,24 +34,29 @@ pub(crate) struct Flights(Arc<Mutex<HashMap<FlightKey, Arc<Flight>>>>);
 /// One transfer, as its readers see it.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    /// The repository it was started for: only there is its success a proof (DESIGN §14.1).
+    /// The repository that it was started for. Only for this one is its success a proof (DESIGN
+    /// §14.1).
     pub(crate) starter: Repository,
     state: watch::Sender<FlightState>,
-    /// Told of everybody who joins, so that a flight which is about to be given up goes on.
+    /// Notified of everybody who joins. A reader counts only once it watches the state; between the
+    /// two this keeps the flight from being given up.
     joined: Notify,
-    /// The answer of a source whose bytes found no room, for the first who takes it.
+    /// The source's answer, if there is no room for its bytes: the first reader to take it relays
+    /// it, which saves one request.
     unstored: Mutex<Option<Arrived>>,
 }
 
+/// What readers watch.
 #[derive(Clone, Debug)]
 pub(crate) struct FlightState {
     pub(crate) opening: Opening,
     /// The watermark: bytes that readers may find in the file.
     pub(crate) written: u64,
+    /// `Ok` once the digest is known to be right.
     pub(crate) ending: Option<Result<(), Error>>,
 }
 
-/// What is known before the first byte.
+/// What is known before the first byte arrives.
 #[derive(Clone, Debug)]
 pub(crate) enum Opening {
     Pending,
@@ -65,9 +81,10 @@ pub(crate) enum JoinedOrStarted {
     /// There was none; the caller has to run the fill.
     Started(Arc<Flight>, FlightGuard),
     Joined(Arc<Flight>),
-    /// There is one, but another repository started it; prove the digest for this one first.
+    /// There is one, but another repository started it. The caller proves the digest for its own
+    /// repository first.
     NotProven,
-    /// There is none any more: what it brought is in the store.
+    /// There is none, and the store has the blob.
     Stored,
 }
 
@@ -76,7 +93,7 @@ impl Flights {
     /// digest or not.
     ///
     /// `stored` looks at the store while the table is locked. A flight leaves the table only after
-    /// its content is in the store, so one of the two is seen; without the lock a caller could look
+    /// its content is in the store, so one of the two is seen. Without the lock a caller could look
     /// at the store before the publish and at the table after it, and fetch the blob again.
     pub(crate) fn join_or_start(
         &self,
@@ -87,6 +104,8 @@ impl Flights {
     ) -> JoinedOrStarted {
         let mut flights = self.lock();
         if let Some(flight) = flights.get(key) {
+            // The repository that started the flight needs no other proof: the flight's own request
+            // gives it, and nobody is let in before that is answered.
             if !proven && flight.starter != *repository {
                 return JoinedOrStarted::NotProven;
             }
@@ -120,7 +139,7 @@ impl Flights {
 }
 
 impl Flight {
-    /// A view of the state; as long as it lives, the flight is wanted.
+    /// A view of the state. While it lives, the flight counts as wanted.
     pub(crate) fn watch(&self) -> watch::Receiver<FlightState> {
         self.state.subscribe()
     }
@@ -130,10 +149,12 @@ impl Flight {
         self.unstored.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Resolves once nobody has read from the flight, or joined it, for `patience`.
+    /// Resolves once nobody has watched the flight, or joined it, for `patience`.
     pub(crate) async fn unwanted(&self, patience: Duration) {
         loop {
             self.state.closed().await;
+            // A notice of an earlier join may still be there, and ends this wait at once. The next
+            // round then waits for the whole time.
             let joined = tokio::time::timeout(patience, self.joined.notified()).await;
             if joined.is_err() && self.state.receiver_count() == 0 {
                 return;
@@ -142,8 +163,8 @@ impl Flight {
     }
 }
 
-/// The right and duty to run a flight. Dropped without an ending, it tells everyone that the flight
-/// was given up.
+/// The right and duty to run a flight. If it is dropped without an ending, because the fill
+/// panicked or was cancelled, the readers learn that the flight was given up.
 #[derive(Debug)]
 pub(crate) struct FlightGuard {
     key: FlightKey,
@@ -161,13 +182,14 @@ impl FlightGuard {
         self.flight.state.send_modify(|state| state.opening = Opening::Open(file));
     }
 
-    /// Hands the source's answer to whoever asks first, because there is no room for its bytes.
+    /// Hands the source's answer to the first reader who takes it, because there is no room for its
+    /// bytes.
     pub(crate) fn give_away(&self, arrived: Arrived) {
         *self.flight.unstored.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrived);
         self.flight.state.send_modify(|state| state.opening = Opening::NoRoom);
     }
 
-    /// A way to move the watermark from another thread.
+    /// A function that moves the watermark; the disk's thread calls it when bytes are written.
     pub(crate) fn watermark(&self) -> impl FnOnce(u64) + Send + 'static {
         let flight = Arc::clone(&self.flight);
         move |written| flight.state.send_modify(|state| state.written = written)
@@ -175,16 +197,19 @@ impl FlightGuard {
 
     fn leave_table(&self) {
         let mut flights = self.flights.lock();
+        // A failed flight leaves before its guard is dropped, and another may have taken its place.
         if flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             flights.remove(&self.key);
         }
     }
 
-    /// Releases what was held back, or cuts the readers. A verified flight can be joined until the
-    /// guard is dropped: its file is not in the store yet.
+    /// Releases what was held back, or cuts the readers. The first ending counts.
+    ///
+    /// A verified flight can be joined until the guard is dropped, because its file gets into the
+    /// store only after this. Nobody may join one that has failed.
     pub(crate) fn end(&self, ending: Result<(), Error>) {
         if ending.is_err() {
-            self.leave_table(); // nobody may join what has failed
+            self.leave_table();
         }
         self.flight.state.send_modify(|state| {
             if let (Opening::Pending, Err(error)) = (&state.opening, &ending) {
@@ -199,6 +224,7 @@ impl FlightGuard {
 
 impl Drop for FlightGuard {
     fn drop(&mut self) {
+        // After another ending this only takes the flight off the table.
         self.end(Err(Error::Abandoned));
     }
 }

@@ -1,6 +1,8 @@
-//! One transfer for many readers: `flight` is the table that everybody looks in, `fill` the task
-//! that brings the bytes into a staged file, `resume` what it does when they break off, `tail` a
-//! reader of the file that grows. `relay` passes through what cannot be kept.
+//! One transfer for many readers.
+//!
+//! `flight` is the table of transfers in progress, `fill` the task that brings the bytes into a
+//! staged file, once `turns` has a place for it. `resume` continues a transfer that breaks off, and
+//! `tail` reads the file while it grows. `relay` passes through what cannot be stored.
 
 pub(crate) mod fill;
 pub(crate) mod flight;

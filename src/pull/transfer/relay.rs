@@ -1,5 +1,5 @@
-//! Serving through without storing: bytes that the cache has no room for, or a range far ahead of a
-//! download.
+//! Passing through without storing: a blob that the cache has no room for, or a range far ahead of
+//! a download.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use crate::pull::answers::ByteStream;
 use crate::pull::error::Error;
 use crate::pull::source::SourceBody;
 
-/// A body on its way through.
+/// A body that is passed through.
 struct Relay {
     upstream: UpstreamName,
     body: SourceBody,
@@ -20,16 +20,18 @@ struct Relay {
     verification: Option<HeldBack>,
 }
 
-/// Verification of a whole body, with its end held back (BLOB-10).
+/// Verification of a whole body, whose end is held back in memory until it is done (BLOB-10).
 struct HeldBack {
     digest: Digest,
     hasher: Hasher,
     held: VecDeque<Bytes>,
     held_bytes: u64,
+    /// Bytes that stay behind while the body comes.
     hold_back: u64,
 }
 
-/// A whole blob: hashed on the way, its end withheld until the digest is right.
+/// A whole blob of `size` bytes, if that is known: hashed on the way, its end withheld until the
+/// digest is right.
 pub(crate) fn whole(
     upstream: UpstreamName,
     body: SourceBody,
@@ -48,7 +50,7 @@ pub(crate) fn whole(
     Relay { upstream, body, left: size, verification: Some(end) }.into_stream()
 }
 
-/// A part of a blob, of `length` bytes; its digest cannot be checked.
+/// A part of a blob, of `length` bytes. It cannot be verified, so nothing of it is held back.
 pub(crate) fn part(upstream: UpstreamName, body: SourceBody, length: u64) -> ByteStream {
     Relay { upstream, body, left: Some(length), verification: None }.into_stream()
 }
@@ -79,6 +81,7 @@ impl Relay {
         }
     }
 
+    /// Fails on the first byte too many, which the client must not get.
     fn count(&mut self, chunk: &Bytes) -> Result<(), Error> {
         if let Some(left) = &mut self.left {
             let rest = left.checked_sub(chunk.len() as u64);
@@ -110,7 +113,7 @@ impl HeldBack {
         self.held.push_back(chunk);
     }
 
-    /// The oldest chunk, if enough stays behind it.
+    /// The oldest chunk, if enough bytes stay behind it.
     fn release(&mut self) -> Option<Bytes> {
         let oldest = self.held.front()?.len() as u64;
         if self.held_bytes - oldest < self.hold_back {

@@ -1,4 +1,4 @@
-//! How a fill receives its bytes: reading and writing go on side by side over a short channel, and a
+//! How a fill receives its bytes. Reading and writing go on side by side over a short queue, and a
 //! transfer that breaks off is continued from the watermark (DESIGN §14.6).
 
 use bytes::Bytes;
@@ -13,15 +13,16 @@ use crate::pull::error::Error;
 use crate::pull::source::{Arrived, SourceBody};
 use crate::store::{StageError, Staged};
 
-/// Chunks read ahead of the disk; a chunk is at most a read buffer of the client, some 400 KiB.
+/// Chunks that are read ahead of the disk. A chunk is at most one read buffer of the HTTP client,
+/// some 400 KiB.
 const CHUNKS_AHEAD: usize = 8;
 
-/// An attempt that brings fewer bytes than this counts as a failure, so that an upstream which sends
-/// a little and breaks off cannot keep a flight alive for ever (DESIGN §14.6).
-const PROGRESS_MIN: u64 = 1 << 20;
+/// An attempt that brings fewer bytes than this counts as a failure. An upstream that sends a
+/// little and breaks off could otherwise keep a flight alive for ever (DESIGN §14.6).
+const RESUME_PROGRESS_MIN: u64 = 1 << 20;
 
 /// Failures in a row after which a transfer is given up.
-const FAILURES_MAX: u32 = 3;
+const RESUME_FAILURES_MAX: u32 = 3;
 
 /// Why the bytes of a source stopped.
 enum Stop {
@@ -30,10 +31,10 @@ enum Stop {
     Broken(Error),
 }
 
-/// How often in a row the transfer has failed, and how it did last; `None` if its body ended
-/// cleanly and too soon.
-struct Failures {
+/// The failures in a row of a transfer.
+struct TransferFailures {
     count: u32,
+    /// `None` if the body ended cleanly, but too soon.
     last: Option<Error>,
 }
 
@@ -48,66 +49,82 @@ impl Fill {
         let mut count = 0;
         loop {
             let before = staged.written();
-            let stop;
-            (staged, stop) = self.receive(staged, &mut body, size).await?;
-            let last = match stop {
+            let last = match self.receive(&mut staged, &mut body, size).await? {
                 _ if Some(staged.written()) == size => return Ok(staged),
                 // Without an announced size the clean end is the end; the digest decides.
                 Stop::End if size.is_none() => return Ok(staged),
                 Stop::End => None,
                 Stop::Broken(error) => Some(error),
             };
-            count = if staged.written() - before < PROGRESS_MIN { count + 1 } else { 0 };
-            (staged, body) = self.continue_from(staged, size, Failures { count, last }).await?;
+            count = if staged.written() - before < RESUME_PROGRESS_MIN { count + 1 } else { 0 };
+            let failures = TransferFailures { count, last };
+            body = self.continue_from(&mut staged, size, failures).await?;
         }
     }
 
     /// Reads and writes side by side until the source stops; everything read is then written.
     async fn receive(
         &self,
-        mut staged: Staged,
+        staged: &mut Staged,
         body: &mut SourceBody,
         size: Option<u64>,
-    ) -> Result<(Staged, Stop), Error> {
-        let (to_disk, mut from_source) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
-        let mut announced = size.map(|size| size.saturating_sub(staged.written()));
-        let read = async move {
-            loop {
-                let chunk = match body.chunk().await {
-                    Ok(Some(chunk)) => chunk,
-                    Ok(None) => return Ok(Stop::End),
-                    Err(error) => return Ok(Stop::Broken(error)),
-                };
-                if let Some(left) = &mut announced {
-                    let rest = left.checked_sub(chunk.len() as u64);
-                    *left = rest.ok_or_else(|| self.untrue("more bytes than it announced"))?;
-                }
-                if to_disk.send(chunk).await.is_err() {
-                    return Ok(Stop::End); // the writer has failed and says so itself
-                }
-            }
-        };
-        let write = async {
-            while let Some(chunk) = from_source.recv().await {
-                // Whatever has come in meanwhile goes into the same write.
-                let mut batch = vec![chunk];
-                while let Ok(chunk) = from_source.try_recv() {
-                    batch.push(chunk);
-                }
-                self.write(&mut staged, batch).await?;
-            }
-            Ok(())
-        };
+    ) -> Result<Stop, Error> {
+        let (to_disk, from_source) = mpsc::channel(CHUNKS_AHEAD);
+        let announced = size.map(|size| size.saturating_sub(staged.written()));
+        let read = self.read_body(body, announced, to_disk);
+        let write = self.write_chunks(staged, from_source);
         let abandon_after = self.core.settings.load().abandon_after;
         tokio::select! {
-            both = try_join(read, write) => both.map(|(stop, ())| (staged, stop)),
+            both = try_join(read, write) => both.map(|(stop, ())| stop),
+            // Nobody has wanted the blob for so long. The staged file is dropped and leaves
+            // nothing.
             () = self.guard.flight().unwanted(abandon_after) => Err(Error::Abandoned),
         }
     }
 
+    /// Hands the body's chunks to the writer; `announced` is how many bytes may come.
+    async fn read_body(
+        &self,
+        body: &mut SourceBody,
+        mut announced: Option<u64>,
+        to_disk: mpsc::Sender<Bytes>,
+    ) -> Result<Stop, Error> {
+        loop {
+            let chunk = match body.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(Stop::End),
+                Err(error) => return Ok(Stop::Broken(error)),
+            };
+            if let Some(left) = &mut announced {
+                let rest = left.checked_sub(chunk.len() as u64);
+                *left = rest.ok_or_else(|| self.untrue("more bytes than it announced"))?;
+            }
+            if to_disk.send(chunk).await.is_err() {
+                return Ok(Stop::End); // the writer has failed, and returns that error itself
+            }
+        }
+    }
+
+    async fn write_chunks(
+        &self,
+        staged: &mut Staged,
+        mut from_source: mpsc::Receiver<Bytes>,
+    ) -> Result<(), Error> {
+        while let Some(chunk) = from_source.recv().await {
+            // One write takes all that has come in during the one before.
+            let mut batch = vec![chunk];
+            while let Ok(chunk) = from_source.try_recv() {
+                batch.push(chunk);
+            }
+            self.write(staged, batch).await?;
+        }
+        Ok(())
+    }
+
     async fn write(&self, staged: &mut Staged, batch: Vec<Bytes>) -> Result<(), Error> {
         staged.append(batch, self.guard.watermark()).await.map_err(|error| {
-            // The next request passes the blob through instead (DESIGN §14.10).
+            // The readers are cut. The next request passes the blob through instead of trying this
+            // again (DESIGN §14.10).
             self.core.unstorable.insert(self.digest.clone(), (), UNSTORABLE_LIFE);
             match error {
                 StageError::NoRoom => Error::NoRoom,
@@ -119,13 +136,13 @@ impl Fill {
     /// Asks the source for the rest, until it gives it or has failed too often.
     async fn continue_from(
         &self,
-        mut staged: Staged,
+        staged: &mut Staged,
         size: Option<u64>,
-        mut failures: Failures,
-    ) -> Result<(Staged, SourceBody), Error> {
+        mut failures: TransferFailures,
+    ) -> Result<SourceBody, Error> {
         loop {
-            let Failures { count, last } = failures;
-            if count >= FAILURES_MAX {
+            let TransferFailures { count, last } = failures;
+            if count >= RESUME_FAILURES_MAX {
                 return Err(match last {
                     Some(last) => Error::Broken { attempts: count, last: last.into() },
                     None => self.untrue("fewer bytes than it announced"),
@@ -133,10 +150,10 @@ impl Fill {
             }
             self.core.metrics.fills.resumes.with_label_values(&[self.name.upstream.as_str()]).inc();
             tokio::time::sleep(self.core.limits.retry_pause * count).await;
-            match self.resume(&mut staged, size).await {
-                Ok(body) => return Ok((staged, body)),
+            match self.resume(staged, size).await {
+                Ok(body) => return Ok(body),
                 Err(error @ Error::Upstream { .. }) => {
-                    failures = Failures { count: count + 1, last: Some(error) };
+                    failures = TransferFailures { count: count + 1, last: Some(error) };
                 }
                 // A refusal ends the flight: upstream has taken the blob back, or will not say more
                 // for now.
@@ -145,7 +162,7 @@ impl Fill {
         }
     }
 
-    /// One request for the bytes behind the watermark. There is no If-Range: the digest is the
+    /// One request for the bytes from the watermark on. It has no If-Range: the digest is the
     /// validator, and storage hosts give the same blob different entity tags.
     async fn resume(&self, staged: &mut Staged, size: Option<u64>) -> Result<SourceBody, Error> {
         let written = staged.written();
@@ -166,6 +183,7 @@ impl Fill {
             Extent::Whole { size: whole } if size.is_some() && whole.is_some() && whole != size => {
                 Err(self.untrue("a blob of another size than before"))
             }
+            // The source ignores Range and starts again from the first byte.
             Extent::Whole { .. } => {
                 let rest = self.skip_prefix(staged, &mut body).await?;
                 if size.is_some_and(|size| rest.len() as u64 > size - written) {
@@ -179,8 +197,9 @@ impl Fill {
         }
     }
 
-    /// The source started over: what it sends again must be what is written already (RELIABILITY
-    /// U-5). Gives what came with the last piece of it.
+    /// Reads over what the source sends a second time, which must be what is written already
+    /// (RELIABILITY U-5). Readers may have those bytes, so others cannot be put in their place.
+    /// Gives the bytes behind them that came in the same chunk.
     async fn skip_prefix(&self, staged: &Staged, body: &mut SourceBody) -> Result<Bytes, Error> {
         let Some(expected) = staged.hasher().map(Hasher::finish) else {
             return Err(Error::Abandoned);

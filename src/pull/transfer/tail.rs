@@ -1,5 +1,5 @@
-//! A reader that follows a flight's file at its own speed, and never gets ahead of what is
-//! verified.
+//! A reader that follows a flight's file at its own speed, and gets the last bytes only once they
+//! are verified.
 
 use std::ops::Range;
 
@@ -12,17 +12,20 @@ use crate::pull::answers::ByteStream;
 use crate::pull::error::Error;
 use crate::store::READ_MAX;
 
+/// One reader of a flight.
 #[derive(Debug)]
 pub(crate) struct Tail {
     pub(crate) state: watch::Receiver<FlightState>,
     pub(crate) file: GrowingFile,
     /// What is still to be read; an unknown end is `u64::MAX`.
     pub(crate) span: Range<u64>,
+    /// Bytes at the end that wait for verification.
     pub(crate) hold_back: u64,
 }
 
 /// What a look at the state tells a reader to do.
 enum NextStep {
+    /// This many bytes can be read.
     Read(u64),
     Wait,
     End,
@@ -43,27 +46,28 @@ impl Tail {
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            let next = self.look();
+            let next = self.next_step();
             match next {
                 NextStep::Read(len) => return self.read(len).await.map(Some),
                 NextStep::End => return Ok(None),
                 NextStep::Cut(error) => return Err(error),
-                // The flight's table entry holds the sender; without it the flight is over and its
-                // ending was seen.
+                // The sender is gone only after an ending, and with an ending nobody waits.
                 NextStep::Wait => self.state.changed().await.map_err(|_| Error::Abandoned)?,
             }
         }
     }
 
-    fn look(&mut self) -> NextStep {
+    fn next_step(&mut self) -> NextStep {
         let state = self.state.borrow_and_update();
         let readable = readable(&state, self.file.size, self.hold_back).min(self.span.end);
         if readable > self.span.start {
             return NextStep::Read(readable - self.span.start);
         }
         match &state.ending {
+            // A range ends when its bytes are sent, however the flight ends.
             _ if self.span.start >= self.span.end => NextStep::End,
             None => NextStep::Wait,
+            // Of a blob of unknown size: all of it has been read.
             Some(Ok(())) => NextStep::End,
             Some(Err(error)) => NextStep::Cut(error.clone()),
         }
@@ -77,7 +81,8 @@ impl Tail {
     }
 }
 
-/// How far readers may go: the last bytes wait for the verdict (DESIGN §14.7).
+/// How far readers may go: the last bytes wait for verification (DESIGN §14.7). With an unknown
+/// size any bytes may be the last, so readers stay that far behind the watermark.
 fn readable(state: &FlightState, size: Option<u64>, hold_back: u64) -> u64 {
     match (&state.ending, size) {
         (Some(Ok(())), _) => state.written,
@@ -96,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bytes_wait_for_the_verdict() {
+    fn the_last_bytes_wait_for_verification() {
         for (written, ending, size, expected) in [
             (0, None, Some(100), 0),
             (50, None, Some(100), 50),

@@ -1,0 +1,104 @@
+//! How long a proof of membership is believed (DESIGN §14.1).
+//!
+//! Freshness is kept for the whole repository: any 2xx renews it. When `proof_ttl` has passed
+//! without one, the next request asks upstream once more. While upstream fails, proofs stand for as
+//! long as a stale answer may be served.
+
+use tokio::time::Instant;
+
+use super::freshness;
+use super::membership::{Membership, or_ask_upstream};
+use crate::clock::Timestamp;
+use crate::oci::{CanonicalName, Digest};
+use crate::pull::error::{Error, Missing};
+use crate::store::Member;
+
+impl Membership {
+    /// What `name` is proven to hold under `digest`. `None` if there is no proof, or if upstream
+    /// has just said that the digest is gone.
+    ///
+    /// # Errors
+    /// If the proof is old, and upstream refuses, or has failed for longer than a stale answer may
+    /// live.
+    pub(crate) async fn proven(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<Option<Member>, Error> {
+        let records = self.0.inputs.store.records();
+        // An unreadable record proves nothing, so upstream is asked.
+        let Some(member) = or_ask_upstream(records.member(name, digest).await).flatten() else {
+            return Ok(None);
+        };
+        let confirmed = or_ask_upstream(records.confirmed(name).await).flatten();
+        let now = self.0.inputs.clock.now();
+        let proof_ttl = self.0.inputs.settings.load().proof_ttl;
+        if confirmed.is_some_and(|confirmed| now.since(confirmed) < proof_ttl) {
+            return Ok(Some(member));
+        }
+        self.confirm(name, digest, &member, confirmed).await?;
+        // The confirmation may have shown that just this digest is gone.
+        Ok(or_ask_upstream(records.member(name, digest).await).flatten())
+    }
+
+    /// Confirms an old proof, or lets it stand while upstream fails. `confirmed` is when the
+    /// repository was last confirmed.
+    async fn confirm(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        member: &Member,
+        confirmed: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        let error = match self.ask_again(name, digest, member).await {
+            Ok(()) => return Ok(()),
+            // Only this digest is gone. Its record is dropped by now, and the caller looks again.
+            Err(error) if error.is_absent(Missing::Blob) || error.is_absent(Missing::Manifest) => {
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let now = self.0.inputs.clock.now();
+        let stands = confirmed.is_some_and(|at| {
+            freshness::may_stand_in(at, self.0.inputs.settings.load().stale_if_error, now)
+        });
+        if stands && error.may_serve_stale() { Ok(()) } else { Err(error) }
+    }
+
+    async fn ask_again(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        member: &Member,
+    ) -> Result<(), Error> {
+        let (this, key) = (self.clone(), name.clone());
+        let run = self
+            .0
+            .confirmations
+            .run(name.clone(), || async move { this.confirm_by_manifest(&key).await });
+        if run.await.unwrap_or(Err(Error::Abandoned))? {
+            return Ok(());
+        }
+        // No manifest answers for the repository. What a HEAD finds out about one blob says nothing
+        // about another, so each digest gets a HEAD of its own.
+        let deadline = Instant::now() + self.0.inputs.limits.revalidate;
+        match member.media_type {
+            Some(_) => self.prove_manifest_by(name, digest, deadline).await.map(|_| ()),
+            None => self.prove_blob_by(name, digest, deadline).await.map(|_| ()),
+        }
+    }
+
+    /// Whether upstream still has a manifest of `name` that is known here. One question for
+    /// everybody whose proof has become old: any manifest stands for its repository.
+    async fn confirm_by_manifest(&self, name: &CanonicalName) -> Result<bool, Error> {
+        let records = self.0.inputs.store.records();
+        let manifest = or_ask_upstream(records.any_manifest(name).await).flatten();
+        let Some(manifest) = manifest else { return Ok(false) };
+        let deadline = Instant::now() + self.0.inputs.limits.revalidate;
+        match self.prove_manifest_by(name, &manifest, deadline).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_absent(Missing::Manifest) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
