@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use crate::clock::{Clock, Timestamp};
 
 /// Values that are believed until a time of their own.
-pub struct ExpiringCache<K, V> {
+pub(crate) struct ExpiringCache<K, V> {
     entries: Cache<K, Expiring<V>>,
     clock: Clock,
 }
@@ -29,7 +29,7 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Holds at most about `capacity` entries; whatever was not used for longest makes room.
-    pub fn new(capacity: u64, clock: Clock) -> Self {
+    pub(crate) fn new(capacity: u64, clock: Clock) -> Self {
         // The crate's default would rather turn a new entry away than one that was asked for often,
         // although that one may have ended long ago.
         let lru = EvictionPolicy::lru();
@@ -40,13 +40,13 @@ where
     }
 
     /// Enters or replaces what is believed for `life` from now on.
-    pub fn insert(&self, key: K, value: V, life: Duration) {
+    pub(crate) fn insert(&self, key: K, value: V, life: Duration) {
         let until = self.clock.now().plus(life);
         self.entries.insert(key, Expiring { value, until });
     }
 
     /// As [`ExpiringCache::insert`], but never shortens the life of what is there.
-    pub fn extend(&self, key: K, value: V, life: Duration) {
+    pub(crate) fn extend(&self, key: K, value: V, life: Duration) {
         let until = self.clock.now().plus(life);
         self.entries.entry(key).and_upsert_with(|known| {
             let until = known.map_or(until, |known| known.value().until.max(until));
@@ -55,7 +55,7 @@ where
     }
 
     /// The value, if it has not ended.
-    pub fn get<Q>(&self, key: &Q) -> Option<V>
+    pub(crate) fn get<Q>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
@@ -65,7 +65,7 @@ where
     }
 
     /// Whether there is a value that has not ended.
-    pub fn contains<Q>(&self, key: &Q) -> bool
+    pub(crate) fn contains<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
@@ -73,7 +73,7 @@ where
         self.get(key).is_some()
     }
 
-    pub fn remove<Q>(&self, key: &Q)
+    pub(crate) fn remove<Q>(&self, key: &Q)
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,

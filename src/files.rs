@@ -52,7 +52,7 @@ pub(crate) fn read_secret(path: &Path) -> Result<Secret, String> {
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn read_text(path: &Path) -> Result<String, String> {
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     read_utf8(path).map_err(|error| cannot_read(path, &error))
 }
 
@@ -61,7 +61,7 @@ pub fn read_text(path: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// A sentence that names the folder, if it cannot be read or holds more than a thousand files.
-pub fn list_files(path: &Path) -> Result<Vec<PathBuf>, String> {
+pub(crate) fn list_files(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -87,7 +87,7 @@ pub fn list_files(path: &Path) -> Result<Vec<PathBuf>, String> {
 ///
 /// # Errors
 /// A sentence that names the file that cannot be read.
-pub fn read_all(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
+pub(crate) fn read_all(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     list_files(path)?.into_iter().map(|file| read_text(&file).map(|text| (file, text))).collect()
 }
 
@@ -95,7 +95,7 @@ pub fn read_all(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
+pub(crate) fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
     write_new(path, bytes, mode)
         .map_err(|error| format!("cannot create {}: {error}", path.display()))
 }
@@ -122,7 +122,7 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn append_lines(path: &Path, lines: &str) -> Result<(), String> {
+pub(crate) fn append_lines(path: &Path, lines: &str) -> Result<(), String> {
     let written =
         OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path).and_then(
             |mut file| {

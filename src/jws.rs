@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// The public half of a key, for tokens of one type.
 #[derive(Clone, Debug)]
-pub struct JwsKey {
+pub(crate) struct JwsKey {
     /// The first segment of every token of this key: base64url of the only header there is.
     header: Box<str>,
     public: ParsedPublicKey,
@@ -33,7 +33,7 @@ pub enum JwsError {
 impl JwsKey {
     /// `public` are the 32 bytes of the key; `typ` and `kid` go into the header as they are. None
     /// if the bytes are no point on the curve.
-    pub fn new(public: &[u8], typ: &str, kid: &str) -> Option<Self> {
+    pub(crate) fn new(public: &[u8], typ: &str, kid: &str) -> Option<Self> {
         let header = format!(r#"{{"alg":"EdDSA","typ":"{typ}","kid":"{kid}"}}"#);
         let public = ParsedPublicKey::new(&ED25519, public).ok()?;
         Some(Self { header: URL_SAFE_NO_PAD.encode(header).into(), public })
@@ -41,7 +41,7 @@ impl JwsKey {
 
     /// Whether the token says, by its first segment, that this key has signed it. Nothing is
     /// verified.
-    pub fn is_named_by(&self, token: &str) -> bool {
+    pub(crate) fn is_named_by(&self, token: &str) -> bool {
         token.split_once('.').is_some_and(|(header, _)| *header == *self.header)
     }
 
@@ -49,7 +49,7 @@ impl JwsKey {
     ///
     /// # Errors
     /// Why it is not read.
-    pub fn verify(&self, token: &str) -> Result<Vec<u8>, JwsError> {
+    pub(crate) fn verify(&self, token: &str) -> Result<Vec<u8>, JwsError> {
         if !self.is_named_by(token) {
             return Err(JwsError::UnknownKey);
         }
@@ -60,7 +60,7 @@ impl JwsKey {
     }
 
     /// A token of `pair`, whose public half this has to be.
-    pub fn sign(&self, pair: &Ed25519KeyPair, payload: &[u8]) -> String {
+    pub(crate) fn sign(&self, pair: &Ed25519KeyPair, payload: &[u8]) -> String {
         let message = format!("{}.{}", self.header, URL_SAFE_NO_PAD.encode(payload));
         let signature = pair.sign(message.as_bytes());
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -71,7 +71,7 @@ impl JwsKey {
 ///
 /// # Errors
 /// If it has not the shape of a token.
-pub fn unverified_payload(token: &str) -> Result<Vec<u8>, JwsError> {
+pub(crate) fn unverified_payload(token: &str) -> Result<Vec<u8>, JwsError> {
     let mut segments = token.split('.');
     let (Some(_), Some(payload), Some(_), None) =
         (segments.next(), segments.next(), segments.next(), segments.next())

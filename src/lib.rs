@@ -43,26 +43,26 @@
 //! ARCHITECTURE.md tells the same with the words, the disk, and the invariants; `docs/rules.md`
 //! lists the rules that comments cite.
 
-pub mod access;
-pub mod admin;
+mod access;
+mod admin;
 pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod expiring;
-pub mod files;
+mod expiring;
+mod files;
 pub mod identity;
-pub mod jws;
+mod jws;
 pub mod licence;
 pub mod limits;
 pub mod metrics;
 pub mod oci;
 pub mod pull;
-pub mod push;
-pub mod reload;
-pub mod route;
+mod push;
+mod reload;
+mod route;
 pub mod secret;
-pub mod server;
+mod server;
 pub mod store;
-pub mod telemetry;
+mod telemetry;
 pub mod upstream;

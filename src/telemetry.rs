@@ -27,7 +27,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// What stands above the configuration, whatever it comes to say.
 #[derive(Clone, Debug, Default)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     pub format: Option<LogFormat>,
     /// `RUST_LOG`: replaces the level if it is a filter.
     pub filter: Option<String>,
@@ -37,7 +37,7 @@ pub struct Overrides {
 ///
 /// # Errors
 /// If the level is no filter, the process logs already, or no thread can be started.
-pub fn install(log: &Log, overrides: Overrides) -> anyhow::Result<(Telemetry, Logging)> {
+pub(crate) fn install(log: &Log, overrides: Overrides) -> anyhow::Result<(Telemetry, Logging)> {
     let lines = Arc::new(LineQueue::new(BUFFER_MAX));
     let style =
         Style { overrides, terminal: io::stderr().is_terminal(), lines: Arc::clone(&lines) };
@@ -96,7 +96,7 @@ impl Style {
 
 /// Keeps the writing thread; dropping it waits for the last lines, but not longer than a second.
 #[derive(Debug)]
-pub struct Telemetry(Arc<LineQueue>);
+pub(crate) struct Telemetry(Arc<LineQueue>);
 
 impl Telemetry {
     fn start(lines: Arc<LineQueue>, output: impl Write + Send + 'static) -> io::Result<Self> {
@@ -106,7 +106,7 @@ impl Telemetry {
     }
 
     /// Calls `count` with the lines dropped so far, if any, and with those of each later drop.
-    pub fn on_dropped(&self, count: impl Fn(u64) + Send + 'static) {
+    pub(crate) fn on_dropped(&self, count: impl Fn(u64) + Send + 'static) {
         let mut state = self.0.lock();
         if state.dropped > 0 {
             count(mem::take(&mut state.dropped));

@@ -7,7 +7,7 @@ use crate::licence::Slug;
 
 /// The asker of one request.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub(crate) struct Caller {
     pub address: IpAddr,
     /// The one identity of the request: of its credential, else of its certificate, else none
     /// (ACCESS §1.1).
@@ -20,19 +20,19 @@ pub struct Caller {
 
 impl Caller {
     /// Somebody who has presented no credential yet.
-    pub fn anonymous(address: IpAddr, certificate_names: Vec<CertificateName>) -> Self {
+    pub(crate) fn anonymous(address: IpAddr, certificate_names: Vec<CertificateName>) -> Self {
         let (identity, applications) = (Identity::Anonymous, Vec::new());
         Self { address, identity, applications, certificate_names }
     }
 
     /// The same caller, known by `identity`.
     #[must_use]
-    pub fn known_as(self, identity: Identity, applications: Vec<Slug>) -> Self {
+    pub(crate) fn known_as(self, identity: Identity, applications: Vec<Slug>) -> Self {
         Self { identity, applications, ..self }
     }
 
     /// Whether `who` is this caller, or one of the things that the caller is.
-    pub fn is(&self, who: &Identity) -> bool {
+    pub(crate) fn is(&self, who: &Identity) -> bool {
         match who {
             Identity::Anonymous => true,
             Identity::Certificate(name) => self.certificate_names.contains(name),
@@ -41,11 +41,11 @@ impl Caller {
     }
 
     /// Whether the caller has a licence for this application.
-    pub fn is_licensed_for(&self, application: &Slug) -> bool {
+    pub(crate) fn is_licensed_for(&self, application: &Slug) -> bool {
         self.applications.contains(application)
     }
 
-    pub fn is_anonymous(&self) -> bool {
+    pub(crate) fn is_anonymous(&self) -> bool {
         self.identity == Identity::Anonymous
     }
 }

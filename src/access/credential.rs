@@ -19,7 +19,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// A credential as it was presented; nothing of it is verified.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ClientCredential {
+pub(crate) enum ClientCredential {
     None,
     Basic {
         user: String,
@@ -32,7 +32,7 @@ pub enum ClientCredential {
 
 impl ClientCredential {
     /// What the headers present. An empty user with an empty password is no credential (AUTH-8).
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         match (values.next(), values.next()) {
             (None, _) => Self::None,
@@ -44,7 +44,7 @@ impl ClientCredential {
     }
 
     /// A user and a password, as a form gives them.
-    pub fn basic(user: String, password: String) -> Self {
+    pub(crate) fn basic(user: String, password: String) -> Self {
         if user.is_empty() && password.is_empty() {
             return Self::None;
         }
@@ -66,7 +66,7 @@ impl ClientCredential {
     }
 
     /// The scheme, as a label of metrics.
-    pub fn scheme(&self) -> &'static str {
+    pub(crate) fn scheme(&self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Basic { .. } => "basic",

@@ -24,7 +24,7 @@ use crate::secret::Secret;
 
 /// Checks credentials; one for the process.
 #[derive(Debug)]
-pub struct Gatekeeper {
+pub(crate) struct Gatekeeper {
     clock: Clock,
     passwords: Passwords,
     tokens: ArcSwap<AccessTokens>,
@@ -36,7 +36,7 @@ pub struct Gatekeeper {
 
 /// A credential, and where it is presented.
 #[derive(Clone, Copy, Debug)]
-pub struct PresentedCredential<'a> {
+pub(crate) struct PresentedCredential<'a> {
     pub credential: &'a ClientCredential,
     /// Where the request comes from.
     pub address: IpAddr,
@@ -51,7 +51,7 @@ pub struct PresentedCredential<'a> {
 
 /// A credential that was found good, and what a token for it would say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authenticated {
+pub(crate) struct Authenticated {
     pub identity: Identity,
     /// What a licence is for; empty for everybody else.
     pub applications: Vec<Slug>,
@@ -65,7 +65,7 @@ impl Gatekeeper {
     ///
     /// # Errors
     /// If the key is unusable, or the system gives no randomness or no thread.
-    pub fn new(key: &Secret, clock: Clock) -> Result<Self, String> {
+    pub(crate) fn new(key: &Secret, clock: Clock) -> Result<Self, String> {
         Ok(Self {
             passwords: Passwords::new(clock.clone()).map_err(|error| error.to_string())?,
             tokens: ArcSwap::from_pointee(AccessTokens::new(
@@ -80,15 +80,15 @@ impl Gatekeeper {
         })
     }
 
-    pub fn set_users(&self, users: Users) {
+    pub(crate) fn set_users(&self, users: Users) {
         self.users.store(Arc::new(users));
     }
 
-    pub fn set_public_keys(&self, keys: PublicKeys) {
+    pub(crate) fn set_public_keys(&self, keys: PublicKeys) {
         self.keys.store(Arc::new(keys));
     }
 
-    pub fn set_revocations(&self, revocations: Revocations) {
+    pub(crate) fn set_revocations(&self, revocations: Revocations) {
         self.revocations.store(Arc::new(revocations));
     }
 
@@ -97,7 +97,7 @@ impl Gatekeeper {
     ///
     /// # Errors
     /// If the key is unusable.
-    pub fn set_key(&self, key: &Secret) -> Result<(), String> {
+    pub(crate) fn set_key(&self, key: &Secret) -> Result<(), String> {
         let key = key.expose().as_bytes();
         if let Some(renewed) = self.tokens.load().renewed(key)? {
             self.seals.store(Arc::new(self.seals.load().renewed(key)?));
@@ -108,12 +108,17 @@ impl Gatekeeper {
 
     /// Seals what a client shall bring back, for `whom` and `what` alone (ACCESS §7.2). None if the
     /// system gives no randomness.
-    pub fn seal(&self, text: &str, whom: &Identity, what: &CanonicalName) -> Option<String> {
+    pub(crate) fn seal(&self, text: &str, whom: &Identity, what: &CanonicalName) -> Option<String> {
         self.seals.load().seal(text, &context(whom, what))
     }
 
     /// Opens what was sealed for `whom` and `what`.
-    pub fn unseal(&self, sealed: &str, whom: &Identity, what: &CanonicalName) -> Option<String> {
+    pub(crate) fn unseal(
+        &self,
+        sealed: &str,
+        whom: &Identity,
+        what: &CanonicalName,
+    ) -> Option<String> {
         self.seals.load().open(sealed, &context(whom, what))
     }
 
@@ -121,7 +126,7 @@ impl Gatekeeper {
     ///
     /// # Errors
     /// Why nobody.
-    pub async fn authenticate(
+    pub(crate) async fn authenticate(
         &self,
         presented: PresentedCredential<'_>,
     ) -> Result<Authenticated, Rejection> {
@@ -146,7 +151,7 @@ impl Gatekeeper {
     }
 
     /// A token of ours for somebody who was found good.
-    pub fn issue(&self, to: &Authenticated, audience: &str, life: Duration) -> Issued {
+    pub(crate) fn issue(&self, to: &Authenticated, audience: &str, life: Duration) -> Issued {
         self.tokens.load().issue(to.subject.clone(), audience, life, to.expires)
     }
 
@@ -249,7 +254,7 @@ fn context(whom: &Identity, what: &CanonicalName) -> String {
 }
 
 impl Authenticated {
-    pub fn anonymous() -> Self {
+    pub(crate) fn anonymous() -> Self {
         Self {
             identity: Identity::Anonymous,
             applications: Vec::new(),

@@ -16,7 +16,7 @@ const KEY_FILE_BYTES_MIN: usize = 32;
 ///
 /// # Errors
 /// If the system gives no randomness.
-pub fn generate_key() -> Result<Secret, String> {
+pub(crate) fn generate_key() -> Result<Secret, String> {
     let mut random = Zeroizing::new([0; KEY_FILE_BYTES_MIN]);
     SystemRandom::new()
         .fill(random.as_mut())

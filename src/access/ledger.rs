@@ -13,10 +13,10 @@ const LICENCES_MAX: u64 = 10_000;
 
 /// The last pull of each licence since the start.
 #[derive(Debug)]
-pub struct Ledger(Cache<LicenceId, LastPull>);
+pub(crate) struct Ledger(Cache<LicenceId, LastPull>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastPull {
+pub(crate) struct LastPull {
     pub at: Timestamp,
     pub image: CanonicalName,
     pub expires: Option<Timestamp>,
@@ -29,14 +29,14 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    pub fn note(&self, caller: &Caller, pull: LastPull) {
+    pub(crate) fn note(&self, caller: &Caller, pull: LastPull) {
         if let Identity::Licence(id) = &caller.identity {
             self.0.insert(id.clone(), pull);
         }
     }
 
     /// By id.
-    pub fn entries(&self) -> Vec<(LicenceId, LastPull)> {
+    pub(crate) fn entries(&self) -> Vec<(LicenceId, LastPull)> {
         let mut entries: Vec<_> =
             self.0.iter().map(|(id, pull)| (id.as_ref().clone(), pull)).collect();
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -10,7 +10,7 @@ use super::caller::Caller;
 
 /// What a request wants with an image. Every endpoint is exactly one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Manifests, blobs and referrers.
     Pull,
     /// Whether a manifest or a blob is there: for those who pull, and for those who push (ACCESS
@@ -25,14 +25,14 @@ pub enum Action {
 
 /// The caller may do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant<'p> {
+pub(crate) struct Grant<'p> {
     /// The application that the image belongs to, if the right comes from that.
     pub application: Option<&'p Slug>,
 }
 
 /// How a caller without a grant is turned away (ACCESS §3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denial {
+pub(crate) enum Denial {
     /// To somebody anonymous: 401 with a challenge, for they may be somebody who is allowed.
     Unauthenticated,
     /// To somebody known, a read: 404, as for an image that does not exist.
@@ -44,13 +44,13 @@ pub enum Denial {
 
 /// What the configuration allows.
 #[derive(Debug)]
-pub struct Policy {
+pub(crate) struct Policy {
     rules: Vec<Rule>,
     applications: Vec<Application>,
 }
 
 impl Policy {
-    pub fn new(rules: Vec<Rule>, applications: Vec<Application>) -> Self {
+    pub(crate) fn new(rules: Vec<Rule>, applications: Vec<Application>) -> Self {
         Self { rules, applications }
     }
 
@@ -59,7 +59,7 @@ impl Policy {
     ///
     /// # Errors
     /// How to turn the caller away.
-    pub fn decide(
+    pub(crate) fn decide(
         &self,
         caller: &Caller,
         action: Action,
@@ -90,7 +90,7 @@ impl Policy {
 
     /// Whether two images belong to exactly the same applications, if to any: only then may a blob
     /// of one be mounted into the other (UPL-7).
-    pub fn are_of_one_application(&self, a: &CanonicalName, b: &CanonicalName) -> bool {
+    pub(crate) fn are_of_one_application(&self, a: &CanonicalName, b: &CanonicalName) -> bool {
         let (a, b) = (a.to_string(), b.to_string());
         self.applications.iter().all(|application| {
             matches_any(&application.images, &a) == matches_any(&application.images, &b)
@@ -99,34 +99,37 @@ impl Policy {
 
     /// How a request for a name that no upstream has is turned away: like one for a name that
     /// nobody may use, so that callers cannot find out which upstreams there are.
-    pub fn denial_of_unknown_name(caller: &Caller, action: Action) -> Denial {
+    pub(crate) fn denial_of_unknown_name(caller: &Caller, action: Action) -> Denial {
         denial(caller, action)
     }
 
     /// Whether a rule gives anything at all to somebody at this address without a credential; only
     /// then is there a point in an anonymous token (ACCESS §1.3).
-    pub fn grants_anonymous_anything(&self, caller: &Caller) -> bool {
+    pub(crate) fn grants_anonymous_anything(&self, caller: &Caller) -> bool {
         let nobody = caller.clone().known_as(Identity::Anonymous, Vec::new());
         self.rules.iter().any(|rule| nobody.is(&rule.who) && is_from_network(rule, &nobody))
     }
 
     /// Whether this caller may push anything anywhere: such work takes longer than a pull
     /// (AUTH-10).
-    pub fn may_push(&self, caller: &Caller) -> bool {
+    pub(crate) fn may_push(&self, caller: &Caller) -> bool {
         let by_rule = self.rules.iter().any(|rule| applies(rule, caller, Action::Push));
         by_rule || self.applications.iter().any(|application| publishes(caller, application))
     }
 
     /// The first of the caller's certificate names that anything is granted to. A certificate that
     /// nothing is granted to is no identity, so that its bearer is still asked to log in.
-    pub fn certificate_identity(&self, caller: &Caller) -> Option<Identity> {
+    pub(crate) fn certificate_identity(&self, caller: &Caller) -> Option<Identity> {
         let publishers = self.applications.iter().flat_map(|application| &application.publishers);
         let mut named = self.rules.iter().map(|rule| &rule.who).chain(publishers);
         named.find(|who| matches!(who, Identity::Certificate(_)) && caller.is(who)).cloned()
     }
 
     /// The applications of a licence that are not configured here; they grant nothing.
-    pub fn unknown_applications<'a>(&'a self, named: &'a [Slug]) -> impl Iterator<Item = &'a Slug> {
+    pub(crate) fn unknown_applications<'a>(
+        &'a self,
+        named: &'a [Slug],
+    ) -> impl Iterator<Item = &'a Slug> {
         named
             .iter()
             .filter(|slug| !self.applications.iter().any(|application| application.slug == **slug))

@@ -26,7 +26,7 @@ use crate::licence::{LicenceId, LicenceRefusal};
 
 /// One reason. [`Display`](std::fmt::Display) is the sentence for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
+pub(crate) enum Rejection {
     #[error("the Authorization header cannot be read")]
     Malformed,
     #[error("there is no user of this name")]
@@ -59,7 +59,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// The word of the vocabulary.
-    pub fn as_str(&self) -> &'static str {
+    pub(crate) fn as_str(&self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
             Self::UnknownUser => "unknown_user",

@@ -24,8 +24,8 @@ use crate::secret::Secret;
 
 /// How long a token is good; longer for those who push, since a push is not interrupted to renew it
 /// (AUTH-10).
-pub const TOKEN_LIFE: Duration = Duration::from_mins(15);
-pub const TOKEN_LIFE_FOR_PUSH: Duration = Duration::from_hours(1);
+pub(crate) const TOKEN_LIFE: Duration = Duration::from_mins(15);
+pub(crate) const TOKEN_LIFE_FOR_PUSH: Duration = Duration::from_hours(1);
 
 /// Bytes of a token; with 32 applications it takes about 3 KiB.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -137,7 +137,7 @@ pub(super) struct AccessTokens {
 
 /// A token and how long it is good.
 #[derive(Debug)]
-pub struct Issued {
+pub(crate) struct Issued {
     pub token: Secret,
     pub at: Timestamp,
     pub life: Duration,

@@ -18,7 +18,7 @@ const BCRYPT_PASSWORD_BYTES_MAX: usize = 72;
 
 /// Everybody who has a password.
 #[derive(Clone, Debug, Default)]
-pub struct Users {
+pub(crate) struct Users {
     hashes: HashMap<Box<str>, StoredHash>,
     /// The most expensive of the hashes. A login by an unknown name is checked against it, so that
     /// it takes no less time than that of a user.
@@ -27,7 +27,7 @@ pub struct Users {
 
 /// A password's hash. Shows nothing of itself.
 #[derive(Clone, PartialEq, Eq)]
-pub struct StoredHash {
+pub(crate) struct StoredHash {
     text: Box<str>,
     kind: HashKind,
 }
@@ -43,7 +43,7 @@ impl Users {
     ///
     /// # Errors
     /// Every line that is wrong, by number from 1; never with anything of a hash.
-    pub fn parse(text: &str) -> Result<Self, Vec<(usize, String)>> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Vec<(usize, String)>> {
         let mut lines: HashMap<&str, usize> = HashMap::new();
         let (mut users, mut problems) = (Self::default(), Vec::new());
         for (i, line) in text.lines().enumerate() {
@@ -67,7 +67,7 @@ impl Users {
         if problems.is_empty() { Ok(users) } else { Err(problems) }
     }
 
-    pub fn get(&self, name: &str) -> Option<&StoredHash> {
+    pub(crate) fn get(&self, name: &str) -> Option<&StoredHash> {
         self.hashes.get(name)
     }
 
@@ -109,7 +109,7 @@ impl StoredHash {
     }
 
     /// Changes with the password, and tells nothing about the hash: the beginning of its SHA-256.
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         URL_SAFE_NO_PAD.encode(&digest(&SHA256, self.text.as_bytes()).as_ref()[..12])
     }
 

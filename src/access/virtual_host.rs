@@ -5,7 +5,7 @@ use crate::oci::{UpstreamName, normal_host};
 
 /// Every name that the proxy answers to.
 #[derive(Debug)]
-pub struct VirtualHosts {
+pub(crate) struct VirtualHosts {
     hosts: Vec<Host>,
     /// Host names bound to upstreams; they need no entry of their own.
     bound: Vec<String>,
@@ -19,7 +19,7 @@ pub struct VirtualHosts {
 
 /// One of these names, as this request wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VirtualHost {
+pub(crate) struct VirtualHost {
     /// The audience of our tokens for this name.
     pub audience: String,
     /// Where tokens come from: an absolute URL on the name that the client used (AUTH-1).
@@ -34,7 +34,7 @@ pub struct VirtualHost {
 }
 
 impl VirtualHosts {
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
             hosts: config.hosts.clone(),
             bound: config.upstreams.iter().flat_map(|upstream| upstream.hosts.clone()).collect(),
@@ -45,7 +45,7 @@ impl VirtualHosts {
 
     /// The virtual host that `host`, the `Host` header as received, names; `secure` if the
     /// connection has TLS. None: it is no name of ours (421).
-    pub fn find(&self, host: Option<&str>, secure: bool) -> Option<VirtualHost> {
+    pub(crate) fn find(&self, host: Option<&str>, secure: bool) -> Option<VirtualHost> {
         let called = normal_host(host.unwrap_or_default());
         // What goes into a realm has to be a host and a port, and nothing else.
         let is_host = UpstreamName::parse(&called).is_ok();

@@ -30,7 +30,7 @@ const REQUEST_IDLE: Duration = Duration::from_secs(95);
 
 /// What the operator's side shows.
 #[derive(Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     metrics: Arc<Metrics>,
     /// Set once the proxy should get no more new work.
     draining: CancellationToken,
@@ -38,7 +38,11 @@ pub struct Admin {
 }
 
 impl Admin {
-    pub fn new(metrics: Arc<Metrics>, draining: CancellationToken, ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(
+        metrics: Arc<Metrics>,
+        draining: CancellationToken,
+        ledger: Arc<Ledger>,
+    ) -> Self {
         if let Err(error) = metrics.registry().register(Box::new(process::ProcessCollector::new()))
         {
             tracing::warn!(%error, "no metrics of the process itself");
@@ -47,7 +51,11 @@ impl Admin {
     }
 
     /// Serves until `stop` resolves; open connections are dropped then.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) {
         let cut = CancellationToken::new();
         let connections = accept(&listener, CONNECTIONS_MAX, stop, |accepted| {
             let (this, cut) = (Arc::clone(&self), cut.clone());

@@ -14,7 +14,11 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry says; see [`Error`].
-    pub async fn delete(&self, name: &CanonicalName, what: DeleteTarget) -> Result<(), Error> {
+    pub(crate) async fn delete(
+        &self,
+        name: &CanonicalName,
+        what: DeleteTarget,
+    ) -> Result<(), Error> {
         let (inner, name) = (Arc::clone(&self.0), name.clone());
         let delete = async move { inner.delete(&name, what).await };
         self.0.pull.run_to_completion(delete).await.unwrap_or(Err(Error::Abandoned))

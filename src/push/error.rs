@@ -8,7 +8,7 @@ use crate::upstream::{self, ErrorKind};
 
 /// Why a push, or a delete, was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The registry does not accept what was written; `status` and `code` are its own words.
     #[error("{cause}")]
     Rejected { status: u16, code: Option<ErrorCode>, cause: upstream::Error },
@@ -49,7 +49,7 @@ pub enum Error {
 
 impl Error {
     /// The failure as a word in logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Rejected { .. } => "rejected",
             Self::Denied(_) => "refused",

@@ -11,7 +11,7 @@ use crate::upstream::{AcceptedManifest, NewManifest};
 
 /// What the registry says of a manifest that it has accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TakenManifest {
+pub(crate) struct TakenManifest {
     /// The digest that the registry has it by.
     pub digest: Digest,
     /// `OCI-Subject`. Only a registry that keeps referrers says this (ACCESS §7.4).
@@ -27,7 +27,7 @@ impl PushThrough {
     /// # Errors
     /// [`Error::WrongDigest`], before anything is sent, if the manifest is put under a digest
     /// that is not its own. Else what the registry says; see [`Error`].
-    pub async fn put_manifest(
+    pub(crate) async fn put_manifest(
         &self,
         name: &CanonicalName,
         manifest: NewManifest,

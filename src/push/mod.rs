@@ -28,11 +28,11 @@ use crate::pull::{Parts, PullThrough};
 use crate::store::BlobStore;
 use crate::upstream::{UpstreamClient, Upstreams};
 
-pub use crate::upstream::{DeleteTarget, NewManifest, UploadStart};
-pub use error::Error;
-pub use manifests::TakenManifest;
-pub use relay::ClientChunk;
-pub use uploads::{Upload, UploadHandle, UploadHeaders};
+pub(crate) use crate::upstream::{DeleteTarget, NewManifest, UploadStart};
+pub(crate) use error::Error;
+pub(crate) use manifests::TakenManifest;
+pub(crate) use relay::ClientChunk;
+pub(crate) use uploads::{Upload, UploadHandle, UploadHeaders};
 
 use sessions::Sessions;
 
@@ -41,7 +41,7 @@ const SESSION_SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The service; clones share it.
 #[derive(Clone, Debug)]
-pub struct PushThrough(Arc<PushCore>);
+pub(crate) struct PushThrough(Arc<PushCore>);
 
 #[derive(Debug)]
 struct PushCore {
@@ -58,7 +58,7 @@ struct PushCore {
 impl PushThrough {
     /// Writes go to the same upstreams that `pull` reads from, and what is kept of them goes into
     /// the same store.
-    pub fn new(parts: &Parts, pull: PullThrough) -> Self {
+    pub(crate) fn new(parts: &Parts, pull: PullThrough) -> Self {
         Self(Arc::new(PushCore {
             upstreams: Arc::clone(&parts.upstreams),
             store: parts.store.clone(),
@@ -71,7 +71,7 @@ impl PushThrough {
     }
 
     /// Drops the mirrors of uploads without a recent request; never returns.
-    pub async fn maintain(&self) {
+    pub(crate) async fn maintain(&self) {
         loop {
             tokio::time::sleep(SESSION_SWEEP_INTERVAL).await;
             self.0.sessions.sweep();

@@ -29,7 +29,7 @@ const DISK_BATCH_BYTES: usize = 1 << 20;
 
 /// The body of a client's request, and what its head says of it.
 #[derive(Debug)]
-pub struct ClientChunk<B> {
+pub(crate) struct ClientChunk<B> {
     pub body: B,
     /// Bytes, if announced.
     pub length: Option<u64>,

@@ -21,7 +21,7 @@ use crate::upstream::{
 /// What names an upload to its client: the session that holds the mirror, and the registry's own
 /// address of the upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadHandle {
+pub(crate) struct UploadHandle {
     session: SessionId,
     address: UploadAddress,
 }
@@ -29,12 +29,12 @@ pub struct UploadHandle {
 impl UploadHandle {
     /// Plain text, which the caller has to seal before a client sees it: the registry's address may
     /// hold secrets, and must not be altered (ACCESS §7.2).
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         format!("{} {}", self.session, self.address.as_str())
     }
 
     /// Reads what [`UploadHandle::to_text`] wrote.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (session, address) = text.split_once(' ')?;
         let address = UploadAddress::new(address.to_owned());
         Some(Self { session: SessionId::parse(session)?, address })
@@ -43,7 +43,7 @@ impl UploadHandle {
 
 /// The state of an upload after a request about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upload {
+pub(crate) enum Upload {
     Open {
         handle: UploadHandle,
         progress: UploadHeaders,
@@ -62,7 +62,7 @@ impl Upload {
 
 /// What the registry says of an open upload; the client gets it as it is (UPL-5).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadHeaders {
+pub(crate) struct UploadHeaders {
     /// `Range`: what has arrived, in the form `0-1023` (UPL-5).
     pub range: Option<String>,
     /// `Docker-Upload-UUID`.
@@ -77,7 +77,7 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry says; see [`Error`].
-    pub async fn begin_upload(
+    pub(crate) async fn begin_upload(
         &self,
         name: &CanonicalName,
         start: &UploadStart,
@@ -103,7 +103,7 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry or the client did; see [`Error`].
-    pub async fn upload_whole<B>(
+    pub(crate) async fn upload_whole<B>(
         &self,
         name: &CanonicalName,
         chunk: ClientChunk<B>,
@@ -122,7 +122,7 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry or the client did; see [`Error`].
-    pub async fn continue_upload<B>(
+    pub(crate) async fn continue_upload<B>(
         &self,
         name: &CanonicalName,
         handle: UploadHandle,
@@ -139,7 +139,7 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry says; see [`Error`].
-    pub async fn upload_status(
+    pub(crate) async fn upload_status(
         &self,
         name: &CanonicalName,
         handle: UploadHandle,
@@ -160,7 +160,7 @@ impl PushThrough {
     ///
     /// # Errors
     /// What the registry says; see [`Error`]. The mirror is dropped in any case.
-    pub async fn cancel_upload(
+    pub(crate) async fn cancel_upload(
         &self,
         name: &CanonicalName,
         handle: &UploadHandle,

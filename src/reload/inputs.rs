@@ -15,11 +15,11 @@ use crate::server::{Service, TlsContext};
 
 /// What is wrong with the files of one input, a line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unusable(pub Vec<String>);
+pub(crate) struct Unusable(pub Vec<String>);
 
 /// What is loaded from files of its own, and replaced by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
+pub(crate) enum Input {
     /// The key of our own tokens.
     Key,
     Users,
@@ -29,11 +29,11 @@ pub enum Input {
 }
 
 impl Input {
-    pub const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::Key, Self::Users, Self::PublicKeys, Self::Revocations, Self::Tls];
 
     /// The value of the label `part` in metrics and log lines.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Key => "key",
             Self::Users => "users",
@@ -48,7 +48,7 @@ impl Input {
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub fn load(self, config: &Config, service: &Service) -> Result<(), Unusable> {
+    pub(crate) fn load(self, config: &Config, service: &Service) -> Result<(), Unusable> {
         match self {
             Self::Key => set_key(config, service)?,
             Self::Users => service.gatekeeper.set_users(users(config)?),
@@ -60,7 +60,7 @@ impl Input {
     }
 
     /// The files and folders that it is read from.
-    pub fn files(self, config: &Config) -> Vec<PathBuf> {
+    pub(crate) fn files(self, config: &Config) -> Vec<PathBuf> {
         match self {
             Self::Key => vec![config.key_file()],
             Self::Users => config.access.users.iter().cloned().collect(),
@@ -83,7 +83,7 @@ impl Input {
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub fn check(self, config: &Config) -> Result<(), Unusable> {
+    pub(crate) fn check(self, config: &Config) -> Result<(), Unusable> {
         match self {
             // A start makes it if there is none, so that its absence is no mistake.
             Self::Key => Ok(()),
@@ -106,7 +106,7 @@ fn set_key(config: &Config, service: &Service) -> Result<(), Unusable> {
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn token_key(path: &Path) -> Result<Secret, String> {
+pub(crate) fn token_key(path: &Path) -> Result<Secret, String> {
     match files::read_utf8(path) {
         Ok(text) => Ok(Secret::new(text.trim_end().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => make_token_key(path),
@@ -133,7 +133,7 @@ fn users(config: &Config) -> Result<Users, Unusable> {
 ///
 /// # Errors
 /// Everything that is wrong with their files.
-pub fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
+pub(crate) fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
     let (mut keys, mut problems) = (Vec::new(), Vec::new());
     for path in config.licences.iter().flat_map(|licences| &licences.public_keys) {
         let key = |pem: String| {
@@ -151,7 +151,7 @@ pub fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
 ///
 /// # Errors
 /// Everything that is wrong with them.
-pub fn revocations(config: &Config) -> Result<Revocations, Unusable> {
+pub(crate) fn revocations(config: &Config) -> Result<Revocations, Unusable> {
     let Some(path) = config.licences.as_ref().and_then(|licences| licences.revoked.as_ref()) else {
         return Ok(Revocations::default());
     };

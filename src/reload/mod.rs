@@ -5,7 +5,7 @@
 //! nothing, is logged once, and does not keep the others from being replaced.
 
 mod fingerprint;
-pub mod inputs;
+pub(crate) mod inputs;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ const CONFIGURATION: &str = "configuration";
 
 /// Watches files, and replaces what was loaded from them.
 #[derive(Debug)]
-pub struct Reloader {
+pub(crate) struct Reloader {
     file: Option<PathBuf>,
     logging: Option<Logging>,
     config: Config,
@@ -44,7 +44,7 @@ pub struct Reloader {
 impl Reloader {
     /// Remembers the files of each input as they are now. The inputs of `config` have to be loaded
     /// after this: a change in between is then seen as a change.
-    pub fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
         let mut reloader =
             Self { file: None, logging: None, config, service, metrics, seen: HashMap::new() };
         for input in Input::ALL {
@@ -55,7 +55,7 @@ impl Reloader {
 
     /// Also watches the file that the configuration is from, and the other files that it was read
     /// from. `logging` is changed with it.
-    pub fn watch(&mut self, file: PathBuf, logging: Option<Logging>) {
+    pub(crate) fn watch(&mut self, file: PathBuf, logging: Option<Logging>) {
         self.logging = logging;
         self.note_change(CONFIGURATION, &self.configuration_files(&file));
         self.file = Some(file);
@@ -66,7 +66,7 @@ impl Reloader {
     }
 
     /// Runs until it is dropped; `now` asks it to look at once.
-    pub async fn run(mut self, now: Arc<Notify>) {
+    pub(crate) async fn run(mut self, now: Arc<Notify>) {
         loop {
             // Either the interval is over or a signal asks: the files are read in both cases.
             let _ = tokio::time::timeout(POLL_INTERVAL, now.notified()).await;

@@ -14,7 +14,7 @@ use crate::oci::{CanonicalName, Namespace, Ns, Repository, UpstreamName, normal_
 
 /// The configured upstreams, and every name they go by.
 #[derive(Debug)]
-pub struct Routes {
+pub(crate) struct Routes {
     entries: Vec<RoutedUpstream>,
     /// Names, aliases, and both of these with the default port; the values index `entries`.
     names: HashMap<String, usize>,
@@ -37,7 +37,7 @@ struct RoutedUpstream {
 
 /// Where a request leads, and how its client named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub(crate) struct Route {
     pub upstream: UpstreamName,
     /// As the upstream calls it.
     pub repository: Repository,
@@ -81,7 +81,7 @@ enum NsMeaning<'a> {
 }
 
 impl Routes {
-    pub fn new(config: &config::Config) -> Self {
+    pub(crate) fn new(config: &config::Config) -> Self {
         Self {
             own_hosts: config.hosts.iter().map(|host| host.name.clone()).collect(),
             applications: config
@@ -119,7 +119,7 @@ impl Routes {
     }
 
     /// Whether there is a `/v2/` to ping behind this prefix (SEL-3).
-    pub fn answers_ping(&self, prefix: Option<&str>) -> bool {
+    pub(crate) fn answers_ping(&self, prefix: Option<&str>) -> bool {
         prefix.is_none_or(|prefix| self.named(prefix).is_some())
     }
 
@@ -127,7 +127,7 @@ impl Routes {
     ///
     /// `None` if nothing configured is meant, or if two signals disagree in a way that could pass
     /// one registry's image off as another's.
-    pub fn resolve(
+    pub(crate) fn resolve(
         &self,
         host: Option<&str>,
         prefix: Option<&str>,
@@ -276,23 +276,23 @@ impl RoutedUpstream {
 }
 
 impl Route {
-    pub fn canonical(&self) -> CanonicalName {
+    pub(crate) fn canonical(&self) -> CanonicalName {
         CanonicalName { upstream: self.upstream.clone(), repository: self.repository.clone() }
     }
 
     /// The repository as this client calls it: what stands in the body of a tag list (TAG-1).
-    pub fn visible_name(&self) -> &Repository {
+    pub(crate) fn visible_name(&self) -> &Repository {
         &self.visible.repository
     }
 
     /// The value of `OCI-Namespace`: the `ns` as received, if it decided (SEL-10).
-    pub fn echo_ns(&self) -> Option<&str> {
+    pub(crate) fn echo_ns(&self) -> Option<&str> {
         self.visible.ns.as_deref()
     }
 
     /// A path under [`Route::visible_name`], with or without a query, as this client has to ask for
     /// it to come back to the same upstream: the prefix before it and `ns` behind it (TAG-3).
-    pub fn visible_target(&self, path: &str) -> String {
+    pub(crate) fn visible_target(&self, path: &str) -> String {
         let prefix =
             self.visible.prefix.as_ref().map(|prefix| format!("/{prefix}")).unwrap_or_default();
         let separator = if path.contains('?') { '&' } else { '?' };

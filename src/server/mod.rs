@@ -29,8 +29,8 @@ mod snapshot;
 mod token;
 mod writes;
 
-pub use connection::accept::{Accepted, accept};
-pub use connection::serve::run;
-pub use connection::tls::TlsContext;
-pub use service::Service;
-pub use snapshot::RequestConfig;
+pub(crate) use connection::accept::accept;
+pub(crate) use connection::serve::run;
+pub(crate) use connection::tls::TlsContext;
+pub(crate) use service::Service;
+pub(crate) use snapshot::RequestConfig;

@@ -40,7 +40,7 @@ use crate::route::{Route, Routes};
 /// What answers requests; one for all connections. `app` puts it together, and `reload` replaces
 /// `config`, `tls` and what the gatekeeper knows while it runs.
 #[derive(Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// A request keeps the one that it began with.
     pub(crate) config: ArcSwap<RequestConfig>,
     /// Checks credentials, issues tokens, and seals the addresses of uploads.

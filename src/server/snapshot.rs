@@ -11,7 +11,7 @@ use crate::route::Routes;
 
 /// What a configuration means for requests.
 #[derive(Debug)]
-pub struct RequestConfig {
+pub(crate) struct RequestConfig {
     pub(super) routes: Routes,
     pub(super) policy: Policy,
     pub(super) virtual_hosts: VirtualHosts,
@@ -25,7 +25,7 @@ pub struct RequestConfig {
 
 impl RequestConfig {
     /// Takes over what requests need from a configuration that has been checked.
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
             routes: Routes::new(config),
             policy: Policy::new(config.access.rules.clone(), config.applications.clone()),

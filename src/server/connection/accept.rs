@@ -16,7 +16,7 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection and its place among the others.
 #[derive(Debug)]
-pub struct Accepted<S> {
+pub(crate) struct Accepted<S> {
     pub stream: S,
     pub peer: SocketAddr,
     /// The place, free again when this is dropped.
@@ -27,7 +27,7 @@ pub struct Accepted<S> {
 /// Returns the connections that are still open then.
 ///
 /// Failures to accept are logged and retried; they end nothing.
-pub async fn accept<F>(
+pub(crate) async fn accept<F>(
     listener: &TcpListener,
     max_connections: usize,
     stop: impl Future<Output = ()>,

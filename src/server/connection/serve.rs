@@ -27,7 +27,11 @@ const TLS_BUFFER_MAX: usize = 512 * 1024;
 
 /// Serves clients on `listener` until `stop` resolves. Then transfers may end within the grace
 /// period of the configuration, and those that outlast it are cut off.
-pub async fn run(listener: TcpListener, service: Arc<Service>, stop: impl Future<Output = ()>) {
+pub(crate) async fn run(
+    listener: TcpListener,
+    service: Arc<Service>,
+    stop: impl Future<Output = ()>,
+) {
     let draining = CancellationToken::new();
     let grace_over = CancellationToken::new();
     let connections = accept(&listener, service.limits.connections, stop, |accepted| {

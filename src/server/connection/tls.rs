@@ -27,7 +27,7 @@ const ALPN_HTTP_1: &[u8] = b"http/1.1";
 /// Session tickets are of one context: no session is resumed across a reload, so that a client
 /// whose authority is trusted no more has to show its certificate again.
 #[derive(Clone, Debug)]
-pub struct TlsContext {
+pub(crate) struct TlsContext {
     config: Arc<ServerConfig>,
     /// Clients without a certificate are not served.
     certificate_required: bool,
@@ -49,7 +49,7 @@ impl TlsContext {
     ///
     /// # Errors
     /// A sentence that names the key of the configuration whose file cannot be used, and why.
-    pub fn new(
+    pub(crate) fn new(
         certificate: &str,
         key: &str,
         client_ca: Option<&str>,
