@@ -2,6 +2,7 @@
 //! `anonymous`, `user:ci`, `licence:acme-prod`, `certificate:dns:node.example.com` (ACCESS §1.1).
 //! Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::licence::LicenceId;
@@ -54,6 +55,16 @@ impl Identity {
             "licence" => LicenceId::parse(name).map(Self::Licence),
             "certificate" => CertificateName::parse(name).map(Self::Certificate).ok_or_else(wrong),
             _ => Err(wrong()),
+        }
+    }
+}
+
+impl Identity {
+    /// The written form, for logs. Most requests are anonymous and cost no allocation.
+    pub(crate) fn label(&self) -> Cow<'static, str> {
+        match self {
+            Self::Anonymous => Cow::Borrowed("anonymous"),
+            Self::User(_) | Self::Licence(_) | Self::Certificate(_) => self.to_string().into(),
         }
     }
 }

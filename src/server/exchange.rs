@@ -36,7 +36,7 @@ pub(super) struct Notes {
     /// The route label of the endpoint.
     pub(super) route: Option<&'static str>,
     /// Who asks, as rules write it.
-    pub(super) identity: Option<String>,
+    pub(super) identity: Option<Cow<'static, str>>,
     /// The application that gives the right, or under whose name the image was called.
     pub(super) application: Option<Slug>,
     pub(super) name: Option<CanonicalName>,

@@ -196,12 +196,12 @@ impl Service {
         credential: &ClientCredential,
         notes: &mut Notes,
     ) -> Result<Identified, Refusal> {
-        notes.identity = Some("unknown".to_owned());
+        notes.identity = Some("unknown".into());
         let Unauthenticated { config, host, caller, deadline } = unauthenticated;
         let (gatekeeper, metrics) = (&self.gatekeeper, &self.metrics);
         let login = LoginAttempt { gatekeeper, metrics, config, credential, deadline };
         let identified = login.identify(host, caller).await?;
-        notes.identity = Some(identified.caller.identity.to_string());
+        notes.identity = Some(identified.caller.identity.label());
         Ok(identified)
     }
 
