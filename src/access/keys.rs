@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// Bytes that a key file has at least, and random ones that a new one is made of: as many as the keys
-/// that are derived from it have.
+/// Bytes that a key file has at least, and random ones that a new one is made of: as many as the
+/// keys that are derived from it have.
 const KEY_FILE_BYTES_MIN: usize = 32;
 
 /// The content of a new key file, as text.

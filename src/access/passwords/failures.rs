@@ -1,6 +1,6 @@
 //! Failed logins of the last minute. After five of them a user is locked out at one address. The
-//! address is a suspect from the first one on, and the name is guessed at: their attempts wait
-//! behind others (`lanes`). Bounded; the oldest are forgotten.
+//! address counts as failing from the first one on, and the name is guessed at: their attempts
+//! wait behind others (`lanes`). Bounded; the oldest are forgotten.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,9 +15,9 @@ use crate::expiring::ExpiringCache;
 /// Failures of one user from one address in [`FAILURE_WINDOW`] (ACCESS §5.3).
 const FAILURES_MAX: u32 = 5;
 const FAILURE_WINDOW: Duration = Duration::from_mins(1);
-/// How long an address is a suspect whose attempt was crowded out: long enough to recognise one
+/// How long an address counts as failing whose attempt was crowded out: long enough to recognise one
 /// that keeps coming, short enough for one that came in somebody else's flood.
-const CROWDED_OUT_SUSPECT_FOR: Duration = Duration::from_secs(10);
+const CROWDED_OUT_FAILING_FOR: Duration = Duration::from_secs(10);
 /// Addresses, names, and pairs of them that are remembered.
 const REMEMBERED_MAX: u64 = 65_536;
 
@@ -45,7 +45,7 @@ pub(super) struct Failures {
     names: RandomState,
     counts: Cache<(SourceNetwork, NameHash), Count>,
     /// Addresses that have failed, or were turned away for want of room.
-    suspects: ExpiringCache<SourceNetwork, ()>,
+    failing: ExpiringCache<SourceNetwork, ()>,
     /// Names that somebody guesses at.
     guessed: ExpiringCache<NameHash, ()>,
     /// Pairs that have logged in. They stay, so that guesses never make a user a stranger at an
@@ -65,7 +65,7 @@ impl Failures {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             names: RandomState::new(),
-            suspects: ExpiringCache::new(REMEMBERED_MAX, clock.clone()),
+            failing: ExpiringCache::new(REMEMBERED_MAX, clock.clone()),
             guessed: ExpiringCache::new(REMEMBERED_MAX, clock.clone()),
             // The oldest goes first, as its window is over first. The default policy would rather
             // turn a new failure away than one that is counted often.
@@ -97,8 +97,8 @@ impl Failures {
         self.guessed.contains(&self.name(user))
     }
 
-    pub(super) fn is_suspect(&self, source: SourceNetwork) -> bool {
-        self.suspects.contains(&source)
+    pub(super) fn is_failing(&self, source: SourceNetwork) -> bool {
+        self.failing.contains(&source)
     }
 
     /// Notes a right password.
@@ -109,7 +109,7 @@ impl Failures {
     /// Notes a wrong password.
     pub(super) fn count(&self, source: SourceNetwork, user: &str) {
         let (now, name) = (self.clock.now(), self.name(user));
-        self.suspects.extend(source, (), FAILURE_WINDOW);
+        self.failing.extend(source, (), FAILURE_WINDOW);
         self.guessed.insert(name, (), FAILURE_WINDOW);
         self.counts.entry((source, name)).and_upsert_with(|entry| match entry {
             Some(entry) if now.since(entry.value().since) < FAILURE_WINDOW => {
@@ -121,7 +121,7 @@ impl Failures {
 
     /// Notes an attempt that there was no room for.
     pub(super) fn crowded_out(&self, source: SourceNetwork) {
-        self.suspects.extend(source, (), CROWDED_OUT_SUSPECT_FOR);
+        self.failing.extend(source, (), CROWDED_OUT_FAILING_FOR);
     }
 
     fn name(&self, user: &str) -> NameHash {
@@ -194,16 +194,16 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_suspect_for_a_minute_and_bad_luck_for_seconds() {
+    fn an_address_is_failing_for_a_minute_after_a_failure_and_for_seconds_after_bad_luck() {
         let ((failures, clock), unlucky, guilty) =
             (failures(), source("192.0.2.1"), source("192.0.2.2"));
         failures.crowded_out(unlucky);
         failures.count(guilty, "ci");
         failures.crowded_out(guilty);
-        assert!(failures.is_suspect(unlucky) && failures.is_suspect(guilty));
-        clock.advance(CROWDED_OUT_SUSPECT_FOR);
-        assert!(!failures.is_suspect(unlucky) && failures.is_suspect(guilty));
+        assert!(failures.is_failing(unlucky) && failures.is_failing(guilty));
+        clock.advance(CROWDED_OUT_FAILING_FOR);
+        assert!(!failures.is_failing(unlucky) && failures.is_failing(guilty));
         clock.advance(FAILURE_WINDOW);
-        assert!(!failures.is_suspect(guilty));
+        assert!(!failures.is_failing(guilty));
     }
 }

@@ -148,10 +148,10 @@ impl HashingQueue {
 
     /// Joins an equal attempt, or queues this one; none if the thread has ended.
     ///
-    /// A calm attempt by an unknown name is not hashed: made-up names cost a stranger nothing, and
-    /// their hashes would crowd out real users. The answer that it is wrong takes as long as any
-    /// other ([`Passwords::verify`](super::Passwords)), and a second one by the same name is hashed
-    /// like anybody's.
+    /// A normal attempt by an unknown name is not hashed: made-up names cost a stranger nothing,
+    /// and their hashes would crowd out real users. The answer that it is wrong takes as long as
+    /// any other ([`Passwords::verify`](super::Passwords)), and a second one by the same name is
+    /// hashed like anybody's.
     fn join(
         &self,
         key: AttemptKey,
@@ -169,7 +169,7 @@ impl HashingQueue {
         if work.closed {
             return None;
         }
-        if lane == Lane::Calm && !attempt.known {
+        if lane == Lane::Normal && !attempt.known {
             work.lanes.spared(Instant::now());
             drop(work);
             self.failures.count(source, &attempt.user);
@@ -189,8 +189,8 @@ impl HashingQueue {
 
     /// Which lane an attempt belongs in.
     ///
-    /// At most one queued attempt per address and per name is calm; a pair that has logged in
-    /// before is calm anyway, one at a time, whatever others do at that address or by that name.
+    /// At most one queued attempt per address and per name is normal; a pair that has logged in
+    /// before is normal anyway, one at a time, whatever others do at that address or by that name.
     fn lane(&self, work: &Work, source: SourceNetwork, user: &str) -> Lane {
         let is_from_here = |job: &Job| job.waiters.iter().any(|one| one.source == source);
         let is_by_name = |job: &Job| *job.attempt.user == *user;
@@ -198,13 +198,13 @@ impl HashingQueue {
         if self.failures.is_familiar(source, user)
             && !waits(&|job| is_from_here(job) && is_by_name(job))
         {
-            Lane::Calm
-        } else if self.failures.is_suspect(source) || waits(&is_from_here) {
-            Lane::Suspect
+            Lane::Normal
+        } else if self.failures.is_failing(source) || waits(&is_from_here) {
+            Lane::Failing
         } else if self.failures.is_guessed(user) || waits(&is_by_name) {
             Lane::Guessed
         } else {
-            Lane::Calm
+            Lane::Normal
         }
     }
 
@@ -359,7 +359,7 @@ mod tests {
             shared.finish(&key, &Verdict::Wrong, Duration::ZERO);
         }
         assert!(shared.failures.locked_out(source(1), "ci").is_some());
-        assert!(shared.failures.is_suspect(source(1)));
+        assert!(shared.failures.is_failing(source(1)));
     }
 
     #[tokio::test]
@@ -367,7 +367,7 @@ mod tests {
         let (shared, attempt) = idle();
         let burst: Vec<_> =
             (0..9).filter_map(|n| shared.join([n; 32], source(1), attempt.clone())).collect();
-        assert_eq!(burst.len(), 9, "one is calm, eight wait as suspects");
+        assert_eq!(burst.len(), 9, "one is normal, eight wait as failing addresses");
         assert_eq!((0..9).filter(|_| work(&shared, &Verdict::Wrong)).count(), 5);
         let mut verdicts = Vec::new();
         for verdict in burst {
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_one_calm_attempt_at_a_time_and_none_after_a_failure() {
+    fn an_address_has_one_normal_attempt_at_a_time_and_none_after_a_failure() {
         let (shared, attempt) = idle();
         let join = |key, from| shared.join([key; 32], source(from), attempt.clone()).expect("room");
         let (one, two, three) = (join(1, 1), join(2, 1), join(3, 2));
@@ -406,7 +406,7 @@ mod tests {
             let mut verdict = shared.join([number; 32], source(number), nobody).expect("room");
             assert_eq!(verdict.try_recv(), Ok(Verdict::Wrong));
         }
-        assert!(shared.failures.is_suspect(source(1)) && shared.failures.is_guessed("nobody1"));
+        assert!(shared.failures.is_failing(source(1)) && shared.failures.is_guessed("nobody1"));
         let right = shared.join([200; 32], source(200), attempt.clone()).expect("room");
         assert_eq!(shared.next(), Some([200; 32]));
         drop(right);
@@ -424,7 +424,7 @@ mod tests {
         let mut all: Vec<_> =
             (0..9).map(|n| shared.join([n; 32], source(n), named(n)).expect("room")).collect();
         assert_eq!(all.remove(0).await, Ok(Verdict::CrowdedOut));
-        assert!(shared.failures.is_suspect(source(0)) && !shared.failures.is_suspect(source(1)));
+        assert!(shared.failures.is_failing(source(0)) && !shared.failures.is_failing(source(1)));
         assert_eq!(shared.lock().jobs.len(), 8);
         assert_eq!(shared.next(), Some([8; 32]));
     }
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_logged_in_from_there_before_is_calm_until_failing() {
+    async fn who_has_logged_in_from_there_before_is_normal_until_a_failure() {
         let (shared, attempt) = idle();
         let first = shared.join([1; 32], source(1), attempt.clone()).expect("room");
         let right = attempt.verdict(true);
@@ -458,13 +458,13 @@ mod tests {
         shared.failures.count(source(2), "ci");
         shared.failures.count(source(1), "eve");
         let lane = |from| shared.lane(&shared.lock(), source(from), "ci");
-        assert_eq!((lane(1), lane(2), lane(3)), (Lane::Calm, Lane::Suspect, Lane::Guessed));
+        assert_eq!((lane(1), lane(2), lane(3)), (Lane::Normal, Lane::Failing, Lane::Guessed));
         let waiters = shared.join([2; 32], source(1), attempt).expect("room");
-        assert_eq!(lane(1), Lane::Suspect, "one at a time");
+        assert_eq!(lane(1), Lane::Failing, "one at a time");
         drop(waiters);
         shared.lock().jobs.clear();
         shared.failures.count(source(1), "ci");
-        assert_eq!(lane(1), Lane::Suspect);
+        assert_eq!(lane(1), Lane::Failing);
     }
 
     #[test]

@@ -5,22 +5,22 @@
 //!
 //! | lane | which attempts | whom it keeps out of the lanes before it |
 //! |---|---|---|
-//! | `Calm` | address and name have not failed, or have logged in together | |
+//! | `Normal` | address and name have not failed, or have logged in together | |
 //! | `Guessed` | the name has failed within a minute | many addresses that guess at one name |
-//! | `Suspect` | the address has failed or was crowded out | one address that guesses at many names |
+//! | `Failing` | the address has failed or was crowded out | one address that guesses at many names |
 //!
 //! A second attempt of an address, or at a name, while the first one waits, is taken for a failure:
 //! otherwise a flood would be over before the first failure is known.
 //!
 //! `Guessed` is a lane of its own because its right logins look the same: the user whose name is
-//! guessed at, from a new address. In `Suspect` that user would wait behind every guess of every
-//! address that keeps guessing; in `Calm` the guesses would crowd out everybody else.
+//! guessed at, from a new address. In `Failing` that user would wait behind every guess of every
+//! address that keeps guessing; in `Normal` the guesses would crowd out everybody else.
 //!
 //! Order alone does not save the processor, so each failure also adds to a debt of rest: three
 //! times what its hash took. The thread pays by not hashing. The first two lanes wait only for debt
-//! beyond an allowance, suspects until all of it is paid. So failures cost a quarter of a core in
-//! the long run, however many there are, and a login by somebody new rarely waits for the rest that
-//! others have caused.
+//! beyond an allowance, failing addresses until all of it is paid. So failures cost a quarter of a
+//! core in the long run, however many there are, and a login by somebody new rarely waits for the
+//! rest that others have caused.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -31,14 +31,14 @@ use tokio::time::Instant;
 const LANE_LENGTH_MAX: usize = 8;
 /// Rest for each failure, in multiples of what its hash took: hashing takes a quarter of the time.
 const REST_PER_HASH: u32 = 3;
-/// Debt up to which calm attempts are hashed all the same: what a second of failures adds.
-const CALM_DEBT_MAX: Duration = Duration::from_secs(3);
+/// Debt up to which normal attempts are hashed all the same: what a second of failures adds.
+const NORMAL_DEBT_MAX: Duration = Duration::from_secs(3);
 /// Debt up to which guessed attempts are. Less, so that their failures alone never add so much that
-/// calm ones have to wait.
+/// normal ones have to wait.
 const GUESSED_DEBT_MAX: Duration = Duration::from_millis(1500);
-/// Debt at which suspects begin to wait. Not at once, so that short hashes are done in a row: each
-/// time the thread wakes, a request has to wait for its core.
-const SUSPECT_DEBT_MAX: Duration = Duration::from_millis(500);
+/// Debt at which failing addresses begin to wait. Not at once, so that short hashes are done in a
+/// row: each time the thread wakes, a request has to wait for its core.
+const FAILING_DEBT_MAX: Duration = Duration::from_millis(500);
 
 /// Which attempt it is: user, stored hash and password, under a key that lives as long as the
 /// process. Equal attempts have equal keys.
@@ -47,23 +47,24 @@ pub(super) type AttemptKey = [u8; 32];
 /// In the order in which they are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
-    Calm,
+    Normal,
     /// At a name that somebody has failed to log in by.
     Guessed,
     /// From an address that has failed.
-    Suspect,
+    Failing,
 }
 
 #[derive(Debug)]
 pub(super) struct Lanes {
-    calm: VecDeque<AttemptKey>,
+    normal: VecDeque<AttemptKey>,
     guessed: VecDeque<AttemptKey>,
-    suspect: VecDeque<AttemptKey>,
+    failing: VecDeque<AttemptKey>,
     /// When the debt will be paid: what is left of it is the time until then.
     paid_at: Instant,
     /// What the last failure took.
     last_hash: Duration,
-    /// The debt has reached [`SUSPECT_DEBT_MAX`] and is not paid yet; suspects wait for its end.
+    /// The debt has reached [`FAILING_DEBT_MAX`] and is not paid yet; failing addresses wait for
+    /// its end.
     pausing: bool,
 }
 
@@ -79,8 +80,8 @@ pub(super) enum Turn {
 
 impl Lanes {
     pub(super) fn new(now: Instant) -> Self {
-        let [calm, guessed, suspect] = [const { VecDeque::new() }; 3];
-        Self { calm, guessed, suspect, paid_at: now, last_hash: Duration::ZERO, pausing: false }
+        let [normal, guessed, failing] = [const { VecDeque::new() }; 3];
+        Self { normal, guessed, failing, paid_at: now, last_hash: Duration::ZERO, pausing: false }
     }
 
     /// Adds an attempt to a lane; gives the oldest of that lane if it had to make room.
@@ -89,9 +90,9 @@ impl Lanes {
     /// be told to come back anyway. Whoever comes after the flood does not wait for it.
     pub(super) fn enter(&mut self, lane: Lane, key: AttemptKey) -> Option<AttemptKey> {
         let lane = match lane {
-            Lane::Calm => &mut self.calm,
+            Lane::Normal => &mut self.normal,
             Lane::Guessed => &mut self.guessed,
-            Lane::Suspect => &mut self.suspect,
+            Lane::Failing => &mut self.failing,
         };
         lane.push_back(key);
         if lane.len() > LANE_LENGTH_MAX { lane.pop_front() } else { None }
@@ -99,13 +100,13 @@ impl Lanes {
 
     pub(super) fn turn(&mut self, now: Instant) -> Turn {
         let debt = self.paid_at.saturating_duration_since(now);
-        self.pausing = debt > if self.pausing { Duration::ZERO } else { SUSPECT_DEBT_MAX };
-        let (lane, wait) = if !self.calm.is_empty() {
-            (&mut self.calm, debt.saturating_sub(CALM_DEBT_MAX))
+        self.pausing = debt > if self.pausing { Duration::ZERO } else { FAILING_DEBT_MAX };
+        let (lane, wait) = if !self.normal.is_empty() {
+            (&mut self.normal, debt.saturating_sub(NORMAL_DEBT_MAX))
         } else if !self.guessed.is_empty() {
             (&mut self.guessed, debt.saturating_sub(GUESSED_DEBT_MAX))
         } else {
-            (&mut self.suspect, if self.pausing { debt } else { Duration::ZERO })
+            (&mut self.failing, if self.pausing { debt } else { Duration::ZERO })
         };
         if !wait.is_zero() && !lane.is_empty() {
             return Turn::Rest(wait);
@@ -145,9 +146,9 @@ mod tests {
     }
 
     #[test]
-    fn the_calm_go_first_and_suspects_last_and_the_newest_before_the_oldest() {
+    fn normal_attempts_go_first_failing_addresses_last_and_the_newest_before_the_oldest() {
         let (mut lanes, now) = lanes();
-        let all = [(Lane::Suspect, 0), (Lane::Guessed, 20), (Lane::Calm, 10)];
+        let all = [(Lane::Failing, 0), (Lane::Guessed, 20), (Lane::Normal, 10)];
         for number in 0..8 {
             assert!(
                 all.iter().all(|(lane, first)| lanes.enter(*lane, key(first + number)).is_none())
@@ -163,12 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn suspects_wait_until_failures_are_rested_for_and_others_do_not() {
-        for other in [Lane::Calm, Lane::Guessed] {
+    fn failing_addresses_wait_until_failures_are_rested_for_and_others_do_not() {
+        for other in [Lane::Normal, Lane::Guessed] {
             let (mut lanes, start) = lanes();
             let now = start + HASH;
             lanes.failed(now, HASH);
-            assert!(lanes.enter(Lane::Suspect, key(1)).is_none());
+            assert!(lanes.enter(Lane::Failing, key(1)).is_none());
             assert_eq!(lanes.turn(now), Turn::Rest(HASH * 3));
             assert!(lanes.enter(other, key(2)).is_none());
             assert_eq!(lanes.turn(now), Turn::Hash(key(2)));
@@ -178,12 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn short_hashes_of_suspects_are_done_in_a_row_and_then_rested_for_as_a_whole() {
+    fn short_hashes_of_failing_addresses_are_done_in_a_row_and_then_rested_for_as_a_whole() {
         let (mut lanes, mut now) = lanes();
         let short = Duration::from_millis(20);
         let mut done = 0;
         loop {
-            assert!(lanes.enter(Lane::Suspect, key(done)).is_none());
+            assert!(lanes.enter(Lane::Failing, key(done)).is_none());
             match lanes.turn(now) {
                 Turn::Hash(_) => {
                     done += 1;
@@ -207,18 +208,20 @@ mod tests {
         let (mut lanes, start) = lanes();
         lanes.failed(start + HASH, HASH);
         let later = start + HASH * 10;
-        assert!(lanes.enter(Lane::Suspect, key(1)).is_none());
+        assert!(lanes.enter(Lane::Failing, key(1)).is_none());
         for _ in 0..100 {
             lanes.spared(later);
         }
         assert_eq!(lanes.turn(later), Turn::Rest(HASH * 4), "as long as the hash and its rest");
-        assert!(lanes.enter(Lane::Calm, key(2)).is_none());
+        assert!(lanes.enter(Lane::Normal, key(2)).is_none());
         assert_eq!(lanes.turn(later), Turn::Hash(key(2)));
     }
 
     #[test]
-    fn even_the_calm_wait_for_what_is_owed_beyond_an_allowance_and_the_guessed_have_less_of_it() {
-        for (lane, allowance) in [(Lane::Calm, CALM_DEBT_MAX), (Lane::Guessed, GUESSED_DEBT_MAX)] {
+    fn normal_attempts_wait_for_what_is_owed_beyond_an_allowance_and_the_guessed_have_less_of_it() {
+        for (lane, allowance) in
+            [(Lane::Normal, NORMAL_DEBT_MAX), (Lane::Guessed, GUESSED_DEBT_MAX)]
+        {
             let (mut lanes, start) = lanes();
             let excess = Duration::from_millis(300);
             let taken = (allowance + excess) / REST_PER_HASH;
@@ -256,12 +259,12 @@ mod tests {
     #[test]
     fn failures_cost_less_than_three_tenths_of_a_core_from_wherever_they_come() {
         for (from, share) in [
-            ("one address", half_a_minute(|_| Lane::Suspect)),
-            ("many, each once", half_a_minute(|_| Lane::Calm)),
+            ("one address", half_a_minute(|_| Lane::Failing)),
+            ("many, each once", half_a_minute(|_| Lane::Normal)),
             ("many, at one name", half_a_minute(|_| Lane::Guessed)),
             (
                 "a hundred",
-                half_a_minute(|came| if came < 100 { Lane::Calm } else { Lane::Suspect }),
+                half_a_minute(|came| if came < 100 { Lane::Normal } else { Lane::Failing }),
             ),
         ] {
             assert!((0.2..=0.3).contains(&share), "{from}: {share}");
