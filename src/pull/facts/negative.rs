@@ -6,20 +6,23 @@ use std::sync::Arc;
 use super::FACTS_MAX;
 use super::subject::Subject;
 use super::writes::RecentWrites;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::expiring::ExpiringCache;
 use crate::limits::Limits;
 use crate::oci::CanonicalName;
 
 #[derive(Debug)]
 pub(crate) struct NegativeCache {
-    absent: ExpiringCache<(Subject, CanonicalName), ()>,
+    /// When upstream said so. The time is for the type's sake: `RecentWrites` has the same one, and
+    /// each further type of such a cache is some 80 KB of code.
+    absent: ExpiringCache<(Subject, CanonicalName), Timestamp>,
     writes: Arc<RecentWrites>,
+    clock: Clock,
 }
 
 impl NegativeCache {
     pub(crate) fn new(writes: Arc<RecentWrites>, clock: Clock) -> Self {
-        Self { absent: ExpiringCache::new(FACTS_MAX, clock), writes }
+        Self { absent: ExpiringCache::new(FACTS_MAX, clock.clone()), writes, clock }
     }
 
     /// Remembers that there is no such thing, unless it was written a moment ago: the answer may be
@@ -29,7 +32,7 @@ impl NegativeCache {
             return;
         }
         let life = subject.absence_life(limits);
-        self.absent.insert((subject, name.clone()), (), life);
+        self.absent.insert((subject, name.clone()), self.clock.now(), life);
     }
 
     /// Whether upstream said a moment ago that there is no such thing.
