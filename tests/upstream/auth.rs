@@ -13,7 +13,7 @@ use crate::support::{
 const BASIC: &str = "Basic cm9ib3Q6aHVudGVyMg=="; // robot:hunter2
 
 fn bearer(realm: &str) -> String {
-    format!(r#"Bearer realm="{realm}",service="svc",scope="repository:user/image:pull""#)
+    format!(r#"Bearer realm="{realm}",service="svc",scope="repository:team/app:pull""#)
 }
 
 fn challenge(realm: &str) -> Reply {

@@ -6,5 +6,6 @@ mod credential_helpers;
 mod deadlines;
 mod failures;
 mod redirects;
+mod scopes;
 mod support;
 mod tls;

@@ -2,33 +2,46 @@
 //! §2.3).
 //!
 //! The scheme is learned from the first 401 and kept until another contradicts it. A challenge
-//! tells where tokens come from. What a token is for is never taken from it, since some registries
-//! send placeholders: GHCR's says `repository:user/image:pull` (UP-1, UP-2).
+//! tells where tokens come from, and what a token has to be for, if it answers a request about a
+//! repository: in answer to a ping some registries send placeholders, as GHCR's
+//! `repository:user/image:pull` (UP-1, UP-2). The registry's word is kept for each of our scopes
+//! and holds for no other, so that no token is taken for one of another repository.
 
 use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
+use moka::sync::Cache;
 use url::Url;
 
 use super::challenge::Challenge;
 use super::identity::UpstreamIdentity;
-use super::token::{TokenCache, TokenKey};
-use crate::upstream::error::Fault;
+use super::scope;
+use super::token::{CACHED_TOKENS_MAX, ObtainedToken, TokenCache, TokenKey};
+use crate::upstream::error::{ErrorKind, Fault};
 use crate::upstream::transport::gate::ForbiddenUrl;
 use crate::upstream::transport::request::{Transport, forbidden};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum AuthScheme {
     Basic,
-    Bearer { realm: Url, service: Option<String> },
+    Bearer(TokenIssuer),
+}
+
+/// Where tokens come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TokenIssuer {
+    realm: Url,
+    service: Option<String>,
 }
 
 /// Who asks, and the scopes that a token has to allow.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::upstream) struct AuthRequest<'a> {
     pub(in crate::upstream) identity: &'a UpstreamIdentity,
-    /// One scope, or several with a space in between.
+    /// One scope, or several with a space in between; in our words.
     pub(in crate::upstream) scope: &'a str,
+    /// It asks about no repository, so a scope in its challenge is a placeholder.
+    pub(in crate::upstream) is_ping: bool,
 }
 
 /// The `Authorization` of a request, and where it comes from, which decides what its refusal means.
@@ -38,18 +51,25 @@ pub(in crate::upstream) enum Authorization {
     None,
     Basic(HeaderValue),
     /// A token that was issued for an earlier request; it may have ended early.
-    CachedToken(HeaderValue),
-    /// A token issued just now: a refusal of it is final (UP-6).
-    NewToken(HeaderValue),
+    CachedToken(ScopedToken),
+    /// A token issued just now: a refusal of it is final, unless the registry wants another scope
+    /// (UP-6).
+    NewToken(ScopedToken),
+}
+
+/// A token, and the scope that it was asked for.
+#[derive(Clone, Debug)]
+pub(in crate::upstream) struct ScopedToken {
+    header: HeaderValue,
+    scope: String,
 }
 
 impl Authorization {
     pub(in crate::upstream) fn header(&self) -> Option<&HeaderValue> {
         match self {
             Self::None => None,
-            Self::Basic(header) | Self::CachedToken(header) | Self::NewToken(header) => {
-                Some(header)
-            }
+            Self::Basic(header) => Some(header),
+            Self::CachedToken(token) | Self::NewToken(token) => Some(&token.header),
         }
     }
 }
@@ -60,12 +80,15 @@ pub(in crate::upstream) struct Authenticator {
     transport: Arc<Transport>,
     /// What the last challenge asked for; `None` before the first.
     scheme: Mutex<Option<AuthScheme>>,
+    /// The scope that the registry wants, by ours, where they differ.
+    wanted_scopes: Cache<String, String>,
     tokens: TokenCache,
 }
 
 impl Authenticator {
     pub(in crate::upstream) fn new(transport: Arc<Transport>, tokens: TokenCache) -> Self {
-        Self { transport, scheme: Mutex::new(None), tokens }
+        let wanted_scopes = Cache::new(CACHED_TOKENS_MAX);
+        Self { transport, scheme: Mutex::new(None), wanted_scopes, tokens }
     }
 
     /// Whether the upstream has sent a challenge yet.
@@ -91,8 +114,13 @@ impl Authenticator {
             (None, _) | (Some(AuthScheme::Basic), None) => Ok(Authorization::None),
             (Some(AuthScheme::Basic), Some(login)) => Ok(Authorization::Basic(login.header())),
             // Without a login too: public images of Docker Hub need an anonymous token (UP-7).
-            (Some(AuthScheme::Bearer { realm, service }), _) => {
-                self.token(key(request, realm, service), None).await
+            (Some(AuthScheme::Bearer(issuer)), _) => {
+                let own = request.scope.to_owned();
+                let scopes = match self.wanted_scopes.get(request.scope) {
+                    Some(wanted) => vec![wanted, own],
+                    None => vec![own],
+                };
+                Ok(self.token(request, &issuer, scopes, None).await?.unwrap_or(Authorization::None))
             }
         }
     }
@@ -110,38 +138,77 @@ impl Authenticator {
         rejected: &Authorization,
     ) -> Result<Option<Authorization>, Fault> {
         let login = request.identity.login.as_ref();
-        let Learned { scheme, is_new } = self.learn(challenges, login.is_some())?;
-        match (scheme, rejected) {
+        let Learned { scheme, is_new, scope: named } = self.learn(challenges, login.is_some())?;
+        let issuer = match (scheme, rejected) {
             (
                 Some(AuthScheme::Basic),
                 Authorization::None | Authorization::CachedToken(_) | Authorization::NewToken(_),
-            ) => Ok(login.map(|login| Authorization::Basic(login.header()))),
-            (None, _) | (Some(AuthScheme::Basic), Authorization::Basic(_)) => Ok(None),
-            // The endpoint that issued the refused token would only issue another like it.
-            (Some(AuthScheme::Bearer { .. }), Authorization::NewToken(_)) if !is_new => Ok(None),
-            (Some(AuthScheme::Bearer { realm, service }), rejected) => {
-                self.token(key(request, realm, service), rejected.header()).await.map(Some)
+            ) => return Ok(login.map(|login| Authorization::Basic(login.header()))),
+            (None, _) | (Some(AuthScheme::Basic), Authorization::Basic(_)) => return Ok(None),
+            (Some(AuthScheme::Bearer(issuer)), _) => issuer,
+        };
+        let scopes = scope::candidates(request.scope, named.filter(|_| !request.is_ping));
+        let token = match rejected {
+            // The endpoint that issued the refused token would only issue another like it, unless
+            // for another scope. If it does not, the refusal stands.
+            Authorization::NewToken(refused) if !is_new => {
+                let others = scope::other_than(scopes, &refused.scope);
+                let token = self.token(request, &issuer, others, rejected.header()).await;
+                token.or_else(|fault| if is_refusal(&fault) { Ok(None) } else { Err(fault) })?
             }
-        }
+            Authorization::CachedToken(ended) => {
+                let scopes = scope::renewing(scopes, request.scope, &ended.scope);
+                self.token(request, &issuer, scopes, rejected.header()).await?
+            }
+            Authorization::None | Authorization::Basic(_) | Authorization::NewToken(_) => {
+                self.token(request, &issuer, scopes, rejected.header()).await?
+            }
+        };
+        Ok(token)
     }
 
+    /// A token for the first of the scopes that the endpoint gives one for; `None` without a scope.
     async fn token(
         &self,
-        key: TokenKey,
+        request: AuthRequest<'_>,
+        issuer: &TokenIssuer,
+        scopes: Vec<String>,
         rejected: Option<&HeaderValue>,
-    ) -> Result<Authorization, Fault> {
-        let obtained = self.tokens.obtain(key, rejected).await?;
-        Ok(if obtained.is_new {
-            Authorization::NewToken(obtained.header)
+    ) -> Result<Option<Authorization>, Fault> {
+        let mut refusal = Ok(None);
+        for scope in scopes {
+            let key = issuer.key(request.identity, &scope);
+            match self.tokens.obtain(key, rejected).await {
+                Ok(ObtainedToken { header, is_new }) => {
+                    self.note_wanted(request.scope, &scope);
+                    let token = ScopedToken { header, scope };
+                    return Ok(Some(if is_new {
+                        Authorization::NewToken(token)
+                    } else {
+                        Authorization::CachedToken(token)
+                    }));
+                }
+                // It may know the repository by the other name.
+                Err(fault) if is_refusal(&fault) => refusal = refusal.and(Err(fault)),
+                Err(fault) => return Err(fault),
+            }
+        }
+        refusal
+    }
+
+    /// Keeps which scope a token was asked for instead of ours.
+    fn note_wanted(&self, own: &str, asked: &str) {
+        if own == asked {
+            self.wanted_scopes.invalidate(own);
         } else {
-            Authorization::CachedToken(obtained.header)
-        })
+            self.wanted_scopes.insert(own.to_owned(), asked.to_owned());
+        }
     }
 
     /// Takes over what the challenges ask for. No challenge changes nothing: the registries of AWS
     /// refuse an expired token without one.
     fn learn(&self, challenges: &[Challenge], with_login: bool) -> Result<Learned, Fault> {
-        let requested = self.choose(challenges, with_login)?;
+        let (requested, scope) = self.choose(challenges, with_login)?.unzip();
         let mut scheme = self.scheme.lock().expect("nothing panics while it holds the scheme");
         let is_new = requested.is_some() && *scheme != requested;
         if is_new {
@@ -149,22 +216,22 @@ impl Authenticator {
         }
         // Challenges that we cannot answer (Negotiate, Digest) leave nothing to try.
         let scheme = if challenges.is_empty() { scheme.clone() } else { requested };
-        Ok(Learned { scheme, is_new })
+        Ok(Learned { scheme, is_new, scope: scope.flatten() })
     }
 
-    /// The first challenge that we can and may answer. A realm that we may not go to is an error if
+    /// The first challenge that we can and may answer, and the scope that it names. A realm that we may not go to is an error if
     /// nothing else is left.
     fn choose(
         &self,
         challenges: &[Challenge],
         with_login: bool,
-    ) -> Result<Option<AuthScheme>, Fault> {
+    ) -> Result<Option<(AuthScheme, Option<String>)>, Fault> {
         let mut fault = None;
         for challenge in challenges {
             // Without a login there is nothing to send by Basic; a Bearer challenge behind it may
             // still give an anonymous token.
             if challenge.is("basic") && with_login {
-                return Ok(Some(AuthScheme::Basic));
+                return Ok(Some((AuthScheme::Basic, None)));
             }
             let Some(realm) = challenge.parameter("realm").filter(|_| challenge.is("bearer"))
             else {
@@ -173,7 +240,9 @@ impl Authenticator {
             match self.transport.gate.realm(realm) {
                 Ok(realm) => {
                     let service = challenge.parameter("service").map(ToOwned::to_owned);
-                    return Ok(Some(AuthScheme::Bearer { realm, service }));
+                    let scope = challenge.parameter("scope").and_then(scope::named);
+                    let issuer = TokenIssuer { realm, service };
+                    return Ok(Some((AuthScheme::Bearer(issuer), scope)));
                 }
                 // Not a denial: the operator can add the realm to `token_hosts`, and has to be told
                 // which it is.
@@ -190,11 +259,20 @@ struct Learned {
     scheme: Option<AuthScheme>,
     /// It differs from the one before.
     is_new: bool,
+    /// What a token has to allow, if the challenge says.
+    scope: Option<String>,
 }
 
-fn key(request: AuthRequest<'_>, realm: Url, service: Option<String>) -> TokenKey {
-    let AuthRequest { identity, scope } = request;
-    TokenKey { identity: identity.clone(), realm, service, scope: scope.to_owned() }
+impl TokenIssuer {
+    fn key(&self, identity: &UpstreamIdentity, scope: &str) -> TokenKey {
+        let Self { realm, service } = self.clone();
+        TokenKey { identity: identity.clone(), realm, service, scope: scope.to_owned() }
+    }
+}
+
+/// Whether the endpoint gives no token of this scope, and might give one of another.
+fn is_refusal(fault: &Fault) -> bool {
+    matches!(fault.kind, ErrorKind::Denied | ErrorKind::Protocol)
 }
 
 fn forbidden_realm(realm: &str, reason: ForbiddenUrl) -> Fault {

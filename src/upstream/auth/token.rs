@@ -21,7 +21,7 @@ use crate::upstream::transport::throttle::Throttle;
 /// Bytes of a token endpoint's answer (UP-4).
 const TOKEN_ANSWER_MAX: usize = 64 * 1024;
 /// Tokens that one upstream may have in memory; one for each repository and kind of access.
-const CACHED_TOKENS_MAX: u64 = 10_000;
+pub(super) const CACHED_TOKENS_MAX: u64 = 10_000;
 /// The life of a token that tells none (token.md, `expires_in`).
 const DEFAULT_LIFE: Duration = Duration::from_mins(1);
 const LONGEST_LIFE: Duration = Duration::from_hours(24);

@@ -18,6 +18,9 @@ use crate::upstream::transport::throttle::Throttle;
 
 /// Redirects that one request may take (RED-1).
 const REDIRECTS_MAX: usize = 5;
+/// How often a call is given another authorisation: the one that a challenge asks for, and a token
+/// of the other scope (UP-2).
+const AUTHORIZATION_CHANGES_MAX: u32 = 2;
 /// Bytes of a refusal's text; a longer one is taken for none.
 const REFUSAL_TEXT_MAX: usize = 64 * 1024;
 
@@ -81,21 +84,24 @@ pub(in crate::upstream) struct CallAttempt<'a> {
 }
 
 impl CallAttempt<'_> {
-    /// Sends the call, and once more if the registry rejects the authorisation and there is a
-    /// better one; a second rejection is final (UP-6).
+    /// Sends the call, and again with a better authorisation if the registry rejects the first one
+    /// and there is a better one. A rejected new token is final (UP-6), unless the registry wants
+    /// one of another scope.
     pub(in crate::upstream) async fn send(&self, call: &Call<'_>) -> Result<CallResponse, Fault> {
-        let authorization = self.authorise(call).await?;
-        let response = self.follow(call, &authorization).await?;
-        let rejection = match response.check_auth(call, &authorization).await {
-            Ok(response) => return self.check_status(call, response).await,
-            Err(rejection) => rejection,
-        };
-        let Some(better) = self.reauthorise(call, &rejection, &authorization).await? else {
-            return Err(rejection.fault(&authorization));
-        };
-        match self.follow(call, &better).await?.check_auth(call, &better).await {
-            Ok(response) => self.check_status(call, response).await,
-            Err(rejection) => Err(rejection.fault(&better)),
+        let mut authorization = self.authorise(call).await?;
+        let mut changes_left = AUTHORIZATION_CHANGES_MAX;
+        loop {
+            let response = self.follow(call, &authorization).await?;
+            let rejection = match response.check_auth(call, &authorization).await {
+                Ok(response) => return self.check_status(call, response).await,
+                Err(rejection) => rejection,
+            };
+            if changes_left == 0 {
+                return Err(rejection.fault(&authorization));
+            }
+            changes_left -= 1;
+            let better = self.reauthorise(call, &rejection, &authorization).await?;
+            authorization = better.ok_or_else(|| rejection.fault(&authorization))?;
         }
     }
 
@@ -141,7 +147,8 @@ impl CallAttempt<'_> {
     }
 
     fn auth_request<'a>(&'a self, call: &'a Call<'_>) -> AuthRequest<'a> {
-        AuthRequest { identity: self.identity, scope: &call.scope }
+        let is_ping = call.url.path() == "/v2/";
+        AuthRequest { identity: self.identity, scope: &call.scope, is_ping }
     }
 
     /// Sends the call and follows where it is redirected to (RED-1, RED-2).
