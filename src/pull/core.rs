@@ -84,10 +84,12 @@ impl PullThrough {
         let sources = Sources::new(parts.upstreams);
         let writes = Arc::new(RecentWrites::new(parts.clock.clone()));
         let negative = Arc::new(NegativeCache::new(Arc::clone(&writes), parts.clock.clone()));
+        let flights = Flights::default();
         let settings = CacheSettings::new(ArcSwap::from_pointee(cache.clone()));
         let membership = Membership::new(MembershipInputs {
             store: parts.store.clone(),
             sources: sources.clone(),
+            flights: flights.clone(),
             negative: Arc::clone(&negative),
             writes: Arc::clone(&writes),
             clock: parts.clock.clone(),
@@ -103,7 +105,7 @@ impl PullThrough {
             writes,
             provisional: ProvisionalTags::new(),
             sizes: DescribedSizes::new(),
-            flights: Flights::default(),
+            flights,
             turns: Turns::new(&parts.limits),
             unstorable: ExpiringCache::new(UNSTORABLE_MAX, parts.clock.clone()),
             tag_heads: SingleFlight::new(tasks.clone()),

@@ -140,6 +140,9 @@ impl PullCore {
     ) -> Option<ManifestAnswer> {
         let Reference::Digest(digest) = reference else { return None };
         let member = self.store.records().member(name, digest).await.ok()??;
+        if member.doubted.is_some() {
+            return None;
+        }
         let StoredManifest { size, content } = self.stored_manifest(digest).await?;
         let (media_type, outcome) = (member.media_type?, Outcome::Joined);
         Some(ManifestAnswer { digest: digest.clone(), media_type, size, content, outcome })

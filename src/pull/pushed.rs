@@ -87,7 +87,7 @@ impl PullThrough {
             core.forget_tag(name, &tag).await;
         }
         log_failure(core.store.records().drop_tags_of(name, digest).await);
-        log_failure(core.store.records().drop_member(name, digest).await);
+        core.membership.take_back(name, digest).await;
     }
 
     /// The registry has deleted the tag.
@@ -110,7 +110,7 @@ impl PullThrough {
     /// The registry has deleted the blob from this repository; others may have it still.
     pub async fn deleted_blob(&self, name: &CanonicalName, digest: &Digest) {
         self.0.written(&Subject::Blob(digest.clone()), name);
-        log_failure(self.0.store.records().drop_member(name, digest).await);
+        self.0.membership.take_back(name, digest).await;
     }
 }
 

@@ -18,7 +18,7 @@ use super::outcome::Outcome;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::TagRecord;
-use crate::upstream::{self, ManifestHead};
+use crate::upstream::{self, FailureClass, ManifestHead};
 
 /// The tag that a client wants.
 #[derive(Clone, Copy)]
@@ -218,7 +218,7 @@ impl PullCore {
     }
 
     /// Passes on what upstream answered about a tag. A refusal or an absence is never covered up by
-    /// what is known, so that is dropped (DESIGN §4).
+    /// what is known, so that is dropped (DESIGN §4). Any other failure says nothing about the tag.
     pub(super) async fn settle_tag<T>(
         &self,
         name: &CanonicalName,
@@ -228,7 +228,7 @@ impl PullCore {
         let subject = Subject::Manifest(Reference::Tag(tag.clone()));
         let settled = self.membership.settle(name, subject, answer, Missing::Manifest).await;
         if let Err(error) = &settled
-            && !error.may_serve_stale()
+            && matches!(error.class(), FailureClass::Absent | FailureClass::Refused)
         {
             self.provisional.drop_tag(name, tag);
             if let Err(error) = self.store.records().drop_tag(name, tag).await {

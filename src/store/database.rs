@@ -11,7 +11,10 @@ use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 
 /// Tables of another version are dropped: what they held can be asked upstream again.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+
+/// What the version before lacks: a column, so that nobody's records are lost over it.
+const FROM_VERSION_1: &str = "ALTER TABLE members ADD COLUMN doubted INTEGER";
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS blobs (
@@ -21,7 +24,7 @@ const TABLES: &str = "
         name TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, checked INTEGER NOT NULL,
         PRIMARY KEY (name, tag)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS members (
-        name TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT,
+        name TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT, doubted INTEGER,
         PRIMARY KEY (name, digest)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS repositories (
         name TEXT PRIMARY KEY, confirmed INTEGER NOT NULL) WITHOUT ROWID;
@@ -41,11 +44,15 @@ impl Database {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version != SCHEMA_VERSION {
-            connection.execute_batch(
+        match version {
+            SCHEMA_VERSION => {}
+            1 => connection.execute_batch(FROM_VERSION_1)?,
+            _ => connection.execute_batch(
                 "DROP TABLE IF EXISTS blobs; DROP TABLE IF EXISTS tags;
                  DROP TABLE IF EXISTS members; DROP TABLE IF EXISTS repositories;",
-            )?;
+            )?,
+        }
+        if version != SCHEMA_VERSION {
             connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
         connection.execute_batch(TABLES)?;
@@ -166,24 +173,25 @@ impl Database {
     }
 
     pub(super) fn member(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>> {
-        let select = "SELECT media_type FROM members WHERE name = ?1 AND digest = ?2";
+        let select = "SELECT media_type, doubted FROM members WHERE name = ?1 AND digest = ?2";
         let row = self.one(select, params![name.to_string(), digest.as_str()], |row| {
-            row.get::<_, Option<String>>(0)
+            Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<u64>>(1)?))
         })?;
-        Ok(row.map(|media_type| Member {
+        Ok(row.map(|(media_type, doubted)| Member {
             media_type: media_type.as_deref().and_then(MediaType::parse),
+            doubted: doubted.map(from_millis),
         }))
     }
 
-    /// Some manifest of the repository, to re-confirm the repository by.
+    /// Some manifest of the repository that is not in doubt, to re-confirm the repository by.
     pub(super) fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>> {
-        let select =
-            "SELECT digest FROM members WHERE name = ?1 AND media_type IS NOT NULL LIMIT 1";
+        let select = "SELECT digest FROM members WHERE name = ?1 AND media_type IS NOT NULL AND doubted IS \
+             NULL LIMIT 1";
         let digest = self.one(select, [name.to_string()], |row| row.get::<_, String>(0))?;
         Ok(digest.and_then(|digest| Digest::parse(&digest).ok()))
     }
 
-    /// Adds a member; a media type that is known already stays if none is given.
+    /// Adds a member, or confirms it; a media type that is known already stays if none is given.
     pub(super) fn put_member(
         &self,
         name: &CanonicalName,
@@ -191,12 +199,14 @@ impl Database {
         member: &Member,
     ) -> Result<()> {
         self.run(
-            "INSERT INTO members (name, digest, media_type) VALUES (?1, ?2, ?3)
-             ON CONFLICT DO UPDATE SET media_type = coalesce(excluded.media_type, media_type)",
+            "INSERT INTO members (name, digest, media_type, doubted) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET media_type = coalesce(excluded.media_type, media_type),
+                doubted = excluded.doubted",
             params![
                 name.to_string(),
                 digest.as_str(),
-                member.media_type.as_ref().map(MediaType::as_str)
+                member.media_type.as_ref().map(MediaType::as_str),
+                member.doubted.map(to_millis)
             ],
         )
     }
@@ -208,9 +218,14 @@ impl Database {
         )
     }
 
-    pub(super) fn drop_members(&self, name: &CanonicalName) -> Result<()> {
-        self.run("DELETE FROM members WHERE name = ?1", [name.to_string()])?;
-        self.run("DELETE FROM repositories WHERE name = ?1", [name.to_string()])
+    /// Puts every member in doubt that is not, as of when the repository was last confirmed.
+    pub(super) fn doubt_members(&self, name: &CanonicalName) -> Result<()> {
+        self.run(
+            "UPDATE members SET doubted =
+                coalesce((SELECT confirmed FROM repositories WHERE name = ?1), 0)
+             WHERE name = ?1 AND doubted IS NULL",
+            [name.to_string()],
+        )
     }
 
     pub(super) fn confirmed(&self, name: &CanonicalName) -> Result<Option<Timestamp>> {
@@ -249,4 +264,36 @@ fn to_millis(at: Timestamp) -> u64 {
 
 fn from_millis(millis: u64) -> Timestamp {
     Timestamp::from_unix(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Algorithm, Repository, UpstreamName};
+
+    #[test]
+    fn records_of_the_version_before_are_kept() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("records.sqlite");
+        let digest = Digest::of(Algorithm::Sha256, b"a blob");
+        let name = CanonicalName {
+            upstream: UpstreamName::parse("acme.test").expect("valid"),
+            repository: Repository::parse("a/b").expect("valid"),
+        };
+        let before = Connection::open(&path).expect("a new file");
+        before.execute_batch(&TABLES.replace(" doubted INTEGER,", "")).expect("version 1");
+        before.pragma_update(None, "user_version", 1).expect("version 1");
+        before
+            .execute(
+                "INSERT INTO members (name, digest) VALUES (?1, ?2)",
+                [name.to_string(), digest.to_string()],
+            )
+            .expect("a member");
+        drop(before);
+        for _ in 0..2 {
+            let database = Database::open(&path).expect("it is taken over");
+            let member = database.member(&name, &digest).expect("a query");
+            assert_eq!(member, Some(Member { media_type: None, doubted: None }));
+        }
+    }
 }

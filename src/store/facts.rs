@@ -15,6 +15,9 @@ pub struct TagRecord {
 pub struct Member {
     /// The type it was served with, if it was proven as a manifest (MAN-4).
     pub media_type: Option<MediaType>,
+    /// Set once the upstream has refused something else of the repository: when the repository had
+    /// last been confirmed until then. Only the upstream's word on this very digest clears it.
+    pub doubted: Option<Timestamp>,
 }
 
 /// What a published file looked like; another size or time means that somebody else wrote it.

@@ -108,7 +108,7 @@ impl Records {
             .await
     }
 
-    /// Some digest that is proven to be a manifest of `name`.
+    /// Some digest that is proven to be a manifest of `name`, and not in doubt.
     pub async fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>, Error> {
         let name = name.clone();
         self.read(move |database| database.any_manifest(&name)).await
@@ -140,16 +140,15 @@ impl Records {
         .await
     }
 
-    /// Upstream refuses `name`: everything that was proven about it is void.
-    pub async fn drop_members(&self, name: &CanonicalName) -> Result<(), Error> {
-        let (name, members, confirmed) =
-            (name.clone(), self.members.clone(), self.confirmed.clone());
+    /// Upstream has refused something of `name`: each of its members is in doubt until upstream has
+    /// confirmed it by itself. Written down, so that a restart does not believe them again.
+    pub async fn doubt_members(&self, name: &CanonicalName) -> Result<(), Error> {
+        let (name, members) = (name.clone(), self.members.clone());
         self.write(move |database| {
-            confirmed.invalidate(&name);
-            let gone = name.clone();
+            database.doubt_members(&name)?;
             // Cannot fail: the cache was built with support for it.
-            let _ = members.invalidate_entries_if(move |(name, _), _| *name == gone);
-            database.drop_members(&name)
+            let _ = members.invalidate_entries_if(move |(of, _), _| *of == name);
+            Ok(())
         })
         .await
     }

@@ -20,6 +20,7 @@ mod ping;
 mod push;
 mod ranges;
 mod referrers;
+mod refusals;
 mod reload;
 mod reload_under_load;
 mod restart;

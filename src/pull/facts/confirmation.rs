@@ -1,8 +1,9 @@
 //! How long a proof of membership is believed (DESIGN §14.1).
 //!
 //! Freshness is kept for the whole repository: any 2xx renews it. When `proof_ttl` has passed
-//! without one, the next request asks upstream once more. While upstream fails, proofs stand for as
-//! long as a stale answer may be served.
+//! without one, the next request asks upstream once more. A proof that a refusal of something else
+//! has put in doubt is asked about by itself, whatever else was confirmed since. While upstream
+//! fails, proofs stand for as long as a stale answer may be served.
 
 use tokio::time::Instant;
 
@@ -12,13 +13,14 @@ use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest};
 use crate::pull::error::{Error, Missing};
 use crate::store::Member;
+use crate::upstream::FailureClass;
 
 impl Membership {
     /// What `name` is proven to hold under `digest`. `None` if there is no proof, or if upstream
     /// has just said that the digest is gone.
     ///
     /// # Errors
-    /// If the proof is old, and upstream refuses, or has failed for longer than a stale answer may
+    /// If the proof is old or in doubt, and upstream refuses, or has failed for longer than a stale answer may
     /// live.
     pub(crate) async fn proven(
         &self,
@@ -33,16 +35,17 @@ impl Membership {
         let confirmed = or_ask_upstream(records.confirmed(name).await).flatten();
         let now = self.0.inputs.clock.now();
         let proof_ttl = self.0.inputs.settings.load().proof_ttl;
-        if confirmed.is_some_and(|confirmed| now.since(confirmed) < proof_ttl) {
+        let fresh = confirmed.is_some_and(|confirmed| now.since(confirmed) < proof_ttl);
+        if fresh && member.doubted.is_none() {
             return Ok(Some(member));
         }
-        self.confirm(name, digest, &member, confirmed).await?;
+        self.confirm(name, digest, &member, member.doubted.or(confirmed)).await?;
         // The confirmation may have shown that just this digest is gone.
         Ok(or_ask_upstream(records.member(name, digest).await).flatten())
     }
 
-    /// Confirms an old proof, or lets it stand while upstream fails. `confirmed` is when the
-    /// repository was last confirmed.
+    /// Confirms a proof, or lets it stand while upstream fails. `confirmed` is until when it was
+    /// believed.
     async fn confirm(
         &self,
         name: &CanonicalName,
@@ -71,12 +74,7 @@ impl Membership {
         digest: &Digest,
         member: &Member,
     ) -> Result<(), Error> {
-        let (this, key) = (self.clone(), name.clone());
-        let run = self
-            .0
-            .confirmations
-            .run(name.clone(), || async move { this.confirm_by_manifest(&key).await });
-        if run.await.unwrap_or(Err(Error::Abandoned))? {
+        if member.doubted.is_none() && self.repository_is_confirmed(name).await? {
             return Ok(());
         }
         // No manifest answers for the repository. What a HEAD finds out about one blob says nothing
@@ -88,8 +86,18 @@ impl Membership {
         }
     }
 
-    /// Whether upstream still has a manifest of `name` that is known here. One question for
-    /// everybody whose proof has become old: any manifest stands for its repository.
+    /// One question for everybody whose proof has become old: any manifest stands for its
+    /// repository.
+    async fn repository_is_confirmed(&self, name: &CanonicalName) -> Result<bool, Error> {
+        let (this, key) = (self.clone(), name.clone());
+        let run = self
+            .0
+            .confirmations
+            .run(name.clone(), || async move { this.confirm_by_manifest(&key).await });
+        run.await.unwrap_or(Err(Error::Abandoned))
+    }
+
+    /// Whether upstream still has a manifest of `name` that is known here.
     async fn confirm_by_manifest(&self, name: &CanonicalName) -> Result<bool, Error> {
         let records = self.0.inputs.store.records();
         let manifest = or_ask_upstream(records.any_manifest(name).await).flatten();
@@ -97,7 +105,10 @@ impl Membership {
         let deadline = Instant::now() + self.0.inputs.limits.revalidate;
         match self.prove_manifest_by(name, &manifest, deadline).await {
             Ok(_) => Ok(true),
-            Err(error) if error.is_absent(Missing::Manifest) => Ok(false),
+            // What is said of that manifest is said of no other content.
+            Err(error) if matches!(error.class(), FailureClass::Absent | FailureClass::Refused) => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

@@ -20,6 +20,7 @@ use crate::pull::parts::CacheSettings;
 use crate::pull::single_flight::SingleFlight;
 use crate::pull::source::Sources;
 use crate::pull::tasks::Tasks;
+use crate::pull::transfer::flight::{FlightKey, Flights};
 use crate::store::{self, BlobStore, Member};
 use crate::upstream::{self, FailureClass, ManifestHead};
 
@@ -53,6 +54,7 @@ pub(super) struct MembershipCore {
 pub(crate) struct MembershipInputs {
     pub(crate) store: BlobStore,
     pub(crate) sources: Sources,
+    pub(crate) flights: Flights,
     pub(crate) negative: Arc<NegativeCache>,
     pub(crate) writes: Arc<RecentWrites>,
     pub(crate) clock: Clock,
@@ -74,8 +76,9 @@ impl Membership {
     /// Records that upstream has answered 2xx for `digest` under `name` to a question that was sent
     /// at `sent_at`.
     ///
-    /// An answer that was on its way while the digest was written or deleted through us says what
-    /// was true before. It would prove again what a delete has just taken back, so it is ignored.
+    /// An answer that was on its way while the digest was written or deleted through us, or refused
+    /// by upstream, says what was true before. It would prove again what was just taken back, so it
+    /// is ignored.
     pub(crate) async fn prove_as_of(
         &self,
         sent_at: Timestamp,
@@ -86,8 +89,15 @@ impl Membership {
         // A digest does not say whether it is a blob's or a manifest's.
         let subjects =
             [Subject::Blob(digest.clone()), Subject::Manifest(Reference::Digest(digest.clone()))];
-        if !subjects.iter().any(|subject| self.0.inputs.writes.outdates(subject, name, sent_at)) {
-            self.prove(name, digest, media_type).await;
+        let writes = &self.0.inputs.writes;
+        let outdated = || subjects.iter().any(|subject| writes.outdates(subject, name, sent_at));
+        if outdated() {
+            return;
+        }
+        self.prove(name, digest, media_type).await;
+        // Taken back while this was being recorded: losing a proof is safe, keeping it is not.
+        if outdated() {
+            self.take_back(name, digest).await;
         }
     }
 
@@ -99,11 +109,14 @@ impl Membership {
         media_type: Option<MediaType>,
     ) {
         let records = self.0.inputs.store.records();
-        let member = Member { media_type };
+        let member = Member { media_type, doubted: None };
         let known = or_ask_upstream(records.member(name, digest).await).flatten();
         // Without a media type this proof says less than the one that is known, which must not lose
         // its type: a manifest is served with it.
-        if known.is_none_or(|known| known != member && member.media_type.is_some()) {
+        let adds = |known: Member| {
+            known.doubted.is_some() || (known != member && member.media_type.is_some())
+        };
+        if known.is_none_or(adds) {
             or_ask_upstream(records.put_member(name, digest, member).await);
         }
         self.renew(name).await;
@@ -111,17 +124,11 @@ impl Membership {
 
     /// Takes back what cannot be believed any more, because upstream has failed like this.
     pub(crate) async fn withdraw(&self, name: &CanonicalName, subject: Subject, error: &Error) {
-        let records = self.0.inputs.store.records();
         match error.class() {
-            // 401 and 403 are said of the repository, whatever was asked for.
-            FailureClass::Refused => {
-                or_ask_upstream(records.drop_members(name).await);
-            }
+            FailureClass::Refused => self.refused(name, subject).await,
             FailureClass::Absent => {
-                if let Subject::Blob(digest) | Subject::Manifest(Reference::Digest(digest)) =
-                    &subject
-                {
-                    or_ask_upstream(records.drop_member(name, digest).await);
+                if let Some(digest) = subject.digest() {
+                    self.take_back(name, digest).await;
                 }
                 self.0.inputs.negative.remember(subject, name, &self.0.inputs.limits);
             }
@@ -131,6 +138,30 @@ impl Membership {
             | FailureClass::Untrue
             | FailureClass::Ours => {}
         }
+    }
+
+    /// A refusal is about the thing that was asked for: registries refuse what does not exist, or
+    /// one quarantined tag. But it may be about the repository as well. So this thing is taken
+    /// back, and each of the others has to be confirmed by itself before it is believed again.
+    async fn refused(&self, name: &CanonicalName, subject: Subject) {
+        let MembershipInputs { store, writes, .. } = &self.0.inputs;
+        // First: answers that are on their way must not prove it again.
+        writes.note(subject.clone(), name);
+        if let Subject::Manifest(Reference::Tag(_)) = subject {
+            writes.note(Subject::Tags, name);
+        }
+        if let Some(digest) = subject.digest() {
+            self.take_back(name, digest).await;
+        }
+        or_ask_upstream(store.records().doubt_members(name).await);
+    }
+
+    /// Forgets that `name` holds `digest`. Whoever asks for it now proves it first, even if a
+    /// transfer is under way that was begun for `name`.
+    pub(crate) async fn take_back(&self, name: &CanonicalName, digest: &Digest) {
+        let MembershipInputs { store, flights, .. } = &self.0.inputs;
+        flights.disown(&FlightKey::of(name, digest), &name.repository);
+        or_ask_upstream(store.records().drop_member(name, digest).await);
     }
 
     /// Passes on what upstream answered; if it failed, takes back what that makes void. `missing`

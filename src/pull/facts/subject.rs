@@ -18,6 +18,14 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
+    /// The content that this is, if it is named by its digest.
+    pub(super) fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Blob(digest) | Self::Manifest(Reference::Digest(digest)) => Some(digest),
+            Self::Manifest(Reference::Tag(_)) | Self::Tags | Self::Referrers(_) => None,
+        }
+    }
+
     /// How long an absence is believed. Nearly every pull asks for referrers, and for the tags that
     /// stand in for them where there is no such API, so that there are none is believed for longer
     /// (REF-5).

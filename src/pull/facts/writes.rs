@@ -1,7 +1,8 @@
-//! When things were last written or deleted through us.
+//! When things were last written or deleted through us, or refused by their upstream.
 //!
 //! An answer that was on its way during a write says what was true before it. It must not be
-//! recorded, and whoever asks after the write must not share it (UPL-8).
+//! recorded, and whoever asks after the write must not share it (UPL-8). A refusal counts as a
+//! write: an answer from before it must not bring back what it has taken (DESIGN §14.1).
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ impl RecentWrites {
         Self { written_at: ExpiringCache::new(FACTS_MAX, clock.clone()), clock }
     }
 
-    /// Notes that it has been written or deleted through us just now.
+    /// Notes that it has been written or deleted through us just now, or refused.
     pub(crate) fn note(&self, subject: Subject, name: &CanonicalName) {
         self.written_at.insert((subject, name.clone()), self.clock.now(), WRITE_MEMORY);
     }

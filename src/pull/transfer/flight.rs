@@ -2,6 +2,7 @@
 //! brings it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(crate) struct Flight {
     /// The repository that it was started for. Only for this one is its success a proof (DESIGN
     /// §14.1).
     pub(crate) starter: Repository,
+    /// Upstream has refused the digest to that repository since, or says that it is gone.
+    disowned: AtomicBool,
     state: watch::Sender<FlightState>,
     /// Notified of everybody who joins. A reader counts only once it watches the state; between the
     /// two this keeps the flight from being given up.
@@ -81,8 +84,8 @@ pub(crate) enum JoinedOrStarted {
     /// There was none; the caller has to run the fill.
     Started(Arc<Flight>, FlightGuard),
     Joined(Arc<Flight>),
-    /// There is one, but another repository started it. The caller proves the digest for its own
-    /// repository first.
+    /// There is one, but another repository started it, or its own has lost the right since. The
+    /// caller proves the digest for its own repository first.
     NotProven,
     /// There is none, and the store has the blob.
     Stored,
@@ -106,7 +109,7 @@ impl Flights {
         if let Some(flight) = flights.get(key) {
             // The repository that started the flight needs no other proof: the flight's own request
             // gives it, and nobody is let in before that is answered.
-            if !proven && flight.starter != *repository {
+            if !proven && !flight.is_owned_by(repository) {
                 return JoinedOrStarted::NotProven;
             }
             flight.joined.notify_one();
@@ -118,6 +121,7 @@ impl Flights {
         let state = FlightState { opening: Opening::Pending, written: 0, ending: None };
         let flight = Arc::new(Flight {
             starter: repository.clone(),
+            disowned: AtomicBool::new(false),
             state: watch::Sender::new(state),
             joined: Notify::new(),
             unstored: Mutex::new(None),
@@ -126,6 +130,14 @@ impl Flights {
         let guard =
             FlightGuard { key: key.clone(), flight: Arc::clone(&flight), flights: self.clone() };
         JoinedOrStarted::Started(flight, guard)
+    }
+
+    /// The flight of `key` proves nothing for `repository` any more, even if it was started for it
+    /// (DESIGN §14.1).
+    pub(crate) fn disown(&self, key: &FlightKey, repository: &Repository) {
+        if let Some(flight) = self.get(key).filter(|flight| flight.starter == *repository) {
+            flight.disowned.store(true, Ordering::SeqCst);
+        }
     }
 
     /// The flight of `key`, if there is one.
@@ -139,6 +151,10 @@ impl Flights {
 }
 
 impl Flight {
+    fn is_owned_by(&self, repository: &Repository) -> bool {
+        self.starter == *repository && !self.disowned.load(Ordering::SeqCst)
+    }
+
     /// A view of the state. While it lives, the flight counts as wanted.
     pub(crate) fn watch(&self) -> watch::Receiver<FlightState> {
         self.state.subscribe()
