@@ -21,7 +21,7 @@ use crate::pull::{Parts, PullThrough};
 use crate::push::PushThrough;
 use crate::reload::Reloader;
 use crate::reload::inputs::{self, Input};
-use crate::server::{self, RequestConfig, Service};
+use crate::server::{self, RequestConfig, RequestIds, Service};
 use crate::store::BlobStore;
 use crate::telemetry::Logging;
 use crate::upstream::{Lookup, Upstreams};
@@ -147,6 +147,7 @@ fn service(config: &Config, parts: Parts) -> anyhow::Result<Service> {
         pull,
         push,
         ledger: Arc::default(),
+        request_ids: RequestIds::default(),
         limits,
         clock,
         metrics,

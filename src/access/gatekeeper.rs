@@ -17,7 +17,8 @@ use super::users::Users;
 use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::licence::{
-    LicenceRefusal, PublicKeys, Revocations, SignedLicence, Slug, Standing, Term, calendar,
+    ClaimedLicence, LicenceRefusal, PublicKeys, Revocations, SignedLicence, Slug, Standing, Term,
+    calendar,
 };
 use crate::oci::CanonicalName;
 use crate::secret::Secret;
@@ -138,9 +139,7 @@ impl Gatekeeper {
             }
             // Before any hashing: a licence must never be counted as a failed password, and the
             // token must not be kept among verified passwords (ACCESS §4.3).
-            ClientCredential::Basic { user, password }
-                if self.keys.load().recognise(password.expose()) =>
-            {
+            ClientCredential::Basic { user, password } if self.is_licence(password) => {
                 self.by_licence(user, password, presented.issuer)
             }
             ClientCredential::Basic { user, password } => {
@@ -153,6 +152,12 @@ impl Gatekeeper {
     /// A token of ours for somebody who was found good.
     pub(crate) fn issue(&self, to: &Authenticated, audience: &str, life: Duration) -> Issued {
         self.tokens.load().issue(to.subject.clone(), audience, life, to.expires)
+    }
+
+    /// Whether a password is a licence: of one of our keys, or, by its own word, of any.
+    fn is_licence(&self, password: &Secret) -> bool {
+        self.keys.load().recognise(password.expose())
+            || ClaimedLicence::of(password.expose()).is_some()
     }
 
     async fn by_password(&self, login: PasswordLogin<'_>) -> Result<Authenticated, Rejection> {

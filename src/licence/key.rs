@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::jws::JwsKey;
 
 /// `typ` in the header of a licence token.
-const TOKEN_TYPE: &str = "roadstead-licence";
+pub(super) const TOKEN_TYPE: &str = "roadstead-licence";
 
 /// The SPKI of an Ed25519 key before its 32 bytes (RFC 8410 §4).
 const SPKI_PREFIX: [u8; 12] =

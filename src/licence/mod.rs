@@ -4,11 +4,13 @@
 //! Pure: the time is an argument, and files are read elsewhere.
 
 pub mod calendar;
+mod claimed;
 mod key;
 mod name;
 mod standing;
 mod token;
 
+pub use claimed::ClaimedLicence;
 pub use key::{KeyId, PrivateKey, PublicKey};
 pub use name::{APPLICATION_PREFIX, LicenceId, Slug};
 pub use standing::{EXPIRY_NOTICE, Revocations, SKEW, Standing, Term, revocation_line};

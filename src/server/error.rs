@@ -19,7 +19,7 @@ pub(super) struct Refusal {
     pub(super) reason: &'static str,
     /// What the cache did, if the request came that far.
     pub(super) outcome: Option<Outcome>,
-    /// Why, in a sentence for the log; never sent.
+    /// Why, in a sentence for the log; never sent. None: `message` says it all.
     pub(super) cause: Option<String>,
 }
 
@@ -74,6 +74,15 @@ impl Refusal {
 
     pub(super) fn with(self, extra: Extra) -> Self {
         Self { extra, ..self }
+    }
+
+    /// Says why, in a sentence for the log; what was said before stays in front.
+    pub(super) fn because(self, cause: &str) -> Self {
+        let cause = match self.cause {
+            None => cause.to_owned(),
+            Some(first) => format!("{first}; {cause}"),
+        };
+        Self { cause: Some(cause), ..self }
     }
 
     /// Replaces the reason that follows from the code.

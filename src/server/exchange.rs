@@ -6,22 +6,46 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, Request, StatusCode};
 use tokio::time::Instant;
 
 use super::connection::delivery::ResponseOutput;
-use super::error::Refusal;
+use super::foreign::cleaned;
+use super::notes::{FailureNote, Notes};
+use super::request_id::RequestIds;
 use crate::licence::Slug;
 use crate::metrics::{Counted, Metrics};
-use crate::oci::{CanonicalName, Digest, Repository, Tag};
+use crate::oci::{Digest, Repository, Tag};
 use crate::pull::Outcome;
+
+/// Characters of a method, a user agent and the name of a key, as far as they are logged.
+const METHOD_MAX: usize = 32;
+const USER_AGENT_MAX: usize = 200;
+const KEY_MAX: usize = 64;
+
+/// What a request says of itself, whatever it asks for.
+#[derive(Debug)]
+pub(super) struct Sender {
+    /// The client's address, behind the proxies that are trusted.
+    peer: IpAddr,
+    method: Method,
+    user_agent: Option<HeaderValue>,
+    pub(super) request_id: HeaderValue,
+}
+
+impl Sender {
+    pub(super) fn of<B>(request: &Request<B>, peer: IpAddr, ids: &RequestIds) -> Self {
+        let (method, headers) = (request.method().clone(), request.headers());
+        let user_agent = headers.get(USER_AGENT).cloned();
+        Self { peer, method, user_agent, request_id: ids.of(headers) }
+    }
+}
 
 /// A request that has arrived and is not answered yet.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    /// The client's address, behind the proxies that are trusted.
-    peer: IpAddr,
-    method: Method,
+    sender: Sender,
     output: ResponseOutput,
     metrics: Arc<Metrics>,
     started: Instant,
@@ -30,52 +54,8 @@ pub(super) struct Arrival {
     _counted_in_flight: Counted,
 }
 
-/// What the service has found out on the way to an answer, for log and metrics.
-#[derive(Debug, Default)]
-pub(super) struct Notes {
-    /// The route label of the endpoint.
-    pub(super) route: Option<&'static str>,
-    /// Who asks, as rules write it.
-    pub(super) identity: Option<Cow<'static, str>>,
-    /// The application that gives the right, or under whose name the image was called.
-    pub(super) application: Option<Slug>,
-    pub(super) name: Option<CanonicalName>,
-    /// The repository as the client wrote it, where it leads nowhere.
-    pub(super) unknown: Option<Repository>,
-    pub(super) tag: Option<Tag>,
-    /// What was asked for, or what the tag led to.
-    pub(super) digest: Option<Digest>,
-    /// What kind of content it is about, as a label of metrics: `blob`, `manifest` (by digest),
-    /// `tag`, `tags` or `referrers`.
-    pub(super) kind: Option<&'static str>,
-    /// What the cache did, if the request came that far.
-    pub(super) outcome: Option<Outcome>,
-    /// Why it was refused.
-    failure: Option<FailureNote>,
-}
-
-/// Why a request was refused, or its body ended short; for log and metrics.
-#[derive(Debug)]
-struct FailureNote {
-    /// In one word of a fixed vocabulary, which is a label of metrics.
-    reason: &'static str,
-    /// In a sentence, where there is more to say than the word.
-    error: Option<Cow<'static, str>>,
-}
-
-static CLIENT_STALLED: FailureNote = FailureNote {
-    reason: "client_stalled",
-    error: Some(Cow::Borrowed("the client takes no bytes")),
-};
-
-impl Notes {
-    /// The request is answered with `refusal`, which says by itself what the cache did.
-    pub(super) fn set_refused(&mut self, refusal: &Refusal) {
-        self.outcome = refusal.outcome;
-        let error = refusal.cause.clone().map(Cow::Owned);
-        self.failure = Some(FailureNote { reason: refusal.reason, error });
-    }
-}
+static CLIENT_STALLED: FailureNote =
+    FailureNote { reason: "client_stalled", error: Cow::Borrowed("the client takes no bytes") };
 
 /// A request whose answer is on its way. The body and all its frames share it; when the last of
 /// them is dropped, the request is over, and its log line and metrics are written.
@@ -92,16 +72,10 @@ pub(super) struct Exchange {
 
 impl Arrival {
     /// A request whose head has just been read.
-    pub(super) fn new(
-        peer: IpAddr,
-        method: Method,
-        output: ResponseOutput,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(super) fn new(sender: Sender, output: ResponseOutput, metrics: Arc<Metrics>) -> Self {
         let in_flight = Counted::one(&metrics.http.in_flight);
         Self {
-            peer,
-            method,
+            sender,
             connection_bytes_before: output.connection_bytes_sent(),
             output,
             started: Instant::now(),
@@ -126,9 +100,8 @@ impl Exchange {
 
     /// The body ends short, for `reason`.
     pub(super) fn fail(&self, reason: &'static str, error: &dyn std::fmt::Display) {
-        let error = Some(Cow::Owned(error.to_string()));
         // The first reason counts; what follows from it is refused here.
-        let _ = self.body_failure.set(FailureNote { reason, error });
+        let _ = self.body_failure.set(FailureNote::new(reason, &error.to_string()));
     }
 
     /// Body bytes that have left. What hyper has written may still wait in TLS, and what the
@@ -149,7 +122,7 @@ impl Exchange {
 
     fn count(&self, route: &'static str, bytes: u64) {
         let metrics = &self.arrival.metrics;
-        let method = method_label(&self.arrival.method);
+        let method = method_label(&self.arrival.sender.method);
         metrics.http.requests.with_label_values(&[route, method, self.status.as_str()]).inc();
         metrics
             .http
@@ -175,30 +148,62 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.arrival.output.clear_slices();
         let bytes = self.bytes_sent();
-        let route = self.notes.route.unwrap_or("none");
-        self.count(route, bytes);
-        let failure = self.failure();
-        let name = self.notes.name.as_ref();
-        let repository = name.map(|name| &name.repository).or(self.notes.unknown.as_ref());
+        self.count(self.route(), bytes);
+        self.log(bytes);
+    }
+}
+
+impl Exchange {
+    fn route(&self) -> &'static str {
+        self.notes.route.unwrap_or("none")
+    }
+
+    /// The access line.
+    fn log(&self, bytes: u64) {
+        let Self { arrival, notes, .. } = self;
+        let (sender, stranger, failure) = (&arrival.sender, &notes.stranger, self.failure());
+        let name = notes.name.as_ref();
+        let repository = name.map(|name| &name.repository).or(notes.unknown.as_ref());
+        // Where a bad credential counts for nothing, it is told only of what failed without one.
+        let licence = failure.and(stranger.licence.as_ref());
+        let licence_key = licence.map(|licence| cleaned(&licence.key, KEY_MAX));
+        let method = cleaned(sender.method.as_str(), METHOD_MAX);
+        let user_agent = sender.user_agent.as_ref().map(shown);
         tracing::info!(
             target: "access",
-            peer = %self.arrival.peer,
-            method = %self.arrival.method,
-            route,
-            identity = self.notes.identity.as_deref(),
-            application = self.notes.application.as_ref().map(Slug::as_str),
+            request_id = sender.request_id.to_str().ok(),
+            peer = %sender.peer,
+            method = &*method,
+            route = self.route(),
+            identity = notes.identity.as_deref(),
+            application = notes.application.as_ref().map(Slug::as_str),
             upstream = name.map(|name| name.upstream.as_str()),
             repository = repository.map(Repository::as_str),
-            tag = self.notes.tag.as_ref().map(Tag::as_str),
-            digest = self.notes.digest.as_ref().map(Digest::as_str),
+            tag = notes.tag.as_ref().map(Tag::as_str),
+            digest = notes.digest.as_ref().map(Digest::as_str),
             status = self.status.as_u16(),
-            outcome = self.notes.outcome.map(Outcome::as_str),
+            outcome = notes.outcome.map(Outcome::as_str),
             reason = failure.map(|failure| failure.reason),
             bytes,
             first_byte_ms = millis(self.head_after),
-            total_ms = millis(self.arrival.started.elapsed()),
-            error = failure.and_then(|failure| failure.error.as_deref()),
+            total_ms = millis(arrival.started.elapsed()),
+            host = stranger.host,
+            path = stranger.path,
+            ns = stranger.ns,
+            user = failure.and(stranger.user.as_deref()),
+            licence = licence.map(|licence| licence.id.as_str()),
+            licence_key = licence_key.as_deref(),
+            error = failure.map(|failure| &*failure.error),
+            user_agent = user_agent.as_deref(),
         );
+    }
+}
+
+/// A header as it may stand in a log line.
+fn shown(value: &HeaderValue) -> Cow<'_, str> {
+    match String::from_utf8_lossy(value.as_bytes()) {
+        Cow::Borrowed(text) => cleaned(text, USER_AGENT_MAX),
+        Cow::Owned(text) => Cow::Owned(cleaned(&text, USER_AGENT_MAX).into_owned()),
     }
 }
 

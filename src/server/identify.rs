@@ -101,6 +101,11 @@ impl LoginAttempt<'_> {
 }
 
 impl Identified {
+    /// Whether a credential came with the request that counts for nothing here.
+    pub(super) fn has_ignored_a_credential(&self) -> bool {
+        self.ignored_rejection.is_some()
+    }
+
     /// Whom a token that this caller asks for is for.
     pub(super) fn token_subject(&self) -> Authenticated {
         self.authenticated.clone().unwrap_or_else(Authenticated::anonymous)
@@ -141,11 +146,11 @@ impl Identified {
                 .or_else(|_| self.decide(policy, action, route));
             return Err(match readable {
                 Ok(_) => Refusal::read_only(),
-                Err(denial) => self.refuse(denial, action, route.visible_name()),
+                Err(denial) => self.refuse_right(denial, action, route),
             });
         }
         self.decide(policy, action, route)
-            .map_err(|denial| self.refuse(denial, action, route.visible_name()))
+            .map_err(|denial| self.refuse_right(denial, action, route))
     }
 
     /// The decision of the policy, for callers that word the refusal themselves.
@@ -167,14 +172,27 @@ impl Identified {
         action: Action,
         name: &Repository,
     ) -> Refusal {
-        match Policy::denial_of_unknown_name(&self.caller, action) {
+        let refusal = match Policy::denial_of_unknown_name(&self.caller, action) {
             Denial::Unauthenticated if self.host.open && *ns != Ns::Absent => {
                 Refusal::unknown_name()
             }
             denial @ (Denial::Unauthenticated | Denial::Hidden | Denial::Forbidden) => {
                 self.refuse(denial, action, name)
             }
-        }
+        };
+        refusal.because("no upstream that is configured is meant by this host, name and ns")
+    }
+
+    /// Refuses `action` on an image, and tells the log which right it takes.
+    fn refuse_right(&self, denial: Denial, action: Action, route: &Route) -> Refusal {
+        let (who, right, image) = (&self.caller.identity, right(action), route.canonical());
+        let cause = match &route.application {
+            None => format!("no rule gives {who} the right to {right} {image}"),
+            Some(application) => {
+                format!("no rule gives {who} the right to {right} {image} of {application}")
+            }
+        };
+        self.refuse(denial, action, route.visible_name()).because(&cause)
     }
 
     /// Words the refusal of `action` on what the caller calls `name`.
@@ -265,6 +283,16 @@ fn scope_actions(action: Action) -> &'static str {
     match action {
         Action::Pull | Action::Probe | Action::List => "pull",
         Action::Push => "pull,push",
+        Action::Delete => "delete",
+    }
+}
+
+/// The word of a rule's `allow` that an action takes.
+fn right(action: Action) -> &'static str {
+    match action {
+        Action::Pull | Action::Probe => "pull",
+        Action::List => "list",
+        Action::Push => "push",
         Action::Delete => "delete",
     }
 }

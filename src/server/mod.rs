@@ -13,16 +13,20 @@
 //! | `reads`, `listing` | what may be read is looked up |
 //! | `writes` | what may be written is passed on |
 //! | `error`, `respond` | failures become refusals; status and headers of every answer |
-//! | `exchange` | the log line and the metrics of a request, written when its last byte has left |
+//! | `foreign`, `request_id` | what strangers write, as it may stand in a log line; a name for each request |
+//! | `notes`, `exchange` | what was found out about a request; its log line and its metrics, written when its last byte has left |
 //! | `snapshot` | the part of the configuration that a request is answered under |
 
 mod connection;
 mod error;
 mod exchange;
+mod foreign;
 mod identify;
 mod listing;
+mod notes;
 mod reads;
 mod request;
+mod request_id;
 mod respond;
 mod service;
 mod snapshot;
@@ -32,5 +36,6 @@ mod writes;
 pub(crate) use connection::accept::accept;
 pub(crate) use connection::serve::run;
 pub(crate) use connection::tls::TlsContext;
+pub(crate) use request_id::RequestIds;
 pub(crate) use service::Service;
 pub(crate) use snapshot::RequestConfig;

@@ -5,8 +5,8 @@ use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::error::Refusal;
-use super::exchange::Notes;
 use super::listing;
+use super::notes::Notes;
 use super::request::{ReadRequest, header_text};
 use super::respond::{self, Answer};
 use super::service::Service;

@@ -15,12 +15,14 @@ use super::connection::delivery::ResponseOutput;
 use super::connection::discard::discard_unread_body;
 use super::connection::tls::{self, TlsContext};
 use super::error::Refusal;
-use super::exchange::{Arrival, Notes};
+use super::exchange::{Arrival, Sender};
 use super::identify::{Identified, LoginAttempt};
+use super::notes::Notes;
 use super::request::{
     Addressed, Connection, ReadRequest, Received, Unauthenticated, WriteRequest, bad_request,
     requested_action, requested_host,
 };
+use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::respond::{self, Answer};
 use super::snapshot::RequestConfig;
 use super::token;
@@ -53,6 +55,8 @@ pub(crate) struct Service {
     pub(crate) push: PushThrough,
     /// Who pulled what last, for the operator.
     pub(crate) ledger: Arc<Ledger>,
+    /// Names requests that bring no name of their own.
+    pub(crate) request_ids: RequestIds,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
@@ -80,19 +84,21 @@ impl Service {
         let deadline = Instant::now() + self.limits.head;
         let config = self.config.load_full();
         let address = client_address(connection.peer, request.headers(), &config.trusted_proxies);
-        let arrival =
-            Arrival::new(address, request.method().clone(), output, Arc::clone(&self.metrics));
+        let sender = Sender::of(&request, address, &self.request_ids);
+        let id = sender.request_id.clone();
+        let arrival = Arrival::new(sender, output, Arc::clone(&self.metrics));
         let head_only = request.method() == Method::HEAD;
         let mut notes = Notes::default();
         let received = Received { connection: &connection, address, deadline };
-        let answer = match self.answer(&config, received, &mut request, &mut notes).await {
+        let mut answer = match self.answer(&config, received, &mut request, &mut notes).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 discard_unread_body(&mut request).await;
-                notes.set_refused(&refusal);
+                notes.set_refused(&refusal, request.uri().path());
                 respond::refusal(&refusal)
             }
         };
+        answer.headers_mut().insert(X_REQUEST_ID, id);
         let answer = if head_only { respond::without_body(answer) } else { answer };
         let exchange = arrival.into_exchange(notes, answer.status());
         Ok(answer.map(|source| Body::new(source, exchange)))
@@ -114,7 +120,9 @@ impl Service {
         }
         let host = requested_host(request)?;
         let deadline = received.deadline;
-        let unauthenticated = self.unauthenticated(config, received, host.as_deref())?;
+        let unauthenticated = self
+            .unauthenticated(config, received, host.as_deref())
+            .inspect_err(|_| notes.set_host(host.as_deref()))?;
         if request.uri().path() == token::TOKEN_PATH {
             notes.route = Some("token");
             return self.issue_token(unauthenticated, request, notes).await;
@@ -130,7 +138,7 @@ impl Service {
             Addressed { config, identified: &identified, host: host.as_deref(), target: &target };
         let action = requested_action(request.method(), &target.endpoint);
         let Some(route) = to.resolve(repository) else {
-            notes.unknown = Some(repository.clone());
+            notes.set_unknown(repository, &target.ns);
             return Err(identified.refuse_unknown_name(&target.ns, action, repository));
         };
         let intent = Intent { action, route, deadline };
@@ -200,7 +208,11 @@ impl Service {
         let Unauthenticated { config, host, caller, deadline } = unauthenticated;
         let (gatekeeper, metrics) = (&self.gatekeeper, &self.metrics);
         let login = LoginAttempt { gatekeeper, metrics, config, credential, deadline };
-        let identified = login.identify(host, caller).await?;
+        let identified = login.identify(host, caller).await;
+        if identified.as_ref().map_or(true, Identified::has_ignored_a_credential) {
+            notes.set_rejected(credential);
+        }
+        let identified = identified?;
         notes.identity = Some(identified.caller.identity.label());
         Ok(identified)
     }
@@ -220,7 +232,8 @@ impl Service {
         let identified = self.identify(unauthenticated, &credential, notes).await?;
         let anonymous = identified.authenticated.is_none() && identified.caller.is_anonymous();
         if anonymous && !config.policy.grants_anonymous_anything(&identified.caller) {
-            return Err(identified.challenge(None));
+            let cause = "nothing is granted to anonymous from this address";
+            return Err(identified.challenge(None).because(cause));
         }
         if let Identity::Licence(id) = &identified.caller.identity {
             for slug in config.policy.unknown_applications(&identified.caller.applications) {

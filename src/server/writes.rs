@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::error::{Extra, Refusal};
-use super::exchange::Notes;
+use super::notes::Notes;
 use super::request::{WriteRequest, header_text};
 use super::respond::{self, Answer};
 use super::service::Service;

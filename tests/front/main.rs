@@ -2,6 +2,7 @@
 //! registries.
 
 mod access;
+mod access_lines;
 mod access_matrix;
 mod bad_input;
 mod blobs;

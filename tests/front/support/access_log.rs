@@ -8,6 +8,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use super::client::Answer;
 use super::eventually;
 
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
@@ -26,9 +27,23 @@ pub(crate) fn gather() {
 
 /// The newest of the lines about `repository`, once there are `count`.
 pub(crate) async fn line(repository: &str, count: usize) -> Line {
+    newest("repository", repository, count).await
+}
+
+/// The line of the request that this answers.
+pub(crate) async fn line_of(answer: &Answer) -> Line {
+    line_by_id(answer.header("x-request-id").expect("every answer has an id")).await
+}
+
+/// The line of the one request with this id.
+pub(crate) async fn line_by_id(id: &str) -> Line {
+    newest("request_id", id, 1).await
+}
+
+async fn newest(field: &str, value: &str, count: usize) -> Line {
     let about = || -> Vec<Line> {
         let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_about = |line: &&Line| line.get("repository").is_some_and(|name| name == repository);
+        let is_about = |line: &&Line| line.get(field).is_some_and(|found| found == value);
         lines.iter().filter(is_about).cloned().collect()
     };
     eventually("the line is written", || about().len() >= count).await;
