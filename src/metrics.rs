@@ -69,6 +69,8 @@ pub struct UpstreamMetrics {
     pub rate_limit_remaining: IntGaugeVec,
     /// 1 while the upstream is left alone because it was unreachable: upstream.
     pub breaker_open: IntGaugeVec,
+    /// Requests that got no answer: upstream, and why there was none.
+    pub unanswered: IntCounterVec,
     /// Requests for a token: upstream and outcome.
     pub token_refreshes: IntCounterVec,
 }
@@ -242,6 +244,11 @@ impl UpstreamMetrics {
                 "upstream_breaker_open",
                 "1 while the upstream is taken to be unreachable.",
                 &["upstream"],
+            ),
+            unanswered: r.counters(
+                "upstream_unanswered_total",
+                "Requests without a connection, or whose connection broke, by the cause.",
+                &["upstream", "cause"],
             ),
             token_refreshes: r.counters(
                 "token_refreshes_total",

@@ -160,7 +160,7 @@ fn from_pull(error: &pull::Error) -> Refusal {
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
                 .with(Extra::RetryAfter(retry_after_seconds(*retry_after)))
         }
-        Error::Upstream { fault, .. } => from_fault(*fault),
+        Error::Upstream { fault, cause } => from_fault(*fault, cause.why()),
         Error::Untrue { .. } => bad_gateway("the upstream registry sent something wrong"),
         Error::Broken { .. } => bad_gateway("the transfer from upstream kept breaking"),
         Error::Overloaded => try_again("too many downloads are under way", 5),
@@ -208,7 +208,8 @@ fn try_again(message: &str, after: u64) -> Refusal {
         .with(Extra::RetryAfter(after))
 }
 
-fn from_fault(fault: UpstreamFault) -> Refusal {
+/// `why` it cannot be reached, if that is known: a clause without addresses.
+fn from_fault(fault: UpstreamFault, why: Option<&'static str>) -> Refusal {
     match fault {
         UpstreamFault::Silent => upstream_timed_out(),
         // Never a denial: it would send people looking at their own credentials (UP-9).
@@ -218,7 +219,10 @@ fn from_fault(fault: UpstreamFault) -> Refusal {
         UpstreamFault::NoLogin => bad_gateway(
             "this proxy gets no login for the upstream registry from its credential helper",
         ),
-        UpstreamFault::Unreachable => bad_gateway("the upstream registry cannot be reached"),
+        UpstreamFault::Unreachable => {
+            let what = "the upstream registry cannot be reached";
+            why.map_or_else(|| bad_gateway(what), |why| bad_gateway(&format!("{what}: {why}")))
+        }
         UpstreamFault::Failing => bad_gateway("the upstream registry has a failure"),
         UpstreamFault::Malformed => bad_gateway("the upstream registry sent something wrong"),
         UpstreamFault::ForbiddenAddress => {

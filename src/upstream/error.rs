@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cause::{self, Cause};
 use crate::oci::{ErrorCode, UpstreamName};
 
 /// What a failure means to the caller.
@@ -170,6 +171,12 @@ impl Error {
         )
     }
 
+    /// Why there was no answer, in a clause without addresses; none if there was one, or nothing
+    /// was asked.
+    pub fn why(&self) -> Option<&'static str> {
+        self.fault.cause.map(Cause::clause)
+    }
+
     /// The status of the answer that was the failure, if it was one.
     pub(super) fn status(&self) -> Option<u16> {
         if let Symptom::Status(status) = self.fault.symptom { Some(status) } else { None }
@@ -180,6 +187,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { upstream, operation, attempts, fault } = self;
         write!(f, "{upstream}: {}: {}", operation.as_str(), fault.reason)?;
+        if let Some(cause) = fault.cause {
+            write!(f, ": {cause}")?;
+        }
+        // The names and dates of a certificate are what an operator looks for next.
+        if let Some(detail) = fault.source.as_deref().and_then(|source| cause::tls_detail(source)) {
+            write!(f, " ({detail})")?;
+        }
         if *attempts > 1 { write!(f, " ({attempts} attempts)") } else { Ok(()) }
     }
 }
@@ -216,6 +230,8 @@ pub(super) struct Fault {
     pub(super) symptom: Symptom,
     /// One clause without secrets, paths or queries.
     reason: Cow<'static, str>,
+    /// Why there was no connection, or why it broke.
+    pub(super) cause: Option<Cause>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -225,7 +241,7 @@ impl Fault {
         symptom: Symptom,
         reason: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { kind, symptom, reason: reason.into(), source: None }
+        Self { kind, symptom, reason: reason.into(), cause: None, source: None }
     }
 
     /// An answer that the specifications do not allow.
@@ -234,10 +250,17 @@ impl Fault {
     }
 
     #[must_use]
+    pub(super) fn caused_by(self, cause: Cause) -> Self {
+        Self { cause: Some(cause), ..self }
+    }
+
+    /// With the error behind it, which tells the cause if it knows one.
+    #[must_use]
     pub(super) fn because(
         mut self,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
+        self.cause = Cause::of(&source).or(self.cause);
         self.source = Some(Arc::new(source));
         self
     }

@@ -3,8 +3,8 @@
 //! `upstreams` makes a `client` of each configured upstream; `reads`, `uploads` and `writes` are its
 //! operations. Each becomes a call, which `call` runs until it is answered or its deadline passes:
 //! with the login and token that `auth` finds, through the HTTP of `transport`. Each of these uses
-//! only those behind it; all use `answer`, which reads what the headers of an answer say, and
-//! `error`.
+//! only those behind it; all use `answer`, which reads what the headers of an answer say, `error`, and
+//! `cause`, which reads why there was none.
 //!
 //! Whether anything is sent at all, two gates decide: the breaker (is the upstream reachable) and
 //! the throttle (did it ask for a pause). Where it is sent, `transport::gate` decides for every
@@ -14,6 +14,7 @@
 mod answer;
 mod auth;
 mod call;
+mod cause;
 mod client;
 mod error;
 mod reads;

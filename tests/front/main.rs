@@ -6,6 +6,7 @@ mod access_lines;
 mod access_matrix;
 mod bad_input;
 mod blobs;
+mod causes;
 mod corruption;
 mod deadline;
 mod errors;

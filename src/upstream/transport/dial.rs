@@ -18,6 +18,7 @@ use super::gate::{ForbiddenUrl, is_public};
 use super::tls::{self, BoxError};
 use crate::config;
 use crate::limits::Limits;
+use crate::upstream::cause::LookupFailed;
 
 /// Below the 60 s after which load balancers commonly drop an idle connection.
 const POOL_IDLE_TIME: Duration = Duration::from_secs(50);
@@ -69,7 +70,7 @@ impl Resolve for Resolver {
         let found = (self.lookup.0)(name.as_str().to_owned());
         let only_public = self.only_public;
         Box::pin(async move {
-            let found = found.await?;
+            let found = found.await.map_err(LookupFailed)?;
             let has_addresses = !found.is_empty();
             let allowed: Vec<_> =
                 found.into_iter().filter(|address| !only_public || is_public(*address)).collect();

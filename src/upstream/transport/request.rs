@@ -1,7 +1,6 @@
 //! One HTTP request: through the gate, by the client it picks, counted; and what the errors of that
 //! client mean.
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use super::dial::HttpClients;
 use super::gate::{DialVia, ForbiddenUrl, OutboundGate, origin_of};
 use crate::metrics::{Counter, Metrics};
 use crate::oci::UpstreamName;
+use crate::upstream::cause::{Cause, find};
 use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 
 /// The way to one upstream: which URLs may be dialled, by which clients, and what is counted. Its
@@ -59,6 +59,10 @@ impl Transport {
         body_idle: Duration,
     ) -> Self {
         let received_bytes = metrics.upstream.received_bytes.with_label_values(&[name.as_str()]);
+        // At 0 from the start, so that a rate sees the first one.
+        for cause in Cause::ALL {
+            metrics.upstream.unanswered.with_label_values(&[name.as_str(), cause.as_str()]);
+        }
         Self { name, gate, clients, metrics, received_bytes, body_idle }
     }
 
@@ -91,9 +95,18 @@ impl Transport {
         counted.outcome = answer.as_ref().map(reqwest::Response::status).map_err(|_| "error");
         // Counted here, at the headers: how long a body takes depends on who reads it.
         drop(counted);
-        let response = answer.map_err(|error| unanswered(&url, error))?;
+        let response = answer.map_err(|error| self.unanswered(&url, error))?;
         let received = self.received_bytes.clone();
         Ok(HttpResponse { response, idle: self.body_idle, received })
+    }
+
+    fn unanswered(&self, url: &Url, error: reqwest::Error) -> Fault {
+        let fault = unanswered(url, error);
+        if let Some(cause) = fault.cause {
+            let labels = [self.name.as_str(), cause.as_str()];
+            self.metrics.upstream.unanswered.with_label_values(&labels).inc();
+        }
+        fault
     }
 }
 
@@ -147,29 +160,21 @@ fn unanswered(url: &Url, error: reqwest::Error) -> Fault {
     // The URL of a redirect may hold a signature that must not be logged.
     let error = error.without_url();
     // The filtering resolver found internal addresses only; reqwest wraps what it said.
-    if let Some(reason) = cause::<ForbiddenUrl>(&error) {
+    if let Some(reason) = find::<ForbiddenUrl>(&error) {
         return forbidden(url, reason.clone());
     }
     let origin = origin_of(url);
     let (symptom, what) = match (error.is_connect(), error.is_timeout()) {
-        (true, true) => (Symptom::Silence, "no connection in time to"),
+        (true, true) => {
+            let text = format!("no connection to {origin}");
+            let fault = Fault::new(ErrorKind::Unreachable, Symptom::Silence, text);
+            return fault.caused_by(Cause::TimedOut).because(error);
+        }
         (true, false) => (Symptom::Connect, "no connection to"),
-        (false, _) if cause::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) => {
+        (false, _) if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) => {
             return Fault::protocol(format!("{origin} does not speak HTTP")).because(error);
         }
         (false, _) => (Symptom::Reset, "no answer from"),
     };
     Fault::new(ErrorKind::Unreachable, symptom, format!("{what} {origin}")).because(error)
-}
-
-/// The first error of type `E` in the chain.
-fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
 }
