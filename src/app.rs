@@ -69,7 +69,7 @@ impl App {
         // between is loaded again later; the other way round, its change would go unseen.
         let reloader = Reloader::new(config.clone(), Arc::clone(&service), Arc::clone(&metrics));
         for input in Input::ALL {
-            input.load(config, &service).map_err(|unusable| anyhow!(unusable.0.join("\n")))?;
+            input.load(config, &service).map_err(|unusable| anyhow!("{unusable}"))?;
         }
         let draining = CancellationToken::new();
         let admin = Admin::new(metrics, draining.clone(), Arc::clone(&service.ledger));

@@ -1,12 +1,13 @@
-//! Small files: what a configuration points to is read whole, but never without a bound; keys,
-//! licences and revocations are written.
+//! Small files: what a configuration points to is read whole, but never without a bound, and
+//! compared with what it was; keys, licences and revocations are written.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::secret::Secret;
+use aws_lc_rs::digest;
 
 /// Bytes that are read of one file: far above any configuration, certificate bundle or password.
 const FILE_MAX: u64 = 4 << 20;
@@ -14,17 +15,33 @@ const FILE_MAX: u64 = 4 << 20;
 /// Files that a folder of lists may hold.
 const FOLDER_MAX: usize = 1000;
 
-/// The whole file.
+/// The mark that editors on Windows put before a text in UTF-8. It is no part of the text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The whole file, without byte order marks.
 ///
 /// # Errors
-/// Those of the system, and `InvalidData` above 4 MiB.
+/// Those of the system, and `InvalidData` above 4 MiB and for UTF-16.
 pub(crate) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 4 MiB"));
+        return Err(invalid("it is larger than 4 MiB"));
     }
-    Ok(bytes)
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(invalid("it is not UTF-8 text but UTF-16; save it as UTF-8"));
+    }
+    Ok(without_marks(bytes))
+}
+
+/// Also drops the marks before later lines: files that were put together from marked ones, as
+/// chains of certificates are, have them there.
+fn without_marks(bytes: Vec<u8>) -> Vec<u8> {
+    if !bytes.windows(BYTE_ORDER_MARK.len()).any(|three| three == BYTE_ORDER_MARK) {
+        return bytes;
+    }
+    let bare = |line| <[u8]>::strip_prefix(line, BYTE_ORDER_MARK).unwrap_or(line);
+    bytes.split_inclusive(|byte| *byte == b'\n').flat_map(bare).copied().collect()
 }
 
 /// The whole file as text; [`read_text`] with the errors of the system, for callers that tell them
@@ -33,19 +50,19 @@ pub(crate) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Those of [`read_bytes`], and `InvalidData` if it is not UTF-8.
 pub(crate) fn read_utf8(path: &Path) -> io::Result<String> {
-    String::from_utf8(read_bytes(path)?)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+    read_bytes(path).and_then(utf8)
 }
 
-/// A password from a file: its text without the line ends that editors add.
-pub(crate) fn read_secret(path: &Path) -> Result<Secret, String> {
-    let text = read_text(path)?;
-    let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        Err(format!("{} is empty", path.display()))
-    } else {
-        Ok(Secret::new(password.to_owned()))
-    }
+/// The text that these bytes of a file are.
+///
+/// # Errors
+/// `InvalidData` if it is not UTF-8.
+pub(crate) fn utf8(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8 text"))
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 /// The whole file as text.
@@ -161,13 +178,98 @@ pub(crate) fn check_executable(path: &Path) -> Result<(), String> {
     }
 }
 
-fn cannot_read(path: &Path, error: &io::Error) -> String {
+/// The sentence about a file that cannot be read.
+pub(crate) fn cannot_read(path: &Path, error: &io::Error) -> String {
     format!("cannot read {}: {error}", path.display())
+}
+
+/// What a file holds, or that it cannot be read, in a form that can be compared: neither times nor
+/// sizes tell for sure, and a mounted secret changes behind a link. Shows nothing of itself, since
+/// the hash of a short password gives it away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Of what was read, or could not be.
+    pub(crate) fn of<E: fmt::Display>(read: &Result<impl AsRef<[u8]>, E>) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        match read {
+            Ok(bytes) => context.update(bytes.as_ref()),
+            Err(error) => context.update(format!("\0{error}").as_bytes()),
+        }
+        Self::end(context)
+    }
+
+    /// Of files, and of the files in folders, as they are now.
+    pub(crate) fn of_all(paths: &[PathBuf]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for path in paths {
+            let read = read_all(path).map(|files| {
+                for (file, text) in files {
+                    context.update(file.as_os_str().as_encoded_bytes());
+                    context.update(&(text.len() as u64).to_be_bytes());
+                    context.update(text.as_bytes());
+                }
+            });
+            if let Err(message) = read {
+                context.update(message.as_bytes());
+            }
+        }
+        Self::end(context)
+    }
+
+    fn end(context: digest::Context) -> Self {
+        let mut print = [0; 32];
+        print.copy_from_slice(context.finish().as_ref());
+        Self(print)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(…)")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn byte_order_marks_are_no_part_of_a_text() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("text");
+        for (content, expected) in [
+            (&b"\xef\xbb\xbfa\r\nb"[..], Ok("a\r\nb")),
+            (b"a\n\xef\xbb\xbfb\n\xef\xbb\xbf", Ok("a\nb\n")),
+            (b"a\xef\xbb\xbfb", Ok("a\u{feff}b")),
+            (b"\xef\xbb\xbf", Ok("")),
+            (b"\xff\xfea\0", Err("UTF-16")),
+            (b"\xfe\xff\0a", Err("UTF-16")),
+            (b"\xe4", Err("UTF-8")),
+        ] {
+            fs::write(&path, content).expect("writable");
+            match (read_text(&path), expected) {
+                (Ok(text), Ok(expected)) => assert_eq!(text, expected),
+                (Err(message), Err(word)) => assert!(message.contains(word), "{message}"),
+                (read, _) => panic!("{read:?} of {content:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_print_differs_as_soon_as_anything_does_and_shows_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("text");
+        let missing = Fingerprint::of(&read_bytes(&path));
+        fs::write(&path, "").expect("writable");
+        let empty = Fingerprint::of(&read_bytes(&path));
+        fs::write(&path, "a").expect("writable");
+        let full = Fingerprint::of(&read_bytes(&path));
+        assert!(missing != empty && empty != full && missing != full);
+        assert_eq!(full, Fingerprint::of(&Ok::<_, String>("a")));
+        assert_eq!(format!("{full:?}"), "Fingerprint(…)");
+    }
 
     #[test]
     fn nothing_in_a_folder_of_lists_is_passed_over_in_silence() {

@@ -63,6 +63,8 @@ pub struct Limits {
     pub negative_referrers: Duration,
     /// Open client connections.
     pub connections: usize,
+    /// How often files are compared with what was read.
+    pub watch: Duration,
 }
 
 impl Default for Limits {
@@ -95,6 +97,7 @@ impl Default for Limits {
             negative: Duration::from_secs(10),
             negative_referrers: Duration::from_mins(5),
             connections: 4096,
+            watch: Duration::from_secs(5),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! What a configuration file may say, and what people are told when it says something else.
 
+#[path = "config/secrets.rs"]
+mod secrets;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -3,18 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use super::failure::CommandFailure;
-use super::output::print;
-use crate::config::{self, Config};
+use super::output::{print, tell};
+use crate::config::{self, Config, Draft, Problems};
 use crate::reload::inputs::Input;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArguments {
     /// The configuration to look at.
-    file: PathBuf,
+    #[arg(required_unless_present = "config")]
+    file: Option<PathBuf>,
+    /// The same, as it is written for `serve`.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandFailure> {
-    let config = load(Some(&arguments.file))?;
+    let file = arguments.file.as_deref().or(arguments.config.as_deref());
+    let (config, warnings) = load(file)?;
+    if !warnings.list().is_empty() {
+        tell(&warnings.to_string());
+    }
     let names: Vec<&str> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
     let count = match names.len() {
         1 => "1 upstream".to_owned(),
@@ -22,7 +30,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandFailure> {
     };
     print(&format!(
         "{} is valid: {count} ({}), clients at {}\n",
-        arguments.file.display(),
+        file.unwrap_or(Path::new("-")).display(),
         names.join(", "),
         config.listen
     ))?;
@@ -30,11 +38,16 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandFailure> {
 }
 
 /// The configuration of `file`, or the built-in one, after every file that it names was read and
-/// found good too.
-pub(super) fn load(file: Option<&Path>) -> Result<Config, CommandFailure> {
-    let config = file.map_or_else(|| Ok(config::builtin()), config::load)?;
-    let check = |part: Input| part.check(&config).err();
-    let problems: Vec<String> =
-        Input::ALL.into_iter().filter_map(check).flat_map(|unusable| unusable.0).collect();
-    if problems.is_empty() { Ok(config) } else { Err(CommandFailure::Files(problems)) }
+/// found good too; and what in it is probably not meant.
+pub(super) fn load(file: Option<&Path>) -> Result<(Config, Problems), CommandFailure> {
+    let Some(file) = file else { return Ok((config::builtin(), Problems::default())) };
+    let draft = Draft::read(file, &config::environment)?;
+    for input in Input::ALL {
+        if let Err(unusable) = input.check(draft.config()) {
+            for (key, message) in unusable.0 {
+                draft.problem(&key, message);
+            }
+        }
+    }
+    Ok(draft.finish()?)
 }

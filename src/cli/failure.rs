@@ -13,7 +13,7 @@ const EXIT_BAD_CONFIGURATION: u8 = 64;
 pub(super) enum CommandFailure {
     Configuration(Problems),
     /// What is wrong with the files that a configuration names.
-    Files(Vec<String>),
+    Files(String),
     Other(anyhow::Error),
 }
 
@@ -26,7 +26,7 @@ impl CommandFailure {
                 ExitCode::from(EXIT_BAD_CONFIGURATION)
             }
             Self::Files(problems) => {
-                tell(&problems.join("\n"));
+                tell(&problems);
                 ExitCode::from(EXIT_BAD_CONFIGURATION)
             }
             Self::Other(error) => {

@@ -193,7 +193,7 @@ impl LicenceVerifier {
             )
             .into());
         };
-        let unusable = |inputs::Unusable(problems)| CommandFailure::Files(problems);
+        let unusable = |wrong: inputs::Unusable| CommandFailure::Files(wrong.to_string());
         let keys = inputs::public_keys(&config).map_err(unusable)?;
         let revocations = inputs::revocations(&config).map_err(unusable)?;
         Ok(Self { keys, issuer: licences.issuer.clone(), revocations })

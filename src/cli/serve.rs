@@ -51,11 +51,14 @@ impl From<LogFormatArgument> for LogFormat {
 }
 
 pub(super) fn run(arguments: &ServeArguments) -> Result<(), CommandFailure> {
-    let mut config = load(arguments.config.as_deref())?;
+    let (mut config, warnings) = load(arguments.config.as_deref())?;
     let format = arguments.log_format.map(LogFormat::from);
     let overrides = Overrides { format, filter: env::var("RUST_LOG").ok() };
     let (telemetry, logging) = telemetry::install(&config.log, overrides)?;
     config.log.format = format.unwrap_or(config.log.format);
+    for warning in warnings.to_string().lines() {
+        warn!("{warning}");
+    }
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let reloadable = arguments.config.as_deref().map(|file| (file, logging));
     let served = runtime.block_on(serve(reloadable, &config, &telemetry));

@@ -40,9 +40,10 @@ pub(super) fn read(
     let Some(fields) = section else { return without_section(top, context) };
     let path = |place: &Place<'_>| place.text().map(PathBuf::from);
     Access {
+        given: true,
         users: fields.optional("users", path),
         key_file: fields.optional("key_file", path),
-        trusted_proxies: fields.list("trusted_proxies", network),
+        trusted_proxies: trusted_proxies(fields),
         rules: rules(fields, context),
     }
 }
@@ -60,7 +61,7 @@ fn without_section(top: &Fields<'_>, context: &RuleContext<'_>) -> Access {
              add applications: { NAME: { images: […] } }",
         );
     }
-    Access { users: None, key_file: None, trusted_proxies: Vec::new(), rules }
+    Access { given: false, users: None, key_file: None, trusted_proxies: Vec::new(), rules }
 }
 
 fn rules(fields: &Fields<'_>, context: &RuleContext<'_>) -> Vec<Rule> {
@@ -195,10 +196,30 @@ fn networks(fields: &Fields<'_>) -> Option<Vec<IpNet>> {
     if items.is_empty() {
         place.problem("is an empty list; leave the key out to allow any address");
     }
-    items.iter().map(|item| item.noted(item.text().and_then(network))).collect()
+    items.iter().map(network).collect()
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+/// Networks of balancers; a wrong one is left out.
+fn trusted_proxies(fields: &Fields<'_>) -> Vec<IpNet> {
+    let items = fields.get("trusted_proxies").map(Place::items).unwrap_or_default();
+    items.iter().filter_map(network).collect()
+}
+
+/// One network of a list. Bits behind its prefix count for nothing, so that whoever writes an
+/// address and a length gets more addresses than they may think.
+fn network(item: &Place<'_>) -> Option<IpNet> {
+    let network = item.noted(item.text().and_then(parse_network))?;
+    if network.addr() != network.network() {
+        item.warning(format!(
+            "{network} means the whole of {}; write that, or {} for the one address",
+            network.trunc(),
+            IpNet::from(network.addr())
+        ));
+    }
+    Some(network)
+}
+
+fn parse_network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>().map_err(|_| match text.parse::<IpAddr>() {
         Ok(ip) => format!("{text:?} is an address, not a network; write {}", IpNet::from(ip)),
         Err(_) => {

@@ -1,21 +1,18 @@
 //! Authorities that an upstream's certificate may be from, besides the system's.
 
-use std::path::Path;
-
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::files;
+use super::place::Place;
 
-/// The content of a PEM file with at least one certificate, each usable as an authority.
+/// The content of the PEM file that the value names, with at least one certificate, each usable as an authority.
 ///
 /// # Errors
 /// A sentence that names the file.
-pub(super) fn read_authorities(path: &Path) -> Result<Vec<u8>, String> {
-    let pem = files::read_bytes(path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let path = path.display();
+pub(super) fn read_authorities(place: &Place<'_>) -> Result<Vec<u8>, String> {
+    let pem = place.read_bytes()?;
+    let path = place.file()?.display();
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| format!("{path} is not PEM: {error}"))?;

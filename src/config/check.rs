@@ -11,6 +11,7 @@ use super::hosts;
 use super::keys;
 use super::listen;
 use super::place::{Fields, Place};
+use super::sources::Sources;
 use super::units;
 use super::upstreams;
 use super::{Cache, Config, EnvLookup, Log, LogFormat, MinFree, Upstream};
@@ -53,7 +54,7 @@ pub(super) fn config(root: &Place<'_>, environment: EnvLookup<'_>) -> Config {
         upstreams,
         shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), duration),
         log: log(&top),
-        files: Vec::new(),
+        sources: Sources::default(),
     }
 }
 

@@ -11,8 +11,7 @@ use super::keys;
 use super::licence_file;
 use super::place::{Fields, Place};
 use super::{Credential, EnvLookup, Login, Upstream};
-use crate::files;
-use crate::oci::Pattern;
+use crate::oci::{Pattern, Repository};
 use crate::secret::Secret;
 
 const SOURCES: [&str; 6] =
@@ -37,28 +36,63 @@ pub(super) fn read(
     upstream: &Upstream,
     context: &UpstreamContext<'_>,
 ) -> Vec<Credential> {
-    let mut credentials: Vec<Credential> = Vec::new();
+    let (mut credentials, mut scoped): (Vec<Credential>, Vec<Credential>) = Default::default();
     for item in upstream_fields.get("credentials").map(Place::items).unwrap_or_default() {
-        let Some(credential) = credential(&item.fields(keys::CREDENTIAL), upstream, context) else {
+        let Some((images, logins)) = logins(&item.fields(keys::CREDENTIAL), upstream, context)
+        else {
             continue;
         };
-        if credentials.iter().any(|other| other.images == credential.images) {
-            item.problem(format!(
-                "{} has a credential already; keep one",
-                credential.images.as_str()
-            ));
+        let mut whole = logins.whole;
+        for (repository, login) in logins.scoped {
+            let globs = images.within(repository.as_str());
+            if globs.contains(&images) {
+                // All of the item's images are within this repository, and within longer ones that
+                // follow.
+                whole = Some(login);
+                continue;
+            }
+            scoped.extend(
+                globs.into_iter().map(|images| Credential { images, login: login.clone() }),
+            );
         }
-        credentials.push(credential);
+        if whole.is_some() && has_one(&credentials, &images) {
+            item.problem(format!("{} has a credential already; keep one", images.as_str()));
+        }
+        credentials.extend(whole.map(|login| Credential { images, login }));
+    }
+    for credential in scoped {
+        // What the document itself says of these images comes first.
+        if !has_one(&credentials, &credential.images) {
+            credentials.push(credential);
+        }
     }
     credentials.sort_by_key(|credential| Reverse(credential.images.specificity()));
     credentials
 }
 
-fn credential(
+fn has_one(credentials: &[Credential], images: &Pattern) -> bool {
+    credentials.iter().any(|credential| credential.images == *images)
+}
+
+/// What one source has: for its images as a whole, and for repositories among them.
+#[derive(Default)]
+struct Logins {
+    whole: Option<Login>,
+    scoped: Vec<(Repository, Login)>,
+}
+
+impl Logins {
+    fn of(login: Login) -> Self {
+        Self { whole: Some(login), scoped: Vec::new() }
+    }
+}
+
+/// The images that an item is for, and the logins in its source.
+fn logins(
     fields: &Fields<'_>,
     upstream: &Upstream,
     context: &UpstreamContext<'_>,
-) -> Option<Credential> {
+) -> Option<(Pattern, Logins)> {
     let images = match fields.get("images") {
         Some(place) => place.noted(place.text().and_then(Pattern::parse)),
         None => Some(Pattern::parse("**").expect("** is a pattern")),
@@ -72,34 +106,35 @@ fn credential(
         place.problem(format!("{source} is given already; keep one of {source} and {second}"));
         return None;
     }
-    let login = if source.starts_with("password") {
+    let logins = if source.starts_with("password") {
         let username = username(fields);
         let password = place.noted(password(source, place, context));
-        username.zip(password).map(|(username, password)| Login::Fixed { username, password })
+        let login = |(username, password)| Logins::of(Login::Fixed { username, password });
+        username.zip(password).map(login)
     } else {
         if let Some(username) = fields.get("username") {
             username.problem(format!("the user comes from {source}; leave username out"));
         }
-        place.noted(whole_login(source, place, upstream, context))
+        place.noted(whole_logins(source, place, upstream, context))
     };
-    Some(Credential { images: images?, login: login? })
+    images.zip(logins)
 }
 
-/// A login from a source that brings the user as well.
-fn whole_login(
+/// The logins from a source that brings the user as well.
+fn whole_logins(
     source: &str,
     place: &Place<'_>,
     upstream: &Upstream,
     context: &UpstreamContext<'_>,
-) -> Result<Login, String> {
+) -> Result<Logins, String> {
     match source {
-        "docker_config" => from_docker_config(place.file()?, upstream, context),
-        "helper" => helper(
-            place.text()?,
-            if upstream.library { DOCKER_HUB_KEY } else { host_and_port(upstream) },
-            context,
-        ),
-        _ => from_licence(place.file()?),
+        "docker_config" => from_docker_config(place, upstream, context),
+        "helper" => {
+            let server = if upstream.library { DOCKER_HUB_KEY } else { host_and_port(upstream) };
+            let program = program(place.text()?, place, context)?;
+            Ok(Logins::of(Login::Helper { program, server: server.to_owned() }))
+        }
+        _ => from_licence(place).map(Logins::of),
     }
 }
 
@@ -115,16 +150,17 @@ fn password(
     place: &Place<'_>,
     context: &UpstreamContext<'_>,
 ) -> Result<Secret, String> {
-    if source == "password_file" {
-        return files::read_secret(place.file()?);
-    }
     let text = place.text()?;
     match source {
-        "password_env" => match (context.environment)(text) {
-            Some(value) if !value.is_empty() => Ok(Secret::new(value)),
-            Some(_) | None => Err(format!("the environment variable {text} is not set")),
-        },
-        _ if context.allow_inline_secrets => Ok(Secret::new(text.to_owned())),
+        "password_file" => {
+            Secret::of_line(&place.read_text()?).ok_or_else(|| format!("{text} is empty"))
+        }
+        "password_env" => (context.environment)(text)
+            .and_then(|value| Secret::of_line(&value))
+            .ok_or_else(|| format!("the environment variable {text} is not set")),
+        _ if context.allow_inline_secrets => {
+            Secret::of_line(text).ok_or_else(|| "should not be empty".to_owned())
+        }
         _ => Err("a secret stands in the file; use password_file or password_env, or say \
             allow_inline_secrets: true"
             .to_owned()),
@@ -132,33 +168,40 @@ fn password(
 }
 
 /// A customer's proxy presents the licence to the vendor's (ACCESS §4.9).
-fn from_licence(path: &Path) -> Result<Login, String> {
-    let file = licence_file::read_licence(path)?;
+fn from_licence(place: &Place<'_>) -> Result<Login, String> {
+    let file = licence_file::parse(&place.read_text()?, place.file()?)?;
     Ok(Login::Fixed { username: file.licence.id.to_string(), password: file.token })
 }
 
 fn from_docker_config(
-    path: &Path,
+    place: &Place<'_>,
     upstream: &Upstream,
     context: &UpstreamContext<'_>,
-) -> Result<Login, String> {
-    let json = files::read_text(path)?;
+) -> Result<Logins, String> {
+    let (json, path) = (place.read_text()?, place.file()?);
     let mut servers = vec![upstream.name.as_str(), host_and_port(upstream)];
     if upstream.library {
         servers.insert(0, DOCKER_HUB_KEY);
     }
     servers.dedup();
-    let login = docker_config::login(&json, &servers)
+    let found = docker_config::logins(&json, &servers)
         .map_err(|message| format!("{} {message}", path.display()))?;
-    match login {
+    let login = |login| match login {
         DockerLogin::Here { username, password } => Ok(Login::Fixed { username, password }),
-        DockerLogin::Helper { name, server } => {
-            // Docker keeps Docker Hub's login under no other key.
-            let server = if upstream.library { DOCKER_HUB_KEY } else { &server };
-            helper(&name, server, context)
-                .map_err(|message| format!("{} names a helper: {message}", path.display()))
+        DockerLogin::Helper { name, server } => program(&name, place, context)
+            .map(|program| Login::Helper { program, server })
+            .map_err(|message| format!("{} names a helper: {message}", path.display())),
+    };
+    let whole = found.whole.map(login).transpose()?.map(|whole| match whole {
+        // Docker keeps Docker Hub's login under no other key.
+        Login::Helper { program, .. } if upstream.library => {
+            Login::Helper { program, server: DOCKER_HUB_KEY.to_owned() }
         }
-    }
+        login @ (Login::Fixed { .. } | Login::Helper { .. }) => login,
+    });
+    let scoped =
+        found.scoped.into_iter().map(|(repository, found)| Ok((repository, login(found)?)));
+    Ok(Logins { whole, scoped: scoped.collect::<Result<_, String>>()? })
 }
 
 /// Host and port of an upstream, without the port that goes without saying.
@@ -166,12 +209,17 @@ fn host_and_port(upstream: &Upstream) -> &str {
     &upstream.url[Position::BeforeHost..Position::AfterPort]
 }
 
-/// A helper by its name, which is found on the `PATH`, or by the path of its program.
-fn helper(name: &str, server: &str, context: &UpstreamContext<'_>) -> Result<Login, String> {
+/// The program of a helper: by its name, which is found on the `PATH`, or by its own path. Wherever
+/// it was looked for, it may appear later.
+fn program(
+    name: &str,
+    place: &Place<'_>,
+    context: &UpstreamContext<'_>,
+) -> Result<PathBuf, String> {
     let path = Path::new(name);
     if path.is_absolute() {
-        files::check_executable(path)?;
-        return Ok(Login::Helper { program: path.to_owned(), server: server.to_owned() });
+        place.find_program(path)?;
+        return Ok(path.to_owned());
     }
     if name.contains('/') || name.starts_with(HELPER_PREFIX) {
         return Err(format!(
@@ -183,10 +231,8 @@ fn helper(name: &str, server: &str, context: &UpstreamContext<'_>) -> Result<Log
         (format!("{HELPER_PREFIX}{name}"), (context.environment)("PATH").unwrap_or_default());
     let mut candidates = std::env::split_paths(&folders)
         .filter(|folder| folder.is_absolute())
-        .map(|f| f.join(&program));
-    let found: Option<PathBuf> = candidates.find(|path| files::check_executable(path).is_ok());
-    let missing = || {
+        .map(|folder| folder.join(&program));
+    candidates.find(|path| place.find_program(path).is_ok()).ok_or_else(|| {
         format!("there is no program {program} on the PATH; install it, or write its absolute path")
-    };
-    Ok(Login::Helper { program: found.ok_or_else(missing)?, server: server.to_owned() })
+    })
 }

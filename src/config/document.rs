@@ -45,6 +45,37 @@ impl YamlValue {
     }
 }
 
+impl Node {
+    /// The number of the value of `key`, as `access.rules[0].who`, or of the nearest thing around it
+    /// that is there.
+    pub(super) fn number_of(&self, key: &str) -> usize {
+        self.find(key).unwrap_or(self.number)
+    }
+
+    fn find(&self, key: &str) -> Option<usize> {
+        match &self.value {
+            YamlValue::Map(entries) => entries.iter().find_map(|(name, value)| {
+                let YamlValue::Text(text) = &name.value else { return None };
+                let rest = key.strip_prefix(text.as_str())?;
+                let rest = rest.strip_prefix('.').or(rest.starts_with('[').then_some(rest));
+                // Names of upstreams hold dots: what is only the beginning of a name is none.
+                let whole = rest.is_some() || key == text;
+                whole.then(|| rest.and_then(|rest| value.find(rest)).unwrap_or(name.number))
+            }),
+            YamlValue::List(items) => {
+                let (index, rest) = key.strip_prefix('[')?.split_once(']')?;
+                let item = items.get(index.parse::<usize>().ok()?)?;
+                Some(rest.strip_prefix('.').and_then(|rest| item.find(rest)).unwrap_or(item.number))
+            }
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float
+            | YamlValue::Text(_) => None,
+        }
+    }
+}
+
 /// Reads one document; an empty one is [`YamlValue::Null`].
 ///
 /// # Errors
@@ -56,6 +87,27 @@ pub(super) fn read(text: &str) -> Result<Node, Error> {
 /// The line, from 1, on which the node with this number starts.
 pub(super) fn line_of(text: &str, number: usize) -> Option<usize> {
     Some(run(text, Some(number)).err()?.location()?.line())
+}
+
+/// The line of what the parser does not understand, and what is wrong there. It has no word for tabs
+/// of its own.
+pub(super) fn in_plain_words(text: &str, error: &Error) -> (Option<usize>, String) {
+    let line = error.location().map(|place| place.line());
+    let indented_by_tab = |text: &&str| {
+        let indent = text.len() - text.trim_start().len();
+        text[..indent].contains('\t')
+    };
+    // The parser may notice a tab only on the next line.
+    let near = line.map(|line| [line, line.saturating_sub(1)]).into_iter().flatten();
+    let tab = near
+        .filter(|line| *line > 0)
+        .find(|line| text.lines().nth(line - 1).is_some_and(|text| indented_by_tab(&text)));
+    match tab {
+        Some(line) => {
+            (Some(line), "begins with a tab; YAML is indented with spaces only".to_owned())
+        }
+        None => (line, format!("is not valid YAML: {error}")),
+    }
 }
 
 fn run(text: &str, stop_at: Option<usize>) -> Result<Node, Error> {

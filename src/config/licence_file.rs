@@ -30,25 +30,28 @@ pub struct LicenceFile {
 /// # Errors
 /// Everything that is wrong with it, a line each; never with anything of the token.
 pub fn read_licence(path: &Path) -> Result<LicenceFile, String> {
-    let text = files::read_text(path)?;
+    parse(&files::read_text(path)?, path)
+}
+
+/// Reads the text of a licence file; `path` only names it in problems.
+///
+/// # Errors
+/// Those of [`read_licence`].
+pub(super) fn parse(text: &str, path: &Path) -> Result<LicenceFile, String> {
     if text.len() > LICENCE_FILE_MAX {
         return Err(format!(
             "{} is larger than {LICENCE_FILE_MAX} bytes; a licence file takes two thousand",
             path.display()
         ));
     }
-    parse(&text, path)
-}
-
-fn parse(text: &str, path: &Path) -> Result<LicenceFile, String> {
     let root = document::read(text)
         .map_err(|error| format!("{} is not valid YAML: {error}", path.display()))?;
     let report = Report::default();
     let file = file(&Place::root(&root, &report));
-    let problems = report.into_problems(text);
+    let (problems, sources) = report.end(text);
     match file {
         Some(file) if problems.is_empty() => Ok(file),
-        _ => Err(Problems::new(path, problems).to_string()),
+        _ => Err(Problems::new(path, problems, sources).to_string()),
     }
 }
 

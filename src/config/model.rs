@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+use super::sources::Sources;
 use crate::identity::Identity;
 use crate::licence::Slug;
 use crate::oci::{Pattern, UpstreamName};
@@ -37,9 +38,9 @@ pub struct Config {
     /// How long transfers may go on after SIGTERM.
     pub shutdown_grace: Duration,
     pub log: Log,
-    /// Files that the document names and that were read with it (passwords, licences, authorities):
-    /// a change of one is a change of the configuration.
-    pub files: Vec<PathBuf>,
+    /// The document, and what was read with it (passwords, licences, authorities): a change of one
+    /// is a change of the configuration.
+    pub sources: Sources,
 }
 
 impl Config {
@@ -56,6 +57,8 @@ impl Config {
             ("cache.path", self.cache.path != next.cache.path),
             // A listener does not turn from plain to TLS, or back, under its clients.
             ("tls (whether there is one)", self.tls.is_some() != next.tls.is_some()),
+            // A file that somebody is still writing may end before its rules.
+            ("access (whether there is one)", self.access.given && !next.access.given),
         ];
         changed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -190,6 +193,8 @@ pub enum UnknownCredentials {
 /// Who may do what.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Access {
+    /// Whether the document says who may do what; without it, a proxy on loopback is open.
+    pub given: bool,
     /// htpasswd file with bcrypt or argon2id hashes.
     pub users: Option<PathBuf>,
     /// Where the keys of our own tokens come from; created if missing. None: `keys/access` in the

@@ -6,31 +6,40 @@
 //! used: a document with problems yields no configuration.
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::document::{Node, YamlValue, line_of};
 use super::problem::Problem;
+use super::sources::Sources;
+use crate::files;
 
-/// Everything wrong that was found so far, and the files that were read on the way.
+/// Everything wrong that was found so far, and what was read on the way.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     problems: RefCell<Vec<(usize, Problem)>>,
-    files: RefCell<Vec<PathBuf>>,
+    sources: RefCell<Sources>,
 }
 
 impl Report {
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.files.borrow().clone()
+    /// Where something was read already.
+    pub(super) fn beginning_with(sources: Sources) -> Self {
+        Self { sources: RefCell::new(sources), ..Self::default() }
     }
 
-    /// The problems in the order of the document, with their lines in `text`.
-    pub(super) fn into_problems(self, text: &str) -> Vec<Problem> {
+    /// Notes a problem with the node of this number.
+    pub(super) fn problem(&self, number: usize, problem: Problem) {
+        self.problems.borrow_mut().push((number, problem));
+    }
+
+    /// The problems in the order of the document, with their lines in `text`, and what was read.
+    pub(super) fn end(self, text: &str) -> (Vec<Problem>, Sources) {
         let mut found = self.problems.into_inner();
         found.sort_by_key(|(number, _)| *number);
-        found
+        let problems = found
             .into_iter()
             .map(|(number, problem)| Problem { line: line_of(text, number), ..problem })
-            .collect()
+            .collect();
+        (problems, self.sources.into_inner())
     }
 }
 
@@ -50,8 +59,12 @@ impl<'d> Place<'d> {
     }
 
     pub(super) fn problem(&self, message: impl Into<String>) {
-        let problem = Problem { path: self.path.clone(), line: None, message: message.into() };
-        self.report.problems.borrow_mut().push((self.at, problem));
+        self.report.problem(self.at, Problem::error(&self.path, message.into()));
+    }
+
+    /// Notes what can be used and is probably not meant.
+    pub(super) fn warning(&self, message: impl Into<String>) {
+        self.report.problem(self.at, Problem::warning(&self.path, message.into()));
     }
 
     pub(super) fn is_null(&self) -> bool {
@@ -77,11 +90,27 @@ impl<'d> Place<'d> {
         }
     }
 
-    /// The path of a file that is about to be read: a change of it is a change of the document.
+    /// The path of a file.
     pub(super) fn file(&self) -> Result<&'d Path, String> {
-        let path = Path::new(self.text()?);
-        self.report.files.borrow_mut().push(path.to_owned());
-        Ok(path)
+        self.text().map(Path::new)
+    }
+
+    /// What the file holds that the value names: a change of it is a change of the document.
+    pub(super) fn read_bytes(&self) -> Result<Vec<u8>, String> {
+        let path = self.file()?;
+        let read = self.report.sources.borrow_mut().read(path);
+        read.map_err(|error| files::cannot_read(path, &error))
+    }
+
+    /// The same as text.
+    pub(super) fn read_text(&self) -> Result<String, String> {
+        let path = self.file()?;
+        files::utf8(self.read_bytes()?).map_err(|error| files::cannot_read(path, &error))
+    }
+
+    /// Whether there is a program; one that comes or goes is a change of the document.
+    pub(super) fn find_program(&self, path: &Path) -> Result<(), String> {
+        self.report.sources.borrow_mut().find_program(path)
     }
 
     /// Text, or a whole number as text: sizes need no quotes.

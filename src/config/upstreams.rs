@@ -116,7 +116,7 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, context: &UpstreamContext<'
             *list = fields.list(key, parse);
         }
     }
-    upstream.ca = fields.optional("ca", |place| certificates::read_authorities(place.file()?));
+    upstream.ca = fields.optional("ca", certificates::read_authorities);
     upstream.tls_verify = fields.read("tls_verify", true, Place::flag);
     upstream.writes = writes(fields);
     upstream.page_limit = fields.optional("page_limit", Place::count).or(upstream.page_limit);

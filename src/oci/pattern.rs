@@ -61,6 +61,22 @@ impl Pattern {
         }
     }
 
+    /// The globs that match what this one does, of the repository `name` and of everything below it.
+    #[must_use]
+    pub fn within(&self, name: &str) -> Vec<Self> {
+        let mut ours = self.0.split('/');
+        for component in name.split('/') {
+            match ours.next() {
+                Some("**") => return vec![Self(name.into()), Self(format!("{name}/**").into())],
+                Some("*") => {}
+                Some(part) if part == component => {}
+                Some(_) | None => return Vec::new(),
+            }
+        }
+        let rest: String = ours.flat_map(|part| ["/", part]).collect();
+        vec![Self(format!("{name}{rest}").into())]
+    }
+
     /// How specific the glob is: of two that match, the one with the longer text names more (DESIGN
     /// §8).
     pub fn specificity(&self) -> usize {
@@ -131,6 +147,27 @@ mod tests {
                 let both = names.iter().any(|name| a.matches(name) && b.matches(name));
                 assert_eq!(a.overlaps(b), both, "{a:?} {b:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_glob_within_a_repository_matches_no_more_than_both() {
+        for (glob, name, expected) in [
+            ("**", "acme", &["acme", "acme/**"][..]),
+            ("**", "acme/team", &["acme/team", "acme/team/**"]),
+            ("acme/**", "acme/team", &["acme/team", "acme/team/**"]),
+            ("acme/**", "acme", &["acme/**"]),
+            ("acme/app", "acme", &["acme/app"]),
+            ("*/app", "acme", &["acme/app"]),
+            ("acme/team/**", "acme", &["acme/team/**"]),
+            ("acme", "acme", &["acme"]),
+            ("*", "acme", &["acme"]),
+            ("acme", "acme/team", &[]),
+            ("other/**", "acme", &[]),
+        ] {
+            let globs = Pattern::parse(glob).expect(glob).within(name);
+            let globs: Vec<&str> = globs.iter().map(Pattern::as_str).collect();
+            assert_eq!(globs, expected, "{glob} within {name}");
         }
     }
 

@@ -118,8 +118,7 @@ impl PullThrough {
         }))
     }
 
-    /// Takes over changed upstreams, times to live and room. Transfers that are under way go on.
-    /// Blocks while it evicts.
+    /// Takes over changed upstreams and times to live. Transfers that are under way go on.
     ///
     /// # Errors
     /// If an upstream cannot be used; then nothing has changed.
@@ -131,8 +130,12 @@ impl PullThrough {
         // The only step that can fail comes first, so that a failure changes nothing.
         self.0.sources.upstreams().replace(upstreams)?;
         self.0.settings.store(Arc::new(cache.clone()));
-        self.0.store.resize(cache);
         Ok(())
+    }
+
+    /// Takes over changed room; blocks while it evicts.
+    pub fn resize(&self, cache: &config::Cache) {
+        self.0.store.resize(cache);
     }
 
     /// Runs `work` to its end, even if the request that waits for it is dropped. None if the

@@ -2,6 +2,7 @@
 //! licence keys, revocations, and the certificate. Each is read from its own files, and stays as it
 //! was while they cannot be used (ACCESS §8).
 
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +14,31 @@ use crate::licence::{PublicKey, PublicKeys, Revocations};
 use crate::secret::Secret;
 use crate::server::{Service, TlsContext};
 
-/// What is wrong with the files of one input, a line each.
+/// What is wrong with the files of one input: the key of the configuration that names the file, and
+/// a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unusable(pub Vec<String>);
+pub(crate) struct Unusable(pub Vec<(String, String)>);
+
+impl Unusable {
+    fn one(key: &str, message: String) -> Self {
+        Self(vec![(key.to_owned(), message)])
+    }
+
+    /// The lines of a file that are wrong.
+    fn lines(key: &str, path: &Path, problems: Vec<(usize, String)>) -> Self {
+        let line = |(line, message): (usize, String)| {
+            (key.to_owned(), format!("{}:{line}: {message}", path.display()))
+        };
+        Self(problems.into_iter().map(line).collect())
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problem = |(key, message): &(String, String)| format!("{key}: {message}");
+        f.write_str(&self.0.iter().map(problem).collect::<Vec<_>>().join("; "))
+    }
+}
 
 /// What is loaded from files of its own, and replaced by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +119,13 @@ impl Input {
 }
 
 fn set_key(config: &Config, service: &Service) -> Result<(), Unusable> {
+    let unusable = |message| Unusable::one("access.key_file", message);
     let path = config.key_file();
-    let key = token_key(&path).map_err(one)?;
-    service.gatekeeper.set_key(&key).map_err(|message| one(format!("{} {message}", path.display())))
+    let key = token_key(&path).map_err(unusable)?;
+    service
+        .gatekeeper
+        .set_key(&key)
+        .map_err(|message| unusable(format!("{} {message}", path.display())))
 }
 
 /// The secret that the keys of our own tokens come from: the text of the key file, which is made,
@@ -125,8 +152,10 @@ fn make_token_key(path: &Path) -> Result<Secret, String> {
 }
 
 fn users(config: &Config) -> Result<Users, Unusable> {
+    const KEY: &str = "access.users";
     let Some(path) = &config.access.users else { return Ok(Users::default()) };
-    Users::parse(&files::read_text(path).map_err(one)?).map_err(|problems| in_file(path, problems))
+    let text = files::read_text(path).map_err(|message| Unusable::one(KEY, message))?;
+    Users::parse(&text).map_err(|problems| Unusable::lines(KEY, path, problems))
 }
 
 /// The keys that licences are verified with.
@@ -135,13 +164,14 @@ fn users(config: &Config) -> Result<Users, Unusable> {
 /// Everything that is wrong with their files.
 pub(crate) fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
     let (mut keys, mut problems) = (Vec::new(), Vec::new());
-    for path in config.licences.iter().flat_map(|licences| &licences.public_keys) {
+    let paths = config.licences.iter().flat_map(|licences| &licences.public_keys);
+    for (index, path) in paths.enumerate() {
         let key = |pem: String| {
             PublicKey::from_pem(&pem).map_err(|message| format!("{} {message}", path.display()))
         };
         match files::read_text(path).and_then(key) {
             Ok(key) => keys.push(key),
-            Err(message) => problems.push(message),
+            Err(message) => problems.push((format!("licences.public_keys[{index}]"), message)),
         }
     }
     if problems.is_empty() { Ok(PublicKeys::new(keys)) } else { Err(Unusable(problems)) }
@@ -152,39 +182,40 @@ pub(crate) fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
 /// # Errors
 /// Everything that is wrong with them.
 pub(crate) fn revocations(config: &Config) -> Result<Revocations, Unusable> {
+    const KEY: &str = "licences.revoked";
     let Some(path) = config.licences.as_ref().and_then(|licences| licences.revoked.as_ref()) else {
         return Ok(Revocations::default());
     };
     let (mut all, mut problems) = (Revocations::default(), Vec::new());
-    for (file, text) in files::read_all(path).map_err(one)? {
+    let lists = files::read_all(path).map_err(|message| Unusable::one(KEY, message))?;
+    for (file, text) in lists {
         match Revocations::parse(&text) {
             Ok(list) => all = all.and(list),
-            Err(wrong) => problems.extend(in_file(&file, wrong).0),
+            Err(wrong) => problems.extend(Unusable::lines(KEY, &file, wrong).0),
         }
     }
     if problems.is_empty() { Ok(all) } else { Err(Unusable(problems)) }
 }
 
+/// The texts of the files of `tls`, each by its key.
 fn tls(config: &Config) -> Result<Option<TlsContext>, Unusable> {
     let Some(tls) = &config.tls else { return Ok(None) };
-    let (certificate, key) = (files::read_text(&tls.certificate), files::read_text(&tls.key));
-    let client_ca = tls.client_ca.as_ref().map(|path| files::read_text(path)).transpose();
-    let context = TlsContext::new(
-        &certificate.map_err(one)?,
-        &key.map_err(one)?,
-        client_ca.map_err(one)?.as_deref(),
-        tls.client_auth,
-    );
-    context.map(Some).map_err(one)
-}
-
-fn one(message: String) -> Unusable {
-    Unusable(vec![message])
-}
-
-fn in_file(path: &Path, problems: Vec<(usize, String)>) -> Unusable {
-    let line = |(line, message): (usize, String)| format!("{}:{line}: {message}", path.display());
-    Unusable(problems.into_iter().map(line).collect())
+    let mut problems = Vec::new();
+    let mut read = |key: &str, path: &Path| {
+        let read = files::read_text(path);
+        read.map_err(|message| problems.push((key.to_owned(), message))).ok()
+    };
+    let certificate = read("tls.certificate", &tls.certificate);
+    let key = read("tls.key", &tls.key);
+    let client_ca = tls.client_ca.as_ref().map(|path| read("tls.client_ca", path));
+    let (Some(certificate), Some(key), false) = (certificate, key, client_ca == Some(None)) else {
+        return Err(Unusable(problems));
+    };
+    let client_ca = client_ca.flatten();
+    TlsContext::new(&certificate, &key, client_ca.as_deref(), tls.client_auth).map(Some).map_err(
+        // The message begins with the key that it is about.
+        |message| Unusable::one("tls", message),
+    )
 }
 
 #[cfg(test)]

@@ -1,32 +1,37 @@
 //! Replaces what changes on disk while the proxy runs: the configuration, and each input that it
 //! names (users, keys, revocations, certificate), each by itself (ACCESS §8).
 //!
-//! Files are read every few seconds, and at once on SIGHUP. A file that cannot be used changes
-//! nothing, is logged once, and does not keep the others from being replaced.
+//! Every few seconds the files are compared with what was read, and whatever has changed is loaded;
+//! SIGHUP loads everything at once. A file that cannot be used changes nothing, is logged once, and
+//! does not keep the others from being replaced. Of a configuration that is refused the files are
+//! watched that it names, since one that is missing may come later.
 
-mod fingerprint;
 pub(crate) mod inputs;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Draft, Problems, Sources};
+use crate::files::Fingerprint;
 use crate::metrics::Metrics;
 use crate::reload::inputs::Input;
 use crate::server::{RequestConfig, Service};
 use crate::telemetry::Logging;
 
-use fingerprint::Fingerprint;
-
-/// How often files are read to see whether they have changed.
-const POLL_INTERVAL: Duration = Duration::from_secs(5);
-
 /// The label of the configuration itself in metrics and log lines, beside those of the inputs.
 const CONFIGURATION: &str = "configuration";
+
+/// What a look at the files reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// What has changed since the last one.
+    Changes,
+    /// Everything: somebody asks for it, and has to hear what is wrong with it.
+    Everything,
+}
 
 /// Watches files, and replaces what was loaded from them.
 #[derive(Debug)]
@@ -34,6 +39,9 @@ pub(crate) struct Reloader {
     file: Option<PathBuf>,
     logging: Option<Logging>,
     config: Config,
+    /// What the configuration was read from last. If that was refused, these are not the sources of
+    /// `config`: a secret that it misses may come later.
+    sources: Sources,
     service: Arc<Service>,
     metrics: Arc<Metrics>,
     /// What the files of each input held when they were read last, good or bad, by its label. A bad
@@ -45,33 +53,31 @@ impl Reloader {
     /// Remembers the files of each input as they are now. The inputs of `config` have to be loaded
     /// after this: a change in between is then seen as a change.
     pub(crate) fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
+        let sources = config.sources.clone();
+        let seen = HashMap::new();
         let mut reloader =
-            Self { file: None, logging: None, config, service, metrics, seen: HashMap::new() };
+            Self { file: None, logging: None, config, sources, service, metrics, seen };
         for input in Input::ALL {
             reloader.note_change(input.as_str(), &input.files(&reloader.config));
         }
         reloader
     }
 
-    /// Also watches the file that the configuration is from, and the other files that it was read
-    /// from. `logging` is changed with it.
+    /// Also watches the file that the configuration is from, and whatever it was read from.
+    /// `logging` is changed with it.
     pub(crate) fn watch(&mut self, file: PathBuf, logging: Option<Logging>) {
         self.logging = logging;
-        self.note_change(CONFIGURATION, &self.configuration_files(&file));
         self.file = Some(file);
     }
 
-    fn configuration_files(&self, file: &Path) -> Vec<PathBuf> {
-        std::iter::once(file.to_owned()).chain(self.config.files.iter().cloned()).collect()
-    }
-
-    /// Runs until it is dropped; `now` asks it to look at once.
+    /// Runs until it is dropped; `now` asks it to read everything at once.
     pub(crate) async fn run(mut self, now: Arc<Notify>) {
+        let interval = self.service.limits.watch;
         loop {
-            // Either the interval is over or a signal asks: the files are read in both cases.
-            let _ = tokio::time::timeout(POLL_INTERVAL, now.notified()).await;
+            let asked = tokio::time::timeout(interval, now.notified()).await;
+            let look = if asked.is_ok() { Look::Everything } else { Look::Changes };
             let reloaded = tokio::task::spawn_blocking(move || {
-                self.reload_changed();
+                self.reload(look);
                 self
             });
             let Ok(back) = reloaded.await else { return };
@@ -79,29 +85,31 @@ impl Reloader {
         }
     }
 
-    /// Loads what has changed on disk; blocks.
-    fn reload_changed(&mut self) {
+    /// Loads what has changed on disk, or everything; blocks.
+    fn reload(&mut self, look: Look) {
         if let Some(file) = self.file.clone()
-            && self.note_change(CONFIGURATION, &self.configuration_files(&file))
+            && (look == Look::Everything || self.sources.have_changed())
         {
             let outcome = self.load_configuration(&file);
-            // Another configuration may be read from other files.
-            self.note_change(CONFIGURATION, &self.configuration_files(&file));
             self.report(CONFIGURATION, outcome);
         }
         for input in Input::ALL {
-            if self.note_change(input.as_str(), &input.files(&self.config)) {
-                let outcome = input
-                    .load(&self.config, &self.service)
-                    .map_err(|unusable| unusable.0.join("; "));
-                self.report(input.as_str(), outcome);
+            let files = input.files(&self.config);
+            let changed = self.note_change(input.as_str(), &files);
+            if changed || (look == Look::Everything && !files.is_empty()) {
+                let outcome = input.load(&self.config, &self.service);
+                self.report(input.as_str(), outcome.map_err(|unusable| unusable.to_string()));
             }
         }
     }
 
     fn load_configuration(&mut self, file: &Path) -> Result<(), String> {
-        let next =
-            config::load(file).map_err(|problems| problems.to_string().replace('\n', "; "))?;
+        let read = Draft::read(file, &config::environment).and_then(Draft::finish);
+        let (next, warnings) = read.map_err(|problems| {
+            self.sources = problems.sources().clone();
+            one_line(&problems)
+        })?;
+        self.sources = next.sources.clone();
         let fixed = self.config.needs_restart(&next);
         if !fixed.is_empty() {
             return Err(format!(
@@ -112,11 +120,15 @@ impl Reloader {
         if let Some(logging) = &self.logging {
             logging.set(&next.log).map_err(|error| error.to_string())?;
         }
-        self.service
-            .pull
-            .reconfigure(&next.upstreams, &next.cache)
-            .map_err(|error| error.to_string())?;
+        let pull = &self.service.pull;
+        pull.reconfigure(&next.upstreams, &next.cache).map_err(|error| error.to_string())?;
         self.service.config.store(Arc::new(RequestConfig::new(&next)));
+        // It takes as long as there is to evict, and nobody shall meet new upstreams under old
+        // rules meanwhile.
+        pull.resize(&next.cache);
+        if !warnings.list().is_empty() {
+            tracing::warn!(part = CONFIGURATION, warnings = one_line(&warnings), "look at this");
+        }
         self.config = next;
         Ok(())
     }
@@ -124,7 +136,7 @@ impl Reloader {
     /// Whether the files differ from when they were read last; from now on, these are what was
     /// read.
     fn note_change(&mut self, what: &'static str, files: &[PathBuf]) -> bool {
-        let now = Fingerprint::of(files);
+        let now = Fingerprint::of_all(files);
         self.seen.insert(what, now) != Some(now)
     }
 
@@ -142,4 +154,8 @@ impl Reloader {
             }
         }
     }
+}
+
+fn one_line(problems: &Problems) -> String {
+    problems.to_string().replace('\n', "; ")
 }

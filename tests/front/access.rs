@@ -247,8 +247,9 @@ async fn a_revocation_counts_at_once_and_a_broken_list_changes_nothing() {
     eventually("the broken list is seen", || reloads("refused") == 1).await;
     assert_eq!(vendor.status(&bearer, MYAPP).await, 200);
     let id = roadstead::licence::LicenceId::parse("acme-prod").expect("an id");
-    std::fs::write(&list, revocation_line(&id, vendor.proxy.clock().now(), Some("left")))
-        .expect("writable");
+    // As an editor on Windows saves it.
+    let line = revocation_line(&id, vendor.proxy.clock().now(), Some("left"));
+    std::fs::write(&list, format!("\u{feff}{}", line.replace('\n', "\r\n"))).expect("writable");
     vendor.proxy.reload();
     eventually("the list is read", || reloads("loaded") == 1).await;
     for authorization in [&customer, &bearer] {

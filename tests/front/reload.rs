@@ -5,7 +5,25 @@ use std::time::Duration;
 use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::{Auth, Bearer, Kind, Login, Origin};
-use crate::support::proxy::{Setup, blob, manifest};
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
+
+/// How often an outcome of reading `part` anew was counted.
+fn reloads(proxy: &Proxy, part: &str, outcome: &str) -> i64 {
+    proxy.metric("roadstead_reloads_total", &[("part", part), ("outcome", outcome)])
+}
+
+/// Looks at its files every moment, and not only when it is asked.
+fn watchful(text: &str) -> Setup {
+    let mut setup = Setup::written(text);
+    setup.limits.watch = Duration::from_millis(20);
+    setup
+}
+
+/// Docker Hub at `hub`, with one credential.
+fn with_credential(hub: &Origin, credential: &str) -> String {
+    let credentials = format!("credentials: [{{ {credential} }}]");
+    text(&[("docker.io", hub)], "").replace("' }", &format!("', {credentials} }}"))
+}
 
 /// A configuration in front of these upstreams; `CACHE` stands for the harness's directory.
 fn text(upstreams: &[(&str, &Origin)], extra: &str) -> String {
@@ -202,4 +220,115 @@ async fn tokens_of_a_replaced_key_are_good_until_they_end() {
     assert_eq!((status(&old).await, status(&new).await), (200, 200));
     proxy.clock().advance(Duration::from_mins(17));
     assert_eq!(status(&old).await, 401);
+}
+
+/// Puts what was missing into the directory.
+type Coming = fn(&Setup);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_refused_configuration_misses_may_come_later() {
+    let hub = Origin::with("library/a", "1", &Image::new(1, &[1000])).await;
+    hub.require(Auth::Basic(Login { username: "robot", password: "hush" }));
+    let plain = text(&[("docker.io", &hub)], "");
+    let mut proxy = watchful(&plain).start().await;
+    let come: [(&str, &str, Coming); 3] = [
+        ("password_file", "username: robot, ", |setup| {
+            setup.file("password_file", "hush\n");
+        }),
+        ("docker_config", "", |setup| {
+            let json = r#"{"auths": {"docker.io": {"auth": "cm9ib3Q6aHVzaA"}}}"#;
+            setup.file("docker_config", json);
+        }),
+        ("helper", "", |setup| {
+            setup.helper("**", r#"printf '%s' '{"Username":"robot","Secret":"hush\r\n"}'"#);
+        }),
+    ];
+    for (n, (source, user, come)) in come.into_iter().enumerate() {
+        let name = if source == "helper" { "docker-credential-test" } else { source };
+        let path = proxy.directory().join(name);
+        let credential = format!("{user}{source}: '{}'", path.display());
+        let refused = reloads(&proxy, "configuration", "refused");
+        proxy.setup().write(&with_credential(&hub, &credential));
+        let is_refused = || reloads(&proxy, "configuration", "refused") == refused + 1;
+        eventually("it is refused", is_refused).await;
+        assert_ne!(proxy.get(&manifest("library/a", n)).await.status, 200, "{source}: not yet");
+        let before = reloads(&proxy, "configuration", "loaded");
+        come(proxy.setup());
+        eventually(source, || reloads(&proxy, "configuration", "loaded") == before + 1).await;
+        let pulled = proxy.get(&manifest("library/a", 1)).await;
+        assert_eq!(pulled.status, 200, "{source}: {:?}", pulled.body);
+        proxy.setup().write(&plain);
+        eventually("back", || reloads(&proxy, "configuration", "loaded") == before + 2).await;
+        proxy.clock().advance(Duration::from_hours(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_between_reading_and_watching_is_seen() {
+    let hub = Origin::with("library/a", "1", &Image::new(1, &[1000])).await;
+    hub.require(Auth::Basic(Login { username: "robot", password: "second" }));
+    let setup = Setup::new();
+    let secret = setup.file("password", "first");
+    let credential = format!("username: robot, password_file: '{}'", secret.display());
+    let read = watchful(&with_credential(&hub, &credential));
+    setup.file("password", "second");
+    let proxy = read.start().await;
+    eventually("it is read again", || reloads(&proxy, "configuration", "loaded") == 1).await;
+    assert_eq!(proxy.get(&manifest("library/a", 1)).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_has_everything_read_and_hears_what_is_wrong_again() {
+    let hub = Origin::with("library/a", "1", &Image::new(1, &[1000])).await;
+    let setup = Setup::new();
+    let users = setup.file("users", &format!("ci:{}\n", bcrypt::hash("hush", 4).expect("a hash")));
+    let access = format!(
+        "access: {{ users: '{}', rules: [{{ who: anonymous, allow: [pull], images: ['**'] }}] }}\n",
+        users.display()
+    );
+    let good = text(&[("docker.io", &hub)], &access);
+    let proxy = Setup::written(&good).start().await;
+    assert_eq!(proxy.reconfigure(&good).await, (1, 0), "nothing has changed");
+    eventually("users as well", || reloads(&proxy, "users", "loaded") == 1).await;
+    setup.file("users", "ci:plain\n");
+    for times in 1..3 {
+        proxy.reload();
+        eventually("told each time", || reloads(&proxy, "users", "refused") == times).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_has_lost_its_rules_opens_nothing() {
+    let hub = Origin::with("library/a", "1", &Image::new(1, &[1000])).await;
+    let rules =
+        "access:\n  rules:\n    - who: anonymous\n      allow: [list]\n      images: ['**']\n";
+    let whole = text(&[("docker.io", &hub)], "") + rules;
+    let proxy = Setup::written(&whole).start().await;
+    for end in (0..whole.len()).filter(|end| whole[..*end].ends_with('\n')) {
+        proxy.reconfigure(&whole[..end]).await;
+        assert_eq!(proxy.get(&manifest("library/a", 1)).await.status, 404, "{}", &whole[..end]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_order_mark_is_no_part_of_any_file() {
+    let hub = Origin::with("library/a", "1", &Image::new(1, &[1000])).await;
+    hub.require(Auth::Basic(Login { username: "robot", password: "hush" }));
+    let setup = Setup::new();
+    let marked = |name: &str, text: &str| setup.file(name, &format!("\u{feff}{text}"));
+    let hash = bcrypt::hash("secret", 4).expect("a hash");
+    let users = marked("users", &format!("ci:{hash}\r\n"));
+    let password = marked("password", "hush\r\n");
+    let key = marked("key", &format!("{}\r\n", "k".repeat(43)));
+    let credential = format!("username: robot, password_file: '{}'", password.display());
+    let access = format!(
+        "\naccess: {{ users: '{}', key_file: '{}', rules: [{{ who: 'user:ci', allow: [pull], images: ['**'] }}] }}\n",
+        users.display(),
+        key.display()
+    );
+    let proxy = Setup::written(&(with_credential(&hub, &credential) + &access)).start().await;
+    let basic = crate::support::vendor::basic("ci", "secret");
+    let path = manifest("library/a", 1);
+    let answer = proxy.request(http::Method::GET, &path, &[("authorization", &basic)]).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
 }

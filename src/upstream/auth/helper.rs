@@ -162,7 +162,7 @@ fn printed_login(stdout: &[u8]) -> Option<(String, Secret)> {
         secret: String,
     }
     let printed: PrintedLogin = serde_json::from_slice(stdout).ok()?;
-    Some((printed.username, Secret::new(printed.secret)))
+    Some((printed.username, Secret::of_line(&printed.secret)?))
 }
 
 /// What the end of a helper means. The reason continues the text "the credential helper NAME".
@@ -186,8 +186,8 @@ fn login_of(status: ExitStatus, stdout: &[u8]) -> Result<Option<BasicLogin>, Str
                 .to_owned(),
         );
     }
-    if username.is_empty() || secret.expose().is_empty() {
-        return Err("printed a login without a user or without a password".to_owned());
+    if username.is_empty() {
+        return Err("printed a login without a user".to_owned());
     }
     Ok(Some(BasicLogin::new(&username, secret)))
 }
@@ -223,6 +223,8 @@ mod tests {
             read(0, r#"{"ServerURL":"acme.test","Username":"AWS","Secret":"hush"}"#).expect("one");
         let found = found.expect("a login");
         assert_eq!((found.username(), found.password()), ("AWS", "hush"));
+        let found = read(0, r#"{"Username":"u","Secret":"hush\r\n"}"#).expect("one");
+        assert_eq!(found.expect("a login").password(), "hush", "as `echo` and jq -R leave it");
         assert_eq!(read(1, "credentials not found in native keychain\n"), Ok(None));
         for (code, stdout) in [
             (0, "credentials not found in native keychain"),

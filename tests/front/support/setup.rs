@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use roadstead::clock::Clock;
 use roadstead::config::{
-    Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Upstream,
-    Writes,
+    Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Sources,
+    Upstream, Writes,
 };
 use roadstead::identity::Identity;
 use roadstead::limits::Limits;
@@ -64,10 +64,11 @@ impl Setup {
         self.file("config.yaml", &fixed.replace("CACHE", &cache.display().to_string()))
     }
 
-    /// A file beside the cache.
+    /// A file beside the cache; whoever watches it sees the old text or the new one.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, text).expect("a writable directory");
+        let (path, new) = (self.directory.path().join(name), self.directory.path().join(".new"));
+        std::fs::write(&new, text).expect("a writable directory");
+        std::fs::rename(new, &path).expect("a writable directory");
         path
     }
 
@@ -140,6 +141,7 @@ fn config(path: PathBuf) -> Config {
         default_upstream: None,
         upstreams: Vec::new(),
         access: Access {
+            given: true,
             users: None,
             key_file: None,
             trusted_proxies: Vec::new(),
@@ -155,6 +157,6 @@ fn config(path: PathBuf) -> Config {
         licences: None,
         shutdown_grace: Duration::from_secs(1),
         log: Log { format: LogFormat::Human, level: "info".into() },
-        files: Vec::new(),
+        sources: Sources::default(),
     }
 }

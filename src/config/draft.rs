@@ -1,0 +1,83 @@
+//! A document that was read and is no configuration yet: others look at the files that it names,
+//! and what they find stands in one list with its own mistakes.
+
+use std::path::{Path, PathBuf};
+
+use super::document::Node;
+use super::place::Report;
+use super::problem::{Problem, Problems};
+use super::sources::Sources;
+use super::{Config, EnvLookup, check, document, place::Place};
+use crate::files;
+
+/// What a document says, and what is wrong with it so far.
+#[derive(Debug)]
+pub struct Draft {
+    file: PathBuf,
+    text: String,
+    root: Node,
+    /// Only a configuration if there is no problem; where a key is wrong, the default stands.
+    config: Config,
+    report: Report,
+}
+
+impl Draft {
+    /// Reads a configuration file, and the files and environment variables that it names.
+    ///
+    /// # Errors
+    /// If it cannot be read at all, or is no YAML.
+    pub fn read(file: &Path, environment: EnvLookup<'_>) -> Result<Self, Problems> {
+        let mut sources = Sources::default();
+        let text = sources.read(file).and_then(files::utf8).map_err(|error| {
+            Problems::whole(file, None, format!("cannot be read: {error}"), sources.clone())
+        })?;
+        Self::of(text, file, environment, sources)
+    }
+
+    /// The same of a text that was read from `sources`.
+    pub(super) fn of(
+        text: String,
+        file: &Path,
+        environment: EnvLookup<'_>,
+        sources: Sources,
+    ) -> Result<Self, Problems> {
+        let root = match document::read(&text) {
+            Ok(root) => root,
+            Err(error) => {
+                let (line, message) = document::in_plain_words(&text, &error);
+                return Err(Problems::whole(file, line, message, sources));
+            }
+        };
+        let report = Report::beginning_with(sources);
+        let config = check::config(&Place::root(&root, &report), environment);
+        Ok(Self { file: file.to_owned(), text, root, config, report })
+    }
+
+    /// What the document says; where it is wrong, the default.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Notes what is wrong with the value of `key`, as `access.users`.
+    pub fn problem(&self, key: &str, message: String) {
+        self.report.problem(self.root.number_of(key), Problem::error(key, message));
+    }
+
+    /// Notes what is probably not meant.
+    pub fn warning(&self, key: &str, message: String) {
+        self.report.problem(self.root.number_of(key), Problem::warning(key, message));
+    }
+
+    /// The configuration, and what was warned of.
+    ///
+    /// # Errors
+    /// Everything that is wrong, and the warnings as well.
+    pub fn finish(self) -> Result<(Config, Problems), Problems> {
+        let (list, sources) = self.report.end(&self.text);
+        let problems = Problems::new(&self.file, list, sources.clone());
+        if problems.are_fatal() {
+            return Err(problems);
+        }
+        Ok((Config { sources, ..self.config }, problems))
+    }
+}
