@@ -5,8 +5,9 @@
 //! promises. A manifest that lists a digest proves nothing about who may have it (DESIGN §14.1).
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Digest, MediaType};
+use super::{Digest, MediaType, Platform};
 
 /// The `Accept` of every manifest request, so that no answer depends on who asked first (MAN-3).
 pub const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
@@ -31,6 +32,8 @@ pub struct Descriptor {
     pub digest: Digest,
     /// In bytes, as the manifest claims.
     pub size: u64,
+    /// What it is for, if an index says so.
+    pub platform: Option<Platform>,
 }
 
 /// Why a body is not served as a manifest.
@@ -67,6 +70,7 @@ struct Raw {
 struct RawDescriptor {
     digest: Option<String>,
     size: Option<u64>,
+    platform: Option<Value>,
 }
 
 impl Manifest {
@@ -159,7 +163,8 @@ impl Raw {
 
 impl RawDescriptor {
     fn verifiable(self) -> Option<Descriptor> {
-        Some(Descriptor { digest: Digest::parse(&self.digest?).ok()?, size: self.size? })
+        let platform = self.platform.as_ref().and_then(Platform::read);
+        Some(Descriptor { digest: Digest::parse(&self.digest?).ok()?, size: self.size?, platform })
     }
 }
 
@@ -186,14 +191,17 @@ mod tests {
                 "layers":[{{"digest":"{layer}","size":0,"annotations":{{"a":"b"}}}}],"subject":{{"digest":"x"}}}}"#
         );
         let manifest = inspect(&image, OCI_MANIFEST).expect("an image");
-        let expected =
-            [(config.clone(), 2), (layer, 0)].map(|(digest, size)| Descriptor { digest, size });
+        let expected = [(config.clone(), 2), (layer, 0)].map(|(digest, size)| Descriptor {
+            digest,
+            size,
+            platform: None,
+        });
         assert_eq!(manifest.descriptors(), expected);
 
         let index =
             format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{config}","size":7}}]}}"#);
         let listed = inspect(&index, OCI_INDEX).expect("an index");
-        assert_eq!(listed.descriptors(), [Descriptor { digest: config, size: 7 }]);
+        assert_eq!(listed.descriptors(), [Descriptor { digest: config, size: 7, platform: None }]);
     }
 
     #[test]

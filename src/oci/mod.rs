@@ -10,6 +10,7 @@ mod manifest;
 mod media_type;
 mod name;
 mod pattern;
+mod platform;
 mod query;
 mod range;
 mod retry_after;
@@ -23,6 +24,7 @@ pub use manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
 pub use media_type::{MediaType, OCI_INDEX};
 pub use name::{CanonicalName, Reference, Repository, Tag, UpstreamName};
 pub use pattern::Pattern;
+pub use platform::Platform;
 pub use query::{Namespace, Ns, PageQuery, normal_host};
 pub use range::{
     ByteRange, ByteSpan, RangeRequest, Resolved, entity_tag, if_range_matches, none_match,

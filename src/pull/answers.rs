@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::pin::Pin;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 
 use super::error::Error;
@@ -73,6 +73,26 @@ pub enum ManifestContent {
     None,
     Memory(Bytes),
     Stored(Blob),
+}
+
+impl ManifestContent {
+    /// All of it; none if there is only a head.
+    ///
+    /// # Errors
+    /// If the stored file cannot be read.
+    pub(super) async fn bytes(self) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::None => Ok(None),
+            Self::Memory(bytes) => Ok(Some(bytes)),
+            Self::Stored(blob) => {
+                let mut bytes = BytesMut::new();
+                while (bytes.len() as u64) < blob.size() {
+                    bytes.extend_from_slice(&blob.read(&(bytes.len() as u64..blob.size())).await?);
+                }
+                Ok(Some(bytes.freeze()))
+            }
+        }
+    }
 }
 
 /// Whether the bytes of a manifest are wanted.

@@ -73,6 +73,7 @@ pub(super) struct PullCore {
     /// Blobs that the disk did not take a moment ago; they are passed through without trying again.
     pub(super) unstorable: ExpiringCache<Digest, ()>,
     pub(super) tag_heads: SingleFlight<TagHeadKey, Result<ManifestHead, Error>>,
+    pub(super) tag_moves: SingleFlight<TagHeadKey, Result<ManifestAnswer, Error>>,
     pub(super) manifest_gets: SingleFlight<ManifestGetKey, Result<ManifestAnswer, Error>>,
     pub(super) tasks: Tasks,
 }
@@ -109,6 +110,7 @@ impl PullThrough {
             turns: Turns::new(&parts.limits),
             unstorable: ExpiringCache::new(UNSTORABLE_MAX, parts.clock.clone()),
             tag_heads: SingleFlight::new(tasks.clone()),
+            tag_moves: SingleFlight::new(tasks.clone()),
             manifest_gets: SingleFlight::new(tasks.clone()),
             tasks,
             store: parts.store,

@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::answers::{ManifestAnswer, ManifestContent, Want};
+use super::answers::{ManifestAnswer, Want};
 use super::core::PullThrough;
 use super::error::{Error, Missing, UpstreamFault};
 use super::facts::subject::Subject;
@@ -175,17 +175,7 @@ async fn index_bytes(manifest: ManifestAnswer, limit: usize) -> Result<Option<By
     if manifest.media_type.as_str() != OCI_INDEX || manifest.size > limit as u64 {
         return Ok(None);
     }
-    match manifest.content {
-        ManifestContent::None => Ok(None),
-        ManifestContent::Memory(bytes) => Ok(Some(bytes)),
-        ManifestContent::Stored(blob) => {
-            let mut bytes = BytesMut::new();
-            while (bytes.len() as u64) < blob.size() {
-                bytes.extend_from_slice(&blob.read(&(bytes.len() as u64..blob.size())).await?);
-            }
-            Ok(Some(bytes.freeze()))
-        }
-    }
+    manifest.content.bytes().await
 }
 
 /// `index` with those of its entries that have one of `types`, or as it is if none are given

@@ -9,11 +9,13 @@ use tokio::time::Instant;
 use super::answers::{ManifestAnswer, ManifestContent, Want, head_answer};
 use super::core::{ManifestGetKey, PullCore, PullThrough};
 use super::error::{Error, Missing};
+use super::facts::freshness::Known;
+use super::facts::provisional::Provisional;
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
-use crate::store::{EvictionClass, Found, StageError, TagRecord};
+use crate::store::{EvictionClass, Found, StageError};
 use crate::upstream::FetchedManifest;
 
 /// A manifest as upstream sent it, and when the GET was sent.
@@ -103,8 +105,8 @@ impl PullThrough {
             let sent_at = fetched.sent_at;
             let answer = core.keep_manifest(&name, &reference, fetched).await?;
             if let Reference::Tag(tag) = &reference {
-                let record = TagRecord { digest: answer.digest.clone(), checked: sent_at };
-                core.put_tag(&name, tag, record).await;
+                core.note_head(&name, tag, named_by(&answer, sent_at));
+                core.make_durable(&name, &answer.digest).await;
             }
             Ok(answer)
         });
@@ -208,6 +210,13 @@ impl PullCore {
         }
         Ok(())
     }
+}
+
+/// What a manifest that was fetched by tag says of that tag.
+fn named_by(answer: &ManifestAnswer, checked: Timestamp) -> Provisional {
+    let known = Known { digest: answer.digest.clone(), checked };
+    let (media_type, size) = (Some(answer.media_type.clone()), Some(answer.size));
+    Provisional { known, media_type, size, held_until: None }
 }
 
 /// The digest of `bytes`, if neither the reference nor the upstream's header contradicts it

@@ -1,7 +1,7 @@
 //! What a pull-through cache is: bytes from the store if the asker has a right to them there, else
 //! from upstream once, with everybody who asks reading along.
 //!
-//! `blobs`, `cold`, `manifests`, `tags` and `listings` tell the stories top to bottom, `pushed`
+//! `blobs`, `cold`, `manifests`, `tags`, `moves` and `listings` tell the stories top to bottom, `pushed`
 //! what the cache learns from writes. `source` is where a fill's bytes come from, `transfer` the
 //! engine that brings them to many readers, `facts` what is believed of upstreams, and for how
 //! long. Shared work runs in `tasks` of its own; a caller that leaves changes nothing.
@@ -14,6 +14,7 @@ mod error;
 mod facts;
 mod listings;
 mod manifests;
+mod moves;
 mod outcome;
 mod parts;
 mod pushed;

@@ -5,13 +5,14 @@
 //! without fetching the manifest, and the GET that follows must not cost a second HEAD.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::answers::{ManifestAnswer, Want, head_answer};
 use super::core::{PullCore, PullThrough, TagHeadKey};
 use super::error::{Error, Missing};
-use super::facts::freshness::{self, Decision, Known};
+use super::facts::freshness::{self, Decision, Known, Named, TagLife};
 use super::facts::provisional::{CheckedTag, Provisional};
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
@@ -19,6 +20,10 @@ use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::TagRecord;
 use crate::upstream::{self, FailureClass, ManifestHead};
+
+/// How long after a failure a tag that has moved is served from what it led to, before what it
+/// leads to now is asked for again.
+const MOVE_PAUSE: Duration = Duration::from_secs(5);
 
 /// The tag that a client wants.
 #[derive(Clone, Copy)]
@@ -29,6 +34,8 @@ struct TagQuery<'a> {
     /// When the HEAD was sent whose answer was known as this request decided to ask. If another is
     /// known later, somebody else has asked meanwhile.
     known_head: Option<Timestamp>,
+    /// Where the tag is known to have led, if that may stand in.
+    old: Option<&'a Digest>,
 }
 
 impl PullThrough {
@@ -47,13 +54,24 @@ impl PullThrough {
                 None
             }
         };
-        let provisional = self.0.provisional.get(name, tag).map(|head| head.known);
-        let known_head = provisional.as_ref().map(|known| known.checked);
-        let query = TagQuery { name, tag, want, known_head };
-        let ttl = self.0.settings.load().tag_ttl;
-        match freshness::decide(durable, provisional, ttl, self.0.clock.now()) {
+        let provisional = self.0.provisional.get(name, tag);
+        let provisional =
+            provisional.map(|Provisional { known, held_until, .. }| Named { known, held_until });
+        let known_head = provisional.as_ref().map(|named| named.known.checked);
+        let query = TagQuery { name, tag, want, known_head, old: None };
+        let life = {
+            let settings = self.0.settings.load();
+            TagLife { ttl: settings.tag_ttl, stale_if_error: settings.stale_if_error }
+        };
+        match freshness::decide(durable, provisional, life, self.0.clock.now()) {
             Decision::Serve(digest) => self.serve_tag(query, &digest).await,
-            Decision::Revalidate(known) => self.revalidate(query, known).await,
+            Decision::Revalidate(old) => self.renew_tag(query, &old, None).await,
+            Decision::Move { old, new } => self.renew_tag(query, &old, Some(new)).await,
+            Decision::StandIn { old, new } => match self.serve_stale(query, &old).await {
+                Ok(answer) => Ok(answer),
+                // Without the bytes nothing stands in.
+                Err(_) => self.renew_tag(query, &old, Some(new)).await,
+            },
             Decision::Fetch => self.resolve_tag(query, self.0.shared_deadline()).await,
         }
     }
@@ -86,31 +104,61 @@ impl PullThrough {
         }
     }
 
-    /// Asks upstream where the tag leads now; what is known stands in if it does not answer.
-    async fn revalidate(&self, query: TagQuery<'_>, known: Known) -> Result<ManifestAnswer, Error> {
-        let TagQuery { name, tag, want, .. } = query;
+    /// Asks upstream where the tag leads now, unless a HEAD has just named `new`, and follows it
+    /// there; what is known stands in if that cannot be had.
+    async fn renew_tag(
+        &self,
+        query: TagQuery<'_>,
+        old: &Known,
+        new: Option<Known>,
+    ) -> Result<ManifestAnswer, Error> {
+        let query = TagQuery { old: Some(&old.digest), ..query };
+        let TagQuery { name, tag, .. } = query;
         // One limit for the HEAD and the GET that may follow from it: a client should not wait long
         // for a slow upstream when an answer is at hand.
         let limit = self.0.limits.revalidate;
         let deadline = Instant::now() + limit;
-        let resolved = tokio::time::timeout_at(deadline, self.resolve_tag(query, deadline)).await;
-        let error = match resolved.unwrap_or(Err(Error::Late(limit))) {
-            Ok(answer) if answer.digest == known.digest => {
+        let renewed =
+            tokio::time::timeout_at(deadline, self.follow_tag(query, new, deadline)).await;
+        let error = match renewed.unwrap_or(Err(Error::Late(limit))) {
+            Ok(answer) if answer.digest == old.digest => {
                 return Ok(answer.with(Outcome::Revalidated));
             }
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
         let stale_if_error = self.0.settings.load().stale_if_error;
-        let in_time = freshness::may_stand_in(known.checked, stale_if_error, self.0.clock.now());
-        if !error.may_serve_stale() || !in_time {
+        let now = self.0.clock.now();
+        if !error.may_serve_stale() || !freshness::may_stand_in(old.checked, stale_if_error, now) {
             return Err(error);
         }
         tracing::debug!(%error, image = %name, %tag,
             "serving a tag although upstream does not confirm it");
+        self.0.provisional.hold(name, tag, now.plus(MOVE_PAUSE));
         // Without the bytes nothing can stand in, and upstream's failure is the answer.
-        let stale = self.manifest_by_digest(name, &known.digest, want).await.map_err(|_| error)?;
+        self.serve_stale(query, old).await.map_err(|_| error)
+    }
+
+    /// What the tag led to when it was last confirmed.
+    async fn serve_stale(&self, query: TagQuery<'_>, old: &Known) -> Result<ManifestAnswer, Error> {
+        let stale = self.manifest_by_digest(query.name, &old.digest, query.want).await?;
         Ok(stale.with(Outcome::Stale))
+    }
+
+    /// To `new`, or if that is gone, or not known, to where upstream says now.
+    async fn follow_tag(
+        &self,
+        query: TagQuery<'_>,
+        new: Option<Known>,
+        deadline: Instant,
+    ) -> Result<ManifestAnswer, Error> {
+        let Some(new) = new else { return self.resolve_tag(query, deadline).await };
+        match self.manifest_named(query, new).await {
+            Err(error) if error.is_absent(Missing::Manifest) => {
+                self.resolve_tag(query, deadline).await
+            }
+            answer => answer,
+        }
     }
 
     /// HEAD, then GET by the digest that it names; GET by tag only where HEAD names none. Docker
@@ -121,19 +169,39 @@ impl PullThrough {
         deadline: Instant,
     ) -> Result<ManifestAnswer, Error> {
         let TagQuery { name, tag, want, .. } = query;
+        // No earlier than the question.
+        let asked_at = self.0.clock.now();
         let head = self.head_tag(query, deadline).await?;
         let Some(digest) = head.digest.clone() else {
-            return self.fetch_manifest(name, &Reference::Tag(tag.clone())).await;
+            let answer = self.fetch_manifest(name, &Reference::Tag(tag.clone())).await?;
+            let named = Known { digest: answer.digest.clone(), checked: asked_at };
+            return self.manifest_named(query, named).await;
         };
+        // A tag that moves is not named by a digest whose bytes may not be had.
+        let moves = query.old.is_some_and(|old| *old != digest);
         if want == Want::Head
+            && !moves
             && self.0.stored_manifest(&digest).await.is_none()
             && let Some(answer) = head_answer(digest.clone(), head, Outcome::Miss)
         {
             return Ok(answer);
         }
-        let answer = self.manifest_by_digest(name, &digest, want).await?;
+        self.manifest_named(query, Known { digest, checked: asked_at }).await
+    }
+
+    /// The manifest that the tag leads to by upstream's word.
+    async fn manifest_named(
+        &self,
+        query: TagQuery<'_>,
+        named: Known,
+    ) -> Result<ManifestAnswer, Error> {
+        let TagQuery { name, tag, want, old, .. } = query;
+        if let Some(old) = old.filter(|old| **old != named.digest) {
+            return self.move_tag(name, tag, old, named).await;
+        }
+        let answer = self.manifest_by_digest(name, &named.digest, want).await?;
         // The bytes may have been stored before, so that nothing else has made the tag durable.
-        self.0.make_durable(name, &digest).await;
+        self.0.make_durable(name, &named.digest).await;
         Ok(answer.with(Outcome::Miss))
     }
 
@@ -152,7 +220,7 @@ impl PullThrough {
             // answer is as good as a second HEAD.
             let newer = core.provisional.get(&name, &tag);
             let newer = newer.filter(|head| Some(head.known.checked) != known_head);
-            if let Some(Provisional { known, media_type, size }) = newer {
+            if let Some(Provisional { known, media_type, size, .. }) = newer {
                 return Ok(ManifestHead { digest: Some(known.digest), media_type, size });
             }
             core.ask_for_tag(&name, &tag, deadline).await
@@ -187,18 +255,26 @@ impl PullCore {
             let known = Known { digest: digest.clone(), checked: sent_at };
             let (media_type, size) = (head.media_type.clone(), head.size);
             self.membership.prove_as_of(sent_at, name, digest, media_type.clone()).await;
-            if !self.writes.outdates(&Subject::Tags, name, sent_at) {
-                self.provisional.put(name, tag, Provisional { known, media_type, size });
-            }
+            self.note_head(name, tag, Provisional { known, media_type, size, held_until: None });
         }
         Ok(head)
     }
 
-    /// Tags that a HEAD resolved to `digest` become durable, now that its bytes are verified
-    /// (DESIGN §14.2).
+    /// Notes what upstream has said of a tag, unless the repository was written since.
+    pub(super) fn note_head(&self, name: &CanonicalName, tag: &Tag, named: Provisional) {
+        if !self.writes.outdates(&Subject::Tags, name, named.known.checked) {
+            self.provisional.put(name, tag, named);
+        }
+    }
+
+    /// Tags that upstream has said to lead to `digest` become durable, now that its bytes are
+    /// verified (DESIGN §14.2). One that leads to another manifest here has its own story
+    /// (`moves`).
     pub(super) async fn make_durable(&self, name: &CanonicalName, digest: &Digest) {
         for CheckedTag { tag, checked } in self.provisional.take(name, digest) {
-            self.put_tag(name, &tag, TagRecord { digest: digest.clone(), checked }).await;
+            if !self.is_moving(name, &tag, digest).await {
+                self.put_tag(name, &tag, TagRecord { digest: digest.clone(), checked }).await;
+            }
         }
     }
 

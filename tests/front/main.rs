@@ -16,6 +16,7 @@ mod kubelet;
 mod manifests;
 mod membership;
 mod metrics;
+mod moved_tags;
 mod outcomes;
 mod paths;
 mod ping;

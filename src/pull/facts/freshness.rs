@@ -13,6 +13,21 @@ pub(crate) struct Known {
     pub(crate) checked: Timestamp,
 }
 
+/// What a HEAD has said of a tag, whose bytes nobody may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) known: Known,
+    /// The bytes could not be had a moment ago; until then nobody asks for them again.
+    pub(crate) held_until: Option<Timestamp>,
+}
+
+/// For how long a tag is believed, and stands in for an upstream that fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TagLife {
+    pub(crate) ttl: Duration,
+    pub(crate) stale_if_error: Duration,
+}
+
 /// What to do about a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -20,6 +35,10 @@ pub(crate) enum Decision {
     Serve(Digest),
     /// Ask upstream; if it does not answer, this may be served.
     Revalidate(Known),
+    /// The tag has moved. Fetch what `new` leads to; until that is here, `old` is served.
+    Move { old: Known, new: Known },
+    /// Serve what the tag led to, because what it leads to now could not be had a moment ago.
+    StandIn { old: Known, new: Known },
     /// Ask upstream; nothing can be served without its answer.
     Fetch,
 }
@@ -28,26 +47,34 @@ pub(crate) enum Decision {
 ///
 /// Only a durable record may be revalidated, because revalidation may end in a stale answer, and
 /// only its bytes were once verified under that repository. A provisional answer is served while it
-/// is fresh, and then ignored.
+/// is fresh, and then ignored; but not where a durable record can still stand in for it, because
+/// its bytes may not be had.
 pub(crate) fn decide(
     durable: Option<Known>,
-    provisional: Option<Known>,
-    ttl: Duration,
+    provisional: Option<Named>,
+    life: TagLife,
     now: Timestamp,
 ) -> Decision {
-    let fresh = |known: &Known| now.since(known.checked) < ttl;
-    let latest = match (&durable, provisional.filter(fresh)) {
+    let fresh = |known: &Known| now.since(known.checked) < life.ttl;
+    let provisional = provisional.filter(|named| fresh(&named.known));
+    match (durable, provisional) {
+        (None, None) => Decision::Fetch,
+        (None, Some(named)) => Decision::Serve(named.known.digest),
+        (Some(durable), None) if fresh(&durable) => Decision::Serve(durable.digest),
+        (Some(durable), None) => Decision::Revalidate(durable),
         // A GET by tag writes the record and leaves an older HEAD's answer where it is.
-        (Some(durable), Some(provisional)) if provisional.checked < durable.checked => {
-            Some(durable.clone())
+        (Some(durable), Some(named)) if named.known.checked < durable.checked => {
+            Decision::Serve(durable.digest)
         }
-        (_, Some(provisional)) => Some(provisional),
-        (durable, None) => durable.clone(),
-    };
-    match (latest, durable) {
-        (Some(latest), _) if fresh(&latest) => Decision::Serve(latest.digest),
-        (_, Some(durable)) => Decision::Revalidate(durable),
-        (_, None) => Decision::Fetch,
+        (Some(old), Some(Named { known: new, held_until })) => {
+            if old.digest == new.digest || !may_stand_in(old.checked, life.stale_if_error, now) {
+                Decision::Serve(new.digest)
+            } else if held_until.is_some_and(|until| now < until) {
+                Decision::StandIn { old, new }
+            } else {
+                Decision::Move { old, new }
+            }
+        }
     }
 }
 
@@ -72,15 +99,27 @@ mod tests {
     fn the_newest_of_what_is_known_decides() {
         let now = Timestamp::from_unix(Duration::from_secs(1000));
         let (old, new) = (known("old", 600), known("new", 900));
+        let life = TagLife { ttl: TTL, stale_if_error: Duration::from_secs(500) };
         let serve = |known: &Known| Decision::Serve(known.digest.clone());
+        let named = |known: &Known, held: Option<u64>| {
+            let held_until = held.map(|at| Timestamp::from_unix(Duration::from_secs(at)));
+            Some(Named { known: known.clone(), held_until })
+        };
+        let moves = Decision::Move { old: old.clone(), new: new.clone() };
+        let stands_in = Decision::StandIn { old: old.clone(), new: new.clone() };
         for (durable, provisional, expected) in [
             (None, None, Decision::Fetch),
             (Some(new.clone()), None, serve(&new)),
             (Some(old.clone()), None, Decision::Revalidate(old.clone())),
-            (None, Some(new.clone()), serve(&new)),
-            (None, Some(old.clone()), Decision::Fetch),
-            (Some(old.clone()), Some(new.clone()), serve(&new)),
-            (Some(known("newest", 950)), Some(new.clone()), serve(&known("newest", 950))),
+            (None, named(&new, None), serve(&new)),
+            (None, named(&new, Some(1001)), serve(&new)),
+            (None, named(&old, None), Decision::Fetch),
+            (Some(old.clone()), named(&new, None), moves.clone()),
+            (Some(old.clone()), named(&new, Some(1001)), stands_in),
+            (Some(old.clone()), named(&new, Some(1000)), moves),
+            (Some(known("too old", 499)), named(&new, None), serve(&new)),
+            (Some(known("new", 600)), named(&new, None), serve(&new)),
+            (Some(known("newest", 950)), named(&new, None), serve(&known("newest", 950))),
             (
                 Some(known("at the edge", 700)),
                 None,
@@ -88,7 +127,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                decide(durable.clone(), provisional.clone(), TTL, now),
+                decide(durable.clone(), provisional.clone(), life, now),
                 expected,
                 "{durable:?} {provisional:?}"
             );

@@ -20,6 +20,8 @@ pub(crate) struct Provisional {
     pub(crate) media_type: Option<MediaType>,
     /// Bytes.
     pub(crate) size: Option<u64>,
+    /// Until when nobody asks for its bytes, because they could not be had.
+    pub(crate) held_until: Option<Timestamp>,
 }
 
 /// A tag that leads to a digest, and when upstream was asked.
@@ -54,6 +56,14 @@ impl ProvisionalTags {
             let tags = tags.into_iter().flat_map(|tags| tags.into_value().to_vec());
             tags.filter(|other| other != tag).chain([tag.clone()]).collect()
         });
+    }
+
+    /// Notes that what the tag leads to cannot be had just now.
+    pub(crate) fn hold(&self, name: &CanonicalName, tag: &Tag, until: Timestamp) {
+        if let Some(head) = self.get(name, tag) {
+            let head = Provisional { held_until: Some(until), ..head };
+            self.by_tag.insert((name.clone(), tag.clone()), head);
+        }
     }
 
     pub(crate) fn drop_tag(&self, name: &CanonicalName, tag: &Tag) {
