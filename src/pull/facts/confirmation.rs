@@ -15,6 +15,13 @@ use crate::pull::error::{Error, Missing};
 use crate::store::Member;
 use crate::upstream::FailureClass;
 
+/// What is recorded of a digest.
+struct Proof {
+    member: Member,
+    /// When the repository was last confirmed.
+    confirmed: Option<Timestamp>,
+}
+
 impl Membership {
     /// What `name` is proven to hold under `digest`. `None` if there is no proof, or if upstream
     /// has just said that the digest is gone.
@@ -27,33 +34,39 @@ impl Membership {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<Option<Member>, Error> {
-        let records = self.0.inputs.store.records();
-        // An unreadable record proves nothing, so upstream is asked.
-        let Some(member) = or_ask_upstream(records.member(name, digest).await).flatten() else {
-            return Ok(None);
-        };
-        let confirmed = or_ask_upstream(records.confirmed(name).await).flatten();
-        let now = self.0.inputs.clock.now();
-        let proof_ttl = self.0.inputs.settings.load().proof_ttl;
-        let fresh = confirmed.is_some_and(|confirmed| now.since(confirmed) < proof_ttl);
-        if fresh && member.doubted.is_none() {
-            return Ok(Some(member));
+        let Some(proof) = self.proof(name, digest).await else { return Ok(None) };
+        if self.is_fresh(&proof) {
+            return Ok(Some(proof.member));
         }
-        self.confirm(name, digest, &member, member.doubted.or(confirmed)).await?;
+        self.confirm(name, digest, proof).await?;
         // The confirmation may have shown that just this digest is gone.
-        Ok(or_ask_upstream(records.member(name, digest).await).flatten())
+        Ok(self.proof(name, digest).await.map(|proof| proof.member))
     }
 
-    /// Confirms a proof, or lets it stand while upstream fails. `confirmed` is until when it was
-    /// believed.
+    /// What the records say. An unreadable record proves nothing, so upstream is asked.
+    async fn proof(&self, name: &CanonicalName, digest: &Digest) -> Option<Proof> {
+        let records = self.0.inputs.store.records();
+        let member = or_ask_upstream(records.member(name, digest).await).flatten()?;
+        let confirmed = or_ask_upstream(records.confirmed(name).await).flatten();
+        Some(Proof { member, confirmed })
+    }
+
+    fn is_fresh(&self, proof: &Proof) -> bool {
+        let proof_ttl = self.0.inputs.settings.load().proof_ttl;
+        let now = self.0.inputs.clock.now();
+        proof.member.doubted.is_none()
+            && proof.confirmed.is_some_and(|confirmed| now.since(confirmed) < proof_ttl)
+    }
+
+    /// Confirms a proof, or lets it stand while upstream fails.
     async fn confirm(
         &self,
         name: &CanonicalName,
         digest: &Digest,
-        member: &Member,
-        confirmed: Option<Timestamp>,
+        proof: Proof,
     ) -> Result<(), Error> {
-        let error = match self.ask_again(name, digest, member).await {
+        let believed = proof.member.doubted.or(proof.confirmed);
+        let error = match self.ask_again(name, digest, &proof.member).await {
             Ok(()) => return Ok(()),
             // Only this digest is gone. Its record is dropped by now, and the caller looks again.
             Err(error) if error.is_absent(Missing::Blob) || error.is_absent(Missing::Manifest) => {
@@ -62,7 +75,7 @@ impl Membership {
             Err(error) => error,
         };
         let now = self.0.inputs.clock.now();
-        let stands = confirmed.is_some_and(|at| {
+        let stands = believed.is_some_and(|at| {
             freshness::may_stand_in(at, self.0.inputs.settings.load().stale_if_error, now)
         });
         if stands && error.may_serve_stale() { Ok(()) } else { Err(error) }
@@ -79,10 +92,30 @@ impl Membership {
         }
         // No manifest answers for the repository. What a HEAD finds out about one blob says nothing
         // about another, so each digest gets a HEAD of its own.
+        let (this, key) = (self.clone(), (name.clone(), Some(digest.clone())));
+        let (name, digest) = (name.clone(), digest.clone());
+        let run = self.0.confirmations.run(key, || async move {
+            // A run may have ended after this caller looked at the records.
+            match this.proof(&name, &digest).await {
+                Some(proof) if !this.is_fresh(&proof) => {
+                    this.confirm_by_itself(&name, &digest, &proof.member).await
+                }
+                _ => Ok(true),
+            }
+        });
+        run.await.unwrap_or(Err(Error::Abandoned)).map(|_| ())
+    }
+
+    async fn confirm_by_itself(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        member: &Member,
+    ) -> Result<bool, Error> {
         let deadline = Instant::now() + self.0.inputs.limits.revalidate;
         match member.media_type {
-            Some(_) => self.prove_manifest_by(name, digest, deadline).await.map(|_| ()),
-            None => self.prove_blob_by(name, digest, deadline).await.map(|_| ()),
+            Some(_) => self.prove_manifest_by(name, digest, deadline).await.map(|_| true),
+            None => self.prove_blob_by(name, digest, deadline).await.map(|_| true),
         }
     }
 
@@ -93,7 +126,7 @@ impl Membership {
         let run = self
             .0
             .confirmations
-            .run(name.clone(), || async move { this.confirm_by_manifest(&key).await });
+            .run((name.clone(), None), || async move { this.confirm_by_manifest(&key).await });
         run.await.unwrap_or(Err(Error::Abandoned))
     }
 

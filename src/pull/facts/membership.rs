@@ -45,8 +45,9 @@ pub(super) struct MembershipCore {
     pub(super) inputs: MembershipInputs,
     blob_proofs: SingleFlight<ProofKey, Result<Option<u64>, Error>>,
     manifest_proofs: SingleFlight<ProofKey, Result<ManifestHead, Error>>,
-    /// Whether some known manifest of the repository is still there.
-    pub(super) confirmations: SingleFlight<CanonicalName, Result<bool, Error>>,
+    /// Questions whether what was proven still is so: of one digest, or by some known manifest of
+    /// the whole repository.
+    pub(super) confirmations: SingleFlight<(CanonicalName, Option<Digest>), Result<bool, Error>>,
 }
 
 /// What membership is proven with.
