@@ -14,7 +14,7 @@
 //! | `token_invalid` | an access token that is forged, of another proxy, or for another host |
 //! | `token_expired` | an access token of ours that has run out |
 //! | `token_revoked` | a running token whose user or licence key is gone or has changed |
-//! | `throttled` | too many failures by this user from this address; not checked |
+//! | `throttled` | too many wrong passwords of this user from this address; not checked |
 //! | `overloaded` | too many logins at once; not checked |
 //!
 //! Clients hear less (`server::identify`): an unknown user, a wrong password and a licence that is
@@ -51,7 +51,10 @@ pub(crate) enum Rejection {
     TokenExpired,
     #[error("{what} is gone or has changed since the token was issued")]
     TokenRevoked { what: String },
-    #[error("too many failed logins by this user from this address")]
+    #[error(
+        "too many failed logins of this user from this address; locked out for {} s",
+        retry_after.as_secs()
+    )]
     Throttled { retry_after: Duration },
     #[error("too many logins at once")]
     Overloaded { retry_after: Duration },

@@ -253,18 +253,17 @@ fn refuse_credential(host: &VirtualHost, presented_token: bool, rejection: &Reje
         Rejection::LicenceExpired { message } | Rejection::LicenceRevoked { message } => {
             unauthorized(message)
         }
-        // Too many failures of this login, or too many others for the one hashing thread: a client
-        // need not know which (ACCESS §5.3).
-        Rejection::Throttled { retry_after } | Rejection::Overloaded { retry_after } => {
-            too_many_logins(*retry_after)
+        Rejection::Throttled { retry_after } => {
+            try_again("too many failed logins of this user from this address", *retry_after)
         }
+        Rejection::Overloaded { retry_after } => try_again("too many logins for now", *retry_after),
     };
     Refusal { cause: Some(rejection.to_string()), ..refusal }.with_reason(rejection.as_str())
 }
 
-fn too_many_logins(retry_after: Duration) -> Refusal {
+fn try_again(message: &str, retry_after: Duration) -> Refusal {
     let seconds = retry_after_seconds(retry_after);
-    let message = format!("too many logins for now; try again in {seconds} s");
+    let message = format!("{message}; try again in {seconds} s");
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
         .with(Extra::RetryAfter(seconds))
 }

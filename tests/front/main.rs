@@ -32,6 +32,7 @@ mod routing;
 mod secrets;
 mod shutdown;
 mod single_flight;
+mod stale_logins;
 mod streaming;
 mod support;
 mod tags;

@@ -1,6 +1,8 @@
-//! Failed logins of the last minute. After five of them a user is locked out at one address. The
-//! address counts as failing from the first one on, and the name is guessed at: their attempts
-//! wait behind others (`lanes`). Bounded; the oldest are forgotten.
+//! Failed logins of the last minute. A password that was wrong is known to be wrong until that
+//! minute is over: however often a machine sends an old one, it is hashed once and is one failure.
+//! After five different ones a user is locked out at one address. The address counts as failing
+//! from the first one on, and the name is guessed at: their attempts wait behind others (`lanes`).
+//! Bounded; the oldest are forgotten.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,17 +11,18 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use super::lanes::AttemptKey;
 use crate::clock::{Clock, Timestamp};
 use crate::expiring::ExpiringCache;
 
-/// Failures of one user from one address in [`FAILURE_WINDOW`] (ACCESS §5.3).
-const FAILURES_MAX: u32 = 5;
+/// Different wrong passwords of one user from one address in [`FAILURE_WINDOW`] (ACCESS §5.3).
+const FAILURES_MAX: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_mins(1);
 /// How long an address counts as failing whose attempt was crowded out: long enough to recognise one
 /// that keeps coming, short enough for one that came in somebody else's flood.
 const CROWDED_OUT_FAILING_FOR: Duration = Duration::from_secs(10);
 /// Addresses, names, and pairs of them that are remembered.
-const REMEMBERED_MAX: u64 = 65_536;
+pub(super) const REMEMBERED_MAX: u64 = 65_536;
 
 /// What counts as one address: an IPv4 address, or the /64 that one customer of an IPv6 network
 /// has.
@@ -37,28 +40,61 @@ impl From<IpAddr> for SourceNetwork {
     }
 }
 
+/// A user at an address. Names are kept as hashes under a secret of the process: they come from
+/// strangers and may be long, and nobody can make two collide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LoginPair {
+    pub(super) source: SourceNetwork,
+    pub(super) name: NameHash,
+}
+
 #[derive(Debug)]
 pub(super) struct Failures {
     clock: Clock,
-    /// Names are kept as hashes under a secret of the process: they come from strangers and may be
-    /// long, and nobody can make two collide.
     names: RandomState,
-    counts: Cache<(SourceNetwork, NameHash), Count>,
+    counts: Cache<LoginPair, WrongPasswords>,
     /// Addresses that have failed, or were turned away for want of room.
     failing: ExpiringCache<SourceNetwork, ()>,
     /// Names that somebody guesses at.
     guessed: ExpiringCache<NameHash, ()>,
-    /// Pairs that have logged in. They stay, so that guesses never make a user a stranger at an
-    /// address of their own.
-    familiar: Cache<(SourceNetwork, NameHash), ()>,
 }
 
-type NameHash = u64;
+pub(super) type NameHash = u64;
 
+/// The wrong passwords of a pair since the first of them.
 #[derive(Clone, Copy, Debug)]
-struct Count {
+struct WrongPasswords {
     since: Timestamp,
-    failures: u32,
+    number: usize,
+    /// The beginnings of their keys. Two keys begin alike once in 2^64, and then one guess is taken
+    /// for another.
+    beginnings: [u64; FAILURES_MAX],
+}
+
+impl WrongPasswords {
+    fn new(since: Timestamp) -> Self {
+        Self { since, number: 0, beginnings: [0; FAILURES_MAX] }
+    }
+
+    fn holds(&self, key: &AttemptKey) -> bool {
+        self.beginnings.iter().take(self.number).any(|known| *known == beginning(key))
+    }
+
+    /// With this one too, if there is room. Without room the pair is locked out and nothing more
+    /// is hashed.
+    fn with(mut self, key: &AttemptKey) -> Self {
+        if !self.holds(key)
+            && let Some(next) = self.beginnings.get_mut(self.number)
+        {
+            *next = beginning(key);
+            self.number += 1;
+        }
+        self
+    }
+}
+
+fn beginning(key: &AttemptKey) -> u64 {
+    key.iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte))
 }
 
 impl Failures {
@@ -74,48 +110,46 @@ impl Failures {
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
             clock,
-            familiar: Cache::new(REMEMBERED_MAX),
         }
     }
 
-    /// How long this user is locked out at this address; none: not at all.
-    pub(super) fn locked_out(&self, source: SourceNetwork, user: &str) -> Option<Duration> {
-        let count = self.counts.get(&(source, self.name(user)))?;
-        let passed = self.clock.now().since(count.since);
-        (count.failures >= FAILURES_MAX && passed < FAILURE_WINDOW)
-            .then(|| FAILURE_WINDOW.saturating_sub(passed))
+    pub(super) fn pair(&self, source: SourceNetwork, user: &str) -> LoginPair {
+        LoginPair { source, name: self.names.hash_one(user) }
     }
 
-    /// Whether this user has logged in from there before, and not failed there within a minute.
-    pub(super) fn is_familiar(&self, source: SourceNetwork, user: &str) -> bool {
-        let pair = (source, self.name(user));
-        let failed = |count: Count| self.clock.now().since(count.since) < FAILURE_WINDOW;
-        self.familiar.contains_key(&pair) && !self.counts.get(&pair).is_some_and(failed)
+    /// How long this pair is locked out; none: not at all.
+    pub(super) fn locked_out(&self, pair: LoginPair) -> Option<Duration> {
+        let wrong = self.wrong(pair)?;
+        let passed = self.clock.now().since(wrong.since);
+        (wrong.number >= FAILURES_MAX).then(|| FAILURE_WINDOW.saturating_sub(passed))
     }
 
-    pub(super) fn is_guessed(&self, user: &str) -> bool {
-        self.guessed.contains(&self.name(user))
+    /// Whether this attempt is known to fail.
+    pub(super) fn is_wrong(&self, pair: LoginPair, key: &AttemptKey) -> bool {
+        self.wrong(pair).is_some_and(|wrong| wrong.holds(key))
+    }
+
+    /// Whether this pair has failed within a minute.
+    pub(super) fn has_failed(&self, pair: LoginPair) -> bool {
+        self.wrong(pair).is_some()
+    }
+
+    pub(super) fn is_guessed(&self, name: NameHash) -> bool {
+        self.guessed.contains(&name)
     }
 
     pub(super) fn is_failing(&self, source: SourceNetwork) -> bool {
         self.failing.contains(&source)
     }
 
-    /// Notes a right password.
-    pub(super) fn remember(&self, source: SourceNetwork, user: &str) {
-        self.familiar.insert((source, self.name(user)), ());
-    }
-
-    /// Notes a wrong password.
-    pub(super) fn count(&self, source: SourceNetwork, user: &str) {
-        let (now, name) = (self.clock.now(), self.name(user));
-        self.failing.extend(source, (), FAILURE_WINDOW);
-        self.guessed.insert(name, (), FAILURE_WINDOW);
-        self.counts.entry((source, name)).and_upsert_with(|entry| match entry {
-            Some(entry) if now.since(entry.value().since) < FAILURE_WINDOW => {
-                Count { failures: entry.value().failures.saturating_add(1), ..*entry.value() }
-            }
-            Some(_) | None => Count { since: now, failures: 1 },
+    /// Notes a wrong password. The same one again is no other failure.
+    pub(super) fn count(&self, pair: LoginPair, key: &AttemptKey) {
+        let now = self.clock.now();
+        self.failing.extend(pair.source, (), FAILURE_WINDOW);
+        self.guessed.insert(pair.name, (), FAILURE_WINDOW);
+        self.counts.entry(pair).and_upsert_with(|entry| {
+            let known = entry.map(|entry| *entry.value()).filter(|wrong| self.is_current(wrong));
+            known.unwrap_or_else(|| WrongPasswords::new(now)).with(key)
         });
     }
 
@@ -124,8 +158,12 @@ impl Failures {
         self.failing.extend(source, (), CROWDED_OUT_FAILING_FOR);
     }
 
-    fn name(&self, user: &str) -> NameHash {
-        self.names.hash_one(user)
+    fn wrong(&self, pair: LoginPair) -> Option<WrongPasswords> {
+        self.counts.get(&pair).filter(|wrong| self.is_current(wrong))
+    }
+
+    fn is_current(&self, wrong: &WrongPasswords) -> bool {
+        self.clock.now().since(wrong.since) < FAILURE_WINDOW
     }
 }
 
@@ -151,46 +189,51 @@ mod tests {
     }
 
     #[test]
-    fn five_failures_lock_out_until_a_minute_after_the_first() {
+    fn five_wrong_passwords_lock_out_until_a_minute_after_the_first() {
         let ((failures, clock), here) = (failures(), source("192.0.2.1"));
-        for _ in 0..4 {
-            failures.count(here, "ci");
+        let ci = failures.pair(here, "ci");
+        for number in 0..4 {
+            failures.count(ci, &[number; 32]);
             clock.advance(Duration::from_secs(5));
         }
-        assert_eq!(failures.locked_out(here, "ci"), None);
-        failures.count(here, "ci");
-        assert_eq!(failures.locked_out(here, "ci"), Some(Duration::from_secs(40)));
-        assert_eq!(failures.locked_out(here, "eve"), None, "another user");
-        assert_eq!(failures.locked_out(source("192.0.2.2"), "ci"), None, "another address");
+        assert_eq!(failures.locked_out(ci), None);
+        failures.count(ci, &[4; 32]);
+        assert_eq!(failures.locked_out(ci), Some(Duration::from_secs(40)));
+        let others = [failures.pair(here, "eve"), failures.pair(source("192.0.2.2"), "ci")];
+        assert_eq!(others.map(|pair| failures.locked_out(pair)), [None, None]);
         clock.advance(Duration::from_secs(40));
-        assert_eq!(failures.locked_out(here, "ci"), None);
-        failures.count(here, "ci");
-        assert_eq!(failures.locked_out(here, "ci"), None, "a new minute");
+        assert_eq!(failures.locked_out(ci), None);
+        failures.count(ci, &[5; 32]);
+        assert_eq!(failures.locked_out(ci), None, "a new minute");
+    }
+
+    #[test]
+    fn the_same_wrong_password_is_one_failure_and_known_to_be_wrong_for_a_minute() {
+        let ((failures, clock), here) = (failures(), source("192.0.2.1"));
+        let ci = failures.pair(here, "ci");
+        for _ in 0..20 {
+            failures.count(ci, &[1; 32]);
+        }
+        assert_eq!(failures.locked_out(ci), None);
+        assert!(failures.is_wrong(ci, &[1; 32]) && !failures.is_wrong(ci, &[2; 32]));
+        assert!(!failures.is_wrong(ci, &[0; 32]), "what no place holds is nobody's password");
+        assert!(!failures.is_wrong(failures.pair(here, "eve"), &[1; 32]));
+        assert!(!failures.is_wrong(failures.pair(source("192.0.2.2"), "ci"), &[1; 32]));
+        assert!(failures.has_failed(ci) && !failures.has_failed(failures.pair(here, "eve")));
+        clock.advance(FAILURE_WINDOW);
+        assert!(!failures.is_wrong(ci, &[1; 32]) && !failures.has_failed(ci));
     }
 
     #[test]
     fn a_name_is_guessed_at_for_a_minute_and_bad_luck_is_no_guess() {
         let ((failures, clock), here) = (failures(), source("192.0.2.1"));
+        let [ci, eve] = ["ci", "eve"].map(|user| failures.pair(here, user));
         failures.crowded_out(here);
-        assert!(!failures.is_guessed("ci"));
-        failures.count(here, "ci");
-        assert!(failures.is_guessed("ci") && !failures.is_guessed("eve"));
+        assert!(!failures.is_guessed(ci.name));
+        failures.count(ci, &[1; 32]);
+        assert!(failures.is_guessed(ci.name) && !failures.is_guessed(eve.name));
         clock.advance(FAILURE_WINDOW);
-        assert!(!failures.is_guessed("ci"));
-    }
-
-    #[test]
-    fn a_failure_makes_a_familiar_pair_strange_for_a_minute() {
-        let ((failures, clock), here) = (failures(), source("192.0.2.1"));
-        failures.remember(here, "ci");
-        assert!(failures.is_familiar(here, "ci"));
-        assert!(
-            !failures.is_familiar(here, "eve") && !failures.is_familiar(source("192.0.2.2"), "ci")
-        );
-        failures.count(here, "ci");
-        assert!(!failures.is_familiar(here, "ci"));
-        clock.advance(FAILURE_WINDOW);
-        assert!(failures.is_familiar(here, "ci"));
+        assert!(!failures.is_guessed(ci.name));
     }
 
     #[test]
@@ -198,7 +241,7 @@ mod tests {
         let ((failures, clock), unlucky, guilty) =
             (failures(), source("192.0.2.1"), source("192.0.2.2"));
         failures.crowded_out(unlucky);
-        failures.count(guilty, "ci");
+        failures.count(failures.pair(guilty, "ci"), &[1; 32]);
         failures.crowded_out(guilty);
         assert!(failures.is_failing(unlucky) && failures.is_failing(guilty));
         clock.advance(CROWDED_OUT_FAILING_FOR);

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::failures::{Failures, SourceNetwork};
+use super::attempt::{Attempt, Verdict, Waiter};
+use super::failures::{Failures, LoginPair};
 use super::lanes::{AttemptKey, Lane, Lanes, Turn};
-use crate::access::users::StoredHash;
-use crate::secret::Secret;
+use super::right::RightPasswords;
 
 /// How far the thread stands behind those that answer requests, as `nice` counts.
 const NICENESS: i32 = 5;
@@ -25,35 +25,10 @@ pub(super) struct Hashing {
     shared: Arc<HashingQueue>,
 }
 
-/// What came of an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// With the fingerprint of the hash that it was checked against.
-    Right {
-        fingerprint: String,
-    },
-    Wrong,
-    /// Not hashed: this user has failed too often from this address.
-    Throttled {
-        retry_after: Duration,
-    },
-    /// Not hashed: others took its place.
-    CrowdedOut,
-}
-
-/// What is to be checked.
-#[derive(Clone, Debug)]
-pub(super) struct Attempt {
-    pub(super) user: Box<str>,
-    pub(super) hash: StoredHash,
-    pub(super) password: Secret,
-    /// The hash is the user's own, and not a decoy for somebody unknown.
-    pub(super) known: bool,
-}
-
 #[derive(Debug)]
 struct HashingQueue {
     failures: Arc<Failures>,
+    right: Arc<RightPasswords>,
     work: Mutex<Work>,
     changed: Condvar,
 }
@@ -72,17 +47,14 @@ struct Job {
     waiters: Vec<Waiter>,
 }
 
-#[derive(Debug)]
-struct Waiter {
-    source: SourceNetwork,
-    answer: oneshot::Sender<Verdict>,
-}
-
 impl Hashing {
     /// # Errors
     /// If the system gives no thread.
-    pub(super) fn start(failures: Arc<Failures>) -> std::io::Result<Self> {
-        let shared = Arc::new(HashingQueue::new(failures));
+    pub(super) fn start(
+        failures: Arc<Failures>,
+        right: Arc<RightPasswords>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(HashingQueue::new(failures, right));
         let worker = Arc::clone(&shared);
         std::thread::Builder::new().name("passwords".to_owned()).spawn(move || {
             // On Linux this is for this thread alone: requests go before hashes that may be for
@@ -97,10 +69,10 @@ impl Hashing {
     pub(super) fn join(
         &self,
         key: AttemptKey,
-        source: SourceNetwork,
+        pair: LoginPair,
         attempt: Attempt,
     ) -> Option<oneshot::Receiver<Verdict>> {
-        self.shared.join(key, source, attempt)
+        self.shared.join(key, pair, attempt)
     }
 
     #[cfg(test)]
@@ -121,19 +93,10 @@ impl Drop for Hashing {
     }
 }
 
-impl Attempt {
-    fn verdict(&self, matches: bool) -> Verdict {
-        if matches && self.known {
-            return Verdict::Right { fingerprint: self.hash.fingerprint() };
-        }
-        Verdict::Wrong
-    }
-}
-
 impl HashingQueue {
-    fn new(failures: Arc<Failures>) -> Self {
+    fn new(failures: Arc<Failures>, right: Arc<RightPasswords>) -> Self {
         let work = Work { lanes: Lanes::new(Instant::now()), jobs: HashMap::new(), closed: false };
-        Self { failures, work: Mutex::new(work), changed: Condvar::new() }
+        Self { failures, right, work: Mutex::new(work), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Work> {
@@ -155,24 +118,24 @@ impl HashingQueue {
     fn join(
         &self,
         key: AttemptKey,
-        source: SourceNetwork,
+        pair: LoginPair,
         attempt: Attempt,
     ) -> Option<oneshot::Receiver<Verdict>> {
         let (answer, verdict) = oneshot::channel();
-        let waiters = Waiter { source, answer };
+        let waiters = Waiter { pair, answer };
         let mut work = self.lock();
         if let Some(job) = work.jobs.get_mut(&key) {
             job.waiters.push(waiters);
             return Some(verdict);
         }
-        let lane = self.lane(&work, source, &attempt.user);
+        let lane = self.lane(&work, pair);
         if work.closed {
             return None;
         }
         if lane == Lane::Normal && !attempt.known {
             work.lanes.spared(Instant::now());
             drop(work);
-            self.failures.count(source, &attempt.user);
+            self.failures.count(pair, &key);
             waiters.tell(Verdict::Wrong);
             return Some(verdict);
         }
@@ -181,7 +144,7 @@ impl HashingQueue {
         drop(work);
         self.changed.notify_all();
         for one in crowded_out.into_iter().flat_map(|job| job.waiters) {
-            self.failures.crowded_out(one.source);
+            self.failures.crowded_out(one.pair.source);
             one.tell(Verdict::CrowdedOut);
         }
         Some(verdict)
@@ -191,17 +154,18 @@ impl HashingQueue {
     ///
     /// At most one queued attempt per address and per name is normal; a pair that has logged in
     /// before is normal anyway, one at a time, whatever others do at that address or by that name.
-    fn lane(&self, work: &Work, source: SourceNetwork, user: &str) -> Lane {
-        let is_from_here = |job: &Job| job.waiters.iter().any(|one| one.source == source);
-        let is_by_name = |job: &Job| *job.attempt.user == *user;
-        let waits = |is: &dyn Fn(&Job) -> bool| work.jobs.values().any(is);
-        if self.failures.is_familiar(source, user)
-            && !waits(&|job| is_from_here(job) && is_by_name(job))
+    fn lane(&self, work: &Work, pair: LoginPair) -> Lane {
+        let waits = |is: &dyn Fn(LoginPair) -> bool| {
+            work.jobs.values().any(|job| job.waiters.iter().any(|one| is(one.pair)))
+        };
+        if self.right.is_familiar(pair)
+            && !self.failures.has_failed(pair)
+            && !waits(&|other| other == pair)
         {
             Lane::Normal
-        } else if self.failures.is_failing(source) || waits(&is_from_here) {
+        } else if self.failures.is_failing(pair.source) || waits(&|o| o.source == pair.source) {
             Lane::Failing
-        } else if self.failures.is_guessed(user) || waits(&is_by_name) {
+        } else if self.failures.is_guessed(pair.name) || waits(&|o| o.name == pair.name) {
             Lane::Guessed
         } else {
             Lane::Normal
@@ -240,10 +204,9 @@ impl HashingQueue {
     fn begin(&self, key: &AttemptKey) -> Option<Attempt> {
         let mut work = self.lock();
         let mut job = work.jobs.remove(key)?;
-        let user = &job.attempt.user;
         let mut waiters = Vec::with_capacity(job.waiters.len());
         for one in job.waiters.into_iter().filter(|one| !one.answer.is_closed()) {
-            match self.failures.locked_out(one.source, user) {
+            match self.failures.locked_out(one.pair) {
                 Some(retry_after) => one.tell(Verdict::Throttled { retry_after }),
                 None => waiters.push(one),
             }
@@ -259,7 +222,7 @@ impl HashingQueue {
 
     fn finish(&self, key: &AttemptKey, verdict: &Verdict, taken: Duration) {
         let mut work = self.lock();
-        let Some(Job { attempt, waiters }) = work.jobs.remove(key) else { return };
+        let Some(Job { waiters, .. }) = work.jobs.remove(key) else { return };
         let wrong = *verdict == Verdict::Wrong;
         if wrong {
             work.lanes.failed(Instant::now(), taken);
@@ -267,19 +230,12 @@ impl HashingQueue {
         drop(work);
         for one in waiters {
             if wrong {
-                self.failures.count(one.source, &attempt.user);
+                self.failures.count(one.pair, key);
             } else {
-                self.failures.remember(one.source, &attempt.user);
+                self.right.remember(one.pair, *key);
             }
             one.tell(verdict.clone());
         }
-    }
-}
-
-impl Waiter {
-    fn tell(self, verdict: Verdict) {
-        // It fails if the client has hung up.
-        let _ = self.answer.send(verdict);
     }
 }
 
@@ -288,8 +244,10 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::access::passwords::failures::SourceNetwork;
     use crate::access::users::Users;
     use crate::clock::Clock;
+    use crate::secret::Secret;
 
     /// Without a thread, so that nothing depends on how fast it is.
     fn idle() -> (HashingQueue, Attempt) {
@@ -298,13 +256,28 @@ mod tests {
         let password = Secret::new("secret".to_owned());
         let clock = Clock::manual(Duration::from_secs(1_000_000));
         (
-            HashingQueue::new(Arc::new(Failures::new(clock))),
-            Attempt { user: "ci".into(), hash, password, known: true },
+            HashingQueue::new(
+                Arc::new(Failures::new(clock.clone())),
+                Arc::new(RightPasswords::new(clock)),
+            ),
+            Attempt { hash, password, known: true },
         )
     }
 
     fn source(last: u8) -> SourceNetwork {
         SourceNetwork::from(IpAddr::from([192, 0, 2, last]))
+    }
+
+    fn pair(shared: &HashingQueue, last: u8, user: &str) -> LoginPair {
+        shared.failures.pair(source(last), user)
+    }
+
+    fn ci(shared: &HashingQueue, last: u8) -> LoginPair {
+        pair(shared, last, "ci")
+    }
+
+    fn fail(shared: &HashingQueue, last: u8, user: &str) {
+        shared.failures.count(pair(shared, last, user), &[99; 32]);
     }
 
     /// What the thread does, once.
@@ -319,7 +292,7 @@ mod tests {
     async fn equal_attempts_are_hashed_once() {
         let (shared, attempt) = idle();
         let waiters: Vec<_> = (0..100)
-            .map(|n| shared.join([7; 32], source(n), attempt.clone()).expect("room"))
+            .map(|n| shared.join([7; 32], ci(&shared, n), attempt.clone()).expect("room"))
             .collect();
         let right = attempt.verdict(attempt.hash.verify("secret"));
         assert!(work(&shared, &right));
@@ -333,8 +306,8 @@ mod tests {
     #[tokio::test]
     async fn whoever_leaves_does_not_stop_what_others_joined() {
         let (shared, attempt) = idle();
-        let first = shared.join([1; 32], source(1), attempt.clone()).expect("room");
-        let second = shared.join([1; 32], source(2), attempt.clone()).expect("room");
+        let first = shared.join([1; 32], ci(&shared, 1), attempt.clone()).expect("room");
+        let second = shared.join([1; 32], ci(&shared, 2), attempt.clone()).expect("room");
         drop(first);
         assert!(work(&shared, &Verdict::Wrong));
         assert_eq!(second.await, Ok(Verdict::Wrong));
@@ -343,7 +316,7 @@ mod tests {
     #[test]
     fn what_nobody_waits_for_is_not_hashed() {
         let (shared, attempt) = idle();
-        drop(shared.join([1; 32], source(1), attempt).expect("room"));
+        drop(shared.join([1; 32], ci(&shared, 1), attempt).expect("room"));
         assert!(!work(&shared, &Verdict::Wrong));
         assert!(shared.lock().jobs.is_empty());
     }
@@ -352,13 +325,13 @@ mod tests {
     fn a_failure_counts_also_if_nobody_hears_of_it() {
         let (shared, attempt) = idle();
         for number in 0..5 {
-            let leaving = shared.join([number; 32], source(1), attempt.clone()).expect("room");
+            let leaving = shared.join([number; 32], ci(&shared, 1), attempt.clone()).expect("room");
             let key = shared.next().expect("an attempt");
             assert!(shared.begin(&key).is_some());
             drop(leaving);
             shared.finish(&key, &Verdict::Wrong, Duration::ZERO);
         }
-        assert!(shared.failures.locked_out(source(1), "ci").is_some());
+        assert!(shared.failures.locked_out(ci(&shared, 1)).is_some());
         assert!(shared.failures.is_failing(source(1)));
     }
 
@@ -366,7 +339,7 @@ mod tests {
     async fn a_burst_of_guesses_is_hashed_five_times() {
         let (shared, attempt) = idle();
         let burst: Vec<_> =
-            (0..9).filter_map(|n| shared.join([n; 32], source(1), attempt.clone())).collect();
+            (0..9).filter_map(|n| shared.join([n; 32], ci(&shared, 1), attempt.clone())).collect();
         assert_eq!(burst.len(), 9, "one is normal, eight wait as failing addresses");
         assert_eq!((0..9).filter(|_| work(&shared, &Verdict::Wrong)).count(), 5);
         let mut verdicts = Vec::new();
@@ -385,13 +358,14 @@ mod tests {
     #[test]
     fn an_address_has_one_normal_attempt_at_a_time_and_none_after_a_failure() {
         let (shared, attempt) = idle();
-        let join = |key, from| shared.join([key; 32], source(from), attempt.clone()).expect("room");
+        let join =
+            |key, from| shared.join([key; 32], ci(&shared, from), attempt.clone()).expect("room");
         let (one, two, three) = (join(1, 1), join(2, 1), join(3, 2));
         let order: Vec<u8> = (0..3).map(|_| shared.next().expect("an attempt")[0]).collect();
         assert_eq!(order, [1, 3, 2]);
         drop((one, two, three));
         shared.lock().jobs.clear();
-        shared.failures.count(source(1), "eve");
+        fail(&shared, 1, "eve");
         let (four, five) = (join(4, 1), join(5, 2));
         assert_eq!([shared.next(), shared.next()], [Some([5; 32]), Some([4; 32])]);
         drop((four, five));
@@ -400,19 +374,19 @@ mod tests {
     #[test]
     fn first_guesses_at_names_that_are_nobodys_take_no_turn() {
         let (shared, attempt) = idle();
+        let nobody = Attempt { known: false, ..attempt.clone() };
         for number in 0..100 {
-            let nobody =
-                Attempt { user: format!("nobody{number}").into(), known: false, ..attempt.clone() };
-            let mut verdict = shared.join([number; 32], source(number), nobody).expect("room");
+            let pair = pair(&shared, number, &format!("nobody{number}"));
+            let mut verdict = shared.join([number; 32], pair, nobody.clone()).expect("room");
             assert_eq!(verdict.try_recv(), Ok(Verdict::Wrong));
         }
-        assert!(shared.failures.is_failing(source(1)) && shared.failures.is_guessed("nobody1"));
-        let right = shared.join([200; 32], source(200), attempt.clone()).expect("room");
+        let again = pair(&shared, 201, "nobody1");
+        assert!(shared.failures.is_failing(source(1)) && shared.failures.is_guessed(again.name));
+        let right = shared.join([200; 32], ci(&shared, 200), attempt.clone()).expect("room");
         assert_eq!(shared.next(), Some([200; 32]));
         drop(right);
         shared.lock().jobs.clear();
-        let again = Attempt { user: "nobody1".into(), known: false, ..attempt };
-        let queued = shared.join([1; 32], source(201), again).expect("room");
+        let queued = shared.join([1; 32], again, nobody).expect("room");
         assert_eq!(shared.next(), Some([1; 32]), "the second guess is hashed as anybody's");
         drop(queued);
     }
@@ -420,9 +394,10 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_attempt_gives_way_and_is_told() {
         let (shared, attempt) = idle();
-        let named = |n: u8| Attempt { user: format!("user{n}").into(), ..attempt.clone() };
-        let mut all: Vec<_> =
-            (0..9).map(|n| shared.join([n; 32], source(n), named(n)).expect("room")).collect();
+        let named = |n: u8| pair(&shared, n, &format!("user{n}"));
+        let mut all: Vec<_> = (0..9)
+            .map(|n| shared.join([n; 32], named(n), attempt.clone()).expect("room"))
+            .collect();
         assert_eq!(all.remove(0).await, Ok(Verdict::CrowdedOut));
         assert!(shared.failures.is_failing(source(0)) && !shared.failures.is_failing(source(1)));
         assert_eq!(shared.lock().jobs.len(), 8);
@@ -432,13 +407,13 @@ mod tests {
     #[test]
     fn a_login_by_a_name_that_nobody_guesses_at_goes_before_all_guesses() {
         let (shared, attempt) = idle();
-        shared.failures.count(source(100), "eve");
-        let eve = Attempt { user: "eve".into(), ..attempt.clone() };
-        let join = |key, from| shared.join([key; 32], source(from), eve.clone()).expect("room");
+        fail(&shared, 100, "eve");
+        let eve = |from| pair(&shared, from, "eve");
+        let join = |key, from| shared.join([key; 32], eve(from), attempt.clone()).expect("room");
         let new: Vec<_> = (0..9).map(|n| join(n, n)).collect();
         let old: Vec<_> = (0..9).map(|n| join(n + 50, 100)).collect();
         assert_eq!(shared.lock().jobs.len(), 16, "both lanes are full");
-        let login = shared.join([200; 32], source(200), attempt).expect("room");
+        let login = shared.join([200; 32], ci(&shared, 200), attempt.clone()).expect("room");
         assert_eq!(shared.next(), Some([200; 32]));
         assert_eq!(
             shared.lock().lanes.turn(Instant::now()),
@@ -451,19 +426,19 @@ mod tests {
     #[tokio::test]
     async fn who_has_logged_in_from_there_before_is_normal_until_a_failure() {
         let (shared, attempt) = idle();
-        let first = shared.join([1; 32], source(1), attempt.clone()).expect("room");
+        let first = shared.join([1; 32], ci(&shared, 1), attempt.clone()).expect("room");
         let right = attempt.verdict(true);
         assert!(work(&shared, &right));
         assert_eq!(first.await, Ok(right));
-        shared.failures.count(source(2), "ci");
-        shared.failures.count(source(1), "eve");
-        let lane = |from| shared.lane(&shared.lock(), source(from), "ci");
+        fail(&shared, 2, "ci");
+        fail(&shared, 1, "eve");
+        let lane = |from| shared.lane(&shared.lock(), ci(&shared, from));
         assert_eq!((lane(1), lane(2), lane(3)), (Lane::Normal, Lane::Failing, Lane::Guessed));
-        let waiters = shared.join([2; 32], source(1), attempt).expect("room");
+        let waiters = shared.join([2; 32], ci(&shared, 1), attempt).expect("room");
         assert_eq!(lane(1), Lane::Failing, "one at a time");
         drop(waiters);
         shared.lock().jobs.clear();
-        shared.failures.count(source(1), "ci");
+        fail(&shared, 1, "ci");
         assert_eq!(lane(1), Lane::Failing);
     }
 
@@ -478,11 +453,12 @@ mod tests {
     #[test]
     fn there_is_one_thread_and_it_ends_with_its_owner() {
         let (shared, attempt) = idle();
-        let hashing = Hashing::start(Arc::clone(&shared.failures)).expect("a thread");
+        let hashing = Hashing::start(Arc::clone(&shared.failures), Arc::clone(&shared.right))
+            .expect("a thread");
         let worker = Arc::downgrade(&hashing.shared);
         assert_eq!(worker.strong_count(), 2, "the owner's and one thread's");
         let waiters: Vec<_> =
-            (0..8).filter_map(|n| hashing.join([n; 32], source(n), attempt.clone())).collect();
+            (0..8).filter_map(|n| hashing.join([n; 32], ci(&shared, n), attempt.clone())).collect();
         for verdict in waiters {
             assert!(matches!(verdict.blocking_recv(), Ok(Verdict::Right { .. })));
         }

@@ -1,27 +1,43 @@
 //! Checking passwords without letting strangers spend our processor (ACCESS §5.3, RELIABILITY
 //! §2.6).
 //!
-//! A right password that was checked in the last minutes is recognised by a keyed hash of it, and
-//! costs nothing more. Everything else goes to one thread (`hashing`), which takes attempts in an
-//! order that strangers cannot buy their way into and rests after failures (`lanes`). A user who
-//! has failed too often from one address is turned away before that (`failures`). Equal attempts
-//! under way are hashed once.
+//! A password that was right is recognised by a keyed hash of it and costs nothing more (`right`);
+//! one that was wrong at the same address within a minute is known to be wrong (`failures`).
+//! Everything else goes to one thread (`hashing`), which takes attempts in an order that strangers
+//! cannot buy their way into and rests after failures (`lanes`). A user who has failed with too
+//! many passwords from one address is turned away before that. Equal attempts under way are hashed
+//! once.
 //!
 //! What this guarantees while strangers guess:
 //!
 //! 1. A right login is hashed next, behind others of its kind, if neither its address nor its user
-//!    name has failed within a minute.
-//! 2. So is one of a user who has logged in from this address before, whatever others have done
-//!    there or under this name since.
-//! 3. A right login by a name that somebody guesses at, from a new address, comes after those, but
+//!    name has failed within a minute. So is one of a user who has logged in from this address
+//!    before and not failed there within a minute, whatever others have done there or under this
+//!    name since.
+//! 2. A right login by a name that somebody guesses at, from a new address, comes after those, but
 //!    before every address that has failed or was crowded out lately. Among addresses as new as its
 //!    own it is one of many: nothing tells it from a guess before it is hashed.
-//! 4. That a password is wrong is answered after a time that does not depend on whether there is
+//! 3. That a password is wrong is answered after a time that does not depend on whether there is
 //!    such a user, nor on what was hashed.
+//! 4. At one user, one address gets at most five hashes a minute, whether its guesses come one by
+//!    one or at once, and whether it waits for their answers or not. The same wrong password again
+//!    is no other hash and no other failure: a machine with an old one locks nobody out.
+//! 5. A login that was right from its address before passes while that address is locked out. What
+//!    is remembered of right passwords answers one address at most 300 guesses an hour at each
+//!    user: no more than could be hashed in that time. After that it answers nothing there, and a
+//!    right password is hashed, or locked out, as one that has never been seen.
+//! 6. What is remembered of wrong passwords tells nothing: not in a lockout, not at another
+//!    address, and for a name that is nobody's the same is remembered.
+//! 7. All of it is bounded, and only right logins take a place among the right ones, so no stranger
+//!    can have one of them forgotten.
+//! 8. What is remembered belongs to one stored hash. When a user changes the password or is gone,
+//!    nothing of it counts any more: what was right is hashed again, and so is what was wrong.
 
+mod attempt;
 mod failures;
 mod hashing;
 mod lanes;
+mod right;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,18 +47,16 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use self::failures::{Failures, SourceNetwork};
-use self::hashing::{Attempt, Hashing, Verdict};
+use self::attempt::{Attempt, Verdict};
+use self::failures::{Failures, LoginPair, SourceNetwork};
+use self::hashing::Hashing;
 use self::lanes::AttemptKey;
+use self::right::RightPasswords;
 use super::rejection::Rejection;
 use super::users::{StoredHash, Users};
 use crate::clock::Clock;
-use crate::expiring::ExpiringCache;
 use crate::secret::Secret;
 
-/// Right passwords that are recognised, and for how long.
-const VERIFIED_MAX: u64 = 1024;
-const VERIFIED_FOR: Duration = Duration::from_mins(5);
 /// How long an attempt waits for the thread at most. In the last lane its turn may never come.
 const HASHING_WAIT_MAX: Duration = Duration::from_secs(10);
 /// When to come back if there was no room, or no time.
@@ -53,9 +67,8 @@ const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct Passwords {
     hashing: Hashing,
     secret: hmac::Key,
-    /// Right passwords, under the keys of their attempts.
-    verified: ExpiringCache<AttemptKey, ()>,
     failures: Arc<Failures>,
+    right: Arc<RightPasswords>,
 }
 
 /// One login by user and password.
@@ -77,12 +90,9 @@ impl Passwords {
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| std::io::Error::other("the system gives no randomness"))?;
         let failures = Arc::new(Failures::new(clock.clone()));
-        Ok(Self {
-            hashing: Hashing::start(Arc::clone(&failures))?,
-            secret,
-            verified: ExpiringCache::new(VERIFIED_MAX, clock),
-            failures,
-        })
+        let right = Arc::new(RightPasswords::new(clock));
+        let hashing = Hashing::start(Arc::clone(&failures), Arc::clone(&right))?;
+        Ok(Self { hashing, secret, failures, right })
     }
 
     /// Checks a password; the answer is the fingerprint of the hash that it was checked against.
@@ -119,35 +129,61 @@ impl Passwords {
             (None, Some(decoy)) => (false, decoy),
             (None, None) => return Err(Rejection::UnknownUser),
         };
-        let wrong = || if known { Rejection::WrongPassword } else { Rejection::UnknownUser };
-        let source = SourceNetwork::from(login.address);
-        if let Some(retry_after) = self.failures.locked_out(source, user) {
-            return Err(Rejection::Throttled { retry_after });
-        }
+        let pair = self.failures.pair(SourceNetwork::from(login.address), user);
         let key = self.key(user, hash, password);
-        if known && self.is_verified(&key) {
-            return Ok(hash.fingerprint());
-        }
-        // No password has a zero byte, and C programs that wrote the hash would have stopped there.
-        if password.expose().contains('\0') {
-            self.failures.count(source, user);
-            return Err(wrong());
-        }
-        let attempt =
-            Attempt { user: user.into(), hash: hash.clone(), password: password.clone(), known };
-        let turn = self.hashing.join(key, source, attempt).ok_or_else(overloaded)?;
-        let until = login.deadline.min(Instant::now() + HASHING_WAIT_MAX);
-        // Its turn may not come in time, and the thread may end.
-        let verdict = timeout_at(until, turn).await.ok().and_then(Result::ok);
-        match verdict.unwrap_or(Verdict::CrowdedOut) {
-            Verdict::Right { fingerprint } => {
-                self.verified.insert(key, (), VERIFIED_FOR);
-                Ok(fingerprint)
+        let verdict = match self.recall(pair, &key, known.then_some(hash)) {
+            Some(verdict) => verdict,
+            // No password has a zero byte, and C programs that wrote the hash would have stopped
+            // there.
+            None if password.expose().contains('\0') => {
+                self.failures.count(pair, &key);
+                Verdict::Wrong
             }
-            Verdict::Wrong => Err(wrong()),
+            None => {
+                let (hash, password) = (hash.clone(), password.clone());
+                self.hash(key, pair, Attempt { hash, password, known }, login.deadline).await
+            }
+        };
+        match verdict {
+            Verdict::Right { fingerprint } => Ok(fingerprint),
+            Verdict::Wrong if known => Err(Rejection::WrongPassword),
+            Verdict::Wrong => Err(Rejection::UnknownUser),
             Verdict::Throttled { retry_after } => Err(Rejection::Throttled { retry_after }),
             Verdict::CrowdedOut => Err(overloaded()),
         }
+    }
+
+    /// What is known of an attempt without hashing it; `hash` is that of a user, none of nobody.
+    fn recall(
+        &self,
+        pair: LoginPair,
+        key: &AttemptKey,
+        hash: Option<&StoredHash>,
+    ) -> Option<Verdict> {
+        let locked_out = self.failures.locked_out(pair);
+        let throttled = locked_out.map(|retry_after| Verdict::Throttled { retry_after });
+        // In a lockout that is no answer, or whoever is locked out could ask what others at the
+        // address have tried.
+        if self.failures.is_wrong(pair, key) {
+            return throttled.or(Some(Verdict::Wrong));
+        }
+        let right = hash.filter(|_| self.right.recognises(pair, key, locked_out.is_some()));
+        right.map(|hash| Verdict::Right { fingerprint: hash.fingerprint() }).or(throttled)
+    }
+
+    /// Waits for the thread, whose turn may not come in time, and which may end.
+    async fn hash(
+        &self,
+        key: AttemptKey,
+        pair: LoginPair,
+        attempt: Attempt,
+        deadline: Instant,
+    ) -> Verdict {
+        let Some(turn) = self.hashing.join(key, pair, attempt) else {
+            return Verdict::CrowdedOut;
+        };
+        let until = deadline.min(Instant::now() + HASHING_WAIT_MAX);
+        timeout_at(until, turn).await.ok().and_then(Result::ok).unwrap_or(Verdict::CrowdedOut)
     }
 
     /// What is told apart are user, stored hash and password; each with its length before it, so
@@ -162,10 +198,6 @@ impl Passwords {
         key.copy_from_slice(context.sign().as_ref());
         key
     }
-
-    fn is_verified(&self, key: &AttemptKey) -> bool {
-        self.verified.contains(key)
-    }
 }
 
 fn overloaded() -> Rejection {
@@ -174,6 +206,7 @@ fn overloaded() -> Rejection {
 
 #[cfg(test)]
 mod tests {
+    use super::right::{COMPARISONS_MAX, VERIFIED_FOR};
     use super::*;
 
     const HERE: &str = "192.0.2.1";
@@ -280,21 +313,27 @@ mod tests {
         assert!((deadline..begun + Duration::from_secs(5)).contains(&Instant::now()));
     }
 
-    #[tokio::test]
-    async fn five_failures_lock_one_user_out_at_one_address_for_a_minute() {
-        let ((passwords, clock), users) = (passwords(), users(4));
-        for _ in 0..5 {
-            assert_eq!(login(&passwords, &users, HERE, "ci", "wrong").await, Err(wrong("ci")));
+    /// Five different wrong passwords.
+    async fn lock_out(passwords: &Passwords, users: &Users, address: &str, user: &str) {
+        for guess in ["1", "2", "3", "4", "5"] {
+            assert_eq!(login(passwords, users, address, user, guess).await, Err(wrong(user)));
         }
+    }
+
+    #[tokio::test]
+    async fn five_wrong_passwords_lock_one_user_out_at_one_address_for_a_minute() {
+        let ((passwords, clock), users) = (passwords(), users(4));
+        lock_out(&passwords, &users, HERE, "ci").await;
         clock.advance(Duration::from_secs(20));
         let later = Err(Rejection::Throttled { retry_after: Duration::from_secs(40) });
-        for password in ["wrong", "secret"] {
+        for password in ["1", "6", "secret"] {
             assert_eq!(login(&passwords, &users, HERE, "ci", password).await, later);
         }
         assert!(
             login(&passwords, &users, "192.0.2.2", "ci", "secret").await.is_ok(),
             "another address"
         );
+        assert_eq!(login(&passwords, &users, HERE, "ci", "secret").await, later, "not seen here");
         assert_eq!(
             login(&passwords, &users, HERE, "eve", "x").await,
             Err(Rejection::UnknownUser),
@@ -305,11 +344,86 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_same_wrong_password_is_hashed_once_and_is_one_failure() {
+        for user in ["ci", "eve"] {
+            let ((passwords, clock), users) = (passwords(), users(4));
+            assert_eq!(login(&passwords, &users, HERE, user, "old").await, Err(wrong(user)));
+            passwords.hashing.close();
+            let begun = Instant::now();
+            for _ in 0..9 {
+                assert_eq!(login(&passwords, &users, HERE, user, "old").await, Err(wrong(user)));
+            }
+            assert!(begun.elapsed() >= users.wrong_answer_delay() * 9, "and no answer is early");
+            clock.advance(Duration::from_mins(1));
+            assert_eq!(
+                login(&passwords, &users, HERE, user, "old").await,
+                Err(overloaded()),
+                "after a minute it would be hashed again"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_right_from_there_passes_in_a_lockout_whatever_strangers_have_done() {
+        let ((passwords, clock), users) = (passwords(), users(4));
+        assert!(login(&passwords, &users, HERE, "ci", "secret").await.is_ok());
+        clock.advance(VERIFIED_FOR);
+        lock_out(&passwords, &users, HERE, "ci").await;
+        // More strangers than there are places for right passwords from anywhere.
+        let hash = users.get("ci").expect("ci");
+        for number in 0..2_000 {
+            let source = IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number)).into();
+            let (pair, guess) = (passwords.failures.pair(source, "ci"), [1; 32]);
+            assert_eq!(passwords.recall(pair, &guess, Some(hash)), None);
+            passwords.failures.count(pair, &guess);
+        }
+        passwords.hashing.close();
+        assert!(login(&passwords, &users, HERE, "ci", "secret").await.is_ok());
+        let elsewhere = login(&passwords, &users, "192.0.2.2", "ci", "secret").await;
+        assert_eq!(elsewhere, Err(overloaded()), "it would have to be hashed");
+    }
+
+    /// Otherwise a lockout would stop nobody who guesses at a password that is in use.
+    #[tokio::test]
+    async fn a_lockout_lets_nobody_find_what_is_remembered() {
+        let ((passwords, clock), users) = (passwords(), users(4));
+        assert!(login(&passwords, &users, HERE, "ci", "secret").await.is_ok());
+        lock_out(&passwords, &users, HERE, "ci").await;
+        let throttled = |answer| matches!(answer, Err(Rejection::Throttled { .. }));
+        for number in 0..COMPARISONS_MAX {
+            let guess = format!("guess {number}");
+            assert!(throttled(login(&passwords, &users, HERE, "ci", &guess).await), "{guess}");
+        }
+        assert!(throttled(login(&passwords, &users, HERE, "ci", "secret").await));
+        clock.advance(Duration::from_mins(1));
+        assert!(login(&passwords, &users, HERE, "ci", "secret").await.is_ok(), "hashed");
+        lock_out(&passwords, &users, HERE, "ci").await;
+        assert!(login(&passwords, &users, HERE, "ci", "secret").await.is_ok(), "known anew");
+    }
+
+    #[tokio::test]
+    async fn a_new_hash_or_none_ends_what_was_remembered() {
+        let ((passwords, _), before) = (passwords(), users(4));
+        assert!(login(&passwords, &before, HERE, "ci", "secret").await.is_ok());
+        assert_eq!(login(&passwords, &before, HERE, "ci", "newer").await, Err(wrong("ci")));
+        let hash = bcrypt::hash("newer", 4).expect("a hash");
+        let after = Users::parse(&format!("ci:{hash}")).expect("a user");
+        assert_eq!(login(&passwords, &after, HERE, "ci", "secret").await, Err(wrong("ci")));
+        assert!(login(&passwords, &after, HERE, "ci", "newer").await.is_ok());
+        // Somebody else has a copy of the line, and it is what strangers are checked against.
+        let gone = Users::parse(&format!("copy:{hash}")).expect("a user");
+        assert_eq!(
+            login(&passwords, &gone, HERE, "ci", "newer").await,
+            Err(Rejection::UnknownUser)
+        );
+    }
+
+    #[tokio::test]
     async fn one_ipv6_customer_is_one_source() {
         let ((passwords, _), users) = (passwords(), users(4));
         for i in 0..5 {
             let address = format!("2001:db8:0:1::{i}");
-            let answer = login(&passwords, &users, &address, "ci", "wrong").await;
+            let answer = login(&passwords, &users, &address, "ci", &format!("wrong {i}")).await;
             assert_eq!(answer, Err(wrong("ci")));
         }
         let verdict = login(&passwords, &users, "2001:db8:0:1::ffff", "ci", "secret").await;
@@ -318,23 +432,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_remembered_password_waits_for_nobody_and_is_forgotten_in_time() {
-        let ((passwords, clock), slow) = (passwords(), users(4));
-        assert!(login(&passwords, &slow, HERE, "ci", "secret").await.is_ok());
+    async fn a_remembered_password_waits_for_nobody_and_elsewhere_is_forgotten_in_time() {
+        let ((passwords, clock), users) = (passwords(), users(4));
+        assert!(login(&passwords, &users, HERE, "ci", "secret").await.is_ok());
         passwords.hashing.close();
-        assert!(login(&passwords, &slow, HERE, "ci", "secret").await.is_ok(), "without the thread");
-        assert!(!passwords.is_verified(&passwords.key(
-            "ci",
-            slow.get("ci").expect("ci"),
-            &Secret::new("x".into())
-        )));
-        let changed = users(4);
-        let key =
-            passwords.key("ci", changed.get("ci").expect("ci"), &Secret::new("secret".into()));
-        assert!(!passwords.is_verified(&key), "a new hash is a new password");
+        for address in [HERE, "192.0.2.2"] {
+            let answer = login(&passwords, &users, address, "ci", "secret").await;
+            assert!(answer.is_ok(), "{address}: without the thread");
+        }
         clock.advance(VERIFIED_FOR);
-        let key = passwords.key("ci", slow.get("ci").expect("ci"), &Secret::new("secret".into()));
-        assert!(!passwords.is_verified(&key));
+        let answer = login(&passwords, &users, "192.0.2.3", "ci", "secret").await;
+        assert_eq!(answer, Err(overloaded()));
+        assert!(login(&passwords, &users, "192.0.2.2", "ci", "secret").await.is_ok());
     }
 
     #[tokio::test]
@@ -349,8 +458,8 @@ mod tests {
     #[tokio::test]
     async fn guesses_with_a_zero_byte_are_failures_too() {
         let ((passwords, _), users) = (passwords(), users(4));
-        for _ in 0..5 {
-            assert_eq!(login(&passwords, &users, HERE, "ci", "secret\0").await, Err(wrong("ci")));
+        for guess in ["1\0", "2\0", "3\0", "4\0", "secret\0"] {
+            assert_eq!(login(&passwords, &users, HERE, "ci", guess).await, Err(wrong("ci")));
         }
         assert!(matches!(
             login(&passwords, &users, HERE, "ci", "secret").await,
