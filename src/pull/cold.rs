@@ -123,7 +123,12 @@ impl PullThrough {
             match self.relay_part(query, part, file.size).await {
                 // Upstream ignores Range, or fails or throttles just now. The flight brings these
                 // bytes as well, only later. A refusal stays a refusal.
-                Err(Error::Untrue { .. } | Error::Upstream { .. } | Error::RateLimited { .. }) => {}
+                Err(
+                    Error::Untrue { .. }
+                    | Error::Upstream { .. }
+                    | Error::Unconfirmed { .. }
+                    | Error::RateLimited { .. },
+                ) => {}
                 answer => return answer,
             }
         }

@@ -15,6 +15,10 @@ pub enum Error {
     /// asked again (PROTOCOL §3.12).
     #[error("{what}{}", if *.remembered { " (said a moment ago)" } else { "" })]
     Absent { what: Missing, remembered: bool },
+    /// Something has answered 404 that nobody vouches for (UP-10). The client is told so; nothing
+    /// else follows from it.
+    #[error("{cause}")]
+    Unconfirmed { what: Missing, cause: Arc<upstream::Error> },
     /// Upstream refuses the repository, although our credential, if there is one, is good (UP-9).
     #[error("{0}")]
     Refused(Arc<upstream::Error>),
@@ -93,6 +97,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Absent { .. } => "absent",
+            Self::Unconfirmed { .. } => "unconfirmed",
             Self::Refused(_) => "refused",
             Self::RateLimited { .. } => "rate_limited",
             Self::Upstream { .. } => "upstream",
@@ -112,7 +117,9 @@ impl Error {
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Absent { .. } => FailureClass::Absent,
-            Self::Refused(cause) | Self::Upstream { cause, .. } => cause.class(),
+            Self::Unconfirmed { cause, .. }
+            | Self::Refused(cause)
+            | Self::Upstream { cause, .. } => cause.class(),
             Self::RateLimited { .. } | Self::Broken { .. } | Self::Overloaded | Self::Late(_) => {
                 FailureClass::Passing
             }
@@ -130,7 +137,8 @@ impl Error {
         match self {
             Self::Absent { remembered: true, .. } => Outcome::Negative,
             Self::Absent { remembered: false, .. } => Outcome::Absent,
-            Self::Refused(_)
+            Self::Unconfirmed { .. }
+            | Self::Refused(_)
             | Self::RateLimited { .. }
             | Self::Upstream { .. }
             | Self::Untrue { .. }
@@ -160,6 +168,11 @@ impl Error {
         matches!(self, Self::Absent { what, .. } if *what == wanted)
     }
 
+    /// Whether the client would be told that there is no such thing, whoever has said so.
+    pub(super) fn is_told_absent(&self, wanted: Missing) -> bool {
+        self.is_absent(wanted) || matches!(self, Self::Unconfirmed { what, .. } if *what == wanted)
+    }
+
     pub(super) fn untrue(upstream: &UpstreamName, reason: impl Into<Arc<str>>) -> Self {
         Self::Untrue { upstream: upstream.clone(), reason: reason.into() }
     }
@@ -168,6 +181,9 @@ impl Error {
     pub(crate) fn from_upstream(error: upstream::Error, what: Missing) -> Self {
         let fault = match error.kind() {
             ErrorKind::NotFound => return Self::absent(what),
+            ErrorKind::UnconfirmedAbsence => {
+                return Self::Unconfirmed { what, cause: Arc::new(error) };
+            }
             ErrorKind::Denied => return Self::Refused(Arc::new(error)),
             ErrorKind::RateLimited { retry_after } => {
                 return Self::RateLimited { retry_after: *retry_after };

@@ -96,7 +96,8 @@ impl PullThrough {
             let soon = Instant::now() + self.0.limits.revalidate;
             let deadline = if known { deadline.min(soon) } else { deadline };
             match self.referrers_from_api(name, digest, page, deadline).await {
-                Err(error) if error.is_absent(Missing::Referrers) => {} // there is no API
+                // There is no API. Where none is known to a registry, its answer is often a page.
+                Err(error) if error.is_told_absent(Missing::Referrers) => {}
                 Err(error) if known && error.may_serve_stale() => {
                     // As with any tag, the failure is the answer where nothing can stand in.
                     let stale = self.referrers_from_tag(name, &tag, page).await.ok().flatten();
@@ -140,7 +141,7 @@ impl PullThrough {
     ) -> Result<Option<Referrers>, Error> {
         let answer = match self.manifest(name, &Reference::Tag(tag.clone()), Want::Body).await {
             Ok(answer) => answer,
-            Err(error) if error.is_absent(Missing::Manifest) => return Ok(None),
+            Err(error) if error.is_told_absent(Missing::Manifest) => return Ok(None),
             Err(error) if is_malformed(&error) => {
                 tracing::debug!(%error, image = %name, %tag,
                     "the fallback tag of referrers cannot be used");

@@ -56,6 +56,26 @@ impl PullThrough {
         digest: &Digest,
         want: Want,
     ) -> Result<ManifestAnswer, Error> {
+        let error = match self.known_or_fetched_manifest(name, digest, want).await {
+            Err(error) if error.is_told_absent(Missing::Manifest) => error,
+            answer => return answer,
+        };
+        // Some registries serve a tag and do not know the digest that they give it, for a while or
+        // for good. The bytes decide whether it is the same manifest (UP-11).
+        let Some(tag) = self.0.provisional.leading_to(name, digest) else { return Err(error) };
+        let fetched = self.fetch_manifest(name, &Reference::Tag(tag)).await;
+        let fetched = fetched.ok().filter(|answer| answer.digest == *digest).ok_or(error)?;
+        let subject = Subject::Manifest(Reference::Digest(digest.clone()));
+        self.0.negative.forget(&subject, name);
+        Ok(fetched)
+    }
+
+    async fn known_or_fetched_manifest(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        want: Want,
+    ) -> Result<ManifestAnswer, Error> {
         let proven = self.0.membership.proven(name, digest).await?;
         let (media_type, outcome) = match proven.and_then(|member| member.media_type) {
             Some(media_type) => (Some(media_type), Outcome::Hit),

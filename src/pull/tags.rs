@@ -245,11 +245,15 @@ impl PullCore {
         // Before the question: a write that happens while it is under way must win.
         let sent_at = self.clock.now();
         let reference = Reference::Tag(tag.clone());
-        let head = self
-            .sources
-            .upstream(name)?
-            .head_manifest(&name.repository, &reference, deadline)
-            .await;
+        let upstream = self.sources.upstream(name)?;
+        let head = match self.store.records().tag(name, tag).await {
+            Ok(Some(_)) => {
+                upstream.head_known_manifest(&name.repository, &reference, deadline).await
+            }
+            Ok(None) | Err(_) => {
+                upstream.head_manifest(&name.repository, &reference, deadline).await
+            }
+        };
         let head = self.settle_tag(name, tag, head).await?;
         if let Some(digest) = &head.digest {
             let known = Known { digest: digest.clone(), checked: sent_at };

@@ -75,6 +75,7 @@ impl From<upstream::Error> for Error {
             ErrorKind::Denied => Self::Denied(error),
             ErrorKind::TokenReplaced => Self::LoginReplaced(error),
             ErrorKind::NotFound
+            | ErrorKind::UnconfirmedAbsence
             | ErrorKind::CredentialRejected
             | ErrorKind::NoLogin
             | ErrorKind::RateLimited { .. }

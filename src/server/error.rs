@@ -150,7 +150,7 @@ impl From<pull::Error> for Refusal {
 fn from_pull(error: &pull::Error) -> Refusal {
     use pull::Error;
     match error {
-        Error::Absent { what, .. } => absent(*what),
+        Error::Absent { what, .. } | Error::Unconfirmed { what, .. } => absent(*what),
         Error::Refused(_) => {
             let message = "the upstream registry refuses this repository; it may not exist";
             Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message)

@@ -49,6 +49,14 @@ pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Fault> {
     Err(Fault::protocol("the body is encoded although identity was asked for"))
 }
 
+/// Fails on a login or error page with status 200.
+pub(super) fn check_no_web_page(headers: &HeaderMap) -> Result<(), Fault> {
+    if media_type(headers).is_some_and(|media_type| media_type.as_str() == "text/html") {
+        return Err(Fault::protocol("a web page instead of content"));
+    }
+    Ok(())
+}
+
 /// The type of a manifest, which clients cannot do without. Types that are never a manifest's are
 /// refused: an error page with status 200 is one (MAN-4).
 pub(super) fn manifest_type(headers: &HeaderMap) -> Result<MediaType, Fault> {
@@ -72,11 +80,8 @@ pub(super) fn extent(
     part: Option<Part>,
 ) -> Result<Extent, Fault> {
     check_identity(headers)?;
-    // A login or error page with status 200. Its bytes would fail at the digest anyway, but only
-    // after clients have been sent headers.
-    if media_type(headers).is_some_and(|media_type| media_type.as_str() == "text/html") {
-        return Err(Fault::protocol("a web page instead of a blob"));
-    }
+    // Its bytes would fail at the digest anyway, but only after clients have been sent headers.
+    check_no_web_page(headers)?;
     match (status, part) {
         (StatusCode::OK, _) => Ok(Extent::Whole { size: length(headers) }),
         (StatusCode::PARTIAL_CONTENT, Some(part)) => part_extent(headers, part),

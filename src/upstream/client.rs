@@ -1,7 +1,8 @@
 //! One registry behind us, as the rest of the proxy sees it.
 
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use http::Method;
 use tokio::time::Instant;
@@ -10,7 +11,7 @@ use super::call::attempt::Call;
 use super::call::runner::CallRunner;
 use super::error::{Error, Operation};
 use super::transport::request::Transport;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::limits::Limits;
 use crate::oci::{Repository, UpstreamName};
@@ -22,9 +23,11 @@ use crate::oci::{Repository, UpstreamName};
 /// [`Timeout`](super::error::ErrorKind::Timeout).
 pub struct UpstreamClient {
     pub(super) runner: CallRunner,
-    /// HEAD of a blob was refused where GET was not. ECR Public refuses it always, and asking again
-    /// would cost a token each time (PROTOCOL §2.3).
-    pub(super) refuses_blob_head: AtomicBool,
+    /// HEAD of a manifest was refused where GET was not.
+    pub(super) manifest_head_refused: Learnt,
+    /// The same for a blob. ECR Public refuses it always, and asking again would cost a token each
+    /// time (PROTOCOL §2.3).
+    pub(super) blob_head_refused: Learnt,
     /// The largest page of tags that the upstream gives: 100 at Quay, 1,000 at ECR.
     pub(super) page_limit: Option<u32>,
     caches_pushes: bool,
@@ -32,6 +35,31 @@ pub struct UpstreamClient {
     pub(super) manifest_max: usize,
     /// Bytes of a page of tags or referrers.
     pub(super) page_max: usize,
+}
+
+/// How long something is believed that an upstream has shown of itself. It may be mended.
+const LEARNT_LIFE: Duration = Duration::from_hours(1);
+
+/// Something that an upstream has shown of itself, believed for a while.
+pub(super) struct Learnt {
+    clock: Clock,
+    until: Mutex<Option<Timestamp>>,
+}
+
+impl Learnt {
+    fn new(clock: Clock) -> Self {
+        Self { clock, until: Mutex::default() }
+    }
+
+    pub(super) fn learn(&self) {
+        *self.until.lock().expect("nothing panics while it holds the time") =
+            Some(self.clock.now().plus(LEARNT_LIFE));
+    }
+
+    pub(super) fn is_believed(&self) -> bool {
+        let until = *self.until.lock().expect("nothing panics while it holds the time");
+        until.is_some_and(|until| self.clock.now() < until)
+    }
 }
 
 impl UpstreamClient {
@@ -42,8 +70,9 @@ impl UpstreamClient {
         limits: &Limits,
     ) -> Self {
         Self {
+            manifest_head_refused: Learnt::new(clock.clone()),
+            blob_head_refused: Learnt::new(clock.clone()),
             runner: CallRunner::new(config, transport, clock, limits),
-            refuses_blob_head: AtomicBool::new(false),
             page_limit: config.page_limit,
             caches_pushes: config.writes == config::Writes::Kept,
             manifest_max: limits.manifest,

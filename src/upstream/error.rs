@@ -16,6 +16,9 @@ use crate::oci::{ErrorCode, UpstreamName};
 pub enum ErrorKind {
     /// The upstream says that there is no such thing.
     NotFound,
+    /// The answer was 404, but not by a registry that would know: a proxy in front of it answered
+    /// in its place, or storage that it redirects to has lost a blob (UP-10).
+    UnconfirmedAbsence,
     /// The upstream refuses this repository, with the configured credential or without one (UP-7,
     /// UP-9).
     Denied,
@@ -53,10 +56,10 @@ pub enum FailureClass {
     Refused,
     /// Our own login is what is wrong.
     Credential,
-    /// Nothing was said about the thing: no answer, a server's failure, or a pause that was asked
-    /// for. What is cached may stand in.
+    /// Nothing was said about the thing: no answer, a server's failure, a pause that was asked for,
+    /// or an answer that is no registry's. What is cached may stand in.
     Passing,
-    /// An answer that cannot be true, or that leads where we may not go.
+    /// Content that is not what it claims to be.
     Untrue,
     /// Our own disk, or our own end: nothing that an upstream did.
     Ours,
@@ -70,13 +73,17 @@ impl ErrorKind {
             Self::Denied | Self::Rejected { .. } => FailureClass::Refused,
             Self::CredentialRejected => FailureClass::Credential,
             // Without a login, or with an old token, the registry was never asked about the thing.
+            // What is no registry's answer, or leads where we may not go, comes from whatever stands
+            // in its place (UP-10).
             Self::NoLogin
             | Self::TokenReplaced
             | Self::RateLimited { .. }
             | Self::Unreachable
             | Self::Timeout
-            | Self::ServerError(_) => FailureClass::Passing,
-            Self::Protocol | Self::ForbiddenAddress => FailureClass::Untrue,
+            | Self::ServerError(_)
+            | Self::UnconfirmedAbsence
+            | Self::Protocol
+            | Self::ForbiddenAddress => FailureClass::Passing,
         }
     }
 }
@@ -119,6 +126,10 @@ impl Operation {
             Self::ManifestPut => "manifest_put",
             Self::Delete => "delete",
         }
+    }
+
+    pub(super) fn is_of_blob(self) -> bool {
+        matches!(self, Self::BlobHead | Self::BlobGet)
     }
 
     /// Whether it changes the upstream. The client of a write is told why the upstream refused it;
@@ -175,6 +186,11 @@ impl Error {
     /// was asked.
     pub fn why(&self) -> Option<&'static str> {
         self.fault.cause.map(Cause::clause)
+    }
+
+    /// Whether a HEAD has failed, whose answer has no text.
+    pub(super) fn is_of_head(&self) -> bool {
+        matches!(self.operation, Operation::ManifestHead)
     }
 
     /// The status of the answer that was the failure, if it was one.
@@ -296,8 +312,9 @@ mod tests {
             (ErrorKind::Unreachable, FailureClass::Passing),
             (ErrorKind::Timeout, FailureClass::Passing),
             (ErrorKind::ServerError(500), FailureClass::Passing),
-            (ErrorKind::Protocol, FailureClass::Untrue),
-            (ErrorKind::ForbiddenAddress, FailureClass::Untrue),
+            (ErrorKind::UnconfirmedAbsence, FailureClass::Passing),
+            (ErrorKind::Protocol, FailureClass::Passing),
+            (ErrorKind::ForbiddenAddress, FailureClass::Passing),
         ] {
             assert_eq!(kind.class(), class, "{kind:?}");
         }

@@ -1,9 +1,10 @@
 //! Upstream registries: the only code that dials out, and the only code that runs other programs.
 //!
-//! `upstreams` makes a `client` of each configured upstream; `reads`, `uploads` and `writes` are its
-//! operations. Each becomes a call, which `call` runs until it is answered or its deadline passes:
-//! with the login and token that `auth` finds, through the HTTP of `transport`. Each of these uses
-//! only those behind it; all use `answer`, which reads what the headers of an answer say, `error`, and
+//! `upstreams` makes a `client` of each configured upstream; `heads`, `reads`, `uploads` and
+//! `writes` are its operations. Each becomes a call, which `call` runs until it is answered or its
+//! deadline passes: with the login and token that `auth` finds, through the HTTP of `transport`.
+//! Each of these uses only those behind it; all use `answer`, which reads what the headers of an
+//! answer say, `verdict`, which judges whose word an answer without content is, `error`, and
 //! `cause`, which reads why there was none.
 //!
 //! Whether anything is sent at all, two gates decide: the breaker (is the upstream reachable) and
@@ -17,15 +18,18 @@ mod call;
 mod cause;
 mod client;
 mod error;
+mod heads;
 mod reads;
 mod transport;
 mod uploads;
 mod upstreams;
+mod verdict;
 mod writes;
 
 pub use client::UpstreamClient;
 pub use error::{Error, ErrorKind, FailureClass};
-pub use reads::{BlobResponse, FetchedManifest, ManifestHead, Page};
+pub use heads::ManifestHead;
+pub use reads::{BlobResponse, FetchedManifest, Page};
 pub use transport::body::BlobBody;
 pub use transport::dial::Lookup;
 pub use transport::feed::{Closed, Feed, UploadBody, feed};

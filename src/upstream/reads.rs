@@ -2,10 +2,8 @@
 //! look like.
 
 use std::future::ready;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::Method;
 use http::header::{HeaderMap, HeaderValue, RANGE};
 use tokio::time::Instant;
 use url::Url;
@@ -17,18 +15,9 @@ use super::error::{Error, Fault, Operation};
 use super::transport::body::BlobBody;
 use crate::oci::headers::OCI_FILTERS_APPLIED;
 use crate::oci::{
-    ACCEPT, Algorithm, Digest, Extent, MediaType, OCI_INDEX, PageQuery, Part, Reference,
-    Repository, blob_path, manifest_path, referrers_path, tags_path,
+    ACCEPT, Digest, Extent, MediaType, OCI_INDEX, PageQuery, Part, Reference, Repository,
+    blob_path, manifest_path, referrers_path, tags_path,
 };
-
-/// What a HEAD on a manifest tells; everything in it is the upstream's word.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestHead {
-    pub digest: Option<Digest>,
-    pub media_type: Option<MediaType>,
-    /// Bytes.
-    pub size: Option<u64>,
-}
 
 /// A whole manifest, not yet verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,17 +26,6 @@ pub struct FetchedManifest {
     pub digest: Option<Digest>,
     pub media_type: MediaType,
     pub bytes: Bytes,
-}
-
-impl From<FetchedManifest> for ManifestHead {
-    fn from(fetched: FetchedManifest) -> Self {
-        let computed = || Digest::of(Algorithm::Sha256, &fetched.bytes);
-        Self {
-            digest: Some(fetched.digest.clone().unwrap_or_else(computed)),
-            size: Some(fetched.bytes.len() as u64),
-            media_type: Some(fetched.media_type),
-        }
-    }
 }
 
 /// A blob whose body is still to be read.
@@ -71,27 +49,6 @@ pub struct Page {
 }
 
 impl UpstreamClient {
-    /// Asks for a manifest's digest, type and size without spending a pull: Docker Hub does not
-    /// count HEAD (PROTOCOL §3.10). Where the upstream knows no HEAD the manifest is fetched for it
-    /// (MAN-5).
-    pub async fn head_manifest(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        deadline: Instant,
-    ) -> Result<ManifestHead, Error> {
-        let get = self.manifest_call(Operation::ManifestHead, repository, reference);
-        let call = Call { method: Method::HEAD, ..get };
-        let head = self.runner.run(&call, deadline, |response| ready(manifest_head(&response)));
-        match head.await {
-            // Costs a pull, but only where there is no other way.
-            Err(error) if error.status() == Some(405) => {
-                Ok(self.get_manifest(repository, reference, deadline).await?.into())
-            }
-            head => head,
-        }
-    }
-
     /// Fetches a whole manifest, of at most `limits.manifest` bytes.
     pub async fn get_manifest(
         &self,
@@ -102,31 +59,6 @@ impl UpstreamClient {
         let call = self.manifest_call(Operation::ManifestGet, repository, reference);
         let limit = self.manifest_max;
         self.runner.run(&call, deadline, |response| fetched_manifest(response, limit)).await
-    }
-
-    /// Whether the repository has the blob, and its size in bytes if the upstream tells. A refused
-    /// HEAD becomes a GET of one byte (BLOB-13, RED-3).
-    pub async fn head_blob(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        deadline: Instant,
-    ) -> Result<Option<u64>, Error> {
-        let get = self.blob_call(Operation::BlobHead, repository, digest);
-        if !self.refuses_blob_head.load(Ordering::Relaxed) {
-            let head = Call { method: Method::HEAD, ..get.clone() };
-            let size = self.runner.run(&head, deadline, |response| ready(blob_head(&response)));
-            match size.await {
-                Err(error) if is_head_refused(&error) => {}
-                size => return size,
-            }
-        }
-        let first_byte = Call { headers: range_header(answer::first_byte()), ..get };
-        let size = self.runner.run(&first_byte, deadline, |response| ready(probed(&response)));
-        let size = size.await?;
-        // Only now: where GET is refused as well, it was not the method.
-        self.refuses_blob_head.store(true, Ordering::Relaxed);
-        Ok(size)
     }
 
     /// Starts fetching a blob or a part of it; the deadline ends with the response headers. An
@@ -180,7 +112,7 @@ impl UpstreamClient {
         self.runner.run(call, deadline, |response| page(response, call.url.clone(), limit)).await
     }
 
-    fn manifest_call<'a>(
+    pub(super) fn manifest_call<'a>(
         &self,
         operation: Operation,
         repository: &'a Repository,
@@ -191,7 +123,7 @@ impl UpstreamClient {
         Call::get(operation, repository, url, ACCEPT)
     }
 
-    fn blob_call<'a>(
+    pub(super) fn blob_call<'a>(
         &self,
         operation: Operation,
         repository: &'a Repository,
@@ -202,56 +134,42 @@ impl UpstreamClient {
     }
 }
 
-/// Statuses with which HEAD is refused where GET may work: 405 says so, ECR Public answers 401,
-/// presigned URLs 403 (PROTOCOL §2.3, RED-3). A HEAD has no text that would say what a 400 means.
-fn is_head_refused(error: &Error) -> bool {
-    matches!(error.status(), Some(400 | 401 | 403 | 405))
-}
-
-fn range_header(part: Part) -> HeaderMap {
+pub(super) fn range_header(part: Part) -> HeaderMap {
     let value =
         HeaderValue::try_from(part.to_string()).expect("digits and dashes are visible ASCII");
     HeaderMap::from_iter([(RANGE, value)])
 }
 
-fn manifest_head(response: &CallResponse) -> Result<ManifestHead, Fault> {
-    let headers = ok_headers(response)?;
-    answer::check_identity(headers)?;
-    // A HEAD without a usable type is still good for its digest.
-    let media_type = answer::manifest_type(headers).ok();
-    Ok(ManifestHead { digest: answer::digest(headers), media_type, size: answer::length(headers) })
-}
-
-async fn fetched_manifest(
+pub(super) async fn fetched_manifest(
     mut response: CallResponse,
     limit: usize,
 ) -> Result<FetchedManifest, Fault> {
     let headers = ok_headers(&response)?;
     answer::check_identity(headers)?;
     let (digest, media_type) = (answer::digest(headers), answer::manifest_type(headers)?);
-    Ok(FetchedManifest { digest, media_type, bytes: response.http.whole(limit).await? })
-}
-
-fn blob_head(response: &CallResponse) -> Result<Option<u64>, Fault> {
-    let headers = ok_headers(response)?;
-    answer::extent(response.http.status(), headers, None)?;
-    Ok(answer::length(headers))
-}
-
-fn probed(response: &CallResponse) -> Result<Option<u64>, Fault> {
-    answer::probed_size(response.http.status(), response.http.headers())
+    let bytes = content(&mut response, limit).await?;
+    Ok(FetchedManifest { digest, media_type, bytes })
 }
 
 async fn page(mut response: CallResponse, requested: Url, limit: usize) -> Result<Page, Fault> {
     let headers = ok_headers(&response)?;
     answer::check_identity(headers)?;
+    answer::check_no_web_page(headers)?;
     let (media_type, next) = (answer::media_type(headers), answer::next_page(headers, &requested)?);
     let filters_applied = answer::text(headers, OCI_FILTERS_APPLIED).map(ToOwned::to_owned);
-    Ok(Page { media_type, next, filters_applied, bytes: response.http.whole(limit).await? })
+    let bytes = content(&mut response, limit).await?;
+    Ok(Page { media_type, bytes, next, filters_applied })
+}
+
+/// The body of a document. An empty one is no answer: whatever stands in for a registry that is
+/// gone may say 200 to everything (UP-10).
+async fn content(response: &mut CallResponse, limit: usize) -> Result<Bytes, Fault> {
+    let bytes = response.http.whole(limit).await?;
+    if bytes.is_empty() { Err(Fault::protocol("an empty document")) } else { Ok(bytes) }
 }
 
 /// The headers of a 200; no other status carries a whole answer.
-fn ok_headers(response: &CallResponse) -> Result<&HeaderMap, Fault> {
+pub(super) fn ok_headers(response: &CallResponse) -> Result<&HeaderMap, Fault> {
     let status = response.http.status().as_u16();
     if status == 200 {
         Ok(response.http.headers())

@@ -17,6 +17,7 @@ mod manifests;
 mod membership;
 mod metrics;
 mod moved_tags;
+mod no_registry;
 mod outcomes;
 mod paths;
 mod ping;

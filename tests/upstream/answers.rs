@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use roadstead::oci::PageQuery;
-use roadstead::oci::{ByteSpan, Extent, Part};
+use roadstead::oci::{Algorithm, ByteSpan, Digest, Extent, Part};
 use roadstead::upstream::{Error, ErrorKind, UpstreamClient};
 
 use crate::support::{
@@ -238,11 +238,12 @@ async fn head_tells_what_the_headers_do_and_becomes_get_where_it_is_unknown() {
 
 #[tokio::test]
 async fn a_blob_head_tells_the_size_by_one_byte_if_head_is_refused() {
-    for (status, answer, size) in [
-        (405, (206, "bytes 0-0/77", "b"), Some(77)),
-        (401, (206, "bytes 0-0/*", "b"), None),
-        (403, (416, "bytes */0", ""), Some(0)),
-        (405, (200, "", "blob"), Some(4)),
+    let empty = Digest::of(Algorithm::Sha256, b"");
+    for (status, answer, digest, size) in [
+        (405, (206, "bytes 0-0/77", "b"), digest(), Some(77)),
+        (401, (206, "bytes 0-0/*", "b"), digest(), None),
+        (403, (416, "bytes */0", ""), empty, Some(0)),
+        (405, (200, "", "blob"), digest(), Some(4)),
     ] {
         let origin = origin(move |seen| match seen.method.as_str() {
             "HEAD" => reply(status, &[], ""),
@@ -251,15 +252,10 @@ async fn a_blob_head_tells_the_size_by_one_byte_if_head_is_refused() {
         .await;
         let upstream = Setup::new(&origin.url()).build();
         assert_eq!(
-            upstream.head_blob(&repository(), &digest(), soon()).await.expect("it exists"),
+            upstream.head_blob(&repository(), &digest, soon()).await.expect("it exists"),
             size
         );
     }
-    let missing = origin(|_| reply(404, &[], "")).await;
-    let error =
-        Setup::new(&missing.url()).build().head_blob(&repository(), &digest(), soon()).await;
-    assert_eq!(error.expect_err("absent").kind(), &ErrorKind::NotFound);
-    assert_eq!(missing.seen().len(), 1);
 }
 
 #[tokio::test]

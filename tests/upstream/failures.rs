@@ -9,8 +9,8 @@ use roadstead::upstream::{ErrorKind, UpstreamClient};
 use tokio::time::Instant;
 
 use crate::support::{
-    MANIFEST, Reply, Setup, bind, closed_port, digest, manifest, origin, reply, repository, soon,
-    tag,
+    MANIFEST, Reply, Setup, absent, bind, closed_port, digest, manifest, origin, reply, repository,
+    soon, tag,
 };
 
 async fn ask(upstream: &UpstreamClient) -> Result<(), ErrorKind> {
@@ -35,7 +35,7 @@ async fn a_refused_connection_ends_well_below_a_second() {
 
 #[tokio::test]
 async fn passing_failures_are_retried_twice() {
-    for status in [500, 502, 503, 504] {
+    for status in [408, 425, 499, 500, 502, 503, 504, 507, 520, 524, 530] {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = asked.clone();
         let origin = origin(move |_| {
@@ -58,7 +58,7 @@ async fn passing_failures_are_retried_twice() {
 #[tokio::test]
 async fn final_answers_are_not_retried() {
     for (status, kind) in [
-        (404, ErrorKind::NotFound),
+        (404, ErrorKind::UnconfirmedAbsence),
         (403, ErrorKind::Denied),
         (400, ErrorKind::Protocol),
         (501, ErrorKind::ServerError(501)),
@@ -161,11 +161,7 @@ async fn answers_of_any_kind_show_that_the_upstream_is_there() {
     let count = Arc::new(AtomicUsize::new(0));
     let counter = count.clone();
     let origin = origin(move |_| {
-        if counter.fetch_add(1, Ordering::SeqCst) % 7 == 6 {
-            reply(404, &[], "")
-        } else {
-            reply(500, &[], "")
-        }
+        if counter.fetch_add(1, Ordering::SeqCst) % 7 == 6 { absent() } else { reply(500, &[], "") }
     })
     .await;
     let upstream = Setup::new(&origin.url()).build();

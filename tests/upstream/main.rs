@@ -5,6 +5,7 @@ mod auth;
 mod credential_helpers;
 mod deadlines;
 mod failures;
+mod heads;
 mod redirects;
 mod scopes;
 mod support;

@@ -1,13 +1,13 @@
 //! Redirects and the addresses that nobody may send us to.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use roadstead::oci::{ByteSpan, Extent, Part};
 use roadstead::upstream::ErrorKind;
 
 use crate::support::{
-    Origin, Setup, bind, canary, digest, loopback_lookup, manifest, origin, reply, repository,
-    soon, tag,
+    Origin, Setup, absent, bind, canary, digest, loopback_lookup, manifest, origin, reply,
+    repository, soon, tag,
 };
 
 /// A registry that wants Basic and redirects blobs to `location`.
@@ -152,17 +152,50 @@ async fn a_private_name_is_dialled_only_if_its_exact_host_and_port_are_configure
 
 #[tokio::test]
 async fn storage_that_refuses_is_not_the_registry_denying() {
-    for (status, kind) in
-        [(403, ErrorKind::Protocol), (401, ErrorKind::Protocol), (404, ErrorKind::NotFound)]
-    {
+    for (status, kind) in [
+        (403, ErrorKind::Protocol),
+        (401, ErrorKind::Protocol),
+        (404, ErrorKind::UnconfirmedAbsence),
+    ] {
         let storage = origin(move |_| reply(status, &[("www-authenticate", "Basic")], "")).await;
         let origin = redirecting(storage.url()).await;
         let upstream = setup(&origin).blob_host(storage.host()).build();
         let error =
             upstream.get_blob(&repository(), &digest(), None, soon()).await.expect_err("refused");
         assert_eq!(error.kind(), &kind);
-        assert_eq!(storage.seen().len(), 1);
+        assert_eq!((origin.seen().len(), storage.seen().len()), (3, 2), "asked once more");
     }
+}
+
+#[tokio::test]
+async fn storage_that_has_no_blob_is_asked_once_more_by_way_of_the_registry() {
+    for status in [400, 403, 404, 410] {
+        let storage = origin(move |seen| match seen.path() {
+            "/first" => reply(status, &[], "<Error><Code>NoSuchKey</Code></Error>"),
+            _ => reply(200, &[], "blob"),
+        })
+        .await;
+        let (at, asked) = (storage.url(), AtomicUsize::new(0));
+        let origin = origin(move |_| {
+            let place = if asked.fetch_add(1, Ordering::SeqCst) == 0 { "first" } else { "second" };
+            reply(307, &[("location", &format!("{at}/{place}"))], "")
+        })
+        .await;
+        let upstream = setup(&origin).blob_host(storage.host()).build();
+        upstream.get_blob(&repository(), &digest(), None, soon()).await.expect("the second place");
+        assert_eq!((origin.seen().len(), storage.seen().len()), (2, 2), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn another_registry_that_manifests_are_redirected_to_speaks_for_the_first() {
+    let other = origin(|_| absent()).await;
+    let origin = redirecting(other.url()).await;
+    let upstream = setup(&origin).blob_host(other.host()).build();
+    let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("absent");
+    assert_eq!(error.kind(), &ErrorKind::NotFound);
+    let error = upstream.get_blob(&repository(), &digest(), None, soon()).await.expect_err("lost");
+    assert_eq!(error.kind(), &ErrorKind::UnconfirmedAbsence);
 }
 
 #[tokio::test]

@@ -248,7 +248,12 @@ impl Membership {
             let MembershipInputs { clock, sources, .. } = &this.0.inputs;
             let sent_at = clock.now();
             let upstream = sources.upstream(&name)?;
-            let head = upstream.head_manifest(&name.repository, &reference, deadline).await;
+            let known = or_ask_upstream(this.0.inputs.store.records().member(&name, &digest).await);
+            let head = if known.flatten().is_some() {
+                upstream.head_known_manifest(&name.repository, &reference, deadline).await
+            } else {
+                upstream.head_manifest(&name.repository, &reference, deadline).await
+            };
             let subject = Subject::Manifest(reference);
             let head = this.settle(&name, subject, head, Missing::Manifest).await?;
             this.prove_as_of(sent_at, &name, &digest, head.media_type.clone()).await;

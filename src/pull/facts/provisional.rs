@@ -70,6 +70,14 @@ impl ProvisionalTags {
         self.by_tag.invalidate(&(name.clone(), tag.clone()));
     }
 
+    /// A tag that was seen to lead to `digest`, and has not moved on since.
+    pub(crate) fn leading_to(&self, name: &CanonicalName, digest: &Digest) -> Option<Tag> {
+        let tags = self.by_digest.get(&(name.clone(), digest.clone()))?;
+        let leads =
+            |tag: &&Tag| self.get(name, tag).is_some_and(|head| head.known.digest == *digest);
+        tags.iter().find(leads).cloned()
+    }
+
     /// Takes out the tags that lead to `digest`, because its bytes have been verified, or it is
     /// gone.
     pub(crate) fn take(&self, name: &CanonicalName, digest: &Digest) -> Vec<CheckedTag> {

@@ -152,7 +152,8 @@ impl Fill {
             tokio::time::sleep(self.core.limits.retry_pause * count).await;
             match self.resume(staged, size).await {
                 Ok(body) => return Ok(body),
-                Err(error @ Error::Upstream { .. }) => {
+                // Storage that says 404 once may have the blob in another place (UP-12).
+                Err(error @ (Error::Upstream { .. } | Error::Unconfirmed { .. })) => {
                     failures = TransferFailures { count: count + 1, last: Some(error) };
                 }
                 // A refusal ends the flight: upstream has taken the blob back, or will not say more

@@ -15,6 +15,7 @@ use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 use crate::upstream::transport::body::HttpResponse;
 use crate::upstream::transport::request::{HttpRequest, RequestBody, Transport, forbidden};
 use crate::upstream::transport::throttle::Throttle;
+use crate::upstream::verdict::FailedRead;
 
 /// Redirects that one request may take (RED-1).
 const REDIRECTS_MAX: usize = 5;
@@ -91,7 +92,7 @@ impl CallAttempt<'_> {
         let mut authorization = self.authorise(call).await?;
         let mut changes_left = AUTHORIZATION_CHANGES_MAX;
         loop {
-            let response = self.follow(call, &authorization).await?;
+            let response = self.fetch(call, &authorization).await?;
             let rejection = match response.check_auth(call, &authorization).await {
                 Ok(response) => return self.check_status(call, response).await,
                 Err(rejection) => rejection,
@@ -149,6 +150,22 @@ impl CallAttempt<'_> {
     fn auth_request<'a>(&'a self, call: &'a Call<'_>) -> AuthRequest<'a> {
         let is_ping = call.url.path() == "/v2/";
         AuthRequest { identity: self.identity, scope: &call.scope, is_ping }
+    }
+
+    /// Sends the call; once more if it was redirected to storage that does not give what it should:
+    /// the registry may lead to another place, or sign its address anew (UP-12). A HEAD is not
+    /// repeated, since such addresses are often good for a GET alone (RED-3).
+    async fn fetch(
+        &self,
+        call: &Call<'_>,
+        authorization: &Authorization,
+    ) -> Result<CallResponse, Fault> {
+        let response = self.follow(call, authorization).await?;
+        if call.method == Method::HEAD || !response.is_refused_by_storage() {
+            return Ok(response);
+        }
+        response.http.discard().await;
+        self.follow(call, authorization).await
     }
 
     /// Sends the call and follows where it is redirected to (RED-1, RED-2).
@@ -217,10 +234,7 @@ impl CallAttempt<'_> {
                 let code = ErrorCode::of_document(response.refusal_text().await);
                 ErrorKind::Rejected { status, code }
             }
-            // Storage that has lost a blob counts as well: nobody can pull it.
-            404 => ErrorKind::NotFound,
-            status @ 500.. => ErrorKind::ServerError(status),
-            _ => ErrorKind::Protocol,
+            status => response.failed_read(call.operation, status).await,
         };
         let who = if response.left_origin { "the redirect's target" } else { "the upstream" };
         let reason = format!("{who} answered {}", status.as_u16());
@@ -236,6 +250,21 @@ impl CallResponse {
     /// Of the registry itself.
     fn direct(http: HttpResponse) -> Self {
         Self { http, left_origin: false, refusal_text: None }
+    }
+
+    /// What a read without content means. Whether a registry has answered may stand in the text.
+    async fn failed_read(&mut self, operation: Operation, status: u16) -> ErrorKind {
+        let text = match status {
+            404 | 410 => self.refusal_text().await.clone(),
+            _ => Bytes::new(),
+        };
+        let (headers, left_origin) = (self.http.headers(), self.left_origin);
+        FailedRead { operation, status, headers, text: &text, left_origin }.kind()
+    }
+
+    /// Storage that does not have a blob, or whose address has ended.
+    fn is_refused_by_storage(&self) -> bool {
+        self.left_origin && matches!(self.http.status().as_u16(), 400 | 401 | 403 | 404 | 410)
     }
 
     /// The text of a refusal. Empty if it is too long or breaks off: then the status has to do.

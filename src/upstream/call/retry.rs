@@ -25,7 +25,10 @@ pub(in crate::upstream) fn pause(
         Symptom::Connect
         | Symptom::Reset
         | Symptom::Cut
-        | Symptom::Status(500 | 502 | 503 | 504) => ATTEMPTS_MAX,
+        // What servers, and the proxies and delivery networks in front of them, say of a moment.
+        | Symptom::Status(
+            408 | 425 | 499 | 500 | 502 | 503 | 504 | 507 | 520..=527 | 530,
+        ) => ATTEMPTS_MAX,
         Symptom::Silence => ATTEMPTS_WITHOUT_ANSWER,
         Symptom::Status(_) | Symptom::Answered | Symptom::Local => 1,
     };
@@ -41,7 +44,8 @@ mod tests {
 
     #[test]
     fn transient_failures_get_three_attempts_with_doubling_pauses() {
-        for symptom in [Symptom::Connect, Symptom::Reset, Symptom::Status(503)] {
+        let statuses = [408, 425, 499, 500, 502, 503, 504, 507, 520, 527, 530].map(Symptom::Status);
+        for symptom in [Symptom::Connect, Symptom::Reset].into_iter().chain(statuses) {
             assert_eq!(pause(symptom, 1, FIRST, 0.0), Some(FIRST));
             assert_eq!(pause(symptom, 2, FIRST, 0.0), Some(FIRST * 2));
             assert_eq!(pause(symptom, 3, FIRST, 0.0), None);

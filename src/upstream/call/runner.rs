@@ -133,10 +133,11 @@ impl CallRunner {
         let ping = Call::get(call.operation, call.repository, self.url("/v2/"), "*/*");
         let ping = Call { scope: call.scope.clone(), ..ping };
         let pinged = self.run(&ping, deadline, |_| ready(Ok(()))).await;
-        // A denial has told the scheme, and a registry may have nothing at /v2/: what the upload
-        // itself is answered counts.
+        // A denial has told the scheme, and a registry may have nothing at /v2/, not even an error
+        // document: what the upload itself is answered counts.
         if let Err(error) = pinged
             && !matches!(error.class(), FailureClass::Refused | FailureClass::Absent)
+            && *error.kind() != ErrorKind::UnconfirmedAbsence
         {
             return Err(error);
         }

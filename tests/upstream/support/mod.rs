@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 pub(crate) use helper::{Helper, LOGIN};
 pub(crate) use origin::{
-    MANIFEST, Origin, Reply, Seen, bind, canary, closed_port, manifest, origin, raw, raw_then,
-    reply,
+    MANIFEST, Origin, Reply, Seen, absent, bind, canary, closed_port, manifest, origin, raw,
+    raw_then, reply,
 };
 pub(crate) use setup::{Setup, loopback_lookup};
 

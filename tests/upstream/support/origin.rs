@@ -64,6 +64,12 @@ pub(crate) fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes
     Reply::Send(response.body(Full::new(body.into())).expect("a valid response"))
 }
 
+/// A registry's own 404.
+pub(crate) fn absent() -> Reply {
+    let document = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"none"}]}"#;
+    reply(404, &[("content-type", "application/json")], document)
+}
+
 pub(crate) fn manifest() -> Reply {
     reply(200, &[("content-type", MANIFEST)], "{}")
 }

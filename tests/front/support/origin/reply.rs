@@ -59,10 +59,11 @@ impl Reply {
         self.status
     }
 
-    /// distribution's error document for a status.
+    /// distribution's error document for a status, with the header that tells a registry.
     pub(super) fn error(status: u16, code: &str) -> Self {
         let document = json!({ "errors": [{ "code": code, "message": "the origin says so", "detail": null }] });
         Self::typed(status, "application/json; charset=utf-8", document.to_string())
+            .with("Docker-Distribution-API-Version", "registry/2.0")
     }
 
     pub(super) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
