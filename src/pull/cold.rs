@@ -15,11 +15,11 @@ use super::outcome::Outcome;
 use super::source::Arrived;
 use super::transfer::fill::Fill;
 use super::transfer::flight::{
-    Flight, FlightGuard, FlightKey, FlightState, JoinedOrStarted, Opening,
+    Flight, FlightGuard, FlightKey, FlightState, GrowingFile, JoinedOrStarted, Opening,
 };
 use super::transfer::relay;
 use super::transfer::tail::Tail;
-use crate::oci::{ByteSpan, Extent, Part};
+use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Part, RangeRequest};
 use crate::store::Suspect;
 
 impl PullThrough {
@@ -59,9 +59,7 @@ impl PullThrough {
         readable: bool,
     ) -> Result<Followed, Error> {
         let BlobQuery { name, digest, range, .. } = query;
-        if let Some(size) = self.0.sizes.get(name, digest) {
-            resolve(range, size)?; // a range that cannot be met starts no flight (DESIGN §14.5)
-        }
+        proven |= self.check_range(name, digest, range).await?;
         let mut retried = false;
         loop {
             let stored = || readable && self.0.store.holds(digest);
@@ -89,6 +87,26 @@ impl PullThrough {
         }
     }
 
+    /// A range that cannot be met starts no flight (DESIGN §14.5). But that it cannot is only what
+    /// a manifest says, so upstream is asked; then the digest is proven as well.
+    async fn check_range(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+        range: RangeRequest,
+    ) -> Result<bool, Error> {
+        let described = self.0.sizes.get(name, digest);
+        if described.is_none_or(|size| resolve(range, size).is_ok()) {
+            return Ok(false);
+        }
+        let size = self.0.membership.prove_blob(name, digest).await?;
+        if let Some(size) = size {
+            resolve(range, size)?;
+        }
+        self.0.sizes.dispute(name, digest);
+        Ok(true)
+    }
+
     /// An answer that follows the flight, once its source has answered.
     async fn answer_from(
         &self,
@@ -113,6 +131,10 @@ impl PullThrough {
             // wrong digest is a 502 with a reason instead of a body that is cut (DESIGN §14.7).
             wait_for_ending(&mut state).await?;
         }
+        // What is verified has the size that it has, whatever was said before.
+        let verified = matches!(state.borrow().ending, Some(Ok(())));
+        let size = if verified { Some(state.borrow().written) } else { file.size };
+        let file = GrowingFile { size, ..file };
         // Without a size a range cannot be resolved, and is ignored (DESIGN §14.5).
         let whole = ResolvedRange { part: None, span: 0..u64::MAX };
         let ResolvedRange { part, span } =
@@ -133,7 +155,8 @@ impl PullThrough {
             }
         }
         let size = file.size;
-        let tail = Tail { state, file, span, hold_back };
+        let upstream = query.name.upstream.clone();
+        let tail = Tail { upstream, state, file, span, hold_back };
         Ok(BlobAnswer { size, part, content: Content::Stream(tail.into_stream()), outcome })
     }
 
@@ -145,6 +168,8 @@ impl PullThrough {
         arrived: Option<Arrived>,
     ) -> Result<BlobAnswer, Error> {
         let BlobQuery { name, digest, range, .. } = query;
+        // Only what upstream itself announces is promised: nothing is kept, so that a wrong hint
+        // would be found out anew by each client.
         let arrived = match arrived {
             Some(arrived) => arrived,
             None => self.fetch_directly(query, None).await?,
@@ -152,7 +177,6 @@ impl PullThrough {
         let Extent::Whole { size } = arrived.extent else {
             return Err(Error::untrue(&name.upstream, "a part where the whole was asked for"));
         };
-        let size = size.or(self.0.sizes.get(name, digest));
         if let Some(total) = size
             && let Some(part) = resolve(range, total)?.part
         {

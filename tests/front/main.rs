@@ -41,3 +41,4 @@ mod tags_list;
 mod throttle;
 mod tls;
 mod upstream_down;
+mod wrong_sizes;

@@ -1,31 +1,41 @@
-//! The sizes of blobs, from the manifests that list them. They are known before upstream is asked,
-//! and compared with what it then announces (DESIGN §14.5).
+//! The sizes of blobs, from the manifests that list them: hints, for where upstream announces none
+//! (DESIGN §14.5).
 //!
-//! They hold for one repository only: a manifest of another may say anything.
+//! They hold for one repository only, and not even there for certain: a manifest may say anything,
+//! and another one may list the same blob. So where two differ there is no hint.
 
 use moka::sync::Cache;
 
 use super::FACTS_MAX;
 use crate::oci::{CanonicalName, Digest, Manifest};
 
-/// Sizes by repository and digest.
+/// Sizes by repository and digest; `None` where they are disputed.
 #[derive(Debug)]
-pub(crate) struct DescribedSizes(Cache<(CanonicalName, Digest), u64>);
+pub(crate) struct DescribedSizes(Cache<(CanonicalName, Digest), Option<u64>>);
 
 impl DescribedSizes {
     pub(crate) fn new() -> Self {
         Self(Cache::new(FACTS_MAX))
     }
 
-    /// The size in bytes, if a manifest of `name` that was seen lists the digest.
+    /// The size in bytes, if the manifests of `name` that were seen agree about the digest.
     pub(crate) fn get(&self, name: &CanonicalName, digest: &Digest) -> Option<u64> {
-        self.0.get(&(name.clone(), digest.clone()))
+        self.0.get(&(name.clone(), digest.clone())).flatten()
     }
 
     /// Remembers the size of everything that `manifest` lists.
     pub(crate) fn note(&self, name: &CanonicalName, manifest: &Manifest) {
         for descriptor in manifest.descriptors() {
-            self.0.insert((name.clone(), descriptor.digest.clone()), descriptor.size);
+            let entry = self.0.entry((name.clone(), descriptor.digest.clone()));
+            entry.and_upsert_with(|known| match known {
+                None => Some(descriptor.size),
+                Some(known) => known.into_value().filter(|size| *size == descriptor.size),
+            });
         }
+    }
+
+    /// What manifests say of the digest has turned out wrong.
+    pub(crate) fn dispute(&self, name: &CanonicalName, digest: &Digest) {
+        self.0.insert((name.clone(), digest.clone()), None);
     }
 }

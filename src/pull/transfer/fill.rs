@@ -27,6 +27,15 @@ pub(crate) struct Fill {
     pub(crate) guard: FlightGuard,
 }
 
+/// How many bytes there will be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExpectedSize {
+    /// Content-Length: a transfer that brings fewer or more is broken, or untrue.
+    pub(super) announced: Option<u64>,
+    /// What a manifest says, where nothing is announced. A hint: the digest decides.
+    pub(super) described: Option<u64>,
+}
+
 /// A place among the downloads; dropping it makes room for the next.
 struct FillPermits {
     _of_upstream: OwnedSemaphorePermit,
@@ -77,13 +86,14 @@ impl Fill {
         }
         // Room is reserved before the readers are let in, so that a full disk is noticed before
         // their response headers leave (DESIGN §14.10).
-        let Some(staged) = self.stage(size).await else {
+        let promised = size.announced.or(size.described);
+        let Some(staged) = self.stage(promised).await else {
             self.guard.give_away(arrived);
             return Ok(());
         };
-        self.guard.open(GrowingFile { reader: staged.reader(), size });
+        self.guard.open(GrowingFile { reader: staged.reader(), size: promised });
         let staged = self.receive_all(staged, arrived.body, size).await?;
-        self.publish(staged).await
+        self.publish(staged, size).await
     }
 
     /// Waits for a place among the downloads: first among those of this upstream, so that waiting
@@ -99,18 +109,13 @@ impl Fill {
         tokio::time::timeout_at(until, queue).await.ok().flatten().ok_or(Error::Overloaded)
     }
 
-    /// The size by Content-Length, else by the repository's descriptor; they must not differ
-    /// (DESIGN §14.5).
-    fn size_of(&self, arrived: &Arrived) -> Result<Option<u64>, Error> {
-        let Extent::Whole { size } = arrived.extent else {
+    /// The size by Content-Length, else by the repository's descriptor (DESIGN §14.5).
+    fn size_of(&self, arrived: &Arrived) -> Result<ExpectedSize, Error> {
+        let Extent::Whole { size: announced } = arrived.extent else {
             return Err(self.untrue("a part where the whole was asked for"));
         };
-        match (size, self.core.sizes.get(&self.name, &self.digest)) {
-            (Some(size), Some(described)) if size != described => {
-                Err(self.untrue(format!("{size} bytes where the manifest says {described}")))
-            }
-            (size, described) => Ok(size.or(described)),
-        }
+        let described = self.core.sizes.get(&self.name, &self.digest);
+        Ok(ExpectedSize { announced, described: described.filter(|_| announced.is_none()) })
     }
 
     /// A staged file for the bytes, if there is room for them.
@@ -128,11 +133,15 @@ impl Fill {
 
     /// Verifies, releases the readers, and only then waits for the disk: an fsync takes longer than
     /// sending the last 64 KiB, and readers lose nothing if it fails.
-    async fn publish(&self, staged: Staged) -> Result<(), Error> {
+    async fn publish(&self, staged: Staged, size: ExpectedSize) -> Result<(), Error> {
+        let written = staged.written();
         let verified = staged
             .verify()
             .map_err(|mismatch| self.untrue(format!("wrong content: {mismatch}")))?;
         self.guard.end(Ok(()));
+        if size.described.is_some_and(|described| described != written) {
+            self.core.sizes.dispute(&self.name, &self.digest);
+        }
         // The flight stays on the table until the guard is dropped, which is after this: whoever
         // comes meanwhile joins it instead of fetching the blob again.
         if let Err(error) = verified.publish(EvictionClass::Blob, self.core.clock.now()).await {

@@ -6,7 +6,7 @@ use futures_util::future::try_join;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::fill::Fill;
+use super::fill::{ExpectedSize, Fill};
 use crate::oci::{Extent, Hasher, Part};
 use crate::pull::core::UNSTORABLE_LIFE;
 use crate::pull::error::Error;
@@ -44,22 +44,30 @@ impl Fill {
         &self,
         mut staged: Staged,
         mut body: SourceBody,
-        size: Option<u64>,
+        size: ExpectedSize,
     ) -> Result<Staged, Error> {
+        let announced = size.announced;
         let mut count = 0;
         loop {
             let before = staged.written();
-            let last = match self.receive(&mut staged, &mut body, size).await? {
-                _ if Some(staged.written()) == size => return Ok(staged),
-                // Without an announced size the clean end is the end; the digest decides.
-                Stop::End if size.is_none() => return Ok(staged),
+            let last = match self.receive(&mut staged, &mut body, announced).await? {
+                _ if Some(staged.written()) == announced => return Ok(staged),
+                Stop::End if self.may_be_whole(&staged, size) => return Ok(staged),
                 Stop::End => None,
                 Stop::Broken(error) => Some(error),
             };
             count = if staged.written() - before < RESUME_PROGRESS_MIN { count + 1 } else { 0 };
             let failures = TransferFailures { count, last };
-            body = self.continue_from(&mut staged, size, failures).await?;
+            body = self.continue_from(&mut staged, announced, failures).await?;
         }
+    }
+
+    /// Whether a clean end may be the end of the blob: without an announced size the digest decides,
+    /// not a manifest.
+    fn may_be_whole(&self, staged: &Staged, size: ExpectedSize) -> bool {
+        let short = size.described.is_some_and(|described| staged.written() < described);
+        let is_right = || staged.hasher().is_some_and(|hasher| hasher.finish() == self.digest);
+        size.announced.is_none() && (!short || is_right())
     }
 
     /// Reads and writes side by side until the source stops; everything read is then written.

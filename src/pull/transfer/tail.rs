@@ -8,6 +8,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 
 use super::flight::{FlightState, GrowingFile};
+use crate::oci::UpstreamName;
 use crate::pull::answers::ByteStream;
 use crate::pull::error::Error;
 use crate::store::READ_MAX;
@@ -15,6 +16,7 @@ use crate::store::READ_MAX;
 /// One reader of a flight.
 #[derive(Debug)]
 pub(crate) struct Tail {
+    pub(crate) upstream: UpstreamName,
     pub(crate) state: watch::Receiver<FlightState>,
     pub(crate) file: GrowingFile,
     /// What is still to be read; an unknown end is `u64::MAX`.
@@ -59,6 +61,10 @@ impl Tail {
 
     fn next_step(&mut self) -> NextStep {
         let state = self.state.borrow_and_update();
+        if let Some(size) = misled(&state, self.file.size) {
+            let reason = format!("{} bytes where a manifest says {size}", state.written);
+            return NextStep::Cut(Error::untrue(&self.upstream, reason));
+        }
         let readable = readable(&state, self.file.size, self.hold_back).min(self.span.end);
         if readable > self.span.start {
             return NextStep::Read(readable - self.span.start);
@@ -81,6 +87,13 @@ impl Tail {
     }
 }
 
+/// The size that the reader's client was told, if the blob has turned out to have another. What it
+/// would get looks complete and is not, or never ends.
+fn misled(state: &FlightState, told: Option<u64>) -> Option<u64> {
+    let verified = matches!(state.ending, Some(Ok(())));
+    told.filter(|told| verified && *told != state.written)
+}
+
 /// How far readers may go: the last bytes wait for verification (DESIGN §14.7). With an unknown
 /// size any bytes may be the last, so readers stay that far behind the watermark.
 fn readable(state: &FlightState, size: Option<u64>, hold_back: u64) -> u64 {
@@ -98,6 +111,19 @@ mod tests {
 
     fn state(written: u64, ending: Option<Result<(), Error>>) -> FlightState {
         FlightState { opening: Opening::Pending, written, ending }
+    }
+
+    #[test]
+    fn whoever_was_told_another_size_is_cut() {
+        for (written, ending, told, expected) in [
+            (100, Some(Ok(())), Some(90), Some(90)),
+            (80, Some(Ok(())), Some(90), Some(90)),
+            (90, Some(Ok(())), Some(90), None),
+            (80, None, Some(90), None),
+            (80, Some(Ok(())), None, None),
+        ] {
+            assert_eq!(misled(&state(written, ending), told), expected, "{written} of {told:?}");
+        }
     }
 
     #[test]
