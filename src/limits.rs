@@ -15,6 +15,8 @@ pub struct Limits {
     pub revalidate: Duration,
     /// One TCP connection or TLS handshake upstream.
     pub connect: Duration,
+    /// A ping, which finds out whether an upstream that was silent answers at all (DESIGN §14.4).
+    pub ping: Duration,
     /// A client's TLS handshake with the first bytes of HTTP/2, and at its end the answer to our
     /// goodbye.
     pub handshake: Duration,
@@ -76,6 +78,7 @@ impl Default for Limits {
             flight_head: Duration::from_mins(1),
             revalidate: Duration::from_secs(3),
             connect: Duration::from_secs(5),
+            ping: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
             helper: Duration::from_secs(10),
             login_life: Duration::from_mins(5),

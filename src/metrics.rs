@@ -67,7 +67,8 @@ pub struct UpstreamMetrics {
     pub received_bytes: IntCounterVec,
     /// Requests left before a 429, as the registry said last: upstream.
     pub rate_limit_remaining: IntGaugeVec,
-    /// 1 while the upstream is left alone because it was unreachable: upstream.
+    /// 1 while the upstream is left alone because it was unreachable: upstream, and gate (`reads`,
+    /// `writes`, or for how many other hosts that it has named: `hosts`).
     pub breaker_open: IntGaugeVec,
     /// Requests that got no answer: upstream, and why there was none.
     pub unanswered: IntCounterVec,
@@ -242,8 +243,8 @@ impl UpstreamMetrics {
             ),
             breaker_open: r.gauges(
                 "upstream_breaker_open",
-                "1 while the upstream is taken to be unreachable.",
-                &["upstream"],
+                "1 while the upstream is taken to be unreachable; how many of other hosts are.",
+                &["upstream", "gate"],
             ),
             unanswered: r.counters(
                 "upstream_unanswered_total",

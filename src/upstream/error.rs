@@ -98,6 +98,8 @@ pub(super) enum Operation {
     Tags,
     Referrers,
     Token,
+    /// Whether anybody is there.
+    Ping,
     /// Beginning an upload, or mounting a blob instead.
     UploadBegin,
     /// Bytes of an upload, or its end.
@@ -119,6 +121,7 @@ impl Operation {
             Self::Tags => "tags",
             Self::Referrers => "referrers",
             Self::Token => "token",
+            Self::Ping => "ping",
             Self::UploadBegin => "upload_begin",
             Self::UploadSend => "upload_send",
             Self::UploadStatus => "upload_status",
@@ -135,6 +138,10 @@ impl Operation {
     /// Whether it changes the upstream. The client of a write is told why the upstream refused it;
     /// of a read it is told only what that means here (ERR-4).
     pub(super) fn is_write(self) -> bool {
+        self.direction() == Direction::Write
+    }
+
+    pub(super) fn direction(self) -> Direction {
         match self {
             Self::ManifestHead
             | Self::ManifestGet
@@ -142,13 +149,32 @@ impl Operation {
             | Self::BlobGet
             | Self::Tags
             | Self::Referrers
-            | Self::Token => false,
+            | Self::Token
+            | Self::Ping => Direction::Read,
             Self::UploadBegin
             | Self::UploadSend
             | Self::UploadStatus
             | Self::UploadCancel
             | Self::ManifestPut
-            | Self::Delete => true,
+            | Self::Delete => Direction::Write,
+        }
+    }
+}
+
+/// Reading from an upstream or writing to it. Each has its own breaker and throttle, so that a
+/// registry that takes nothing more can be pulled from as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Direction {
+    Read,
+    Write,
+}
+
+impl Direction {
+    /// The one string form, for metrics and logs.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "reads",
+            Self::Write => "writes",
         }
     }
 }
@@ -220,7 +246,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// What was observed, for the two policies that look back at it: retries, and the breaker.
+/// What was observed, for the policies that look back at it: retries, and what is remembered as
+/// failing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Symptom {
     /// TCP, TLS or name resolution failed.
@@ -239,13 +266,24 @@ pub(super) enum Symptom {
     Local,
 }
 
+/// How somebody who was asked did not answer, for the breaker. Any status is an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// No name, no route, no port, no handshake.
+    NoConnection,
+    /// It took the connection, and closed it or kept silent. That may be for what was asked.
+    NoAnswer,
+}
+
 /// A failure before it is known which operation and attempt it belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
     pub(super) kind: ErrorKind,
     pub(super) symptom: Symptom,
+    /// The upstream itself did not answer; `None` if it did, or if it was another host's turn.
+    pub(super) unanswered: Option<Unanswered>,
     /// One clause without secrets, paths or queries.
-    reason: Cow<'static, str>,
+    pub(super) reason: Cow<'static, str>,
     /// Why there was no connection, or why it broke.
     pub(super) cause: Option<Cause>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -257,7 +295,7 @@ impl Fault {
         symptom: Symptom,
         reason: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { kind, symptom, reason: reason.into(), cause: None, source: None }
+        Self { kind, symptom, unanswered: None, reason: reason.into(), cause: None, source: None }
     }
 
     /// An answer that the specifications do not allow.
@@ -279,6 +317,12 @@ impl Fault {
         self.cause = Cause::of(&source).or(self.cause);
         self.source = Some(Arc::new(source));
         self
+    }
+
+    /// The same failure for somebody who comes right after it, and for whom nothing was sent.
+    pub(super) fn of_a_moment_ago(self) -> Self {
+        let reason = Cow::Owned(format!("{} (a moment ago)", self.reason));
+        Self { reason, unanswered: None, ..self }
     }
 
     /// The public error of an operation that was sent `attempts` times.

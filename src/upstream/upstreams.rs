@@ -8,7 +8,6 @@ use rustls::RootCertStore;
 
 use super::client::UpstreamClient;
 use super::transport::dial::{HttpClients, Lookup};
-use super::transport::gate::OutboundGate;
 use super::transport::request::Transport;
 use super::transport::tls;
 use crate::clock::Clock;
@@ -99,14 +98,10 @@ impl Upstreams {
 
 impl BuildContext {
     fn build(&self, config: &config::Upstream) -> Result<UpstreamClient, BuildError> {
-        let transport = Transport::new(
-            config.name.clone(),
-            OutboundGate::new(config),
-            self.http_clients(config)?,
-            self.metrics.clone(),
-            self.limits.upstream_idle,
-        );
-        Ok(UpstreamClient::new(config, transport, self.clock.clone(), &self.limits))
+        let (clients, clock) = (self.http_clients(config)?, self.clock.clone());
+        let transport =
+            Transport::new(config, clients, clock.clone(), &self.limits, self.metrics.clone());
+        Ok(UpstreamClient::new(config, transport, clock, &self.limits))
     }
 
     fn http_clients(&self, config: &config::Upstream) -> Result<HttpClients, BuildError> {

@@ -68,6 +68,7 @@ fn the_limits_page_has_the_figures_of_the_code() {
         ("a client that takes no byte", vec![time(limits.send_idle)]),
         ("an upload whose client sends nothing", vec![time(limits.receive_idle)]),
         ("connecting to a registry", vec![time(limits.connect)]),
+        ("the ping that decides", vec![time(limits.ping)]),
         ("waiting for response headers", vec![time(limits.flight_head)]),
         ("checking a tag", vec![time(limits.revalidate)]),
         ("silence within a body", vec![time(limits.upstream_idle)]),

@@ -6,6 +6,7 @@ mod access_lines;
 mod access_matrix;
 mod bad_input;
 mod blobs;
+mod broken_objects;
 mod causes;
 mod corruption;
 mod deadline;

@@ -86,3 +86,20 @@ async fn a_limit_on_blobs_leaves_manifests_alone() {
     assert_eq!(answer.refusal(), (429, "TOOMANYREQUESTS".into()));
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_of_an_hour_is_told_as_it_came_and_asked_about_after_a_minute() {
+    let (origin, _image, proxy) = throttled(Some("3600")).await;
+    assert_eq!(proxy.get(&manifest("a/b", "v2")).await.header("retry-after"), Some("3600"));
+    let before = manifests(&origin);
+    proxy.clock().advance(Duration::from_mins(1));
+    for _ in 0..5 {
+        let answer = proxy.get(&manifest("a/b", "v2")).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (429, Some("3600")));
+    }
+    assert_eq!(manifests(&origin), before + 1, "one request asks");
+    origin.repair();
+    proxy.clock().advance(Duration::from_mins(1));
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 200);
+    assert_eq!(proxy.get(&manifest("a/b", "v2")).await.status, 404);
+}

@@ -10,7 +10,8 @@ use roadstead::upstream::{ErrorKind, UpstreamClient};
 use tokio::time::Instant;
 
 use crate::support::{
-    Helper, LOGIN, Origin, Setup, bind, manifest, origin, reply, repository, shown, tag,
+    Helper, LOGIN, Origin, Setup, bind, closed_port, manifest, origin, reply, repository, shown,
+    tag,
 };
 
 /// As a client has it: longer than a helper may take.
@@ -224,7 +225,9 @@ async fn a_helper_that_hangs_holds_up_nobody_else_and_does_not_shut_the_upstream
     assert_eq!(helper.runs().len(), 1);
     let other = Repository::parse("other/app").expect("valid");
     upstream.get_manifest(&other, &tag(), soon()).await.expect("another credential");
-    assert!(setup.metric(r#"roadstead_upstream_breaker_open{upstream="acme.test"} 0"#));
+    assert!(
+        setup.metric(r#"roadstead_upstream_breaker_open{gate="reads",upstream="acme.test"} 0"#)
+    );
 }
 
 #[tokio::test]
@@ -263,13 +266,13 @@ async fn a_helper_that_hangs_is_killed_with_all_that_it_has_started() {
 
 #[tokio::test]
 async fn nothing_is_dialled_nor_run_while_the_upstream_is_left_alone() {
-    let origin = origin(|_| reply(500, &[], "")).await;
     let helper = Helper::new(LOGIN);
-    let mut setup = setup(&origin, &helper);
+    let nobody = format!("http://{}", closed_port().await);
+    let mut setup = Setup::new(&nobody).helper("**", helper.program());
     setup.limits = Limits { login_life: Duration::from_secs(1), ..setup.limits };
     let upstream = setup.build();
     for _ in 0..3 {
-        pull(&upstream).await.expect_err("500");
+        pull(&upstream).await.expect_err("nobody is there");
     }
     setup.clock.advance(Duration::from_secs(6));
     let before = helper.runs().len();

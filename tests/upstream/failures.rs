@@ -1,16 +1,16 @@
-//! Upstreams that fail: retries, the breaker that leaves one alone for a while, and the pause that
-//! a 429 asks for.
+//! Calls that fail: what is tried again, and what is remembered as failing for a moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use roadstead::oci::{Part, Reference};
 use roadstead::upstream::{ErrorKind, UpstreamClient};
 use tokio::time::Instant;
 
 use crate::support::{
-    MANIFEST, Reply, Setup, absent, bind, closed_port, digest, manifest, origin, reply, repository,
-    soon, tag,
+    MANIFEST, Reply, Setup, closed_port, digest, manifest, manifest_to_put, origin, reply,
+    repository, soon, tag,
 };
 
 async fn ask(upstream: &UpstreamClient) -> Result<(), ErrorKind> {
@@ -100,144 +100,97 @@ async fn the_pool_is_used_again_after_challenges_and_redirects() {
 }
 
 #[tokio::test]
-async fn patience_ends_in_a_timeout_that_counts_against_the_upstream() {
-    let origin = origin(|_| Reply::Hang).await;
-    let setup = Setup::new(&origin.url());
-    let upstream = setup.build();
-    for _ in 0..3 {
-        let started = Instant::now();
-        let error = upstream
-            .get_blob(&repository(), &digest(), None, Instant::now() + Duration::from_millis(50))
-            .await
-            .expect_err("late");
-        assert_eq!(error.kind(), &ErrorKind::Timeout);
-        assert!(started.elapsed() < Duration::from_secs(2));
+async fn what_has_just_failed_is_not_asked_for_again_for_a_moment() {
+    for (status, requests) in [(500, 3), (503, 3), (501, 1)] {
+        let origin = origin(move |seen| {
+            if seen.path().ends_with("/latest") { reply(status, &[], "") } else { manifest() }
+        })
+        .await;
+        let setup = Setup::new(&origin.url());
+        let upstream = setup.build();
+        for _ in 0..4 {
+            assert_eq!(ask(&upstream).await, Err(ErrorKind::ServerError(status)), "as the first");
+        }
+        assert_eq!(origin.seen().len(), requests, "{status}");
+        let other = Reference::parse("other").expect("valid");
+        upstream.get_manifest(&repository(), &other, soon()).await.expect("it does not fail");
+        let head = upstream.head_manifest(&repository(), &tag(), soon()).await;
+        assert_eq!(head.expect_err("asked").kind(), &ErrorKind::ServerError(status));
+        assert_eq!(origin.seen().len(), 2 * requests + 1, "HEAD is another question");
+        setup.clock.advance(Duration::from_secs(5));
+        assert_eq!(ask(&upstream).await, Err(ErrorKind::ServerError(status)));
+        assert_eq!(origin.seen().len(), 3 * requests + 1);
     }
-    assert_eq!(ask(&upstream).await, Err(ErrorKind::Unreachable));
-    assert_eq!(origin.seen().len(), 3);
-    assert!(setup.metric(r#"roadstead_upstream_breaker_open{upstream="acme.test"} 1"#));
 }
 
 #[tokio::test]
-async fn after_three_failures_answers_are_immediate_until_one_probe_succeeds() {
-    let state = Arc::new(AtomicUsize::new(0));
-    let current = state.clone();
-    let origin = origin(move |_| match current.load(Ordering::SeqCst) {
-        0 => reply(500, &[], ""),
-        1 => Reply::Hang,
-        _ => manifest(),
-    })
-    .await;
-    let setup = Setup::new(&origin.url());
-    let upstream = setup.build();
-    for _ in 0..3 {
-        assert_eq!(ask(&upstream).await, Err(ErrorKind::ServerError(500)));
-    }
-    let started = Instant::now();
-    assert_eq!(ask(&upstream).await, Err(ErrorKind::Unreachable));
-    assert!(started.elapsed() < Duration::from_millis(100));
-    assert_eq!(origin.seen().len(), 9);
-
-    setup.clock.advance(Duration::from_secs(10));
-    state.store(1, Ordering::SeqCst);
-    let probe = tokio::spawn({
-        let upstream = upstream.clone();
-        async move { ask(&upstream).await }
-    });
-    while origin.seen().len() < 10 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(ask(&upstream).await, Err(ErrorKind::Unreachable), "only one probe passes");
-    probe.abort();
-    assert!(probe.await.expect_err("aborted").is_cancelled());
-    state.store(2, Ordering::SeqCst);
-    assert_eq!(ask(&upstream).await, Ok(()), "the abandoned probe gave its place back");
-    assert_eq!(ask(&upstream).await, Ok(()));
-    assert!(setup.metric(r#"roadstead_upstream_breaker_open{upstream="acme.test"} 0"#));
-}
-
-#[tokio::test]
-async fn answers_of_any_kind_show_that_the_upstream_is_there() {
-    let count = Arc::new(AtomicUsize::new(0));
-    let counter = count.clone();
-    let origin = origin(move |_| {
-        if counter.fetch_add(1, Ordering::SeqCst) % 7 == 6 { absent() } else { reply(500, &[], "") }
-    })
-    .await;
+async fn a_failure_of_a_moment_ago_is_told_as_one() {
+    let origin = origin(|_| reply(500, &[], "")).await;
     let upstream = Setup::new(&origin.url()).build();
-    for _ in 0..4 {
-        for expected in
-            [ErrorKind::ServerError(500), ErrorKind::ServerError(500), ErrorKind::NotFound]
-        {
-            assert_eq!(ask(&upstream).await, Err(expected));
-        }
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let error = upstream.get_manifest(&repository(), &tag(), soon()).await;
+        told.push(error.expect_err("500").to_string());
     }
-}
-
-#[tokio::test]
-async fn a_429_stops_manifests_for_its_pause_while_blobs_flow() {
-    let limited = Arc::new(AtomicBool::new(true));
-    let is_limited = limited.clone();
-    let origin = origin(move |seen| match seen.path().contains("/manifests/") {
-        true if is_limited.load(Ordering::SeqCst) => {
-            reply(429, &[("retry-after", "30")], "Too Many Requests")
-        }
-        true => manifest(),
-        false => reply(200, &[], "blob"),
-    })
-    .await;
-    let setup = Setup::new(&origin.url());
-    let upstream = setup.build();
-    let limited_for =
-        |seconds| Err(ErrorKind::RateLimited { retry_after: Duration::from_secs(seconds) });
-    assert_eq!(ask(&upstream).await, limited_for(30));
-    setup.clock.advance(Duration::from_secs(12));
-    for _ in 0..5 {
-        assert_eq!(ask(&upstream).await, limited_for(18));
-        let head = upstream
-            .head_manifest(&repository(), &tag(), soon())
-            .await
-            .expect_err("the same class");
-        assert_eq!(head.kind(), &ErrorKind::RateLimited { retry_after: Duration::from_secs(18) });
-    }
-    assert_eq!(origin.count("/v2/team/app/manifests/"), 1);
-    upstream.get_blob(&repository(), &digest(), None, soon()).await.expect("blobs flow");
-    limited.store(false, Ordering::SeqCst);
-    setup.clock.advance(Duration::from_secs(18));
-    assert_eq!(ask(&upstream).await, Ok(()));
-}
-
-#[tokio::test]
-async fn a_429_holds_for_the_credential_that_got_it() {
-    let origin = origin(|seen| match seen.header("authorization") {
-        Some(_) => reply(429, &[], ""),
-        None if seen.path().contains("/team/") => reply(401, &[("www-authenticate", "Basic")], ""),
-        None => manifest(),
-    })
-    .await;
-    let upstream = Setup::new(&origin.url()).credential("team/*", "robot", "hunter2").build();
     assert_eq!(
-        ask(&upstream).await,
-        Err(ErrorKind::RateLimited { retry_after: Duration::from_secs(10) })
+        told,
+        [
+            "acme.test: manifest_get: the upstream answered 500 (3 attempts)",
+            "acme.test: manifest_get: the upstream answered 500 (a moment ago)",
+        ]
     );
-    let other = roadstead::oci::Repository::parse("else/where").expect("valid");
-    upstream.get_manifest(&other, &tag(), soon()).await.expect("another credential, none here");
 }
 
 #[tokio::test]
-async fn a_429_of_the_token_endpoint_is_asked_once() {
-    let bound = bind().await;
-    let realm = format!(r#"Bearer realm="{}/token""#, bound.url());
-    let origin = bound.serve(move |seen| match seen.path() {
-        "/token" => reply(429, &[("retry-after", "99999")], ""),
-        _ => reply(401, &[("www-authenticate", &realm)], ""),
-    });
+async fn a_manifest_that_was_put_anew_is_asked_for_again() {
+    let put = Arc::new(AtomicBool::new(false));
+    let was_put = put.clone();
+    let origin = origin(move |seen| match seen.method.as_str() {
+        "PUT" => {
+            was_put.store(true, Ordering::SeqCst);
+            reply(201, &[], "")
+        }
+        _ if was_put.load(Ordering::SeqCst) => manifest(),
+        _ => reply(500, &[], ""),
+    })
+    .await;
+    let upstream = Setup::new(&origin.url()).build();
+    assert_eq!(ask(&upstream).await, Err(ErrorKind::ServerError(500)));
+    upstream.put_manifest(&repository(), &manifest_to_put(), soon()).await.expect("it is taken");
+    assert_eq!(ask(&upstream).await, Ok(()));
+}
+
+#[tokio::test]
+async fn silence_stands_only_for_those_who_would_not_wait_longer() {
+    let patience = Arc::new(AtomicBool::new(false));
+    let is_patient = patience.clone();
+    let origin =
+        origin(move |_| if is_patient.load(Ordering::SeqCst) { manifest() } else { Reply::Hang })
+            .await;
     let upstream = Setup::new(&origin.url()).build();
     for _ in 0..3 {
-        assert_eq!(
-            ask(&upstream).await,
-            Err(ErrorKind::RateLimited { retry_after: Duration::from_hours(1) })
-        );
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let error = upstream.get_manifest(&repository(), &tag(), deadline).await;
+        assert_eq!(error.expect_err("silent").kind(), &ErrorKind::Timeout);
     }
-    assert_eq!(origin.count("/token"), 1);
+    assert_eq!(origin.seen().len(), 1);
+    patience.store(true, Ordering::SeqCst);
+    assert_eq!(ask(&upstream).await, Ok(()), "ten seconds are more than it was silent");
+}
+
+#[tokio::test]
+async fn writes_and_the_rest_of_a_transfer_are_sent_whatever_failed_before() {
+    let origin = origin(|_| reply(500, &[], "")).await;
+    let upstream = Setup::new(&origin.url()).build();
+    for n in 1..=2 {
+        let put = upstream.put_manifest(&repository(), &manifest_to_put(), soon()).await;
+        assert_eq!(put.expect_err("500").kind(), &ErrorKind::ServerError(500));
+        assert_eq!(origin.seen().len(), 3 * n);
+    }
+    upstream.get_blob(&repository(), &digest(), None, soon()).await.expect_err("500");
+    for n in 1..=2 {
+        let rest = Some(Part::From(7));
+        upstream.get_blob(&repository(), &digest(), rest, soon()).await.expect_err("500");
+        assert_eq!(origin.seen().len(), 9 + 3 * n);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod auth;
+mod breaker;
 mod credential_helpers;
 mod deadlines;
 mod failures;
@@ -9,4 +10,5 @@ mod heads;
 mod redirects;
 mod scopes;
 mod support;
+mod throttle;
 mod tls;

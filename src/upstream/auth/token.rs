@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
 use moka::future::Cache;
+use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
 use super::identity::{BasicLogin, UpstreamIdentity};
@@ -154,17 +155,23 @@ impl TokenEndpoint {
     /// (UP-3).
     async fn fetch(&self, key: &TokenKey) -> TokenResult {
         let UpstreamIdentity { credential, login } = &key.identity;
-        self.throttle.check(*credential, Operation::Token)?;
-        let first = self.transport.send(Operation::Token, get(key)).await?;
+        let pass = self.throttle.check(*credential, Operation::Token)?;
+        let deadline = Some(Instant::now() + self.time_limit);
+        let first = self.transport.send(Operation::Token, get(key), deadline).await?;
         let is_refused = matches!(first.status().as_u16(), 400 | 404 | 405);
         let answer = match login.as_ref().filter(|_| is_refused) {
             Some(login) => {
                 first.discard().await;
-                self.transport.send(Operation::Token, post(key, login)).await?
+                self.transport.send(Operation::Token, post(key, login), deadline).await?
             }
             None => first,
         };
-        self.read(&key.identity, answer).await
+        let status = answer.status();
+        let token = self.read(&key.identity, answer).await;
+        if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
+            pass.answered();
+        }
+        token
     }
 
     /// # Errors

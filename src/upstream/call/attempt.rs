@@ -1,9 +1,12 @@
 //! One attempt at an operation: authorise, send, follow redirects; and if the registry rejects the
 //! authorisation, once more with a better one.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::oci::{ErrorCode, Repository};
@@ -78,10 +81,12 @@ pub(in crate::upstream) struct CallResponse {
 /// The parts of an upstream that an attempt needs, and as whom it is made.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::upstream) struct CallAttempt<'a> {
-    pub(in crate::upstream) transport: &'a Transport,
+    pub(in crate::upstream) transport: &'a Arc<Transport>,
     pub(in crate::upstream) auth: &'a Authenticator,
     pub(in crate::upstream) throttle: &'a Throttle,
     pub(in crate::upstream) identity: &'a UpstreamIdentity,
+    /// `None`: the caller watches how the sending goes on.
+    pub(in crate::upstream) deadline: Option<Instant>,
 }
 
 impl CallAttempt<'_> {
@@ -125,7 +130,7 @@ impl CallAttempt<'_> {
         let request = call.request(&call.url, authorization.header());
         let request = HttpRequest { body: RequestBody::Stream(body), ..request };
         // Not `follow`: what is written goes to the registry itself or nowhere.
-        let response = self.transport.send(call.operation, request).await?;
+        let response = self.transport.send(call.operation, request, self.deadline).await?;
         match CallResponse::direct(response).check_auth(call, &authorization).await {
             Ok(response) => self.check_status(call, response).await,
             Err(rejection) => {
@@ -180,7 +185,8 @@ impl CallAttempt<'_> {
             // Once its origin is left, the credential is not sent again, even if a later redirect
             // leads back: that URL was chosen by whoever was in between (RELIABILITY §2.1).
             let header = authorization.header().filter(|_| !left_origin);
-            let response = self.transport.send(call.operation, call.request(&url, header)).await?;
+            let request = call.request(&url, header);
+            let response = self.transport.send(call.operation, request, self.deadline).await?;
             self.note_rate_limit(call.operation, response.headers());
             // What is written goes to the registry itself or nowhere.
             if !is_redirect(response.status()) || call.operation.is_write() {

@@ -1,5 +1,5 @@
-//! One operation, from the caller's deadline to the registry's answer: with a login, between the
-//! breaker and the throttle, again where that helps.
+//! One operation, from the caller's deadline to the registry's answer: past the throttle and the
+//! breaker, with a login, again where that helps.
 
 use std::future::{Future, ready};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::attempt::{Call, CallAttempt, CallResponse};
-use super::breaker::{Permit, Reachability};
+use super::failing::FailingCalls;
 use super::retry;
 use crate::clock::Clock;
 use crate::config;
@@ -22,7 +22,7 @@ use crate::upstream::auth::scheme::Authenticator;
 use crate::upstream::auth::token::{TokenCache, TokenEndpoint};
 use crate::upstream::error::{Error, ErrorKind, FailureClass, Fault, Operation, Symptom};
 use crate::upstream::transport::request::Transport;
-use crate::upstream::transport::throttle::Throttle;
+use crate::upstream::transport::throttle::{Throttle, ThrottlePass};
 
 /// Runs the operations of one upstream.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub(in crate::upstream) struct CallRunner {
     transport: Arc<Transport>,
     logins: Logins,
     auth: Authenticator,
-    reachability: Reachability,
     throttle: Arc<Throttle>,
+    failing: FailingCalls,
     /// It has been pinged for its authentication scheme. Remembered apart from the scheme, since an
     /// open registry never tells one and would be pinged before every chunk of an upload.
     auth_probed: AtomicBool,
@@ -53,21 +53,19 @@ impl CallRunner {
         limits: &Limits,
     ) -> Self {
         let transport = Arc::new(transport);
-        let throttle = Arc::new(Throttle::new(clock.clone()));
+        let throttle = Arc::new(Throttle::new(config.name.clone(), clock.clone()));
         let tokens = TokenCache::new(TokenEndpoint {
             transport: transport.clone(),
             throttle: throttle.clone(),
             clock: clock.clone(),
             time_limit: limits.head,
         });
-        let upstream_metrics = &transport.metrics().upstream;
-        let breaker_open = upstream_metrics.breaker_open.with_label_values(&[config.name.as_str()]);
         Self {
             logins: Logins::new(config, &clock, limits),
             auth: Authenticator::new(transport.clone(), tokens),
-            reachability: Reachability::new(clock, breaker_open),
             transport,
             throttle,
+            failing: FailingCalls::new(clock),
             auth_probed: AtomicBool::new(false),
             retry_pause: limits.retry_pause,
         }
@@ -89,7 +87,7 @@ impl CallRunner {
         repository: &Repository,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let identity = self.identity(repository, deadline).await;
+        let identity = self.identity(Operation::BlobGet, repository, deadline).await;
         identity.map(drop).map_err(|fault| fault.during(self.upstream(), Operation::BlobGet, 0))
     }
 
@@ -105,7 +103,10 @@ impl CallRunner {
     {
         // Outside of the future that the deadline may drop, so that the error can tell it.
         let mut budget = CallBudget { deadline, attempts: 0 };
-        let outcome = self.run_with_login(call, &mut budget, finish).await;
+        let outcome = match self.failing.recent(call, deadline) {
+            Some(fault) => Err(fault),
+            None => self.run_with_login(call, &mut budget, finish).await,
+        };
         outcome.map_err(|fault| fault.during(self.upstream(), call.operation, budget.attempts))
     }
 
@@ -151,18 +152,21 @@ impl CallRunner {
         body: reqwest::Body,
         login_deadline: Instant,
     ) -> Result<CallResponse, Fault> {
-        self.throttle.check(self.logins.credential(call.repository), call.operation)?;
-        let identity = self.identity(call.repository, login_deadline).await?;
-        let permit = self.reachability.admit().ok_or_else(breaker_open)?;
-        let attempt = self.attempt(&identity);
+        let pass = self.throttle.check(self.logins.credential(call.repository), call.operation)?;
+        let identity = self.identity(call.operation, call.repository, login_deadline).await?;
+        let attempt = self.attempt(&identity, Some(login_deadline));
         let outcome = match timeout_at(login_deadline, attempt.authorise(call)).await {
             // No deadline from here on: how long an upload takes depends on its client, and the
             // caller watches both sides.
-            Ok(Ok(authorization)) => Ok(attempt.send_once(call, authorization, body).await),
-            Ok(Err(fault)) => Ok(Err(fault)),
-            Err(late) => Err(late),
+            Ok(Ok(authorization)) => {
+                let attempt = CallAttempt { deadline: None, ..attempt };
+                attempt.send_once(call, authorization, body).await
+            }
+            Ok(Err(fault)) => Err(fault),
+            Err(_) => Err(late()),
         };
-        report(permit, outcome)
+        self.report(call, pass, &outcome);
+        outcome
     }
 
     /// Runs the call with the login for its repository; once more if the upstream rejects that and
@@ -176,40 +180,69 @@ impl CallRunner {
     where
         F: Future<Output = Result<T, Fault>>,
     {
+        let deadline = budget.deadline;
         // Before the login: no helper is run for a request that may not be sent.
-        self.throttle.check(self.logins.credential(call.repository), call.operation)?;
-        let mut identity = self.identity(call.repository, budget.deadline).await?;
-        let mut may_change_login = true;
-        loop {
-            // The permit comes after the login. Waiting for a credential helper is no fault of the
-            // upstream, and a probe that waited for one would keep all others out.
-            let permit = self.reachability.admit().ok_or_else(breaker_open)?;
-            let deadline = budget.deadline;
-            let running = self.run_with_retries(call, &identity, budget, &finish);
-            let outcome = report(permit, timeout_at(deadline, running).await);
-            let is_rejected =
-                outcome.as_ref().is_err_and(|fault| fault.kind == ErrorKind::CredentialRejected);
-            if !is_rejected || !may_change_login {
-                return outcome;
-            }
-            // A helper may have a newer login, as ECR's passwords end after 12 hours.
-            let Some(other) = in_time(deadline, self.logins.instead_of(&identity)).await? else {
-                return outcome;
-            };
-            (identity, may_change_login) = (other, false);
+        let pass = self.throttle.check(self.logins.credential(call.repository), call.operation)?;
+        let mut identity = self.identity(call.operation, call.repository, deadline).await?;
+        let started = Instant::now();
+        let mut outcome = self.run_until_deadline(call, &identity, budget, &finish).await;
+        // A helper may have a newer login, as ECR's passwords end after 12 hours.
+        if outcome.as_ref().is_err_and(|fault| fault.kind == ErrorKind::CredentialRejected)
+            && let Some(other) = in_time(deadline, self.logins.instead_of(&identity)).await?
+        {
+            identity = other;
+            outcome = self.run_until_deadline(call, &identity, budget, &finish).await;
         }
+        match &outcome {
+            Ok(_) if call.operation.is_write() => self.failing.forget(call),
+            Ok(_) => {}
+            Err(fault) => self.failing.note(call, fault, started.elapsed()),
+        }
+        self.report(call, pass, &outcome);
+        outcome
     }
 
-    /// The identity for a repository. No helper is run for an upstream that will not be dialled.
+    /// The identity for a repository, once the upstream may be asked: no helper is run for one that
+    /// is left alone. Waiting for a helper is no fault of the upstream.
     async fn identity(
         &self,
+        operation: Operation,
         repository: &Repository,
         deadline: Instant,
     ) -> Result<UpstreamIdentity, Fault> {
-        if self.reachability.is_shut() {
-            return Err(breaker_open());
-        }
+        self.transport.admit(operation.direction(), deadline).await?;
         in_time(deadline, self.logins.identity(repository)).await
+    }
+
+    /// Tells both gates how a call went.
+    fn report<T>(&self, call: &Call<'_>, pass: ThrottlePass<'_>, outcome: &Result<T, Fault>) {
+        match outcome {
+            Ok(_) => pass.answered(),
+            Err(fault) => {
+                // A failure says nothing of the rate; the next call asks again.
+                if matches!(fault.symptom, Symptom::Status(400..500) | Symptom::Answered)
+                    && !matches!(fault.kind, ErrorKind::RateLimited { .. })
+                {
+                    pass.answered();
+                }
+                self.transport.note_failure(call.operation.direction(), fault);
+            }
+        }
+    }
+
+    async fn run_until_deadline<T, F>(
+        &self,
+        call: &Call<'_>,
+        identity: &UpstreamIdentity,
+        budget: &mut CallBudget,
+        finish: impl Fn(CallResponse) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let deadline = budget.deadline;
+        let running = self.run_with_retries(call, identity, budget, finish);
+        timeout_at(deadline, running).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Sends the call until it works or `retry` says that it will not. A pause that would end after
@@ -226,7 +259,7 @@ impl CallRunner {
     {
         loop {
             budget.attempts += 1;
-            let fault = match self.attempt(identity).send(call).await {
+            let fault = match self.attempt(identity, Some(budget.deadline)).send(call).await {
                 Ok(response) => match finish(response).await {
                     Ok(done) => return Ok(done),
                     Err(fault) => fault,
@@ -241,33 +274,19 @@ impl CallRunner {
         }
     }
 
-    fn attempt<'a>(&'a self, identity: &'a UpstreamIdentity) -> CallAttempt<'a> {
+    fn attempt<'a>(
+        &'a self,
+        identity: &'a UpstreamIdentity,
+        deadline: Option<Instant>,
+    ) -> CallAttempt<'a> {
         let Self { transport, auth, throttle, .. } = self;
-        CallAttempt { transport, auth, throttle, identity }
+        CallAttempt { transport, auth, throttle, identity, deadline }
     }
 }
 
-/// Tells the breaker how a call went; `Err` is its deadline.
-fn report<T, E>(permit: Permit<'_>, outcome: Result<Result<T, Fault>, E>) -> Result<T, Fault> {
-    match outcome {
-        Ok(Ok(done)) => {
-            permit.reached();
-            Ok(done)
-        }
-        Ok(Err(fault)) => {
-            permit.failed(fault.symptom);
-            Err(fault)
-        }
-        Err(_) => {
-            permit.timed_out();
-            Err(Fault::new(ErrorKind::Timeout, Symptom::Silence, "no answer in time"))
-        }
-    }
-}
-
-fn breaker_open() -> Fault {
-    let reason = "it has been unreachable and is left alone";
-    Fault::new(ErrorKind::Unreachable, Symptom::Local, reason)
+/// The deadline passed while a token was waited for, or within a body.
+fn late() -> Fault {
+    Fault::new(ErrorKind::Timeout, Symptom::Silence, "no answer in time")
 }
 
 /// Waits for a login until the caller's deadline. The helper runs on for those who wait longer.

@@ -133,7 +133,8 @@ impl OutboundGate {
         }
     }
 
-    fn is_home(&self, url: &Url) -> bool {
+    /// Whether it is the upstream itself, and not a host that somebody has named.
+    pub(super) fn is_home(&self, url: &Url) -> bool {
         self.home.origin() == url.origin()
     }
 }

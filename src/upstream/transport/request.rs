@@ -13,6 +13,10 @@ use url::Url;
 use super::body::HttpResponse;
 use super::dial::HttpClients;
 use super::gate::{DialVia, ForbiddenUrl, OutboundGate, origin_of};
+use super::reachability::Reachability;
+use crate::clock::Clock;
+use crate::config;
+use crate::limits::Limits;
 use crate::metrics::{Counter, Metrics};
 use crate::oci::UpstreamName;
 use crate::upstream::cause::{Cause, find};
@@ -28,6 +32,9 @@ pub(in crate::upstream) struct Transport {
     metrics: Arc<Metrics>,
     received_bytes: Counter,
     body_idle: Duration,
+    pub(super) reachability: Reachability,
+    /// How long a ping may take.
+    pub(super) ping_time: Duration,
 }
 
 /// One request; its headers come from an allow-list, never from a client (DESIGN §8).
@@ -50,32 +57,42 @@ pub(in crate::upstream) enum RequestBody {
 }
 
 impl Transport {
-    /// `body_idle` is the longest silence within the body of an answer.
     pub(in crate::upstream) fn new(
-        name: UpstreamName,
-        gate: OutboundGate,
+        config: &config::Upstream,
         clients: HttpClients,
+        clock: Clock,
+        limits: &Limits,
         metrics: Arc<Metrics>,
-        body_idle: Duration,
     ) -> Self {
+        let name = config.name.clone();
         let received_bytes = metrics.upstream.received_bytes.with_label_values(&[name.as_str()]);
         // At 0 from the start, so that a rate sees the first one.
         for cause in Cause::ALL {
             metrics.upstream.unanswered.with_label_values(&[name.as_str(), cause.as_str()]);
         }
-        Self { name, gate, clients, metrics, received_bytes, body_idle }
+        Self {
+            gate: OutboundGate::new(config),
+            clients,
+            received_bytes,
+            body_idle: limits.upstream_idle,
+            reachability: Reachability::new(name.clone(), clock, metrics.clone()),
+            ping_time: limits.ping,
+            metrics,
+            name,
+        }
     }
 
     pub(in crate::upstream) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Sends one request and waits for the headers of its answer. The caller sets the deadline.
+    /// Sends one request and waits for the headers of its answer, whoever is left alone. The caller
+    /// sets the deadline.
     ///
     /// # Errors
     /// `ForbiddenAddress` if the gate says no, `Protocol` if what answers does not speak HTTP,
     /// else `Unreachable`. Any status is an answer.
-    pub(in crate::upstream) async fn send(
+    pub(super) async fn exchange(
         &self,
         operation: Operation,
         request: HttpRequest,

@@ -1,5 +1,5 @@
-//! The throttle: after a 429 nothing of that kind is sent until the upstream's pause is over
-//! (DESIGN §14.4).
+//! The throttle: after a 429 nothing of that kind is sent until the upstream's pause is over, but
+//! for one request a minute that asks whether it still holds (DESIGN §14.4).
 //!
 //! It stands below authentication, since token requests are limited as well as operations.
 
@@ -11,11 +11,14 @@ use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
 use crate::clock::{Clock, Timestamp};
-use crate::oci::parse_retry_after;
-use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
+use crate::oci::{UpstreamName, parse_retry_after};
+use crate::upstream::error::{Direction, ErrorKind, Fault, Operation, Symptom};
 
 /// After a 429 that does not say how long to wait.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(10);
+/// After so long one request asks again, whatever the upstream said: some send an hour to whoever
+/// made one request too many.
+const ASK_AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 /// Which of an upstream's configured credentials is used; `None` is anonymous. Registries count
 /// requests by account, so one credential's 429 says nothing about the others.
@@ -39,7 +42,8 @@ impl RateClass {
             | Operation::Tags
             | Operation::Referrers
             | Operation::ManifestPut
-            | Operation::Delete => Self::Manifests,
+            | Operation::Delete
+            | Operation::Ping => Self::Manifests,
             Operation::BlobHead
             | Operation::BlobGet
             | Operation::UploadBegin
@@ -49,30 +53,81 @@ impl RateClass {
             Operation::Token => Self::Token,
         }
     }
+
+    /// The one string form, for logs.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Manifests => "manifests",
+            Self::Blobs => "blobs",
+            Self::Token => "tokens",
+        }
+    }
+}
+
+/// What a pause holds for. Registries limit writes apart from reads, and a push that is refused is
+/// no reason to pull less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ThrottleKey {
+    credential: CredentialIndex,
+    class: RateClass,
+    direction: Direction,
+}
+
+impl ThrottleKey {
+    fn new(credential: CredentialIndex, operation: Operation) -> Self {
+        let (class, direction) = (RateClass::of(operation), operation.direction());
+        Self { credential, class, direction }
+    }
+}
+
+/// A pause that an upstream has asked for.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    /// The end, as the upstream said.
+    until: Timestamp,
+    /// From here on one request asks whether the pause still holds.
+    ask_at: Timestamp,
+    /// That request is under way.
+    is_asked: bool,
 }
 
 /// The pauses that one upstream has asked for.
 #[derive(Debug)]
 pub(in crate::upstream) struct Throttle {
+    upstream: UpstreamName,
     clock: Clock,
-    /// When each pause ends; at most as many entries as credentials times classes.
-    paused_until: Mutex<HashMap<(CredentialIndex, RateClass), Timestamp>>,
+    /// At most as many as credentials times what a pause holds for. One stays until something else
+    /// than a 429 has been answered, so that an upstream which limits for hours is two log lines.
+    pauses: Mutex<HashMap<ThrottleKey, Pause>>,
 }
 
 impl Throttle {
-    pub(in crate::upstream) fn new(clock: Clock) -> Self {
-        Self { clock, paused_until: Mutex::default() }
+    pub(in crate::upstream) fn new(upstream: UpstreamName, clock: Clock) -> Self {
+        Self { upstream, clock, pauses: Mutex::default() }
     }
 
-    /// Fails with `RateLimited` while the pause for this credential and kind of operation lasts.
+    /// Leave to send, from the first request to the last answer.
+    ///
+    /// # Errors
+    /// `RateLimited` while the pause for this credential and kind of operation lasts.
     pub(in crate::upstream) fn check(
         &self,
         credential: CredentialIndex,
         operation: Operation,
-    ) -> Result<(), Fault> {
-        let until = self.pauses().get(&(credential, RateClass::of(operation))).copied();
-        let left = until.map_or(Duration::ZERO, |until| until.since(self.clock.now()));
-        if left.is_zero() { Ok(()) } else { Err(rate_limited(left, Symptom::Local)) }
+    ) -> Result<ThrottlePass<'_>, Fault> {
+        let (key, now) = (ThrottleKey::new(credential, operation), self.clock.now());
+        let mut pauses = self.pauses();
+        let Some(pause) = pauses.get_mut(&key) else {
+            return Ok(ThrottlePass { throttle: self, key, pause: None });
+        };
+        let left = pause.until.since(now);
+        if !left.is_zero() {
+            if pause.is_asked || now < pause.ask_at {
+                return Err(rate_limited(left, Symptom::Local));
+            }
+            pause.is_asked = true;
+        }
+        Ok(ThrottlePass { throttle: self, key, pause: Some(*pause) })
     }
 
     /// Takes note of a 429 with these headers, and returns the fault that it is.
@@ -82,17 +137,58 @@ impl Throttle {
         operation: Operation,
         headers: &HeaderMap,
     ) -> Fault {
-        let now = self.clock.now();
+        let (key, now) = (ThrottleKey::new(credential, operation), self.clock.now());
         let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let pause = value.and_then(|value| parse_retry_after(value, now.unix()));
-        let pause = pause.unwrap_or(DEFAULT_PAUSE);
+        let told = value.and_then(|value| parse_retry_after(value, now.unix()));
+        let told = told.unwrap_or(DEFAULT_PAUSE);
+        let (until, ask_at) = (now.plus(told), now.plus(told.min(ASK_AGAIN_AFTER)));
         // The newest answer counts, even if it asks for less: the upstream knows.
-        self.pauses().insert((credential, RateClass::of(operation)), now.plus(pause));
-        rate_limited(pause, Symptom::Status(429))
+        let before = self.pauses().insert(key, Pause { until, ask_at, is_asked: false });
+        if before.is_none() {
+            tracing::warn!(upstream = %self.upstream, gate = key.direction.as_str(),
+                of = key.class.as_str(), retry_after_s = told.as_secs(),
+                "it limits the rate of requests, and gets none of this kind for now");
+        }
+        rate_limited(told, Symptom::Status(429))
     }
 
-    fn pauses(&self) -> MutexGuard<'_, HashMap<(CredentialIndex, RateClass), Timestamp>> {
-        self.paused_until.lock().expect("nothing panics while it holds the throttle")
+    fn pauses(&self) -> MutexGuard<'_, HashMap<ThrottleKey, Pause>> {
+        self.pauses.lock().expect("nothing panics while it holds the throttle")
+    }
+}
+
+/// One operation's leave to send. Dropped, it lets the next one ask.
+#[derive(Debug)]
+pub(in crate::upstream) struct ThrottlePass<'a> {
+    throttle: &'a Throttle,
+    key: ThrottleKey,
+    /// The pause that was there: this operation finds out whether it still holds.
+    pause: Option<Pause>,
+}
+
+impl ThrottlePass<'_> {
+    /// There was an answer, and not a 429.
+    pub(in crate::upstream) fn answered(self) {
+        let Some(pause) = self.pause else { return };
+        let mut pauses = self.throttle.pauses();
+        // A newer 429 counts more than an older answer.
+        if pauses.get(&self.key).is_some_and(|now| now.ask_at == pause.ask_at) {
+            pauses.remove(&self.key);
+            let ThrottleKey { class, direction, .. } = self.key;
+            tracing::info!(upstream = %self.throttle.upstream, gate = direction.as_str(),
+                of = class.as_str(), "it answers requests of this kind again");
+        }
+    }
+}
+
+impl Drop for ThrottlePass<'_> {
+    fn drop(&mut self) {
+        if let Some(asked) = self.pause.filter(|pause| pause.is_asked)
+            && let Some(pause) = self.throttle.pauses().get_mut(&self.key)
+            && pause.ask_at == asked.ask_at
+        {
+            pause.is_asked = false;
+        }
     }
 }
 
@@ -105,20 +201,72 @@ fn rate_limited(retry_after: Duration, symptom: Symptom) -> Fault {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_429_stops_its_own_class_and_credential_until_the_pause_is_over() {
+    const ANONYMOUS: CredentialIndex = CredentialIndex(None);
+
+    fn throttle() -> (Throttle, Clock) {
         let clock = Clock::manual(Duration::from_secs(1));
-        let throttle = Throttle::new(clock.clone());
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, "30".parse().expect("valid"));
-        let anonymous = CredentialIndex(None);
-        throttle.pause(anonymous, Operation::ManifestGet, &headers);
+        (Throttle::new(UpstreamName::parse("acme.test").expect("valid"), clock.clone()), clock)
+    }
+
+    fn limit(throttle: &Throttle, operation: Operation, seconds: &'static str) {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, seconds.parse().expect("valid"))]);
+        throttle.pause(ANONYMOUS, operation, &headers);
+    }
+
+    fn left(throttle: &Throttle, operation: Operation) -> Option<u64> {
+        match throttle.check(ANONYMOUS, operation).map_err(|fault| fault.kind) {
+            Err(ErrorKind::RateLimited { retry_after }) => Some(retry_after.as_secs()),
+            other => other.map(|_| None).expect("no other failure"),
+        }
+    }
+
+    #[test]
+    fn a_429_stops_its_own_class_credential_and_direction_until_the_pause_is_over() {
+        let (throttle, clock) = throttle();
+        limit(&throttle, Operation::ManifestGet, "30");
         clock.advance(Duration::from_secs(10));
-        let fault = throttle.check(anonymous, Operation::ManifestHead).expect_err("paused");
-        assert_eq!(fault.kind, ErrorKind::RateLimited { retry_after: Duration::from_secs(20) });
-        assert!(throttle.check(anonymous, Operation::BlobGet).is_ok());
+        assert_eq!(left(&throttle, Operation::ManifestHead), Some(20));
+        assert_eq!(left(&throttle, Operation::BlobGet), None);
+        assert_eq!(left(&throttle, Operation::ManifestPut), None);
         assert!(throttle.check(CredentialIndex(Some(0)), Operation::ManifestGet).is_ok());
         clock.advance(Duration::from_secs(20));
-        assert!(throttle.check(anonymous, Operation::ManifestGet).is_ok());
+        assert_eq!(left(&throttle, Operation::ManifestGet), None);
+
+        limit(&throttle, Operation::UploadBegin, "30");
+        assert_eq!(left(&throttle, Operation::UploadSend), Some(30));
+        assert_eq!(left(&throttle, Operation::BlobGet), None);
+    }
+
+    #[test]
+    fn a_long_pause_is_asked_about_once_a_minute_by_one_request() {
+        let (throttle, clock) = throttle();
+        limit(&throttle, Operation::BlobGet, "3600");
+        clock.advance(Duration::from_secs(59));
+        assert_eq!(left(&throttle, Operation::BlobGet), Some(3541));
+        clock.advance(Duration::from_secs(1));
+        let probe = throttle.check(ANONYMOUS, Operation::BlobGet).expect("one asks");
+        assert_eq!(left(&throttle, Operation::BlobGet), Some(3540), "and nobody else");
+        drop(probe);
+        let probe = throttle.check(ANONYMOUS, Operation::BlobGet).expect("the first one has left");
+        limit(&throttle, Operation::BlobGet, "3540");
+        drop(probe);
+        assert_eq!(left(&throttle, Operation::BlobGet), Some(3540), "it still holds");
+        clock.advance(Duration::from_mins(1));
+        throttle.check(ANONYMOUS, Operation::BlobGet).expect("one asks").answered();
+        assert_eq!(left(&throttle, Operation::BlobGet), None);
+    }
+
+    #[test]
+    fn an_older_answer_does_not_end_a_newer_pause() {
+        let (throttle, clock) = throttle();
+        let before = throttle.check(ANONYMOUS, Operation::BlobGet).expect("no pause");
+        limit(&throttle, Operation::BlobGet, "30");
+        before.answered();
+        assert_eq!(left(&throttle, Operation::BlobGet), Some(30));
+        clock.advance(Duration::from_secs(30));
+        let after = throttle.check(ANONYMOUS, Operation::BlobGet).expect("it is over");
+        limit(&throttle, Operation::BlobGet, "30");
+        after.answered();
+        assert_eq!(left(&throttle, Operation::BlobGet), Some(30));
     }
 }

@@ -345,3 +345,35 @@ async fn a_monolithic_upload_that_the_registry_does_not_know_goes_on_as_another(
     assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.body, layer.bytes());
     assert_eq!(origin.blob_gets(&layer.digest), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_takes_no_pushes_can_be_pulled_from_and_the_other_way() {
+    let image = Image::new(1, &[1000]);
+    for status in [500, 503, 507, 429] {
+        let origin = Origin::with("a/b", "v1", &image).await;
+        let proxy = proxy_keeping_pushes(&origin).await;
+        for method in ["POST", "PUT"] {
+            origin.fault(On::any().method(method), Fault::Status(status));
+        }
+        for _ in 0..4 {
+            assert!(anyone(&proxy).post(&uploads("c/d")).await.status >= 429, "{status}");
+            let put = anyone(&proxy).manifest("c/d", "v1", &image.manifest).await;
+            assert!(put.status >= 429, "{status}");
+        }
+        assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 200, "{status}");
+        let layer = &image.layers[0].digest;
+        assert_eq!(proxy.get(&blob("a/b", layer)).await.status, 200, "{status}");
+
+        origin.repair();
+        let proxy = proxy_keeping_pushes(&origin).await;
+        for method in ["GET", "HEAD"] {
+            origin.fault(On::any().method(method), Fault::Status(status));
+        }
+        for n in 0..4 {
+            let answer = proxy.get(&manifest("a/b", format!("v{n}"))).await;
+            assert!(answer.status >= 429, "{status}");
+        }
+        assert_eq!(anyone(&proxy).post(&uploads("c/d")).await.status, 202, "{status}");
+        assert_eq!(proxy.metric("roadstead_upstream_breaker_open", &[]), 0, "{status}");
+    }
+}

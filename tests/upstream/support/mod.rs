@@ -7,7 +7,9 @@ mod setup;
 
 use std::time::Duration;
 
-use roadstead::oci::{Algorithm, Digest, Reference, Repository};
+use bytes::Bytes;
+use roadstead::oci::{Algorithm, Digest, MediaType, Reference, Repository};
+use roadstead::upstream::NewManifest;
 use tokio::time::Instant;
 
 pub(crate) use helper::{Helper, LOGIN};
@@ -32,6 +34,11 @@ pub(crate) fn tag() -> Reference {
 
 pub(crate) fn digest() -> Digest {
     Digest::of(Algorithm::Sha256, b"blob")
+}
+
+pub(crate) fn manifest_to_put() -> NewManifest {
+    let (media_type, bytes) = (MediaType::parse(MANIFEST).expect("valid"), Bytes::from("{}"));
+    NewManifest { reference: tag(), tags: Vec::new(), media_type, bytes }
 }
 
 /// An error with its whole chain, as a log would show it.

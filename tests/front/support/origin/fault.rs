@@ -33,6 +33,10 @@ impl On {
         Self { part: Some(part.to_string()), ..Self::default() }
     }
 
+    pub(crate) fn of(self, kind: Kind) -> Self {
+        Self { kind: Some(kind), ..self }
+    }
+
     pub(crate) fn gets(self) -> Self {
         Self { method: Some("GET"), ..self }
     }
