@@ -178,6 +178,15 @@ pub(crate) fn check_executable(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Bytes of the file system that a folder lies on, or will lie on when it is made. None if nobody
+/// says.
+pub(crate) fn disk_size(folder: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(folder).ok()?;
+    let there = absolute.ancestors().find(|folder| folder.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    Some(stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
 /// The sentence about a file that cannot be read.
 pub(crate) fn cannot_read(path: &Path, error: &io::Error) -> String {
     format!("cannot read {}: {error}", path.display())

@@ -2,6 +2,8 @@
 
 #[path = "config/secrets.rs"]
 mod secrets;
+#[path = "config/warnings.rs"]
+mod warnings;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::failure::CommandFailure;
 use super::output::{print, tell};
-use crate::config::{self, Config, Draft, Problems};
+use crate::clock::Clock;
+use crate::config::{self, Config, Draft, Problems, Surroundings};
 use crate::reload::inputs::Input;
 
 #[derive(Debug, clap::Args)]
@@ -41,12 +42,19 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandFailure> {
 /// found good too; and what in it is probably not meant.
 pub(super) fn load(file: Option<&Path>) -> Result<(Config, Problems), CommandFailure> {
     let Some(file) = file else { return Ok((config::builtin(), Problems::default())) };
-    let draft = Draft::read(file, &config::environment)?;
+    let now = Clock::system().now();
+    let draft = Draft::read(file, &Surroundings::of_process(now))?;
     for input in Input::ALL {
-        if let Err(unusable) = input.check(draft.config()) {
-            for (key, message) in unusable.0 {
-                draft.problem(&key, message);
-            }
+        let wrong = input.check(draft.config()).map_err(|unusable| unusable.problems);
+        for (key, message) in wrong.err().unwrap_or_default() {
+            draft.problem(&key, message);
+        }
+    }
+    if draft.is_right() {
+        for (key, message) in
+            Input::ALL.into_iter().flat_map(|input| input.warnings(draft.config(), now))
+        {
+            draft.warning(&key, message);
         }
     }
     Ok(draft.finish()?)

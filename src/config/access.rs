@@ -9,10 +9,10 @@ use ipnet::IpNet;
 use super::keys;
 use super::listen::is_loopback;
 use super::place::{Fields, Place, closest};
-use super::{Access, Allow, Application, Rule, Upstream};
+use super::{Access, Allow, Application, Rule, Upstream, Writes};
 use crate::identity::Identity;
 use crate::licence::Slug;
-use crate::oci::Pattern;
+use crate::oci::{Pattern, UpstreamName};
 
 /// Which kinds of identities a client can have: whether there is a file of users, licences are
 /// accepted, and clients are asked for certificates.
@@ -158,7 +158,36 @@ fn rule(fields: &Fields<'_>, context: &RuleContext<'_>) -> Option<Rule> {
         push: has(RuleAction::Push),
         delete: has(RuleAction::Delete),
     };
-    Some(Rule { who: who?, networks: networks(fields)?, allow, images, applications: slugs })
+    let rule = Rule { who: who?, networks: networks(fields)?, allow, images, applications: slugs };
+    if (allow.push || allow.delete)
+        && let Some(place) = fields.get("allow")
+        && let Some(refusing) = upstream_without_pushes(&rule, context)
+    {
+        place.warning(format!(
+            "nothing can be pushed to or deleted from {refusing}; add push: true under \
+             upstreams.{refusing}"
+        ));
+    }
+    Some(rule)
+}
+
+/// The first of the upstreams that a rule is about, if none of them takes pushes.
+fn upstream_without_pushes<'c>(rule: &Rule, context: &RuleContext<'c>) -> Option<&'c UpstreamName> {
+    let of_applications = context
+        .applications
+        .iter()
+        .filter(|application| rule.applications.contains(&application.slug))
+        .flat_map(|application| &application.images);
+    let globs: Vec<&Pattern> = rule.images.iter().chain(of_applications).collect();
+    let meant = |upstream: &&Upstream| {
+        globs.iter().any(|glob| {
+            let first = glob.as_str().split('/').next();
+            first.is_some_and(|first| ["*", "**", upstream.name.as_str()].contains(&first))
+        })
+    };
+    let mut meant = context.upstreams.iter().filter(meant).peekable();
+    let first = meant.peek().map(|upstream| &upstream.name);
+    first.filter(|_| meant.all(|upstream| upstream.writes == Writes::Refused))
 }
 
 fn application(text: &str, applications: &[Application]) -> Result<Slug, String> {

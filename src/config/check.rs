@@ -1,11 +1,11 @@
 //! The document as a whole: reads every section, fills in the defaults, and checks the rules
 //! between sections.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access::{self, IdentitySources, RuleContext};
 use super::applications;
+use super::cache;
 use super::credentials::UpstreamContext;
 use super::hosts;
 use super::keys;
@@ -14,14 +14,11 @@ use super::place::{Fields, Place};
 use super::sources::Sources;
 use super::units;
 use super::upstreams;
-use super::{Cache, Config, EnvLookup, Log, LogFormat, MinFree, Upstream};
+use super::{Config, Log, LogFormat, Surroundings, Upstream};
 use crate::oci::UpstreamName;
 
-const GIB: u64 = 1 << 30;
-const MINUTE: Duration = Duration::from_mins(1);
-
 /// What the document says; only meaningful if no problem was noted.
-pub(super) fn config(root: &Place<'_>, environment: EnvLookup<'_>) -> Config {
+pub(super) fn config(root: &Place<'_>, around: &Surroundings<'_>) -> Config {
     let top = root.fields(keys::TOP);
     let allow_plain_http = top.read("allow_plain_http", false, Place::flag);
     let allow_inline_secrets = top.read("allow_inline_secrets", false, Place::flag);
@@ -29,7 +26,9 @@ pub(super) fn config(root: &Place<'_>, environment: EnvLookup<'_>) -> Config {
     // Whether there is a section counts, not whether it is right: a mistake in it is a problem of
     // its own, and "clients would speak plain HTTP" beside it would mislead.
     let (listen, admin) = listen::read(&top, allow_plain_http, top.get("tls").is_some());
-    let upstreams = upstreams::read(&top, &UpstreamContext { environment, allow_inline_secrets });
+    let hosts = hosts::read(&top, allow_plain_http);
+    let context = UpstreamContext { around: *around, allow_inline_secrets, listen, hosts: &hosts };
+    let upstreams = upstreams::read(&top, &context);
     let access = top.get("access").map(|place| place.fields(keys::ACCESS));
     let sources = IdentitySources {
         users: access.as_ref().is_some_and(|access| access.get("users").is_some()),
@@ -43,57 +42,23 @@ pub(super) fn config(root: &Place<'_>, environment: EnvLookup<'_>) -> Config {
     Config {
         listen,
         admin,
-        hosts: hosts::read(&top, allow_plain_http),
+        hosts,
         allow_plain_http,
-        cache: cache(&top),
+        cache: cache::read(&top),
         default_upstream: default_upstream(&top, &upstreams),
         access: access::read(&top, access.as_ref(), &context),
         tls,
         applications,
         licences,
         upstreams,
-        shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), duration),
+        shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), shutdown_grace),
         log: log(&top),
         sources: Sources::default(),
     }
 }
 
-fn cache(top: &Fields<'_>) -> Cache {
-    let empty = top.get("cache").map(|place| place.fields(keys::CACHE));
-    let default = Cache {
-        path: PathBuf::from("./roadstead-data"),
-        max_size: 100 * GIB,
-        min_free: MinFree::Percent(5),
-        tag_ttl: 5 * MINUTE,
-        stale_if_error: 24 * 60 * MINUTE,
-        proof_ttl: 10 * MINUTE,
-        abandon_after: 5 * MINUTE,
-    };
-    let Some(cache) = empty else { return default };
-    Cache {
-        path: cache.read("path", default.path, |place| place.text().map(PathBuf::from)),
-        max_size: cache.read("max_size", default.max_size, max_size),
-        min_free: cache
-            .read("min_free", default.min_free, |place| units::min_free(&place.amount()?)),
-        tag_ttl: cache.read("tag_ttl", default.tag_ttl, duration),
-        stale_if_error: cache.read("stale_if_error", default.stale_if_error, duration),
-        proof_ttl: cache.read("proof_ttl", default.proof_ttl, duration),
-        abandon_after: cache.read("abandon_after", default.abandon_after, duration),
-    }
-}
-
-fn max_size(place: &Place<'_>) -> Result<u64, String> {
-    match units::size(&place.amount()?)? {
-        0 => Err(
-            "leaves no room for anything; write the largest size the cache may grow to, as 100GiB"
-                .to_owned(),
-        ),
-        size => Ok(size),
-    }
-}
-
-fn duration(place: &Place<'_>) -> Result<Duration, String> {
-    units::duration(&place.amount()?)
+fn shutdown_grace(place: &Place<'_>) -> Result<Duration, String> {
+    units::duration_up_to(place, Duration::from_hours(1))
 }
 
 /// The upstream that the key names. Without the key it is Docker Hub, if that is configured; with

@@ -2,6 +2,7 @@
 //! and not run.
 
 use std::cmp::Reverse;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use url::Position;
@@ -10,7 +11,9 @@ use super::docker_config::{self, DockerLogin};
 use super::keys;
 use super::licence_file;
 use super::place::{Fields, Place};
-use super::{Credential, EnvLookup, Login, Upstream};
+use super::{Credential, Host, Login, Surroundings, Upstream};
+use crate::clock::Timestamp;
+use crate::licence::{EXPIRY_NOTICE, Licence, calendar};
 use crate::oci::{Pattern, Repository};
 use crate::secret::Secret;
 
@@ -25,9 +28,12 @@ const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// What an upstream's section refers to that does not stand in it.
 #[derive(Clone, Copy)]
 pub(super) struct UpstreamContext<'a> {
-    pub(super) environment: EnvLookup<'a>,
+    pub(super) around: Surroundings<'a>,
     /// `allow_inline_secrets`: a password may stand in the document itself.
     pub(super) allow_inline_secrets: bool,
+    /// Where we listen, and by which names clients call us.
+    pub(super) listen: SocketAddr,
+    pub(super) hosts: &'a [Host],
 }
 
 /// The credentials of `upstream`, the longest pattern first.
@@ -134,7 +140,7 @@ fn whole_logins(
             let program = program(place.text()?, place, context)?;
             Ok(Logins::of(Login::Helper { program, server: server.to_owned() }))
         }
-        _ => from_licence(place).map(Logins::of),
+        _ => from_licence(place, context.around.now).map(Logins::of),
     }
 }
 
@@ -155,7 +161,7 @@ fn password(
         "password_file" => {
             Secret::of_line(&place.read_text()?).ok_or_else(|| format!("{text} is empty"))
         }
-        "password_env" => (context.environment)(text)
+        "password_env" => (context.around.environment)(text)
             .and_then(|value| Secret::of_line(&value))
             .ok_or_else(|| format!("the environment variable {text} is not set")),
         _ if context.allow_inline_secrets => {
@@ -167,10 +173,21 @@ fn password(
     }
 }
 
-/// A customer's proxy presents the licence to the vendor's (ACCESS §4.9).
-fn from_licence(place: &Place<'_>) -> Result<Login, String> {
+/// A customer's proxy presents the licence to the vendor's (ACCESS §4.9). One that has ended is no
+/// mistake in the document, and what is cached may still be served.
+fn from_licence(place: &Place<'_>, now: Timestamp) -> Result<Login, String> {
     let file = licence_file::parse(&place.read_text()?, place.file()?)?;
-    Ok(Login::Fixed { username: file.licence.id.to_string(), password: file.token })
+    let Licence { id, issuer, expires, not_before, .. } = &file.licence;
+    let ends = calendar::day(*expires);
+    if *expires <= now {
+        place.warning(format!("licence {id} ended on {ends}; ask {issuer} for another"));
+    } else if expires.since(now) <= EXPIRY_NOTICE {
+        place.warning(format!("licence {id} ends on {ends}; ask {issuer} for another"));
+    } else if *not_before > now {
+        let begins = calendar::format(*not_before);
+        place.warning(format!("licence {id} is not good before {begins}"));
+    }
+    Ok(Login::Fixed { username: id.to_string(), password: file.token })
 }
 
 fn from_docker_config(
@@ -227,8 +244,10 @@ fn program(
              absolute path"
         ));
     }
-    let (program, folders) =
-        (format!("{HELPER_PREFIX}{name}"), (context.environment)("PATH").unwrap_or_default());
+    let (program, folders) = (
+        format!("{HELPER_PREFIX}{name}"),
+        (context.around.environment)("PATH").unwrap_or_default(),
+    );
     let mut candidates = std::env::split_paths(&folders)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(&program));

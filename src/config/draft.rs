@@ -7,7 +7,7 @@ use super::document::Node;
 use super::place::Report;
 use super::problem::{Problem, Problems};
 use super::sources::Sources;
-use super::{Config, EnvLookup, check, document, place::Place};
+use super::{Config, Surroundings, check, document, place::Place};
 use crate::files;
 
 /// What a document says, and what is wrong with it so far.
@@ -26,19 +26,27 @@ impl Draft {
     ///
     /// # Errors
     /// If it cannot be read at all, or is no YAML.
-    pub fn read(file: &Path, environment: EnvLookup<'_>) -> Result<Self, Problems> {
+    pub fn read(file: &Path, around: &Surroundings<'_>) -> Result<Self, Problems> {
         let mut sources = Sources::default();
         let text = sources.read(file).and_then(files::utf8).map_err(|error| {
             Problems::whole(file, None, format!("cannot be read: {error}"), sources.clone())
         })?;
-        Self::of(text, file, environment, sources)
+        Self::of(text, file, around, sources)
     }
 
-    /// The same of a text that was read from `sources`.
-    pub(super) fn of(
+    /// Reads the text of a configuration; `file` only names it in problems.
+    ///
+    /// # Errors
+    /// If it is no YAML.
+    pub fn parse(text: &str, file: &Path, around: &Surroundings<'_>) -> Result<Self, Problems> {
+        Self::of(text.to_owned(), file, around, Sources::default())
+    }
+
+    /// A text that was read from `sources`.
+    fn of(
         text: String,
         file: &Path,
-        environment: EnvLookup<'_>,
+        around: &Surroundings<'_>,
         sources: Sources,
     ) -> Result<Self, Problems> {
         let root = match document::read(&text) {
@@ -49,22 +57,27 @@ impl Draft {
             }
         };
         let report = Report::beginning_with(sources);
-        let config = check::config(&Place::root(&root, &report), environment);
+        let config = check::config(&Place::root(&root, &report), around);
         Ok(Self { file: file.to_owned(), text, root, config, report })
     }
 
     /// What the document says; where it is wrong, the default.
-    pub fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
+    /// Whether nothing is wrong with it so far.
+    pub(crate) fn is_right(&self) -> bool {
+        !self.report.has_errors()
+    }
+
     /// Notes what is wrong with the value of `key`, as `access.users`.
-    pub fn problem(&self, key: &str, message: String) {
+    pub(crate) fn problem(&self, key: &str, message: String) {
         self.report.problem(self.root.number_of(key), Problem::error(key, message));
     }
 
     /// Notes what is probably not meant.
-    pub fn warning(&self, key: &str, message: String) {
+    pub(crate) fn warning(&self, key: &str, message: String) {
         self.report.problem(self.root.number_of(key), Problem::warning(key, message));
     }
 

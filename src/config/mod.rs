@@ -7,6 +7,7 @@
 
 mod access;
 mod applications;
+mod cache;
 mod certificates;
 mod check;
 mod credentials;
@@ -25,11 +26,16 @@ mod sources;
 mod units;
 mod upstreams;
 
+use std::fmt;
 use std::path::Path;
+use std::time::Duration;
+
+use crate::clock::{Clock, Timestamp};
 
 use document::{Node, YamlValue};
 use place::{Place, Report};
 
+pub(crate) use certificates::{Validity, certificate_flaws};
 pub use draft::Draft;
 pub use licence_file::{LicenceFile, read_licence};
 pub use model::{
@@ -43,12 +49,33 @@ pub use upstreams::host_and_port;
 /// Looks up an environment variable by its name; tests have other variables than the process.
 pub type EnvLookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// What a document is read in: what it may name, and what it is judged by.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    pub environment: EnvLookup<'a>,
+    pub now: Timestamp,
+}
+
+impl Surroundings<'_> {
+    /// Those of this process.
+    pub fn of_process(now: Timestamp) -> Self {
+        Self { environment: &|name| std::env::var(name).ok(), now }
+    }
+}
+
+impl fmt::Debug for Surroundings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
 /// Reads a configuration file, and the files and environment variables that it names.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    Ok(Draft::read(path, &environment)?.finish()?.0)
+    let around = Surroundings::of_process(Clock::system().now());
+    Ok(Draft::read(path, &around)?.finish()?.0)
 }
 
 /// Reads the text of a configuration; `file` only names it in problems.
@@ -56,17 +83,15 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(text: &str, file: &Path, environment: EnvLookup<'_>) -> Result<Config, Problems> {
-    Ok(Draft::of(text.to_owned(), file, environment, Sources::default())?.finish()?.0)
-}
-
-/// The variables of this process.
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+    let around = Surroundings { environment, now: Clock::system().now() };
+    Ok(Draft::parse(text, file, &around)?.finish()?.0)
 }
 
 /// The configuration of a proxy that is started without a file: the well-known registries, on
 /// loopback only.
 pub fn builtin() -> Config {
     let empty = Node { number: 0, value: YamlValue::Null };
-    check::config(&Place::root(&empty, &Report::default()), &|_| None)
+    // It names nothing that could be judged by a time.
+    let around = Surroundings { environment: &|_| None, now: Timestamp::from_unix(Duration::ZERO) };
+    check::config(&Place::root(&empty, &Report::default()), &around)
 }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use super::document::{Node, YamlValue, line_of};
-use super::problem::Problem;
+use super::problem::{Problem, Severity};
 use super::sources::Sources;
 use crate::files;
 
@@ -29,6 +29,10 @@ impl Report {
     /// Notes a problem with the node of this number.
     pub(super) fn problem(&self, number: usize, problem: Problem) {
         self.problems.borrow_mut().push((number, problem));
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        self.problems.borrow().iter().any(|(_, problem)| problem.severity == Severity::Error)
     }
 
     /// The problems in the order of the document, with their lines in `text`, and what was read.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::MinFree;
+use super::place::Place;
 
 const SIZES: [(&str, u64); 9] = [
     ("", 1),
@@ -49,6 +50,21 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     } else {
         Ok(duration)
     }
+}
+
+/// The duration at a place, with a warning if it is longer than anybody would want.
+///
+/// # Errors
+/// Those of [`duration`].
+pub(super) fn duration_up_to(place: &Place<'_>, most: Duration) -> Result<Duration, String> {
+    let text = place.amount()?;
+    let duration = duration(&text)?;
+    if duration > most {
+        let hours = most.as_secs() / 3600;
+        let most = if hours < 48 { format!("{hours}h") } else { format!("{}d", hours / 24) };
+        place.warning(format!("{text} is very long; more than {most} is hardly meant"));
+    }
+    Ok(duration)
 }
 
 /// A share of the file system below 100 %, as `5%`, or a size.

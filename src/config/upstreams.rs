@@ -2,6 +2,7 @@
 //! common.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use url::Url;
 
@@ -106,6 +107,13 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, context: &UpstreamContext<'
     if let Some(url) = fields.optional("url", |place| registry_url(place.text()?)) {
         upstream.url = url;
     }
+    if leads_here(&upstream.url, context) {
+        let place = fields.get("url").unwrap_or(&fields.place);
+        place.warning(format!(
+            "{} is this proxy itself, so that it would ask itself; write where the registry is",
+            upstream.url.origin().ascii_serialization()
+        ));
+    }
     for (key, list, parse) in [
         ("aliases", &mut upstream.aliases, alias as fn(&str) -> Result<String, String>),
         ("hosts", &mut upstream.hosts, host_name),
@@ -122,6 +130,25 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, context: &UpstreamContext<'
     upstream.page_limit = fields.optional("page_limit", Place::count).or(upstream.page_limit);
     upstream.credentials = credentials::read(fields, &upstream, context);
     upstream
+}
+
+/// Whether a request to this URL would come back to us, as far as it can be told without asking
+/// anybody.
+fn leads_here(url: &Url, context: &UpstreamContext<'_>) -> bool {
+    let (listen, port) = (context.listen, url.port_or_known_default());
+    let at = |ip: IpAddr| {
+        ip == listen.ip() || (listen.ip().is_unspecified() && ip.to_canonical().is_loopback())
+    };
+    let by_address = match url.host() {
+        Some(url::Host::Ipv4(ip)) => at(ip.into()),
+        Some(url::Host::Ipv6(ip)) => at(ip.into()),
+        Some(url::Host::Domain(name)) => name == "localhost" && at(Ipv4Addr::LOCALHOST.into()),
+        None => false,
+    };
+    let named = context.hosts.iter().any(|host| url.host_str() == Some(&host.name));
+    // What stands before us, with TLS, listens on the usual port.
+    let by_name = named && (port == Some(listen.port()) || url.port().is_none());
+    by_name || (by_address && port == Some(listen.port()))
 }
 
 fn writes(fields: &Fields<'_>) -> Writes {

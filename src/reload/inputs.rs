@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access::{self, Users};
-use crate::config::{self, Config};
+use crate::clock::Timestamp;
+use crate::config::{self, Config, Validity, certificate_flaws};
 use crate::files;
+use crate::identity::Identity;
 use crate::licence::{PublicKey, PublicKeys, Revocations};
 use crate::secret::Secret;
 use crate::server::{Service, TlsContext};
@@ -17,11 +19,22 @@ use crate::server::{Service, TlsContext};
 /// What is wrong with the files of one input: the key of the configuration that names the file, and
 /// a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unusable(pub Vec<(String, String)>);
+pub(crate) struct Unusable {
+    pub(crate) problems: Vec<KeyedMessage>,
+    /// When the same files can be used, if that is only a matter of time.
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// A key of the configuration, as `tls.certificate`, and what is to be said of its value.
+pub(crate) type KeyedMessage = (String, String);
 
 impl Unusable {
+    fn new(problems: Vec<KeyedMessage>) -> Self {
+        Self { problems, until: None }
+    }
+
     fn one(key: &str, message: String) -> Self {
-        Self(vec![(key.to_owned(), message)])
+        Self::new(vec![(key.to_owned(), message)])
     }
 
     /// The lines of a file that are wrong.
@@ -29,14 +42,14 @@ impl Unusable {
         let line = |(line, message): (usize, String)| {
             (key.to_owned(), format!("{}:{line}: {message}", path.display()))
         };
-        Self(problems.into_iter().map(line).collect())
+        Self::new(problems.into_iter().map(line).collect())
     }
 }
 
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let problem = |(key, message): &(String, String)| format!("{key}: {message}");
-        f.write_str(&self.0.iter().map(problem).collect::<Vec<_>>().join("; "))
+        let problem = |(key, message): &KeyedMessage| format!("{key}: {message}");
+        f.write_str(&self.problems.iter().map(problem).collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -77,7 +90,7 @@ impl Input {
             Self::Users => service.gatekeeper.set_users(users(config)?),
             Self::PublicKeys => service.gatekeeper.set_public_keys(public_keys(config)?),
             Self::Revocations => service.gatekeeper.set_revocations(revocations(config)?),
-            Self::Tls => service.tls.store(tls(config)?.map(Arc::new)),
+            Self::Tls => service.tls.store(next_tls(config, service)?.map(Arc::new)),
         }
         Ok(())
     }
@@ -116,6 +129,46 @@ impl Input {
             Self::Tls => tls(config).map(drop),
         }
     }
+
+    /// What is probably not meant, where the files can be used.
+    pub(crate) fn warnings(self, config: &Config, now: Timestamp) -> Vec<KeyedMessage> {
+        match self {
+            Self::Key | Self::PublicKeys | Self::Revocations => Vec::new(),
+            Self::Users => {
+                users(config).map(|users| unknown_users(config, &users)).unwrap_or_default()
+            }
+            Self::Tls => {
+                let certificate = config.tls.iter().map(|tls| &tls.certificate);
+                let texts = certificate.filter_map(|path| files::read_text(path).ok());
+                texts.flat_map(|pem| certificate_flaws(&pem, config, now)).collect()
+            }
+        }
+    }
+}
+
+/// Whoever has rights and is not among the users.
+fn unknown_users(config: &Config, users: &Users) -> Vec<KeyedMessage> {
+    let Some(path) = &config.access.users else { return Vec::new() };
+    let rules = config.access.rules.iter().enumerate();
+    let rules = rules.map(|(index, rule)| (format!("access.rules[{index}]"), &rule.who));
+    let publishers = config.applications.iter().flat_map(|application| {
+        let key = format!("applications.{}.publishers", application.slug);
+        application.publishers.iter().map(move |who| (key.clone(), who))
+    });
+    let unknown = |(key, who): (String, &Identity)| match who {
+        Identity::User(name) if users.get(name).is_none() => {
+            let path = path.display();
+            Some((
+                key,
+                format!("there is no user {name} in {path}; `htpasswd -B {path} {name}` makes one"),
+            ))
+        }
+        Identity::Anonymous
+        | Identity::User(_)
+        | Identity::Licence(_)
+        | Identity::Certificate(_) => None,
+    };
+    rules.chain(publishers).filter_map(unknown).collect()
 }
 
 fn set_key(config: &Config, service: &Service) -> Result<(), Unusable> {
@@ -174,7 +227,7 @@ pub(crate) fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
             Err(message) => problems.push((format!("licences.public_keys[{index}]"), message)),
         }
     }
-    if problems.is_empty() { Ok(PublicKeys::new(keys)) } else { Err(Unusable(problems)) }
+    if problems.is_empty() { Ok(PublicKeys::new(keys)) } else { Err(Unusable::new(problems)) }
 }
 
 /// What was revoked, in all lists together.
@@ -191,13 +244,33 @@ pub(crate) fn revocations(config: &Config) -> Result<Revocations, Unusable> {
     for (file, text) in lists {
         match Revocations::parse(&text) {
             Ok(list) => all = all.and(list),
-            Err(wrong) => problems.extend(Unusable::lines(KEY, &file, wrong).0),
+            Err(wrong) => problems.extend(Unusable::lines(KEY, &file, wrong).problems),
         }
     }
-    if problems.is_empty() { Ok(all) } else { Err(Unusable(problems)) }
+    if problems.is_empty() { Ok(all) } else { Err(Unusable::new(problems)) }
 }
 
-/// The texts of the files of `tls`, each by its key.
+/// TLS as it comes to be. A certificate that is not good now does not replace one that is.
+fn next_tls(config: &Config, service: &Service) -> Result<Option<TlsContext>, Unusable> {
+    let next = tls(config)?;
+    let now = service.clock.now();
+    let flaw = |tls: &TlsContext| tls.validity().and_then(|validity| validity.flaw(now));
+    let (Some(after), Some(before)) = (next.as_ref(), service.tls.load_full()) else {
+        return Ok(next);
+    };
+    match flaw(after) {
+        Some(reason) if flaw(&before).is_none() => {
+            let message = format!("the certificate {reason}, and the one in use is good");
+            let until = after.validity().map(|Validity(good)| good.start);
+            Err(Unusable {
+                until: until.filter(|start| now < *start),
+                ..Unusable::one("tls.certificate", message)
+            })
+        }
+        Some(_) | None => Ok(next),
+    }
+}
+
 fn tls(config: &Config) -> Result<Option<TlsContext>, Unusable> {
     let Some(tls) = &config.tls else { return Ok(None) };
     let mut problems = Vec::new();
@@ -209,7 +282,7 @@ fn tls(config: &Config) -> Result<Option<TlsContext>, Unusable> {
     let key = read("tls.key", &tls.key);
     let client_ca = tls.client_ca.as_ref().map(|path| read("tls.client_ca", path));
     let (Some(certificate), Some(key), false) = (certificate, key, client_ca == Some(None)) else {
-        return Err(Unusable(problems));
+        return Err(Unusable::new(problems));
     };
     let client_ca = client_ca.flatten();
     TlsContext::new(&certificate, &key, client_ca.as_deref(), tls.client_auth).map(Some).map_err(

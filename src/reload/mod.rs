@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::config::{self, Config, Draft, Problems, Sources};
+use crate::clock::Timestamp;
+use crate::config::{Config, Draft, Problems, Sources, Surroundings};
 use crate::files::Fingerprint;
 use crate::metrics::Metrics;
 use crate::reload::inputs::Input;
@@ -47,6 +48,8 @@ pub(crate) struct Reloader {
     /// What the files of each input held when they were read last, good or bad, by its label. A bad
     /// file is remembered as well, so that it is logged once.
     seen: HashMap<&'static str, Fingerprint>,
+    /// When an input that was refused can be used, if that is only a matter of time.
+    due: HashMap<&'static str, Timestamp>,
 }
 
 impl Reloader {
@@ -54,9 +57,9 @@ impl Reloader {
     /// after this: a change in between is then seen as a change.
     pub(crate) fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
         let sources = config.sources.clone();
-        let seen = HashMap::new();
-        let mut reloader =
-            Self { file: None, logging: None, config, sources, service, metrics, seen };
+        let (file, logging) = (None, None);
+        let (seen, due) = (HashMap::new(), HashMap::new());
+        let mut reloader = Self { file, logging, config, sources, service, metrics, seen, due };
         for input in Input::ALL {
             reloader.note_change(input.as_str(), &input.files(&reloader.config));
         }
@@ -94,17 +97,34 @@ impl Reloader {
             self.report(CONFIGURATION, outcome);
         }
         for input in Input::ALL {
-            let files = input.files(&self.config);
-            let changed = self.note_change(input.as_str(), &files);
-            if changed || (look == Look::Everything && !files.is_empty()) {
-                let outcome = input.load(&self.config, &self.service);
-                self.report(input.as_str(), outcome.map_err(|unusable| unusable.to_string()));
-            }
+            self.reload_input(input, look);
         }
     }
 
+    fn reload_input(&mut self, input: Input, look: Look) {
+        let (part, now) = (input.as_str(), self.service.clock.now());
+        let files = input.files(&self.config);
+        let changed = self.note_change(part, &files);
+        let asked = look == Look::Everything && !files.is_empty();
+        if !changed && !asked && self.due.get(part).is_none_or(|due| now < *due) {
+            return;
+        }
+        self.due.remove(part);
+        let outcome = input.load(&self.config, &self.service).map_err(|unusable| {
+            self.due.extend(unusable.until.map(|until| (part, until)));
+            unusable.to_string()
+        });
+        if outcome.is_ok() {
+            for (key, warning) in input.warnings(&self.config, now) {
+                tracing::warn!(part, key, "{warning}");
+            }
+        }
+        self.report(part, outcome);
+    }
+
     fn load_configuration(&mut self, file: &Path) -> Result<(), String> {
-        let read = Draft::read(file, &config::environment).and_then(Draft::finish);
+        let read = Draft::read(file, &Surroundings::of_process(self.service.clock.now()))
+            .and_then(Draft::finish);
         let (next, warnings) = read.map_err(|problems| {
             self.sources = problems.sources().clone();
             one_line(&problems)

@@ -1,5 +1,6 @@
 //! The binary as an operator meets it: exit codes, what it prints, how it stops.
 
+mod check;
 mod credential_helper;
 mod credential_provider;
 mod licences;

@@ -282,3 +282,39 @@ async fn another_authority_for_certificates_ends_the_sessions_of_the_one_before(
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_not_good_now_does_not_replace_one_that_is() {
+    let origin = Origin::start().await;
+    let mut setup = Setup::of(&origin);
+    setup.limits.watch = Duration::from_millis(20);
+    let authority = Authority::new();
+    // The clock of these tests stands in 2027.
+    setup.config.tls = Some(tls(&setup, &authority, None));
+    let mut proxy = setup.start().await;
+    let reloads = |proxy: &Proxy, outcome| {
+        proxy.metric("roadstead_reloads_total", &[("part", "tls"), ("outcome", outcome)])
+    };
+    let served = async |proxy: &Proxy| {
+        let connector = handshakes(&authority, &[&TLS13], b"http/1.1", None);
+        let stream = handshake(&connector, proxy).await.expect("a handshake");
+        stream.get_ref().1.peer_certificates().expect("one")[0].to_vec()
+    };
+    let rotate = |proxy: &mut Proxy, years| {
+        let (certificate, key) = authority.issue_for("registry.test", years);
+        proxy.setup().file("tls.key", &key);
+        proxy.setup().file("tls.crt", &certificate);
+    };
+    let first = served(&proxy).await;
+    for years in [2000..=2020, 2028..=2099] {
+        rotate(&mut proxy, years);
+        let before = reloads(&proxy, "refused");
+        proxy.reload();
+        eventually("it is refused", || reloads(&proxy, "refused") > before).await;
+        assert_eq!(served(&proxy).await, first, "the good one goes on");
+    }
+    let loaded = reloads(&proxy, "loaded");
+    proxy.clock().advance(Duration::from_hours(24 * 370 * 2));
+    // The clients of this test live in the present, and would refuse it.
+    eventually("its time has come", || reloads(&proxy, "loaded") > loaded).await;
+}

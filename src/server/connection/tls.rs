@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -14,7 +13,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::Timestamp;
-use crate::config::ClientAuth;
+use crate::config::{ClientAuth, Validity};
 use crate::identity::CertificateName;
 use crate::server::error::Refusal;
 
@@ -29,6 +28,8 @@ const ALPN_HTTP_1: &[u8] = b"http/1.1";
 #[derive(Clone, Debug)]
 pub(crate) struct TlsContext {
     config: Arc<ServerConfig>,
+    /// When the certificate is good; none if it does not say in a way that we can read.
+    validity: Option<Validity>,
     /// Clients without a certificate are not served.
     certificate_required: bool,
 }
@@ -57,6 +58,8 @@ impl TlsContext {
     ) -> Result<Self, String> {
         let chain =
             certificates(certificate).map_err(|message| format!("tls.certificate {message}"))?;
+        let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+        let validity = leaf.map(|(_, leaf)| Validity::of(&leaf));
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|error| format!("tls.key holds no private key in PEM: {error}"))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -84,7 +87,12 @@ impl TlsContext {
         config.alpn_protocols = vec![ALPN_HTTP_2.to_vec(), ALPN_HTTP_1.to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
         let certificate_required = client_ca.is_some() && client_auth == ClientAuth::Required;
-        Ok(Self { config: Arc::new(config), certificate_required })
+        Ok(Self { config: Arc::new(config), validity, certificate_required })
+    }
+
+    /// When the certificate is good, as far as it can be read.
+    pub(crate) fn validity(&self) -> Option<&Validity> {
+        self.validity.as_ref()
     }
 
     pub(in crate::server) fn config(&self) -> &Arc<ServerConfig> {
@@ -98,13 +106,7 @@ impl TlsContext {
         chain: Option<&[CertificateDer<'_>]>,
     ) -> Option<ClientCertificate> {
         let (_, certificate) = X509Certificate::from_der(chain?.first()?).ok()?;
-        let validity = certificate.validity();
-        let at = |seconds: i64| {
-            Timestamp::from_unix(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-        };
-        // The last second is still within (RFC 5280 §4.1.2.5).
-        let validity = at(validity.not_before.timestamp())
-            ..at(validity.not_after.timestamp().saturating_add(1));
+        let Validity(validity) = Validity::of(&certificate);
         let names = names_in(&certificate);
         Some(ClientCertificate { names, validity, required: self.certificate_required })
     }

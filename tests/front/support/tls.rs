@@ -1,5 +1,6 @@
 //! Certificates, and clients that speak TLS.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,10 +34,16 @@ impl Authority {
 
     /// Until the end of a year.
     pub(crate) fn issue_until(&self, name: &str, year: i32) -> (String, String) {
+        self.issue_for(name, 1975..=year)
+    }
+
+    /// From the beginning of the first year to the end of the last.
+    pub(crate) fn issue_for(&self, name: &str, years: RangeInclusive<i32>) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let mut parameters =
             CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
-        parameters.not_after = rcgen::date_time_ymd(year, 12, 31);
+        parameters.not_before = rcgen::date_time_ymd(*years.start(), 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(*years.end(), 12, 31);
         parameters.subject_alt_names.push(SanType::DnsName(name.try_into().expect("a name")));
         parameters.distinguished_name.push(DnType::CommonName, name);
         (parameters.signed_by(&key, &self.0).expect("a certificate").pem(), key.serialize_pem())
