@@ -1,5 +1,7 @@
 //! What a configuration file may say, and what people are told when it says something else.
 
+#[path = "config/addresses.rs"]
+mod addresses;
 #[path = "config/secrets.rs"]
 mod secrets;
 #[path = "config/warnings.rs"]
@@ -97,6 +99,7 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     // not.
     for section in [
         "",
+        "admin: {",
         "tls: {",
         "hosts: [{",
         "cache: {",

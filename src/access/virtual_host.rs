@@ -1,7 +1,7 @@
 //! The names under which clients call the proxy, and what holds there (ACCESS §1.2, §1.3).
 
 use crate::config::{Config, Host, UnknownCredentials};
-use crate::oci::{UpstreamName, normal_host};
+use crate::oci::{UpstreamName, normal_host, split_port};
 
 /// Every name that the proxy answers to.
 #[derive(Debug)]
@@ -22,9 +22,10 @@ pub(crate) struct VirtualHosts {
 pub(crate) struct VirtualHost {
     /// The audience of our tokens for this name.
     pub audience: String,
-    /// Where tokens come from: an absolute URL on the name that the client used (AUTH-1).
+    /// Where tokens come from: an absolute URL on the name that the client used, with its port or
+    /// with the one that is listed (AUTH-1).
     pub realm: String,
-    /// What is called `service` in a challenge: the name as the client used it.
+    /// What is called `service` in a challenge: host and port of the realm.
     pub service: String,
     /// A credential that is not good counts as none here, and the ping does not ask for one
     /// (AUTH-7).
@@ -49,7 +50,7 @@ impl VirtualHosts {
         let called = normal_host(host.unwrap_or_default());
         // What goes into a realm has to be a host and a port, and nothing else.
         let is_host = UpstreamName::parse(&called).is_ok();
-        let name = called.rsplit_once(':').map_or(called.as_str(), |(name, _)| name);
+        let (name, _) = split_port(&called);
         let listed = self.hosts.iter().find(|host| host.name == name);
         let known = self.hosts.is_empty()
             || listed.is_some()
@@ -67,11 +68,16 @@ impl VirtualHosts {
             None => !self.anybody_can_log_in,
         };
         let scheme = if plain { "http" } else { "https" };
+        // A balancer may lose the port that clients call, or put its own there.
+        let authority = match listed.and_then(|host| host.port) {
+            Some(port) => format!("{name}:{port}"),
+            None => called.clone(),
+        };
         Some(VirtualHost {
             audience: if self.hosts.is_empty() { "any".to_owned() } else { name.to_owned() },
-            realm: format!("{scheme}://{called}/token"),
+            realm: format!("{scheme}://{authority}/token"),
             challenges: is_host && (!open || self.anybody_can_log_in),
-            service: called,
+            service: authority,
             open,
         })
     }
@@ -89,7 +95,7 @@ mod tests {
     }
 
     fn listed(name: &str, plain_http: bool, unknown_credentials: UnknownCredentials) -> Host {
-        Host { name: name.to_owned(), plain_http, unknown_credentials }
+        Host { name: name.to_owned(), port: None, plain_http, unknown_credentials }
     }
 
     fn vendor() -> VirtualHosts {
@@ -122,6 +128,40 @@ mod tests {
                 (realm, audience),
                 "{called}"
             );
+        }
+    }
+
+    #[test]
+    fn a_listed_port_is_the_realms_whatever_a_balancer_made_of_it() {
+        let host =
+            Host { port: Some(8443), ..listed("a.test", false, UnknownCredentials::Refused) };
+        let hosts = hosts(|config| config.hosts = vec![host]);
+        for called in ["a.test", "a.test:8443", "A.test.:5000"] {
+            let host = hosts.find(Some(called), false).expect(called);
+            assert_eq!(
+                (host.realm.as_str(), host.service.as_str(), host.audience.as_str()),
+                ("https://a.test:8443/token", "a.test:8443", "a.test"),
+                "{called}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_name_as_any_other() {
+        let hosts = hosts(|config| {
+            config.hosts = vec![listed("[::1]", true, UnknownCredentials::Refused)];
+        });
+        for (called, realm) in [
+            ("[::1]:5000", "http://[::1]:5000/token"),
+            ("[::1]", "http://[::1]/token"),
+            ("[0:0::1]:5000", "http://[::1]:5000/token"),
+        ] {
+            let host = hosts.find(Some(called), false).expect(called);
+            assert_eq!((host.realm.as_str(), host.audience.as_str()), (realm, "[::1]"));
+            assert!(host.challenges);
+        }
+        for called in ["[::2]:5000", "::1", "[::1]x", "[::1]:x", "[::1]:5000:5000"] {
+            assert_eq!(hosts.find(Some(called), false), None, "{called}");
         }
     }
 

@@ -83,7 +83,7 @@ pub(crate) fn certificate_flaws(
     }
     let Ok(parsed) = ParsedCertificate::try_from(&leaf) else { return flaws };
     for (key, name) in names_of_ours(config) {
-        let named = ServerName::try_from(name.clone()).map_err(drop);
+        let named = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(drop);
         if named.and_then(|name| verify_server_name(&parsed, &name).map_err(drop)).is_err() {
             let message =
                 format!("the certificate is not for {name} (subjectAltName); clients refuse it");

@@ -1,12 +1,14 @@
 //! `hosts`: the names under which clients call the proxy, and `tls`.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use super::keys;
 use super::place::{Fields, Place};
 use super::upstreams;
 use super::{ClientAuth, Host, Tls, UnknownCredentials};
+use crate::oci::split_port;
 
 /// Each name once.
 pub(super) fn read(top: &Fields<'_>, allow_plain_http: bool) -> Vec<Host> {
@@ -49,7 +51,12 @@ fn named(
 ) -> Result<Host, String> {
     let (plain_http, text) =
         text.strip_prefix("http://").map_or((false, text), |rest| (true, rest));
-    let name = upstreams::host_name(text)?;
+    let (name, port) = name_and_port(text).ok_or_else(|| {
+        format!(
+            "{text:?} is no host name; write it without scheme or path, as mirror.example.com or \
+             mirror.example.com:8443"
+        )
+    })?;
     if plain_http && !allow_plain_http && !is_loopback(&name) {
         return Err(format!(
             "passwords for {name} would travel in clear; leave out http:// if something in front \
@@ -57,12 +64,20 @@ fn named(
              allow_plain_http: true if the network in between is trusted"
         ));
     }
-    Ok(Host { name, plain_http, unknown_credentials })
+    Ok(Host { name, port, plain_http, unknown_credentials })
+}
+
+/// A name of ours, and the port that is written with it.
+fn name_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = if upstreams::is_bare_ipv6(text) { (text, None) } else { split_port(text) };
+    let port = port.map(str::parse::<NonZeroU16>).transpose().ok()?;
+    Some((upstreams::host_name(host).ok()?, port.map(NonZeroU16::get)))
 }
 
 /// Whether the name can only mean this machine.
 fn is_loopback(name: &str) -> bool {
-    let address = name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
+    let address = address.is_ok_and(|address| address.is_loopback());
     address || name == "localhost" || name.ends_with(".localhost")
 }
 

@@ -17,6 +17,8 @@ pub(super) const TOP: &[&str] = &[
     "log",
 ];
 
+pub(super) const ADMIN: &[&str] = &["listen", "allow_plain_http"];
+
 pub(super) const CACHE: &[&str] =
     &["path", "max_size", "min_free", "tag_ttl", "stale_if_error", "proof_ttl", "abandon_after"];
 

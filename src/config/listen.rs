@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::keys;
 use super::place::{Fields, Place};
 
 /// The listeners for clients and for operators; `tls` tells whether clients speak TLS.
@@ -11,29 +12,49 @@ pub(super) fn read(
     tls: bool,
 ) -> (SocketAddr, SocketAddr) {
     let listen = top.read("listen", local(5000), address);
-    let admin = top.read("admin", local(5001), address);
-    for (key, address, exposed) in [
-        ("listen", listen, "clients would speak plain HTTP"),
-        ("admin", admin, "metrics and health have neither login nor TLS"),
-    ] {
-        if let Some(place) = top.get(key)
-            && !is_loopback(address)
-            && !allow_plain_http
-            && !(tls && key == "listen")
-        {
-            place.problem(format!(
-                "{address} is reachable from other machines, and {exposed}; listen on \
-                 127.0.0.1:{}, or say \
-                 allow_plain_http: true if the network in between is trusted",
-                address.port()
-            ));
-        }
+    if let Some(place) = top.get("listen").filter(|_| !tls && !allow_plain_http) {
+        refuse_exposed(place, listen, "clients would speak plain HTTP", "");
     }
+    let admin = admin(top, allow_plain_http);
     if meet(listen, admin) {
         let place = top.get("admin").or(top.get("listen")).unwrap_or(&top.place);
         place.problem(format!("listen and admin need two ports; both are {}", admin.port()));
     }
     (listen, admin)
+}
+
+/// An address, or a mapping of it that says by itself whether plain HTTP may be spoken there: an
+/// operator's network may be trusted where that of clients is not.
+fn admin(top: &Fields<'_>, allow_plain_http: bool) -> SocketAddr {
+    const EXPOSED: &str = "metrics and health have neither login nor TLS";
+    let Some(place) = top.get("admin") else { return local(5001) };
+    if !place.is_mapping() {
+        let admin = top.read("admin", local(5001), address);
+        if !allow_plain_http {
+            let own = format!("admin: {{ listen: \"{admin}\", allow_plain_http: true }}");
+            refuse_exposed(place, admin, EXPOSED, &own);
+        }
+        return admin;
+    }
+    let fields = place.fields(keys::ADMIN);
+    let admin = fields.read("listen", local(5001), address);
+    if !fields.read("allow_plain_http", allow_plain_http, Place::flag) {
+        refuse_exposed(fields.get("listen").unwrap_or(place), admin, EXPOSED, "");
+    }
+    admin
+}
+
+/// A problem if other machines reach the address; `instead` is another way to allow it.
+fn refuse_exposed(place: &Place<'_>, address: SocketAddr, exposed: &str, instead: &str) {
+    if is_loopback(address) {
+        return;
+    }
+    let allow = if instead.is_empty() { "allow_plain_http: true" } else { instead };
+    place.problem(format!(
+        "{address} is reachable from other machines, and {exposed}; listen on 127.0.0.1:{}, or say \
+         {allow} if the network in between is trusted",
+        address.port()
+    ));
 }
 
 fn local(port: u16) -> SocketAddr {

@@ -171,8 +171,10 @@ pub enum ClientAuth {
 /// One name that clients use for this proxy (ACCESS §1.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Lower case, without port.
+    /// Lower case, without port; an IPv6 address in brackets.
     pub name: String,
+    /// Where clients call it, if what stands in front does not pass that on; none: as they say.
+    pub port: Option<u16>,
     /// The token realm is http: nothing in front of the proxy adds TLS, and nobody but this machine
     /// or a trusted network uses the name.
     pub plain_http: bool,

@@ -2,7 +2,7 @@
 //! common.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::Url;
 
@@ -13,7 +13,7 @@ use super::place::{Fields, Place, closest};
 use super::presets::{self, PRESETS, Preset};
 use super::{Upstream, Writes};
 use crate::licence::APPLICATION_PREFIX;
-use crate::oci::{Repository, UpstreamName};
+use crate::oci::{Repository, UpstreamName, normal_host, split_port};
 
 /// The upstreams of the document in its order; every preset if it has no such section.
 pub(super) fn read(top: &Fields<'_>, context: &UpstreamContext<'_>) -> Vec<Upstream> {
@@ -145,9 +145,9 @@ fn leads_here(url: &Url, context: &UpstreamContext<'_>) -> bool {
         Some(url::Host::Domain(name)) => name == "localhost" && at(Ipv4Addr::LOCALHOST.into()),
         None => false,
     };
-    let named = context.hosts.iter().any(|host| url.host_str() == Some(&host.name));
-    // What stands before us, with TLS, listens on the usual port.
-    let by_name = named && (port == Some(listen.port()) || url.port().is_none());
+    let named = context.hosts.iter().find(|host| url.host_str() == Some(&host.name));
+    // What stands before us, with TLS, listens on the usual port or on the one that is listed.
+    let by_name = named.is_some_and(|host| port == Some(listen.port()) || url.port() == host.port);
     by_name || (by_address && port == Some(listen.port()))
 }
 
@@ -191,9 +191,8 @@ fn upstream_name(key: &str) -> Result<UpstreamName, String> {
 /// Lower case, no trailing dot, no default port: the form in which names are compared (PROTOCOL
 /// §1.9).
 fn normal(name: &str) -> String {
-    let lower = name.to_ascii_lowercase();
-    let bare = lower.strip_suffix(":443").unwrap_or(&lower);
-    bare.strip_suffix('.').unwrap_or(bare).to_owned()
+    let normal = normal_host(name);
+    normal.strip_suffix(":443").map_or(normal.clone(), normal_host)
 }
 
 /// A further first component or `ns` value; it has to be a valid component of a repository name
@@ -209,16 +208,21 @@ fn alias(text: &str) -> Result<String, String> {
     ))
 }
 
-/// A host name without port, in lower case.
+/// A host without port, in lower case: a name, an address, or an IPv6 address with or without its
+/// brackets.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
-    let lower = text.to_ascii_lowercase();
-    let host = lower.strip_suffix('.').unwrap_or(&lower);
-    if host.contains(':') || UpstreamName::parse(host).is_err() {
+    let bracketed = if is_bare_ipv6(text) { format!("[{text}]") } else { text.to_owned() };
+    let host = normal_host(&bracketed);
+    if split_port(&host).1.is_some() || UpstreamName::parse(&host).is_err() {
         return Err(format!(
             "{text:?} is no host name; write it without scheme, port or path, as mirror.example.com"
         ));
     }
-    Ok(host.to_owned())
+    Ok(host)
+}
+
+pub(super) fn is_bare_ipv6(text: &str) -> bool {
+    text.parse::<Ipv6Addr>().is_ok()
 }
 
 /// `host` or `host:port`, in lower case.
@@ -226,7 +230,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
 /// # Errors
 /// A sentence that says what would be right.
 pub fn host_and_port(text: &str) -> Result<String, String> {
-    let name = UpstreamName::parse(&text.to_ascii_lowercase());
+    let name = UpstreamName::parse(&normal_host(text));
     name.map(|name| name.as_str().to_owned()).map_err(|_| {
         format!(
             "{text:?} is no host; write it without scheme or path, as auth.example.com or \
@@ -300,6 +304,13 @@ mod tests {
         assert_eq!(alias("Acme.Test."), Ok("acme.test".to_owned()));
         assert_eq!(alias("acme.test:443"), Ok("acme.test".to_owned()));
         assert_eq!(host_name("Mirror.Example.COM."), Ok("mirror.example.com".to_owned()));
+        for text in ["::1", "[::1]", "[0:0::1]", "0::1"] {
+            assert_eq!(host_name(text), Ok("[::1]".to_owned()), "{text}");
+        }
+        assert!(host_name("[::1]:5000").is_err() && host_name("[::1").is_err());
+        assert_eq!(host_and_port("[FD00::0:5]:5000"), Ok("[fd00::5]:5000".to_owned()));
+        assert_eq!(upstream_name("[0::1]:443"), Err("write it as [::1]".to_owned()));
+        assert!(upstream_name("[fd00::5]:5000").is_ok());
         assert_eq!(host_and_port("Auth.test:8443"), Ok("auth.test:8443".to_owned()));
         for bad in ["", "a/b", "a:5000", "a b", "-a"] {
             assert!(alias(bad).is_err(), "{bad}");

@@ -1,6 +1,7 @@
 //! Names: upstream, repository, tag, and the canonical image name that policy and records speak of.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use super::{Digest, ErrorCode, ParseError};
@@ -15,13 +16,13 @@ const TAG_MAX: usize = 128;
 pub struct UpstreamName(Arc<str>);
 
 impl UpstreamName {
-    /// Parses `host` or `host:port`, in lower case.
+    /// Parses `host` or `host:port`, in lower case; an IPv6 address stands in brackets and in its
+    /// shortest form (RFC 5952), so that it is written in one way only.
     ///
     /// # Errors
-    /// `NAME_INVALID` if it is not a lower-case host name with an optional port.
+    /// `NAME_INVALID` if it is neither a lower-case host name nor an address, with an optional port.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let (host, port) =
-            text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+        let (host, port) = split_port(text);
         let label = |label: &str| {
             !label.is_empty()
                 && !label.starts_with('-')
@@ -29,7 +30,11 @@ impl UpstreamName {
                 && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
         let port_ok = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-        if text.len() > REPOSITORY_MAX || !host.split('.').all(label) || !port_ok {
+        let host_ok = match ipv6_literal(host) {
+            Some(address) => format!("[{address}]") == host,
+            None => host.split('.').all(label),
+        };
+        if text.len() > REPOSITORY_MAX || !host_ok || !port_ok {
             return Err(ParseError::new(
                 ErrorCode::NameInvalid,
                 "an upstream is named by its host, as docker.io",
@@ -41,6 +46,20 @@ impl UpstreamName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Host and port of `host[:port]`. An IPv6 address keeps its brackets (RFC 3986 §3.2.2).
+pub fn split_port(text: &str) -> (&str, Option<&str>) {
+    let bracket = text.rfind(']').map_or(0, |at| at + 1);
+    match text[bracket..].find(':') {
+        Some(colon) => (&text[..bracket + colon], Some(&text[bracket + colon + 1..])),
+        None => (text, None),
+    }
+}
+
+/// The address in brackets that a host is.
+pub fn ipv6_literal(host: &str) -> Option<Ipv6Addr> {
+    host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
 /// The spec's `<name>`: components of lower-case letters and digits, joined by slashes.
@@ -263,7 +282,15 @@ mod tests {
 
     #[test]
     fn upstream_names_are_lower_case_hosts_with_an_optional_port() {
-        for good in ["docker.io", "localhost:5000", "a-b.c", "127.0.0.1:5000"] {
+        for good in [
+            "docker.io",
+            "localhost:5000",
+            "a-b.c",
+            "127.0.0.1:5000",
+            "[::1]",
+            "[fd00::5]:5000",
+            "[::ffff:10.0.0.1]",
+        ] {
             assert_eq!(UpstreamName::parse(good).expect(good).as_str(), good);
         }
         for bad in [
@@ -279,7 +306,19 @@ mod tests {
             "-a",
             "a b",
             "a@b",
-            "[::1]",
+            "::1",
+            "[::1",
+            "::1]",
+            "[::1]x",
+            "[::1]x:5000",
+            "[::1]:",
+            "[0::1]",
+            "[FD00::1]",
+            "[fe80::1%eth0]",
+            "[10.0.0.1]",
+            "[]",
+            "a]:5000",
+            "a:1:2",
         ] {
             assert!(UpstreamName::parse(bad).is_err(), "{bad}");
         }

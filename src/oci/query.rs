@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use super::name::{ipv6_literal, split_port};
 use super::{ErrorCode, ParseError};
 
 /// The `ns` parameter: which registry the client believes it is talking to (distribution-spec,
@@ -44,13 +45,16 @@ impl Namespace {
     }
 }
 
-/// `host[:port]` in lower case, without the trailing dot of a full domain name (SEL-2, SEL-5).
+/// `host[:port]` in lower case, without the trailing dot of a full domain name, and an IPv6 address
+/// in its shortest form (SEL-2, SEL-5).
 pub fn normal_host(text: &str) -> String {
     let lower = text.to_ascii_lowercase();
-    match lower.split_once(':') {
-        Some((host, port)) => format!("{}:{port}", host.strip_suffix('.').unwrap_or(host)),
-        None => lower.strip_suffix('.').unwrap_or(&lower).to_owned(),
-    }
+    let (host, port) = split_port(&lower);
+    let host = match ipv6_literal(host) {
+        Some(address) => format!("[{address}]"),
+        None => host.strip_suffix('.').unwrap_or(host).to_owned(),
+    };
+    port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
 }
 
 impl Ns {

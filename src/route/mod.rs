@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use crate::config;
 use crate::licence::{APPLICATION_PREFIX, Slug};
-use crate::oci::{CanonicalName, Namespace, Ns, Repository, UpstreamName, normal_host};
+use crate::oci::{CanonicalName, Namespace, Ns, Repository, UpstreamName, normal_host, split_port};
 
 /// The configured upstreams, and every name they go by.
 #[derive(Debug)]
@@ -121,6 +121,15 @@ impl Routes {
     /// Whether there is a `/v2/` to ping behind this prefix (SEL-3).
     pub(crate) fn answers_ping(&self, prefix: Option<&str>) -> bool {
         prefix.is_none_or(|prefix| self.named(prefix).is_some())
+    }
+
+    /// Whether a client that asks for `name`, which leads nowhere, names a registry by path that is
+    /// not configured. That is no secret, and a login would not help (ACCESS §3.3).
+    pub(crate) fn is_unknown_registry(&self, prefix: Option<&str>, name: &Repository) -> bool {
+        let behind = behind_proxy(name);
+        let first = behind.as_ref().unwrap_or(name).split_first().0;
+        let registry = prefix.unwrap_or(first);
+        registry.contains('.') && self.named(registry).is_none()
     }
 
     /// Where `name` leads, given `Host` as received, the prefix before `/v2` and `ns`.
@@ -313,7 +322,7 @@ fn spellings(upstream: &config::Upstream) -> Vec<String> {
         .flat_map(|name| {
             let bare =
                 default_ports.iter().find_map(|port| name.strip_suffix(port)).unwrap_or(name);
-            let ports = if bare.contains(':') { &[] } else { default_ports };
+            let ports = if split_port(bare).1.is_some() { &[] } else { default_ports };
             let with_port = ports.iter().map(move |port| format!("{bare}{port}"));
             std::iter::once(bare.to_owned()).chain(with_port)
         })
@@ -333,9 +342,9 @@ fn behind_proxy(name: &Repository) -> Option<Repository> {
 }
 
 fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        Some(_) | None => host,
+    match split_port(host) {
+        (name, Some(port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
     }
 }
 

@@ -139,6 +139,9 @@ impl Service {
         let action = requested_action(request.method(), &target.endpoint);
         let Some(route) = to.resolve(repository) else {
             notes.set_unknown(repository, &target.ns);
+            if config.routes.is_unknown_registry(target.prefix.as_deref(), repository) {
+                return Err(Refusal::unknown_name());
+            }
             return Err(identified.refuse_unknown_name(&target.ns, action, repository));
         };
         let intent = Intent { action, route, deadline };

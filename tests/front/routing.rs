@@ -5,6 +5,7 @@ use roadstead::config::{Host, UnknownCredentials};
 
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup};
+use crate::support::vendor::Vendor;
 
 /// Docker Hub as the default and Quay, each with an alias and a bound host.
 async fn two_upstreams() -> (Origin, Origin, Proxy) {
@@ -158,7 +159,82 @@ async fn the_catalog_is_not_offered() {
 fn open_host(name: &str) -> Host {
     Host {
         name: name.to_owned(),
+        port: None,
         plain_http: false,
         unknown_credentials: UnknownCredentials::Anonymous,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_by_path_that_is_not_configured_is_404_for_strangers_too() {
+    let vendor = Vendor::start().await;
+    let customer = vendor.customer("acme-prod", &["myapp"]);
+    for path in [
+        "/v2/evil.example/acme/app/manifests/1",
+        "/v2/evil.example/acme/app/tags/list",
+        "/evil.example/v2/acme/app/manifests/1",
+    ] {
+        for authorization in ["", &customer] {
+            let headers: &[_] =
+                if authorization.is_empty() { &[] } else { &[("authorization", authorization)] };
+            let answer = vendor.proxy.request(Method::GET, path, headers).await;
+            assert_eq!(answer.refusal(), (404, "NAME_UNKNOWN".into()), "{path}");
+            assert_eq!(answer.header("www-authenticate"), None, "{path}");
+        }
+    }
+    let push = vendor.proxy.request(Method::POST, "/v2/evil.example/a/blobs/uploads/", &[]).await;
+    assert_eq!(push.refusal(), (404, "NAME_UNKNOWN".into()));
+    // What may be there for somebody is for others as if it may not.
+    for path in [
+        "/v2/registry.test/hidden/secret/manifests/1.0",
+        "/v2/registry.test/missing/image/manifests/1.0",
+        "/v2/proxy/myapp/quay.io/acme/api/manifests/2.0",
+        "/v2/proxy/nobodys/quay.io/acme/api/manifests/2.0",
+    ] {
+        assert_eq!(vendor.proxy.get(path).await.status, 401, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_ipv6_are_names_and_upstreams() {
+    let quay = Origin::on("[::1]:0").await;
+    let layer = quay.blob("acme/app", 1, 100);
+    let mut setup = Setup::new();
+    setup.upstream(&quay.authority(), &quay).aliases = vec!["acme".to_owned()];
+    setup.config.hosts = vec![open_host("[::1]"), open_host("127.0.0.1")];
+    let proxy = setup.start().await;
+    let path = format!("/v2/acme/acme/app/blobs/{}", layer.digest);
+    for (host, status) in [
+        ("[::1]:5000", 200),
+        ("[::1]", 200),
+        ("[0:0:0::1]:5000", 200),
+        ("127.0.0.1:5000", 200),
+        ("[::2]:5000", 421),
+        ("::1", 421),
+        ("[::1", 421),
+    ] {
+        let answer = proxy.request(Method::GET, &path, &[("host", host)]).await;
+        assert_eq!(answer.status, status, "{host}");
+    }
+    assert_eq!(quay.blob_gets(&layer.digest), 1);
+    let name = quay.authority();
+    assert!(name.starts_with("[::1]:"), "{name}");
+    assert!(proxy.metric("roadstead_upstream_requests_total", &[("upstream", &name)]) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_port_stands_in_the_realm_though_the_balancer_lost_it() {
+    let vendor = Vendor::start_with(|setup| {
+        setup.config.hosts.push(Host { port: Some(8443), ..open_host("registry.example.com") });
+        setup.config.hosts[1].unknown_credentials = UnknownCredentials::Refused;
+    })
+    .await;
+    for host in ["registry.example.com", "registry.example.com:8443"] {
+        let answer = vendor.proxy.request(Method::GET, "/v2/", &[("host", host)]).await;
+        let challenge = answer.header("www-authenticate").unwrap_or_default().to_owned();
+        assert!(
+            challenge.contains("realm=\"https://registry.example.com:8443/token\""),
+            "{host}: {challenge}"
+        );
     }
 }

@@ -63,6 +63,7 @@ impl Vendor {
         let config = &mut setup.config;
         config.hosts = vec![Host {
             name: "127.0.0.1".to_owned(),
+            port: None,
             plain_http: true,
             unknown_credentials: UnknownCredentials::Refused,
         }];

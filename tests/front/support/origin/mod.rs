@@ -66,7 +66,12 @@ enum Listening {
 
 impl Origin {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::on("127.0.0.1:0").await
+    }
+
+    /// At an address of this machine.
+    pub(crate) async fn on(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let state = State {
             registry: registry::Registry::new(),
             guard: token::Guard::default(),
