@@ -58,11 +58,8 @@ pub struct Limits {
     pub small_body: u64,
     /// Bytes of small bodies in memory.
     pub memory: u64,
-    /// How long a 404 for a tag, a manifest or a blob is believed.
+    /// How long a 404 is believed.
     pub negative: Duration,
-    /// How long it is believed that a manifest has no referrers, and of the tags that stand in for
-    /// them.
-    pub negative_referrers: Duration,
     /// Open client connections.
     pub connections: usize,
     /// How often files are compared with what was read.
@@ -98,7 +95,6 @@ impl Default for Limits {
             small_body: 128 * KIB,
             memory: 64 * MIB,
             negative: Duration::from_secs(10),
-            negative_referrers: Duration::from_mins(5),
             connections: 4096,
             watch: Duration::from_secs(5),
         }

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::answers::ManifestAnswer;
 use super::error::{Error, Missing};
+use super::facts::lists::GivenLists;
 use super::facts::membership::{Membership, MembershipInputs};
 use super::facts::negative::NegativeCache;
 use super::facts::provisional::ProvisionalTags;
@@ -68,6 +69,7 @@ pub(super) struct PullCore {
     pub(super) writes: Arc<RecentWrites>,
     pub(super) provisional: ProvisionalTags,
     pub(super) sizes: DescribedSizes,
+    pub(super) lists: GivenLists,
     pub(super) flights: Flights,
     pub(super) turns: Turns,
     /// Blobs that the disk did not take a moment ago; they are passed through without trying again.
@@ -106,6 +108,7 @@ impl PullThrough {
             writes,
             provisional: ProvisionalTags::new(),
             sizes: DescribedSizes::new(),
+            lists: GivenLists::new(),
             flights,
             turns: Turns::new(&parts.limits),
             unstorable: ExpiringCache::new(UNSTORABLE_MAX, parts.clock.clone()),

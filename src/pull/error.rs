@@ -66,9 +66,6 @@ pub enum Missing {
     Manifest,
     #[error("upstream has no such repository")]
     Repository,
-    /// There is no referrers API, which says nothing about the repository (REF-4).
-    #[error("upstream has no referrers for this")]
-    Referrers,
 }
 
 /// How an upstream failed, as far as clients are told.

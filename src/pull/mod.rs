@@ -1,7 +1,8 @@
 //! What a pull-through cache is: bytes from the store if the asker has a right to them there, else
 //! from upstream once, with everybody who asks reading along.
 //!
-//! `blobs`, `cold`, `manifests`, `tags`, `moves` and `listings` tell the stories top to bottom, `pushed`
+//! `blobs`, `cold`, `manifests`, `tags`, `moves`, `listings` and
+//! `referrers` tell the stories top to bottom, `pushed`
 //! what the cache learns from writes. `source` is where a fill's bytes come from, `transfer` the
 //! engine that brings them to many readers, `facts` what is believed of upstreams, and for how
 //! long. Shared work runs in `tasks` of its own; a caller that leaves changes nothing.
@@ -18,6 +19,7 @@ mod moves;
 mod outcome;
 mod parts;
 mod pushed;
+mod referrers;
 mod single_flight;
 mod source;
 mod tags;
@@ -28,7 +30,8 @@ pub use answers::{BlobAnswer, BlobHead, ByteStream, Content};
 pub use answers::{ManifestAnswer, ManifestContent, Want};
 pub use core::PullThrough;
 pub use error::{Error, Missing, UpstreamFault};
-pub use listings::{Referrers, ReferrersSource, TagPage};
+pub use listings::TagPage;
 pub use outcome::Outcome;
 pub use parts::Parts;
 pub use pushed::PushedManifest;
+pub use referrers::{Referrers, ReferrersSource};

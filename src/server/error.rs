@@ -185,8 +185,6 @@ fn absent(what: Missing) -> Refusal {
         Missing::Blob => (ErrorCode::BlobUnknown, "no such blob"),
         Missing::Manifest => (ErrorCode::ManifestUnknown, "no such manifest"),
         Missing::Repository => return Refusal::unknown_name(),
-        // Some clients read NAME_UNKNOWN here as "no such repository" (REF-4).
-        Missing::Referrers => (ErrorCode::Unsupported, "no referrers API upstream"),
     };
     Refusal::new(StatusCode::NOT_FOUND, code, message)
 }

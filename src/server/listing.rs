@@ -1,8 +1,11 @@
 //! Pages of tags and referrers, written so that the client comes back to us (TAG-1, TAG-3, REF-1).
 
+use http::StatusCode;
+
+use super::error::Refusal;
 use super::respond::{self, Answer};
-use crate::oci::Digest;
-use crate::pull::{Referrers, TagPage};
+use crate::oci::{Digest, ErrorCode};
+use crate::pull::{self, Referrers, TagPage};
 use crate::route::Route;
 
 pub(super) fn tags(route: &Route, page: TagPage) -> Answer {
@@ -10,7 +13,7 @@ pub(super) fn tags(route: &Route, page: TagPage) -> Answer {
     let body = serde_json::json!({ "name": name.as_str(), "tags": page.tags });
     let next =
         page.next.map(|query| route.visible_target(&format!("/v2/{name}/tags/list?{query}")));
-    respond::tags(body.to_string(), next)
+    respond::tags(body.to_string(), next, page.outcome)
 }
 
 pub(super) fn referrers(route: &Route, digest: &Digest, referrers: Referrers) -> Answer {
@@ -18,4 +21,18 @@ pub(super) fn referrers(route: &Route, digest: &Digest, referrers: Referrers) ->
     let address = |query: &String| format!("/v2/{name}/referrers/{digest}?{query}");
     let next = referrers.next.as_ref().map(|query| route.visible_target(&address(query)));
     respond::referrers(referrers, next)
+}
+
+/// A registry that refuses its referrers may have the image: `NAME_UNKNOWN` would say that there is
+/// no such repository, and 404 that there are none (REF-4).
+pub(super) fn referrers_failed(error: pull::Error) -> Refusal {
+    let refused = matches!(error, pull::Error::Refused(_));
+    let refusal = Refusal::from(error);
+    if refused {
+        let message = "the upstream registry refuses to list what refers to this";
+        let (status, code) = (StatusCode::FORBIDDEN, ErrorCode::Denied);
+        Refusal { status, code, message: message.to_owned(), ..refusal }
+    } else {
+        refusal
+    }
 }

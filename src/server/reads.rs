@@ -124,7 +124,8 @@ impl Service {
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         notes.digest = Some(digest.clone());
-        let referrers = self.pull.referrers(&read.name, digest, page, read.deadline).await?;
+        let listed = self.pull.referrers(&read.name, digest, page, read.deadline).await;
+        let referrers = listed.map_err(listing::referrers_failed)?;
         if referrers.source == ReferrersSource::FallbackTag {
             notes.kind = Some("tag");
         }

@@ -91,8 +91,11 @@ pub(super) fn not_modified(digest: &Digest) -> Answer {
 }
 
 /// A page of tags; `next` is where the following one is (TAG-3).
-pub(super) fn tags(body: String, next: Option<String>) -> Answer {
-    with_bytes(with_next_page(base(StatusCode::OK).header(CONTENT_TYPE, JSON), next), body.into())
+pub(super) fn tags(body: String, next: Option<String>, outcome: Outcome) -> Answer {
+    let builder = with_next_page(base(StatusCode::OK).header(CONTENT_TYPE, JSON), next);
+    let mut answer = with_bytes(builder, body.into());
+    warn_if_stale(answer.headers_mut(), outcome);
+    answer
 }
 
 /// A page of referrers; `next` is where the following one is (REF-3).

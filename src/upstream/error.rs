@@ -219,6 +219,22 @@ impl Error {
         matches!(self.operation, Operation::ManifestHead)
     }
 
+    /// Whether what has answered does not know what it was asked for at all: by a status that says
+    /// so, by sending us elsewhere, or with something that is no answer to it (REF-4).
+    pub(super) fn says_no_such_api(&self) -> bool {
+        match self.fault.symptom {
+            Symptom::Status(status) => matches!(status, 400 | 404..=406 | 410 | 501),
+            Symptom::Answered => {
+                matches!(self.fault.kind, ErrorKind::Protocol | ErrorKind::ForbiddenAddress)
+            }
+            Symptom::Connect
+            | Symptom::Silence
+            | Symptom::Reset
+            | Symptom::Cut
+            | Symptom::Local => false,
+        }
+    }
+
     /// The status of the answer that was the failure, if it was one.
     pub(super) fn status(&self) -> Option<u16> {
         if let Symptom::Status(status) = self.fault.symptom { Some(status) } else { None }

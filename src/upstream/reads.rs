@@ -94,17 +94,20 @@ impl UpstreamClient {
         self.page(&call, deadline).await
     }
 
-    /// Fetches one page of referrers (REF-1, REF-2).
+    /// Fetches one page of referrers (REF-1, REF-2). `None` if what answers has no such API.
     pub async fn referrers(
         &self,
         repository: &Repository,
         digest: &Digest,
         page: &PageQuery,
         deadline: Instant,
-    ) -> Result<Page, Error> {
+    ) -> Result<Option<Page>, Error> {
         let path = referrers_path(repository, digest, page);
         let call = Call::get(Operation::Referrers, repository, self.runner.url(&path), OCI_INDEX);
-        self.page(&call, deadline).await
+        match self.page(&call, deadline).await {
+            Err(error) if error.says_no_such_api() => Ok(None),
+            page => page.map(Some),
+        }
     }
 
     async fn page(&self, call: &Call<'_>, deadline: Instant) -> Result<Page, Error> {

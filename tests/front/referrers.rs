@@ -1,11 +1,12 @@
-//! Referrers: passed through where the upstream has them; where not, the fallback tag answers, or a
-//! 404 that no client mistakes (REF-1 to REF-5).
+//! Referrers: passed through where the upstream has them; where not, the fallback tag answers, or
+//! an empty list, so that no client meets two kinds of answer (REF-1 to REF-5).
 
 use std::time::Duration;
 
 use roadstead::oci::{Algorithm, Digest};
 use serde_json::json;
 
+use crate::support::client::Answer;
 use crate::support::content::{Blob, Content};
 use crate::support::image::{Image, Manifest, OCI_INDEX, OCI_MANIFEST};
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
@@ -51,6 +52,12 @@ async fn with_fallback(manifest: &Manifest) -> (Origin, Proxy) {
     put(&origin, &tag(), manifest);
     let proxy = Proxy::of(&origin).await;
     (origin, proxy)
+}
+
+fn assert_nothing_is_listed(answer: &Answer, what: &str) {
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some(OCI_INDEX)), "{what}");
+    assert_eq!(answer.json()["manifests"], json!([]), "{what}");
+    assert_eq!(answer.json()["mediaType"], json!(OCI_INDEX), "{what}");
 }
 
 fn asked(origin: &Origin) -> usize {
@@ -99,28 +106,105 @@ async fn a_filter_goes_upstream_and_its_confirmation_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_without_referrers_is_a_404_of_its_own_kind_asked_once() {
+async fn without_an_api_and_a_tag_the_list_is_empty_and_asked_for_once() {
     let origin = Origin::start().await;
     let proxy = Proxy::of(&origin).await;
     for _ in 0..3 {
-        let answer = proxy.get(&path()).await;
-        assert_eq!(answer.status, 404);
-        assert_ne!(answer.code(), "NAME_UNKNOWN", "oras would take it for a missing repository");
+        assert_nothing_is_listed(&proxy.get(&path()).await, "no API");
     }
     assert_eq!(asked(&origin), 1);
-    proxy.clock().advance(Duration::from_secs(301));
-    assert_eq!(proxy.get(&path()).await.status, 404);
-    assert_eq!(asked(&origin), 2, "asked again after a while");
+    let filtered = proxy.get(&format!("{}?artifactType=application/x", path())).await;
+    assert_nothing_is_listed(&filtered, "filtered");
+    assert_eq!(filtered.header("oci-filters-applied"), Some("artifactType"));
+    proxy.clock().advance(Duration::from_secs(11));
+    assert_nothing_is_listed(&proxy.get(&path()).await, "later");
+    assert_eq!(asked(&origin), 2, "asked again soon: a signature comes after its image");
+}
+
+/// What registries without the API answer.
+fn no_such_api() -> Vec<(String, Fault)> {
+    let page = |kind, body: &'static str| Fault::Instead(200, kind, body.into());
+    let statuses = [400, 404, 405, 406, 410, 501];
+    let statuses = statuses.map(|status| (status.to_string(), Fault::Status(status)));
+    let others = [
+        ("a page of HTML", page("text/html", "<html></html>")),
+        ("JSON", page("application/json", "{}")),
+        ("a list that is none", page(OCI_INDEX, "[]")),
+        ("nothing", page(OCI_INDEX, "")),
+        ("a redirect to another host", Fault::Redirect("http://203.0.113.1/login".into())),
+        ("a redirect to itself", Fault::Redirect(path())),
+        ("a redirect to a page", Fault::Redirect("/login".into())),
+    ];
+    statuses.into_iter().chain(others.map(|(what, fault)| (what.to_owned(), fault))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_404_that_says_name_unknown_is_not_repeated_to_clients() {
+async fn however_upstream_says_that_it_has_no_api_the_tag_is_looked_for() {
+    for (what, fault) in no_such_api() {
+        let (origin, proxy) = with_fallback(&list(&[SIGNATURE])).await;
+        origin.fault(On::kind(Kind::Referrers), fault);
+        assert_eq!(proxy.get(&path()).await.body, list(&[SIGNATURE]).bytes, "{what}");
+        let other = path().replace(subject().hex(), &"0".repeat(64));
+        assert_nothing_is_listed(&proxy.get(&other).await, &what);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_no_missing_repository_and_no_empty_list() {
+    for status in [401, 403] {
+        let origin = Origin::start().await;
+        origin.fault(On::kind(Kind::Referrers), Fault::Status(status));
+        let proxy = Proxy::of(&origin).await;
+        assert_eq!(proxy.get(&path()).await.refusal(), (403, "DENIED".into()), "{status}");
+        put(&origin, &tag(), &list(&[SIGNATURE]));
+        proxy.clock().advance(Duration::from_secs(11));
+        let answer = proxy.get(&path()).await;
+        assert_eq!(answer.body, list(&[SIGNATURE]).bytes, "{status}: the tag may be read");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_is_the_subject_itself_is_no_list() {
+    let child = Image::new(1, &[10]).manifest;
+    let subject = Manifest::index(&[&child]);
     let origin = Origin::start().await;
-    origin.fault(On::kind(Kind::Referrers), Fault::Status(404));
+    put(&origin, &format!("sha256-{}", subject.digest.hex()), &subject);
     let proxy = Proxy::of(&origin).await;
-    let answer = proxy.get(&path()).await;
-    assert_eq!(answer.status, 404);
-    assert_ne!(answer.code(), "NAME_UNKNOWN");
+    let answer = proxy.get(&format!("/v2/acme/app/referrers/{}", subject.digest)).await;
+    assert_nothing_is_listed(&answer, "an index that is asked about");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_was_given_stands_in_for_a_while_when_upstream_is_down() {
+    let origin = Origin::start().await;
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{ "size": 1 }] })
+        .to_string();
+    origin.put_referrers(&subject(), index.clone());
+    let proxy = Proxy::of(&origin).await;
+    let fresh = proxy.get(&path()).await;
+    assert_eq!((fresh.status, fresh.header("warning")), (200, None));
+    origin.stop().await;
+    proxy.clock().advance(Duration::from_hours(23));
+    let stale = proxy.get(&path()).await;
+    assert_eq!((stale.status, stale.text()), (200, index.as_str()));
+    assert!(stale.header("warning").is_some_and(|warning| warning.starts_with("299")));
+    let never = proxy.get(&format!("{}?artifactType=application/x", path())).await;
+    assert_eq!(never.status, 502, "another question");
+    proxy.clock().advance(Duration::from_hours(2));
+    assert_eq!(proxy.get(&path()).await.status, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_was_refused_since_does_not_stand_in() {
+    let origin = Origin::start().await;
+    origin.put_referrers(&subject(), "{\"manifests\":[]}");
+    let proxy = Proxy::of(&origin).await;
+    assert_eq!(proxy.get(&path()).await.status, 200);
+    proxy.clock().advance(Duration::from_secs(1));
+    origin.fault(On::kind(Kind::Referrers), Fault::Status(403));
+    assert_eq!(proxy.get(&path()).await.status, 403);
+    origin.stop().await;
+    assert_eq!(proxy.get(&path()).await.status, 502);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,15 +214,17 @@ async fn the_tag_that_clients_fall_back_to_is_believed_absent_too() {
     for algorithm in ["sha256", "sha512"] {
         let fallback = format!("/v2/acme/app/manifests/{algorithm}-{}", subject().hex());
         let before = origin.count(|request| request.kind == Kind::Manifest);
-        for _ in 0..3 {
-            assert_eq!(proxy.get(&fallback).await.refusal(), (404, "MANIFEST_UNKNOWN".into()));
-            proxy.clock().advance(Duration::from_mins(1));
+        let asked = || origin.count(|request| request.kind == Kind::Manifest) - before;
+        for suffix in ["", ".sig", ".att", ".sbom"] {
+            let (tag, before) = (format!("{fallback}{suffix}"), asked());
+            for _ in 0..3 {
+                assert_eq!(proxy.get(&tag).await.refusal(), (404, "MANIFEST_UNKNOWN".into()));
+            }
+            let once = asked() - before;
+            proxy.clock().advance(Duration::from_secs(11));
+            assert_eq!(proxy.get(&tag).await.status, 404, "{algorithm} {suffix}");
+            assert_eq!(asked() - before, 2 * once, "{algorithm} {suffix}: soon asked again");
         }
-        assert_eq!(
-            origin.count(|request| request.kind == Kind::Manifest),
-            before + 1,
-            "{algorithm}"
-        );
     }
 }
 
@@ -173,11 +259,8 @@ async fn without_an_api_the_fallback_tag_is_the_answer_and_is_cached() {
         let before = origin.requests().len();
         assert_eq!(proxy.get(&path).await.body, list.bytes);
         assert_eq!(origin.requests().len(), before, "everything is known");
-        assert_eq!(
-            proxy.get(&path.replace("/app/", "/other/")).await.status,
-            404,
-            "a tag is its repository's"
-        );
+        let other = proxy.get(&path.replace("/app/", "/other/")).await;
+        assert_nothing_is_listed(&other, "a tag is its repository's");
         assert_eq!(
             proxy
                 .metric("roadstead_cache_requests_total", &[("kind", "tag"), ("outcome", "fresh")]),
@@ -221,19 +304,16 @@ async fn a_fallback_tag_that_moves_or_goes_is_followed_after_its_ttl() {
     assert_eq!(proxy.get(&path()).await.body, list(&[SIGNATURE, SBOM]).bytes);
     origin.untag("acme/app", &tag());
     proxy.clock().advance(Duration::from_secs(301));
-    assert_eq!(proxy.get(&path()).await.refusal(), (404, "UNSUPPORTED".into()));
+    assert_nothing_is_listed(&proxy.get(&path()).await, "gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fallback_list_may_be_as_large_as_a_page() {
-    let large = |bytes: usize| list(&[SIGNATURE, &"x".repeat(bytes)]);
-    for (manifest, status) in [(large(900 << 10), 200), (large(1 << 20), 404)] {
-        let (_origin, proxy) = with_fallback(&manifest).await;
-        for from in ["upstream", "the store"] {
-            let answer = proxy.get(&path()).await;
-            assert_eq!(answer.status, status, "from {from}");
-            assert!(status != 200 || answer.body == manifest.bytes, "from {from}");
-        }
+async fn a_fallback_list_may_be_as_large_as_a_manifest() {
+    let large = list(&[SIGNATURE, &"x".repeat(3 << 20)]);
+    let (_origin, proxy) = with_fallback(&large).await;
+    for from in ["upstream", "the store"] {
+        let answer = proxy.get(&path()).await;
+        assert!(answer.status == 200 && answer.body == large.bytes, "from {from}");
     }
 }
 
@@ -251,7 +331,7 @@ async fn a_fallback_tag_that_leads_to_no_list_counts_as_absent() {
         ("more than a manifest may be", Manifest::new(OCI_INDEX, " ".repeat(5 << 20))),
     ] {
         let (_origin, proxy) = with_fallback(&manifest).await;
-        assert_eq!(proxy.get(&path()).await.refusal(), (404, "UNSUPPORTED".into()), "{what}");
+        assert_nothing_is_listed(&proxy.get(&path()).await, what);
     }
 }
 

@@ -1,6 +1,8 @@
 //! `tags/list`: the client's own name, links that lead back here, every page reachable (TAG-1 to
 //! TAG-5).
 
+use std::time::Duration;
+
 use crate::support::client::Answer;
 use crate::support::image::{Manifest, OCI_MANIFEST};
 use crate::support::origin::{Fault, Kind, On, Origin};
@@ -150,5 +152,48 @@ async fn what_is_no_list_of_tags_is_refused() {
             (502, "UNAVAILABLE".into()),
             "{what}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_was_given_stands_in_for_a_while_when_upstream_is_down() {
+    let origin = Origin::start().await;
+    let tags = tagged(&origin, 5);
+    let proxy = Proxy::of(&origin).await;
+    let path = "/v2/acme/app/tags/list?n=3";
+    let fresh = proxy.get(path).await;
+    assert_eq!((tags_of(&fresh), fresh.header("warning")), (tags[..3].to_vec(), None));
+    for fault in [Fault::Status(503), Fault::Status(429), Fault::Hangup] {
+        origin.repair();
+        origin.fault(On::kind(Kind::Tags), fault.clone());
+        proxy.clock().advance(Duration::from_hours(2));
+        let stale = proxy.get(path).await;
+        assert_eq!(tags_of(&stale), tags[..3], "{fault:?}");
+        assert_eq!(next(&stale), next(&fresh), "{fault:?}");
+        assert!(stale.header("warning").is_some_and(|of| of.starts_with("299")), "{fault:?}");
+        assert_ne!(proxy.get("/v2/acme/app/tags/list").await.status, 200, "{fault:?}: never given");
+    }
+    proxy.clock().advance(Duration::from_hours(24));
+    assert_ne!(proxy.get(path).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_does_not_stand_in_for_a_list_that_was_refused_or_is_gone() {
+    for status in [401, 403, 404] {
+        let origin = Origin::start().await;
+        tagged(&origin, 5);
+        let proxy = Proxy::of(&origin).await;
+        for page in ["", "?n=2"] {
+            assert_eq!(proxy.get(&format!("/v2/acme/app/tags/list{page}")).await.status, 200);
+        }
+        proxy.clock().advance(Duration::from_secs(1));
+        origin.fault(On::kind(Kind::Tags), Fault::Status(status));
+        assert_eq!(proxy.get("/v2/acme/app/tags/list").await.status, 404, "{status}");
+        origin.stop().await;
+        proxy.clock().advance(Duration::from_secs(11));
+        for page in ["", "?n=2"] {
+            let path = format!("/v2/acme/app/tags/list{page}");
+            assert_eq!(proxy.get(&path).await.status, 502, "{status} {page}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod confirmation;
 pub(crate) mod freshness;
+pub(crate) mod lists;
 pub(crate) mod membership;
 pub(crate) mod negative;
 pub(crate) mod provisional;

@@ -31,8 +31,7 @@ impl NegativeCache {
         if self.writes.is_recent(&subject, name) {
             return;
         }
-        let life = subject.absence_life(limits);
-        self.absent.insert((subject, name.clone()), self.clock.now(), life);
+        self.absent.insert((subject, name.clone()), self.clock.now(), limits.negative);
     }
 
     /// Whether upstream said a moment ago that there is no such thing.
