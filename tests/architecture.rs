@@ -79,12 +79,9 @@ const ALONE: &[&str] = &["oci", "jws", "limits", "clock", "secret"];
 const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["main", "cli", "app", "telemetry"]),
     ("clap", &["main", "cli"]),
-    // The upstream side only looks at hyper's error, to tell a parse failure from a broken
-    // connection.
     ("hyper", &["server", "admin", "upstream"]),
-    ("hyper_util", &["server", "admin"]),
+    ("hyper_util", &["server", "admin", "upstream"]),
     ("prometheus", &["metrics", "admin"]),
-    ("reqwest", &["upstream"]),
     ("rusqlite", &["store"]),
     ("rustls", &["main", "upstream", "server", "config"]),
     ("serde_yaml", &["config"]),
@@ -94,6 +91,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("std::process::Command", &["upstream"]),
     ("tokio::process", &["upstream"]),
     ("tokio::fs", &["store"]),
+    ("tower_service", &["upstream"]),
     ("tracing_subscriber", &["telemetry"]),
 ];
 
@@ -395,7 +393,11 @@ mod checker {
     #[test]
     fn crates_outside_their_owner_are_found() {
         for (path, text, reason) in [
-            ("src/pull/fill.rs", "use reqwest::Response;", "reqwest belongs to upstream"),
+            (
+                "src/pull/fill.rs",
+                "use tower_service::Service;",
+                "tower_service belongs to upstream",
+            ),
             ("src/pull/fill.rs", "use std::{fs, io};", "std::fs belongs to"),
             ("src/pull/fill.rs", "use tokio::fs::File as F;", "tokio::fs belongs to"),
             ("src/pull/fill.rs", "fn f() { ::std::fs::remove_file(p); }", "std::fs belongs to"),
@@ -434,17 +436,23 @@ mod checker {
                 "src/store/fs.rs",
                 "use std::fs::{self, File}; use super::index::Index; use crate::store::Room;",
             ),
-            ("src/store/mod.rs", "#[cfg(test)]\nmod tests { use super::*; use reqwest::Client; }"),
+            (
+                "src/store/mod.rs",
+                "#[cfg(test)]\nmod tests { use super::*; use tower_service::Service; }",
+            ),
             ("src/pull/tests.rs", "use super::*; use std::fs;"),
             (
                 "src/pull/mod.rs",
-                "// use crate::server;\n/* reqwest::x */ const A: &str = \"std::fs::\\\"x\";",
+                "// use crate::server;\n/* tower_service::x */ const A: &str = \"std::fs::\\\"x\";",
             ),
             (
                 "src/pull/mod.rs",
                 "const A: &str = r#\"a \" crate::server::x\"#; const B: char = '\\'';",
             ),
-            ("src/pull/mod.rs", "fn f() { x.hyper = reqwest; my::reqwest::y(); hyperactive::z() }"),
+            (
+                "src/pull/mod.rs",
+                "fn f() { x.hyper = tower_service; my::tower_service::y(); hyperactive::z() }",
+            ),
             ("src/main.rs", "fn main() -> ExitCode { roadstead::cli::run() }"),
             ("src/lib.rs", "pub mod store; pub use crate::app::App;"),
         ] {

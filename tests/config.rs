@@ -19,6 +19,7 @@ use roadstead::config::{
 };
 use roadstead::identity::{CertificateName, Identity};
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
+use roadstead::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../config.example.yaml");
 
@@ -51,7 +52,7 @@ fn fixed(credential: &Credential) -> (&str, &str) {
 
 #[test]
 fn the_example_says_what_holds_without_a_file() {
-    assert_eq!(valid(EXAMPLE), config::builtin());
+    assert_eq!(valid(EXAMPLE), config::builtin(&|_| None));
 }
 
 #[test]
@@ -103,6 +104,7 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
         "tls: {",
         "hosts: [{",
         "cache: {",
+        "proxy: {",
         "upstreams: { a.test: {",
         "upstreams: { a.test: { credentials: [{",
         "access: {",
@@ -156,7 +158,7 @@ fn authority() -> String {
 
 #[test]
 fn without_a_file_the_well_known_registries_are_served_on_loopback() {
-    let config = config::builtin();
+    let config = config::builtin(&|_| None);
     assert!(config.listen.ip().is_loopback() && config.admin.ip().is_loopback());
     assert_eq!(config.default_upstream.expect("a default").as_str(), "docker.io");
     for name in [
@@ -208,6 +210,60 @@ fn values_are_read_into_their_types() {
             && !rule.images[0].matches("quay.io/a")
     );
     assert_eq!(rule.networks[0].to_string(), "10.0.0.0/8");
+}
+
+#[test]
+fn the_way_out_is_that_of_the_top_unless_an_upstream_has_its_own() {
+    let set = |name: &str| match name {
+        "https_proxy" => Some("http://env.test:1".to_owned()),
+        "PROXY_PASSWORD" => Some("hunter2".to_owned()),
+        _ => None,
+    };
+    let read = |text: &str| config::parse(text, Path::new("config.yaml"), &set).expect(text);
+    let config = read(
+        "proxy: { url: 'http://top.test:3128', username: me, password_env: PROXY_PASSWORD, \
+         no_proxy: [.corp.test, 10.0.0.0/8] }\n\
+         upstreams:\n  quay.io:\n  docker.io: { proxy: none, connect: '10.0.0.5:443' }\n  \
+         ghcr.io: { proxy: 'https://own.test' }\n  a.test: { proxy: environment }\n",
+    );
+    let url = |upstream: &Upstream| {
+        upstream.way_out.https.as_ref().map(|proxy| proxy.url.as_str().to_owned())
+    };
+    let urls: Vec<_> = config.upstreams.iter().map(url).collect();
+    let some = |url: &str| Some(url.to_owned());
+    assert_eq!(
+        urls,
+        [
+            some("http://top.test:3128/"),
+            None,
+            some("https://own.test/"),
+            some("http://env.test:1/")
+        ]
+    );
+    let top = &config.upstreams[0].way_out;
+    assert_eq!((top.direct.len(), &top.http), (2, &top.https));
+    let shown = top.https.as_ref().and_then(|proxy| proxy.authorization.as_ref());
+    assert_eq!(shown.map(Secret::expose), Some("Basic bWU6aHVudGVyMg=="));
+    assert_eq!(config.upstreams[1].connect.as_ref().map(ToString::to_string), some("10.0.0.5:443"));
+    assert_eq!(config.ignored_variables, Vec::<&str>::new());
+    let presets = read("proxy: http://top.test:3128");
+    assert!(presets.upstreams.iter().all(|upstream| upstream.way_out.https.is_some()));
+}
+
+#[test]
+fn variables_that_are_not_followed_are_noted() {
+    let set = |name: &str| {
+        ["HTTPS_PROXY", "http_proxy"].contains(&name).then(|| "http://p.test".to_owned())
+    };
+    let ignored = |text: &str| {
+        let config = config::parse(text, Path::new("config.yaml"), &set).expect(text);
+        config.ignored_variables
+    };
+    assert_eq!(ignored(""), ["HTTPS_PROXY", "http_proxy"]);
+    assert_eq!(config::builtin(&set).ignored_variables, ["HTTPS_PROXY", "http_proxy"]);
+    for text in ["proxy: none", "proxy: environment", "proxy: http://p.test:3128"] {
+        assert_eq!(ignored(text), Vec::<&str>::new(), "{text}");
+    }
 }
 
 #[test]

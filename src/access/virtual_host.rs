@@ -89,7 +89,7 @@ mod tests {
     use crate::config;
 
     fn hosts(edit: impl FnOnce(&mut Config)) -> VirtualHosts {
-        let mut config = config::builtin();
+        let mut config = config::builtin(&|_| None);
         edit(&mut config);
         VirtualHosts::new(&config)
     }

@@ -41,9 +41,12 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandFailure> {
 /// The configuration of `file`, or the built-in one, after every file that it names was read and
 /// found good too; and what in it is probably not meant.
 pub(super) fn load(file: Option<&Path>) -> Result<(Config, Problems), CommandFailure> {
-    let Some(file) = file else { return Ok((config::builtin(), Problems::default())) };
     let now = Clock::system().now();
-    let draft = Draft::read(file, &Surroundings::of_process(now))?;
+    let around = Surroundings::of_process(now);
+    let Some(file) = file else {
+        return Ok((config::builtin(around.environment), Problems::default()));
+    };
+    let draft = Draft::read(file, &around)?;
     for input in Input::ALL {
         let wrong = input.check(draft.config()).map_err(|unusable| unusable.problems);
         for (key, message) in wrong.err().unwrap_or_default() {

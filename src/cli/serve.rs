@@ -139,6 +139,13 @@ fn announce(config: &Config, clients: SocketAddr, admin: SocketAddr) {
     }
     let (cache, upstreams) = (cache_path(config), names(config));
     info!(%clients, %admin, cache = %cache.display(), %upstreams, "serving");
+    if !config.ignored_variables.is_empty() {
+        warn!(
+            variables = config.ignored_variables.join(", "),
+            "these variables name a proxy and are not followed; say proxy: environment to do so, or \
+             proxy: none"
+        );
+    }
     for upstream in config.upstreams.iter().filter(|upstream| !upstream.tls_verify) {
         warn!(
             upstream = upstream.name.as_str(),
@@ -206,7 +213,8 @@ mod tests {
 
     #[test]
     fn the_banner_says_where_and_how() {
-        let text = banner(&config::builtin(), address("0.0.0.0:5000"), address("127.0.0.1:5001"));
+        let text =
+            banner(&config::builtin(&|_| None), address("0.0.0.0:5000"), address("127.0.0.1:5001"));
         for line in [
             "  clients    http://0.0.0.0:5000\n",
             "  admin      http://127.0.0.1:5001/metrics\n",

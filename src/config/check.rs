@@ -11,10 +11,11 @@ use super::hosts;
 use super::keys;
 use super::listen;
 use super::place::{Fields, Place};
+use super::proxy;
 use super::sources::Sources;
 use super::units;
 use super::upstreams;
-use super::{Config, Log, LogFormat, Surroundings, Upstream};
+use super::{Config, Log, LogFormat, Surroundings, Upstream, WayOut};
 use crate::oci::UpstreamName;
 
 /// What the document says; only meaningful if no problem was noted.
@@ -27,8 +28,14 @@ pub(super) fn config(root: &Place<'_>, around: &Surroundings<'_>) -> Config {
     // its own, and "clients would speak plain HTTP" beside it would mislead.
     let (listen, admin) = listen::read(&top, allow_plain_http, top.get("tls").is_some());
     let hosts = hosts::read(&top, allow_plain_http);
-    let context = UpstreamContext { around: *around, allow_inline_secrets, listen, hosts: &hosts };
-    let upstreams = upstreams::read(&top, &context);
+    let (around, directly) = (*around, WayOut::default());
+    let context =
+        UpstreamContext { around, way_out: &directly, allow_inline_secrets, listen, hosts: &hosts };
+    let way_out = proxy::read(&top, &context);
+    let ignored_variables =
+        if way_out.is_none() { proxy::set_variables(around.environment) } else { Vec::new() };
+    let way_out = way_out.unwrap_or_default();
+    let upstreams = upstreams::read(&top, &UpstreamContext { way_out: &way_out, ..context });
     let access = top.get("access").map(|place| place.fields(keys::ACCESS));
     let sources = IdentitySources {
         users: access.as_ref().is_some_and(|access| access.get("users").is_some()),
@@ -53,6 +60,7 @@ pub(super) fn config(root: &Place<'_>, around: &Surroundings<'_>) -> Config {
         upstreams,
         shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), shutdown_grace),
         log: log(&top),
+        ignored_variables,
         sources: Sources::default(),
     }
 }

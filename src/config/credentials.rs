@@ -11,7 +11,7 @@ use super::docker_config::{self, DockerLogin};
 use super::keys;
 use super::licence_file;
 use super::place::{Fields, Place};
-use super::{Credential, Host, Login, Surroundings, Upstream};
+use super::{Credential, Host, Login, Surroundings, Upstream, WayOut};
 use crate::clock::Timestamp;
 use crate::licence::{EXPIRY_NOTICE, Licence, calendar};
 use crate::oci::{Pattern, Repository};
@@ -29,6 +29,8 @@ const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 #[derive(Clone, Copy)]
 pub(super) struct UpstreamContext<'a> {
     pub(super) around: Surroundings<'a>,
+    /// How upstreams are reached that do not say it themselves.
+    pub(super) way_out: &'a WayOut,
     /// `allow_inline_secrets`: a password may stand in the document itself.
     pub(super) allow_inline_secrets: bool,
     /// Where we listen, and by which names clients call us.
@@ -151,7 +153,11 @@ fn username(fields: &Fields<'_>) -> Option<String> {
     fields.optional("username", |place| place.text().map(str::to_owned))
 }
 
-fn password(
+/// A password from the one of its sources that is given.
+///
+/// # Errors
+/// A sentence without the password.
+pub(super) fn password(
     source: &str,
     place: &Place<'_>,
     context: &UpstreamContext<'_>,

@@ -9,6 +9,7 @@ pub(super) const TOP: &[&str] = &[
     "allow_inline_secrets",
     "cache",
     "default_upstream",
+    "proxy",
     "upstreams",
     "access",
     "applications",
@@ -28,6 +29,8 @@ pub(super) const UPSTREAM: &[&str] = &[
     "hosts",
     "token_hosts",
     "blob_hosts",
+    "proxy",
+    "connect",
     "ca",
     "tls_verify",
     "push",
@@ -35,6 +38,9 @@ pub(super) const UPSTREAM: &[&str] = &[
     "page_limit",
     "credentials",
 ];
+
+pub(super) const PROXY: &[&str] =
+    &["url", "username", "password", "password_file", "password_env", "ca", "no_proxy"];
 
 pub(super) const CREDENTIAL: &[&str] = &[
     "images",

@@ -22,9 +22,11 @@ mod model;
 mod place;
 mod presets;
 mod problem;
+mod proxy;
 mod sources;
 mod units;
 mod upstreams;
+mod way_out;
 
 use std::fmt;
 use std::path::Path;
@@ -45,6 +47,7 @@ pub use model::{
 pub use problem::{Problem, Problems};
 pub use sources::Sources;
 pub use upstreams::host_and_port;
+pub use way_out::{DialTarget, DirectHost, DirectName, ForwardProxy, WayOut};
 
 /// Looks up an environment variable by its name; tests have other variables than the process.
 pub type EnvLookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -88,10 +91,10 @@ pub fn parse(text: &str, file: &Path, environment: EnvLookup<'_>) -> Result<Conf
 }
 
 /// The configuration of a proxy that is started without a file: the well-known registries, on
-/// loopback only.
-pub fn builtin() -> Config {
+/// loopback only. Of the environment it only notes what it does not follow.
+pub fn builtin(environment: EnvLookup<'_>) -> Config {
     let empty = Node { number: 0, value: YamlValue::Null };
     // It names nothing that could be judged by a time.
-    let around = Surroundings { environment: &|_| None, now: Timestamp::from_unix(Duration::ZERO) };
+    let around = Surroundings { environment, now: Timestamp::from_unix(Duration::ZERO) };
     check::config(&Place::root(&empty, &Report::default()), &around)
 }

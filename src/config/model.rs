@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use super::sources::Sources;
+use super::way_out::{DialTarget, WayOut};
 use crate::identity::Identity;
 use crate::licence::Slug;
 use crate::oci::{Pattern, UpstreamName};
@@ -38,6 +39,9 @@ pub struct Config {
     /// How long transfers may go on after SIGTERM.
     pub shutdown_grace: Duration,
     pub log: Log,
+    /// Variables of the environment that name a proxy, if the document does not say what to do with
+    /// them.
+    pub ignored_variables: Vec<&'static str>,
     /// The document, and what was read with it (passwords, licences, authorities): a change of one
     /// is a change of the configuration.
     pub sources: Sources,
@@ -102,6 +106,10 @@ pub struct Upstream {
     pub token_hosts: Vec<String>,
     /// Redirect targets allowed although their address is private: `host` or `host:port`.
     pub blob_hosts: Vec<String>,
+    /// How its hosts are reached.
+    pub way_out: WayOut,
+    /// Where the host of `url` is dialled instead; TLS is still with that host.
+    pub connect: Option<DialTarget>,
     /// PEM of certificate authorities that are trusted in addition to the system's.
     pub ca: Option<Vec<u8>>,
     pub tls_verify: bool,

@@ -11,14 +11,16 @@ use super::credentials::{self, UpstreamContext};
 use super::keys;
 use super::place::{Fields, Place, closest};
 use super::presets::{self, PRESETS, Preset};
-use super::{Upstream, Writes};
+use super::proxy;
+use super::{Upstream, WayOut, Writes};
 use crate::licence::APPLICATION_PREFIX;
 use crate::oci::{Repository, UpstreamName, normal_host, split_port};
 
 /// The upstreams of the document in its order; every preset if it has no such section.
 pub(super) fn read(top: &Fields<'_>, context: &UpstreamContext<'_>) -> Vec<Upstream> {
     let Some(section) = top.get("upstreams") else {
-        return PRESETS.iter().map(from_preset).collect();
+        let preset = |preset| Upstream { way_out: context.way_out.clone(), ..from_preset(preset) };
+        return PRESETS.iter().map(preset).collect();
     };
     let Some(entries) = section.entries() else { return Vec::new() };
     if entries.is_empty() {
@@ -88,6 +90,8 @@ fn plain(name: UpstreamName) -> Upstream {
         hosts: Vec::new(),
         token_hosts: Vec::new(),
         blob_hosts: Vec::new(),
+        way_out: WayOut::default(),
+        connect: None,
         ca: None,
         tls_verify: true,
         library: false,
@@ -124,6 +128,8 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, context: &UpstreamContext<'
             *list = fields.list(key, parse);
         }
     }
+    upstream.way_out = proxy::read(fields, context).unwrap_or_else(|| context.way_out.clone());
+    upstream.connect = proxy::connect(fields);
     upstream.ca = fields.optional("ca", certificates::read_authorities);
     upstream.tls_verify = fields.read("tls_verify", true, Place::flag);
     upstream.writes = writes(fields);

@@ -365,6 +365,8 @@ mod tests {
             hosts: list(words[3]),
             token_hosts: vec![],
             blob_hosts: vec![],
+            way_out: config::WayOut::default(),
+            connect: None,
             ca: None,
             tls_verify: true,
             library: words[0] == "docker.io",

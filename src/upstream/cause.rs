@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 
 use rustls::{CertificateError, InvalidMessage};
+use tokio::time::error::Elapsed;
 
 /// What kept us from an answer. A closed set: it is a metric label, and clients are told the clause,
 /// which holds no address.
@@ -30,12 +31,22 @@ pub(super) enum Cause {
     TlsFailed,
     Reset,
     TimedOut,
+    /// The proxy in between cannot be reached.
+    ProxyUnreachable,
+    /// The proxy wants a login, or another (407).
+    ProxyLogin,
+    /// The proxy does not let us go there (403).
+    ProxyForbids,
+    /// The proxy cannot get there, or says something else.
+    ProxyFailed,
+    /// The proxy does not say whether it gets there.
+    ProxySilent,
     /// Descriptors, memory or ports of this machine have run out: nothing the other side did.
     OurShortage,
 }
 
 impl Cause {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Refused,
         Self::NoRoute,
         Self::NameNotFound,
@@ -48,6 +59,11 @@ impl Cause {
         Self::TlsFailed,
         Self::Reset,
         Self::TimedOut,
+        Self::ProxyUnreachable,
+        Self::ProxyLogin,
+        Self::ProxyForbids,
+        Self::ProxyFailed,
+        Self::ProxySilent,
         Self::OurShortage,
     ];
 
@@ -57,6 +73,12 @@ impl Cause {
     }
 
     fn of_one(error: &(dyn StdError + 'static)) -> Option<Self> {
+        if let Some(proxy) = error.downcast_ref::<ProxyError>() {
+            return Some(proxy.fault.cause());
+        }
+        if error.is::<Elapsed>() {
+            return Some(Self::TimedOut);
+        }
         if let Some(failed) = error.downcast_ref::<LookupFailed>() {
             return Some(of_lookup(&failed.0));
         }
@@ -84,6 +106,11 @@ impl Cause {
             Self::TlsFailed => "tls_failed",
             Self::Reset => "reset",
             Self::TimedOut => "timed_out",
+            Self::ProxyUnreachable => "proxy_unreachable",
+            Self::ProxyLogin => "proxy_login",
+            Self::ProxyForbids => "proxy_forbids",
+            Self::ProxyFailed => "proxy_failed",
+            Self::ProxySilent => "proxy_silent",
             Self::OurShortage => "our_shortage",
         }
     }
@@ -103,6 +130,11 @@ impl Cause {
             Self::TlsFailed => "the TLS handshake failed",
             Self::Reset => "the connection was closed or reset",
             Self::TimedOut => "there was no connection in time",
+            Self::ProxyUnreachable => "the outbound proxy cannot be reached",
+            Self::ProxyLogin => "the outbound proxy wants another login (407)",
+            Self::ProxyForbids => "the outbound proxy does not let us go there (403)",
+            Self::ProxyFailed => "the outbound proxy cannot get there",
+            Self::ProxySilent => "the outbound proxy does not answer",
             Self::OurShortage => "this proxy has run out of descriptors, memory or ports",
         }
     }
@@ -126,8 +158,64 @@ pub(super) fn find<'a, E: StdError + 'static>(
     chain(error).find_map(|error| error.downcast_ref())
 }
 
-/// What TLS itself says, which names dates, and the names in a certificate.
-pub(super) fn tls_detail(error: &(dyn StdError + 'static)) -> Option<String> {
+/// An outbound proxy, and what is wrong with it or what it says.
+#[derive(Debug, thiserror::Error)]
+#[error("the outbound proxy {proxy}")]
+pub(super) struct ProxyError {
+    /// Scheme, host and port.
+    pub(super) proxy: String,
+    #[source]
+    pub(super) fault: ProxyFault,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProxyFault {
+    #[error("cannot be reached")]
+    Unreachable(#[source] Box<dyn StdError + Send + Sync>),
+    #[error("could not be reached a moment ago")]
+    Resting,
+    #[error("answers 407")]
+    LoginNeeded,
+    #[error("answers 403")]
+    Forbidden,
+    #[error("answers {0}")]
+    Failed(u16),
+    #[error("gives no answer")]
+    Silent,
+    #[error("breaks off")]
+    Broken(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+impl ProxyFault {
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Unreachable(_) | Self::Resting => Cause::ProxyUnreachable,
+            Self::LoginNeeded => Cause::ProxyLogin,
+            Self::Forbidden => Cause::ProxyForbids,
+            Self::Failed(_) | Self::Broken(_) => Cause::ProxyFailed,
+            Self::Silent => Cause::ProxySilent,
+        }
+    }
+
+    /// Whether it is the proxy that is wrong, or our right to use it, and not the way behind it.
+    pub(super) fn is_its_own(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Resting | Self::LoginNeeded | Self::Forbidden => true,
+            // 502, 503 and 504 are what proxies say of a host that they do not reach.
+            Self::Failed(status) => !matches!(status, 502..=504),
+            Self::Silent | Self::Broken(_) => false,
+        }
+    }
+}
+
+/// What an operator wants to know beside the cause: what TLS itself says, which names dates, and the
+/// names in a certificate; and why a proxy cannot be reached, or what it says.
+pub(super) fn detail(error: &(dyn StdError + 'static)) -> Option<String> {
+    if let Some(ProxyError { proxy, fault }) = find(error) {
+        let inner = fault.source().and_then(Cause::of);
+        let inner = inner.map_or_else(String::new, |cause| format!(": {cause}"));
+        return Some(format!("{proxy} {fault}{inner}"));
+    }
     find::<rustls::Error>(error).map(ToString::to_string)
 }
 
@@ -287,7 +375,7 @@ mod tests {
         ] {
             assert_eq!(Cause::of(&error), Some(cause), "{error}");
         }
-        let detail = tls_detail(&certificate(CertificateError::Expired));
+        let detail = detail(&certificate(CertificateError::Expired));
         assert_eq!(detail.as_deref(), Some("invalid peer certificate: Expired"));
     }
 
@@ -308,6 +396,29 @@ mod tests {
             let shown = error.to_string();
             assert_eq!(Cause::of(&LookupFailed(error)), Some(cause), "{shown}");
         }
+    }
+
+    #[test]
+    fn what_a_proxy_says_is_told_from_what_is_behind_it() {
+        let refused = || -> Box<dyn StdError + Send + Sync> { os(libc::ECONNREFUSED).into() };
+        for (fault, cause, own) in [
+            (ProxyFault::Unreachable(refused()), Cause::ProxyUnreachable, true),
+            (ProxyFault::Resting, Cause::ProxyUnreachable, true),
+            (ProxyFault::LoginNeeded, Cause::ProxyLogin, true),
+            (ProxyFault::Forbidden, Cause::ProxyForbids, true),
+            (ProxyFault::Failed(400), Cause::ProxyFailed, true),
+            (ProxyFault::Failed(503), Cause::ProxyFailed, false),
+            (ProxyFault::Broken(refused()), Cause::ProxyFailed, false),
+            (ProxyFault::Silent, Cause::ProxySilent, false),
+        ] {
+            assert_eq!(fault.is_its_own(), own, "{fault}");
+            let error = ProxyError { proxy: "http://p.test:3128".to_owned(), fault };
+            assert_eq!(Cause::of(&io::Error::other(error)), Some(cause));
+        }
+        let fault = ProxyFault::Unreachable(refused());
+        let error = ProxyError { proxy: "http://p.test:3128".to_owned(), fault };
+        let told = "http://p.test:3128 cannot be reached: the connection is refused";
+        assert_eq!(detail(&error).as_deref(), Some(told));
     }
 
     #[test]

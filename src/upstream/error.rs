@@ -248,8 +248,7 @@ impl fmt::Display for Error {
         if let Some(cause) = fault.cause {
             write!(f, ": {cause}")?;
         }
-        // The names and dates of a certificate are what an operator looks for next.
-        if let Some(detail) = fault.source.as_deref().and_then(|source| cause::tls_detail(source)) {
+        if let Some(detail) = fault.source.as_deref().and_then(|source| cause::detail(source)) {
             write!(f, " ({detail})")?;
         }
         if *attempts > 1 { write!(f, " ({attempts} attempts)") } else { Ok(()) }
@@ -319,18 +318,13 @@ impl Fault {
         Self::new(ErrorKind::Protocol, Symptom::Answered, reason)
     }
 
-    #[must_use]
-    pub(super) fn caused_by(self, cause: Cause) -> Self {
-        Self { cause: Some(cause), ..self }
-    }
-
     /// With the error behind it, which tells the cause if it knows one.
     #[must_use]
     pub(super) fn because(
         mut self,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        self.cause = Cause::of(&source).or(self.cause);
+        self.cause = Cause::of(&source);
         self.source = Some(Arc::new(source));
         self
     }

@@ -204,8 +204,7 @@ impl UpstreamClient {
         let empty = (chunk.body.size_hint().exact() == Some(0)).then_some(NO_CONTENT);
         let headers = [octets].into_iter().chain(range).chain(empty).collect();
         let call = Call { headers, ..call };
-        let body = reqwest::Body::wrap(chunk.body);
-        let response = self.runner.run_once(&call, body, login_deadline).await?;
+        let response = self.runner.run_once(&call, chunk.body, login_deadline).await?;
         upload_status(&response, &call.url)
             .map_err(|fault| fault.during(self.name(), call.operation, 1))
     }

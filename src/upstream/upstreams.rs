@@ -7,8 +7,9 @@ use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 
 use super::client::UpstreamClient;
-use super::transport::dial::{HttpClients, Lookup};
+use super::transport::dial::{DialContext, HttpClients};
 use super::transport::request::Transport;
+use super::transport::resolve::Lookup;
 use super::transport::tls;
 use crate::clock::Clock;
 use crate::config;
@@ -111,7 +112,9 @@ impl BuildContext {
             tls::add_pem(&mut roots, ca)
                 .map_err(|source| BuildError::Ca { upstream: upstream(), source })?;
         }
-        HttpClients::new(config, &roots, &self.limits, &self.lookup)
+        let Self { limits, lookup, clock, roots: system_roots, .. } = self;
+        let world = DialContext { system_roots, limits, lookup, clock };
+        HttpClients::new(config, &roots, &world)
             .map_err(|source| BuildError::Client { upstream: upstream(), source })
     }
 }

@@ -46,7 +46,7 @@ impl Folder {
         folder.write("tls.key", &made.signing_key.serialize_pem());
         folder.write("htpasswd", USER);
         folder.write("revoked", "");
-        for name in ["hub", "quay", "registry"] {
+        for name in ["hub", "quay", "registry", "proxy"] {
             folder.write(name, "secret\n");
         }
         let said = folder.shell(

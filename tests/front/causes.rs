@@ -1,10 +1,7 @@
 //! Why an upstream cannot be reached: in the client's answer, in the access line, in the metric.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use url::Url;
@@ -12,7 +9,7 @@ use url::Url;
 use crate::support::access_log;
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup, manifest};
-use crate::support::tls::Authority;
+use crate::support::tls::{Authority, acceptor};
 
 /// A listener that lets `serve` deal with each connection.
 async fn listener<F>(host: &str, serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
@@ -31,17 +28,8 @@ where
 }
 
 /// A server that shakes hands with this certificate, PEM, and says nothing.
-async fn tls_server(host: &str, (certificate, key): (String, String)) -> SocketAddr {
-    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("a pair");
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+async fn tls_server(host: &str, certificate: (String, String)) -> SocketAddr {
+    let acceptor = acceptor(certificate);
     listener(host, move |stream| {
         let accepting = acceptor.accept(stream);
         async move { drop(accepting.await) }

@@ -19,6 +19,7 @@ mod membership;
 mod metrics;
 mod moved_tags;
 mod no_registry;
+mod outbound;
 mod outcomes;
 mod paths;
 mod ping;

@@ -16,6 +16,7 @@ use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scheme::{AuthRequest, Authenticator, Authorization};
 use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 use crate::upstream::transport::body::HttpResponse;
+use crate::upstream::transport::feed::UploadBody;
 use crate::upstream::transport::request::{HttpRequest, RequestBody, Transport, forbidden};
 use crate::upstream::transport::throttle::Throttle;
 use crate::upstream::verdict::FailedRead;
@@ -125,7 +126,7 @@ impl CallAttempt<'_> {
         &self,
         call: &Call<'_>,
         authorization: Authorization,
-        body: reqwest::Body,
+        body: UploadBody,
     ) -> Result<CallResponse, Fault> {
         let request = call.request(&call.url, authorization.header());
         let request = HttpRequest { body: RequestBody::Stream(body), ..request };

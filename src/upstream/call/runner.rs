@@ -21,6 +21,7 @@ use crate::upstream::auth::login::Logins;
 use crate::upstream::auth::scheme::Authenticator;
 use crate::upstream::auth::token::{TokenCache, TokenEndpoint};
 use crate::upstream::error::{Error, ErrorKind, FailureClass, Fault, Operation, Symptom};
+use crate::upstream::transport::feed::UploadBody;
 use crate::upstream::transport::request::Transport;
 use crate::upstream::transport::throttle::{Throttle, ThrottlePass};
 
@@ -116,7 +117,7 @@ impl CallRunner {
     pub(in crate::upstream) async fn run_once(
         &self,
         call: &Call<'_>,
-        body: reqwest::Body,
+        body: UploadBody,
         login_deadline: Instant,
     ) -> Result<CallResponse, Error> {
         self.learn_auth_scheme(call, login_deadline).await?;
@@ -149,7 +150,7 @@ impl CallRunner {
     async fn send_once(
         &self,
         call: &Call<'_>,
-        body: reqwest::Body,
+        body: UploadBody,
         login_deadline: Instant,
     ) -> Result<CallResponse, Fault> {
         let pass = self.throttle.check(self.logins.credential(call.repository), call.operation)?;

@@ -4,7 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 use crate::metrics::Counter;
 use crate::oci::UpstreamName;
@@ -18,7 +21,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// An answer whose headers are here and whose body is not.
 pub(in crate::upstream) struct HttpResponse {
-    pub(super) response: reqwest::Response,
+    pub(super) response: Response<Incoming>,
     /// The longest silence within the body.
     pub(super) idle: Duration,
     /// Counts the bytes of the body.
@@ -34,20 +37,24 @@ impl HttpResponse {
         self.response.headers()
     }
 
+    /// Bytes of the body, if the framing says how many.
+    fn announced(&self) -> Option<u64> {
+        self.response.body().size_hint().exact()
+    }
+
     /// The next bytes; `None` only at the clean end of the framing.
     ///
     /// # Errors
     /// `Timeout` after `idle` of silence, `Unreachable` if the body breaks off.
     pub(in crate::upstream) async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
-        match tokio::time::timeout(self.idle, self.response.chunk()).await {
+        match tokio::time::timeout(self.idle, next_data(self.response.body_mut())).await {
             Ok(Ok(chunk)) => {
                 self.received.inc_by(chunk.as_ref().map_or(0, Bytes::len) as u64);
                 Ok(chunk)
             }
             Ok(Err(error)) => {
-                // Presigned URLs of blob storage hold a signature; none may reach a log.
                 Err(Fault::new(ErrorKind::Unreachable, Symptom::Cut, "the body broke off")
-                    .because(error.without_url()))
+                    .because(error))
             }
             Err(_) => Err(Fault::new(ErrorKind::Timeout, Symptom::Cut, "the body stalled")),
         }
@@ -59,10 +66,8 @@ impl HttpResponse {
     /// `Protocol` if it has more than `limit` bytes; else as [`HttpResponse::chunk`].
     pub(in crate::upstream) async fn whole(&mut self, limit: usize) -> Result<Bytes, Fault> {
         let too_large = || Fault::protocol(format!("the body is larger than {limit} bytes"));
-        let announced = self
-            .response
-            .content_length()
-            .map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        let announced =
+            self.announced().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
         // Before a byte of it is read. The capacity below is within the limit for the same reason.
         if announced > limit {
             return Err(too_large());
@@ -79,11 +84,21 @@ impl HttpResponse {
 
     /// Reads a small body to its end; its content and its failures do not matter.
     pub(in crate::upstream) async fn discard(mut self) {
-        if self.response.content_length().is_some_and(|length| length <= LARGEST_DISCARDED) {
+        if self.announced().is_some_and(|length| length <= LARGEST_DISCARDED) {
             let read = async { while let Ok(Some(_)) = self.chunk().await {} };
             let _ = tokio::time::timeout(DISCARD_TIME, read).await;
         }
     }
+}
+
+/// The next frame that holds bytes; trailers are passed over.
+async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, hyper::Error> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame?.into_data() {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
 }
 
 /// The bytes of a blob as they arrive.

@@ -1,95 +1,50 @@
-//! The two HTTP clients of an upstream, and how they turn names into addresses.
+//! The two HTTP clients of an upstream.
 //!
-//! Both go through one [`Lookup`]. The client for configured hosts takes any address; the one for
-//! hosts that somebody else named drops every address that is not public and connects to exactly
-//! those that remain, so that there is no second lookup to answer differently.
+//! Both look names up the same way. The client for configured hosts takes any address; the one for
+//! hosts that somebody else named takes public addresses only. Behind a proxy, which looks names up
+//! by itself, the gate has looked at the name.
 
-use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
+use tokio_rustls::TlsConnector;
 
-use super::gate::{ForbiddenUrl, is_public};
+use super::connect::{Connector, ConnectorParts, ProxyRest};
+use super::feed::UploadBody;
+use super::resolve::{Lookup, Resolver};
 use super::tls::{self, BoxError};
+use super::way::WaysOut;
+use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
-use crate::upstream::cause::LookupFailed;
 
 /// Below the 60 s after which load balancers commonly drop an idle connection.
 const POOL_IDLE_TIME: Duration = Duration::from_secs(50);
 /// Idle connections that are kept for each host.
 const POOL_IDLE_CONNECTIONS: usize = 32;
+/// Silence of a peer after which its system is asked whether the connection is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How names become addresses: the system's way, or another that a test hands in.
-#[derive(Clone)]
-pub struct Lookup(Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>);
+/// What a request carries.
+pub(super) type OutgoingBody = Either<Full<Bytes>, UploadBody>;
 
-impl Lookup {
-    /// The system's resolver.
-    pub fn system() -> Self {
-        Self::new(|name| async move {
-            let found = tokio::net::lookup_host((name, 0)).await?;
-            Ok(found.map(|address| address.ip()).collect())
-        })
-    }
-
-    /// Resolves by `lookup`, which gets the bare host name.
-    pub fn new<F>(lookup: impl Fn(String) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
-    {
-        Self(Arc::new(move |name| Box::pin(lookup(name))))
-    }
-}
-
-impl Default for Lookup {
-    fn default() -> Self {
-        Self::system()
-    }
-}
-
-impl fmt::Debug for Lookup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Lookup(…)")
-    }
-}
-
-/// Gives reqwest the addresses of a name, all of them or the public ones.
-struct Resolver {
-    lookup: Lookup,
-    only_public: bool,
-}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let found = (self.lookup.0)(name.as_str().to_owned());
-        let only_public = self.only_public;
-        Box::pin(async move {
-            let found = found.await.map_err(LookupFailed)?;
-            let has_addresses = !found.is_empty();
-            let allowed: Vec<_> =
-                found.into_iter().filter(|address| !only_public || is_public(*address)).collect();
-            // A name without any address is left to fail as such; this one has some, and all of
-            // them are internal (RELIABILITY §2.2).
-            if has_addresses && allowed.is_empty() {
-                return Err(ForbiddenUrl::PrivateName.into());
-            }
-            // Port 0 is replaced by that of the URL.
-            Ok(Box::new(allowed.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
-        })
-    }
-}
+/// A pool of connections. It does nothing on its own: no redirects, decompression or headers, each
+/// of which would be a request or a change of bytes that the gate, the retry policy or the digest
+/// does not see. It sends a request again only if the connection from the pool was closed before
+/// any of it had left.
+pub(super) type HttpClient = Client<Connector, OutgoingBody>;
 
 /// The clients of one upstream; [`DialVia`](super::gate::DialVia) says which is for what.
 #[derive(Debug)]
 pub(in crate::upstream) struct HttpClients {
-    pub(in crate::upstream) configured: reqwest::Client,
-    pub(in crate::upstream) public: reqwest::Client,
+    pub(super) configured: HttpClient,
+    pub(super) public: HttpClient,
 }
 
 impl HttpClients {
@@ -97,71 +52,68 @@ impl HttpClients {
     pub(in crate::upstream) fn new(
         config: &config::Upstream,
         roots: &RootCertStore,
-        limits: &Limits,
-        lookup: &Lookup,
+        world: &DialContext<'_>,
     ) -> Result<Self, BoxError> {
-        let client = |verify: bool, only_public: bool| -> Result<reqwest::Client, BoxError> {
-            let tls = tls::client_config(roots.clone(), verify)?;
-            let resolver = Resolver { lookup: lookup.clone(), only_public };
-            Ok(plain_client(limits)
-                .dns_resolver(Arc::new(resolver))
-                .tls_backend_preconfigured(tls)
-                .build()?)
+        let ways = || WaysOut::new(config);
+        let proxy_rest = Arc::new(ProxyRest::new(world.clock.clone()));
+        let proxy_tls = world.proxy_tls(&ways())?;
+        let client = |verify: bool, only_public: bool| -> Result<HttpClient, BoxError> {
+            let tls = Arc::new(tls::client_config(roots.clone(), verify)?);
+            Ok(pool(Connector::new(ConnectorParts {
+                ways: ways(),
+                sockets: world.sockets(only_public),
+                proxy_sockets: world.sockets(false),
+                tls: tls.into(),
+                proxy_tls: proxy_tls.clone(),
+                proxy_rest: Arc::clone(&proxy_rest),
+                time: world.limits.connect,
+            })))
         };
         // Two, since a client has one resolver and one TLS configuration.
         Ok(Self { configured: client(config.tls_verify, false)?, public: client(true, true)? })
     }
 }
 
-/// A client that does nothing on its own: no redirects, retries, proxies, decompression or
-/// referers. Each would be a request or a change of bytes that the gate, the retry policy or the
-/// digest does not see.
-fn plain_client(limits: &Limits) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .user_agent(concat!("roadstead/", env!("CARGO_PKG_VERSION")))
-        .http1_only()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .no_gzip()
-        .no_brotli()
-        .no_zstd()
-        .no_deflate()
-        .tcp_nodelay(true)
-        .connect_timeout(limits.connect)
-        .pool_idle_timeout(POOL_IDLE_TIME)
-        .pool_max_idle_per_host(POOL_IDLE_CONNECTIONS)
+/// What the connections of every upstream are made with.
+#[derive(Debug)]
+pub(in crate::upstream) struct DialContext<'a> {
+    pub(in crate::upstream) system_roots: &'a RootCertStore,
+    pub(in crate::upstream) limits: &'a Limits,
+    pub(in crate::upstream) lookup: &'a Lookup,
+    pub(in crate::upstream) clock: &'a Clock,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn resolved(
-        only_public: bool,
-        found: &'static [&'static str],
-    ) -> Result<Vec<String>, BoxError> {
-        let lookup = Lookup::new(move |_| async move {
-            Ok(found.iter().map(|a| a.parse().expect("valid")).collect())
-        });
-        let addresses = Resolver { lookup, only_public }.resolve("name".parse()?).await?;
-        Ok(addresses.map(|address| address.ip().to_string()).collect())
+impl DialContext<'_> {
+    /// An upstream's `ca` says nothing about a proxy, which has its own.
+    fn proxy_tls(&self, ways: &WaysOut) -> Result<TlsConnector, BoxError> {
+        let mut roots = self.system_roots.clone();
+        if let Some(ca) = ways.any_proxy().and_then(|proxy| proxy.ca.as_ref()) {
+            tls::add_pem(&mut roots, ca)?;
+        }
+        Ok(Arc::new(tls::client_config(roots, true)?).into())
     }
 
-    #[tokio::test]
-    async fn the_public_client_sees_public_addresses_only() {
-        let mixed = &["10.0.0.1", "1.1.1.1", "::1", "2606:4700::1111", "169.254.169.254"];
-        assert_eq!(
-            resolved(true, mixed).await.expect("two are public"),
-            ["1.1.1.1", "2606:4700::1111"]
-        );
-        assert_eq!(resolved(false, mixed).await.expect("all").len(), 5);
+    fn sockets(&self, only_public: bool) -> HttpConnector<Resolver> {
+        let resolver = Resolver { lookup: self.lookup.clone(), only_public };
+        let mut sockets = HttpConnector::new_with_resolver(resolver);
+        sockets.set_nodelay(true);
+        // Divided among the addresses of a name, so that one that is silent does not keep us from
+        // the next.
+        sockets.set_connect_timeout(Some(self.limits.connect));
+        // A peer that is gone without a word is noticed before an idle limit is.
+        sockets.set_keepalive(Some(KEEP_ALIVE));
+        sockets.set_keepalive_interval(Some(KEEP_ALIVE));
+        sockets.set_keepalive_retries(Some(3));
+        sockets.set_tcp_user_timeout(Some(2 * KEEP_ALIVE));
+        sockets
     }
+}
 
-    #[tokio::test]
-    async fn a_name_with_private_addresses_only_is_refused() {
-        let error = resolved(true, &["127.0.0.1", "::1"]).await.expect_err("refused");
-        assert_eq!(error.downcast_ref::<ForbiddenUrl>(), Some(&ForbiddenUrl::PrivateName));
-    }
+fn pool(connector: Connector) -> HttpClient {
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE_TIME)
+        .pool_max_idle_per_host(POOL_IDLE_CONNECTIONS)
+        .build(connector)
 }

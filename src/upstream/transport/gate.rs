@@ -3,8 +3,9 @@
 //! Registries name further addresses themselves: redirects to blob storage, token realms. What they
 //! name must not reach into our network, nor take a credential elsewhere (RELIABILITY §2.1, §2.2).
 //! The gate sees every URL before it is dialled; names that are not configured are resolved by the
-//! filtering resolver in `dial`, which asks [`is_public`] about each address. Literal addresses
-//! never reach a resolver, so the gate refuses them itself. Storage that a redirect leads to
+//! filtering resolver in `resolve`, which asks [`is_public`] about each address. Literal addresses
+//! never reach a resolver, so the gate refuses them itself; and names that a proxy resolves reach
+//! none of ours, so it refuses those of internal networks. Storage that a redirect leads to
 //! mostly has a host that nobody configured, so such names must be reachable.
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use url::{Host, Url};
 
+use super::way::{Way, WaysOut, is_internal};
 use crate::config;
 
 /// Which URLs one upstream may lead us to.
@@ -23,6 +25,7 @@ pub(in crate::upstream) struct OutboundGate {
     /// `host` or `host:port`, in lower case as `Url` has hosts.
     token_hosts: Vec<String>,
     blob_hosts: Vec<String>,
+    ways: WaysOut,
 }
 
 /// Which of the two clients dials a URL.
@@ -45,6 +48,8 @@ pub(in crate::upstream) enum ForbiddenUrl {
     AddressLiteral,
     /// Every address of the name is one of our own networks'.
     PrivateName,
+    /// A name that leads into somebody's own network, and that a proxy would look up for us.
+    InternalName,
     /// A token realm that is neither the upstream itself nor one of its `token_hosts` (UP-5).
     ForeignRealm,
     Unparsable,
@@ -58,6 +63,9 @@ impl fmt::Display for ForbiddenUrl {
             Self::UserInfo => "it carries a user name",
             Self::AddressLiteral => "it is an address instead of a name",
             Self::PrivateName => "it resolves to private addresses only; blob_hosts would allow it",
+            Self::InternalName => {
+                "it is a name of an internal network, behind a proxy; blob_hosts would allow it"
+            }
             Self::ForeignRealm => "it is neither the upstream nor one of its token_hosts",
             Self::Unparsable => "it is not a URL",
         })
@@ -73,6 +81,7 @@ impl OutboundGate {
             home: config.url.clone(),
             token_hosts: lower(&config.token_hosts),
             blob_hosts: lower(&config.blob_hosts),
+            ways: WaysOut::new(config),
         }
     }
 
@@ -102,6 +111,10 @@ impl OutboundGate {
             _ if !scheme_ok => Err(ForbiddenUrl::NoHttps),
             _ if has_user(url) => Err(ForbiddenUrl::UserInfo),
             _ if configured => Ok(DialVia::Configured),
+            // A proxy looks the name up itself, where no filter of ours sees the addresses.
+            Host::Domain(name) if self.way(url) != Way::Direct && is_internal(name) => {
+                Err(ForbiddenUrl::InternalName)
+            }
             Host::Domain(_) => Ok(DialVia::Public),
             Host::Ipv4(_) | Host::Ipv6(_) => Err(ForbiddenUrl::AddressLiteral),
         }
@@ -131,6 +144,11 @@ impl OutboundGate {
         } else {
             Err(ForbiddenUrl::ForeignRealm)
         }
+    }
+
+    /// Directly, or through which proxy.
+    pub(super) fn way(&self, url: &Url) -> Way<'_> {
+        self.ways.way(url)
     }
 
     /// Whether it is the upstream itself, and not a host that somebody has named.
@@ -233,6 +251,8 @@ mod tests {
             hosts: vec![],
             token_hosts: hosts(&["auth.acme.test", "10.0.0.2:5001"]),
             blob_hosts: hosts(&["10.0.0.3:9000", "CDN.internal"]),
+            way_out: config::WayOut::default(),
+            connect: None,
             ca: None,
             tls_verify: true,
             library: false,

@@ -5,21 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Method, StatusCode};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT,
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 use url::Url;
 
 use super::body::HttpResponse;
-use super::dial::HttpClients;
+use super::connect::{authorization, of_proxy};
+use super::dial::{HttpClients, OutgoingBody};
+use super::feed::UploadBody;
 use super::gate::{DialVia, ForbiddenUrl, OutboundGate, origin_of};
 use super::reachability::Reachability;
+use super::tunnel::{OUR_NAME, refusal};
+use super::way::Way;
 use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
 use crate::metrics::{Counter, Metrics};
 use crate::oci::UpstreamName;
-use crate::upstream::cause::{Cause, find};
+use crate::upstream::cause::{Cause, ProxyError, ProxyFault, find};
 use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 
 /// The way to one upstream: which URLs may be dialled, by which clients, and what is counted. Its
@@ -53,7 +63,7 @@ pub(in crate::upstream) enum RequestBody {
     Form(String),
     Bytes(Bytes),
     /// Bytes that come from a client; they cannot be sent a second time.
-    Stream(reqwest::Body),
+    Stream(UploadBody),
 }
 
 impl Transport {
@@ -102,46 +112,84 @@ impl Transport {
             DialVia::Configured => &self.clients.configured,
             DialVia::Public => &self.clients.public,
         };
+        let way = self.gate.way(&url);
+        let request = request.through(way)?;
         let mut counted = CountedRequest {
             transport: self,
             operation,
             sent_at: Instant::now(),
             outcome: Err("abandoned"),
         };
-        let answer = request.with(client).send().await;
-        counted.outcome = answer.as_ref().map(reqwest::Response::status).map_err(|_| "error");
+        let answer = client.request(request).await;
+        counted.outcome = answer.as_ref().map(Response::status).map_err(|_| "error");
         // Counted here, at the headers: how long a body takes depends on who reads it.
         drop(counted);
-        let response = answer.map_err(|error| self.unanswered(&url, error))?;
+        let answer = answer.map_err(|error| unanswered(&url, error));
+        let answer = answer.and_then(|response| of_registry(&url, way, response));
+        let response = answer.inspect_err(|fault| self.count_unanswered(fault))?;
         let received = self.received_bytes.clone();
         Ok(HttpResponse { response, idle: self.body_idle, received })
     }
 
-    fn unanswered(&self, url: &Url, error: reqwest::Error) -> Fault {
-        let fault = unanswered(url, error);
+    fn count_unanswered(&self, fault: &Fault) {
         if let Some(cause) = fault.cause {
             let labels = [self.name.as_str(), cause.as_str()];
             self.metrics.upstream.unanswered.with_label_values(&labels).inc();
         }
-        fault
     }
 }
 
 impl HttpRequest {
-    fn with(self, client: &reqwest::Client) -> reqwest::RequestBuilder {
-        let Self { method, url, headers, body } = self;
+    /// As it is sent on this way.
+    fn through(self, way: Way<'_>) -> Result<Request<OutgoingBody>, Fault> {
+        let Self { method, url, mut headers, body } = self;
+        headers.insert(USER_AGENT, OUR_NAME);
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         // Bytes that are decoded on the way would not have the digest (BLOB-3).
-        let identity = HeaderValue::from_static("identity");
-        let request =
-            client.request(method, url).headers(headers).header(ACCEPT_ENCODING, identity);
-        match body {
-            RequestBody::Empty => request,
-            RequestBody::Form(form) => {
-                request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
-            }
-            RequestBody::Bytes(bytes) => request.body(bytes),
-            RequestBody::Stream(body) => request.body(body),
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        // Through a tunnel the proxy has seen it already, and the registry is not to.
+        if let Way::Forward(proxy) = way {
+            headers.extend(authorization(proxy).map(|value| (PROXY_AUTHORIZATION, value)));
         }
+        let whole = |bytes| Either::Left(Full::new(bytes));
+        let body = match body {
+            RequestBody::Empty => whole(Bytes::new()),
+            RequestBody::Form(form) => {
+                let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+                headers.insert(CONTENT_TYPE, form_type);
+                whole(form.into())
+            }
+            RequestBody::Bytes(bytes) => whole(bytes),
+            RequestBody::Stream(body) => Either::Right(body),
+        };
+        let unusable = |_| Fault::protocol(format!("{} has a URL of no use", origin_of(&url)));
+        let request = Request::builder().method(method).uri(url.as_str()).body(body);
+        let mut request = request.map_err(unusable)?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+/// Tells the registry's answer from one of a proxy that is told whole URLs: 407 is no registry's, and
+/// neither is a page that refuses or says that the host is not reached.
+fn of_registry(
+    url: &Url,
+    way: Way<'_>,
+    response: Response<Incoming>,
+) -> Result<Response<Incoming>, Fault> {
+    let Way::Forward(proxy) = way else { return Ok(response) };
+    let status = response.status();
+    let content_type = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_page = content_type.is_some_and(|value| value.starts_with(b"text/html"));
+    let refused = || {
+        let error = of_proxy(proxy, refusal(status));
+        let text = format!("no answer from {}", origin_of(url));
+        Fault::new(ErrorKind::Unreachable, symptom_of(&error), text).because(error)
+    };
+    match status.as_u16() {
+        407 => Err(refused()),
+        403 | 502..=504 if is_page => Err(refused()),
+        _ => Ok(response),
     }
 }
 
@@ -173,25 +221,31 @@ pub(in crate::upstream) fn forbidden(url: &Url, reason: ForbiddenUrl) -> Fault {
 }
 
 /// What an error before the response headers means.
-fn unanswered(url: &Url, error: reqwest::Error) -> Fault {
-    // The URL of a redirect may hold a signature that must not be logged.
-    let error = error.without_url();
-    // The filtering resolver found internal addresses only; reqwest wraps what it said.
+fn unanswered(url: &Url, error: legacy::Error) -> Fault {
+    // The filtering resolver found internal addresses only; the client wraps what it said.
     if let Some(reason) = find::<ForbiddenUrl>(&error) {
         return forbidden(url, reason.clone());
     }
     let origin = origin_of(url);
-    let (symptom, what) = match (error.is_connect(), error.is_timeout()) {
-        (true, true) => {
-            let text = format!("no connection to {origin}");
-            let fault = Fault::new(ErrorKind::Unreachable, Symptom::Silence, text);
-            return fault.caused_by(Cause::TimedOut).because(error);
-        }
-        (true, false) => (Symptom::Connect, "no connection to"),
-        (false, _) if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) => {
+    let (symptom, what) = match find::<ProxyError>(&error) {
+        Some(proxy) => (symptom_of(proxy), "no connection to"),
+        None if find::<Elapsed>(&error).is_some() => (Symptom::Silence, "no connection to"),
+        None if error.is_connect() => (Symptom::Connect, "no connection to"),
+        None if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) => {
             return Fault::protocol(format!("{origin} does not speak HTTP")).because(error);
         }
-        (false, _) => (Symptom::Reset, "no answer from"),
+        None => (Symptom::Reset, "no answer from"),
     };
     Fault::new(ErrorKind::Unreachable, symptom, format!("{what} {origin}")).because(error)
+}
+
+/// A proxy that is down, or that does not let us through, is no fault of the upstream.
+fn symptom_of(error: &ProxyError) -> Symptom {
+    if error.fault.is_its_own() {
+        Symptom::Local
+    } else if matches!(error.fault, ProxyFault::Silent) {
+        Symptom::Silence
+    } else {
+        Symptom::Connect
+    }
 }

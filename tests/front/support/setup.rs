@@ -8,7 +8,7 @@ use std::time::Duration;
 use roadstead::clock::Clock;
 use roadstead::config::{
     Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Sources,
-    Upstream, Writes,
+    Upstream, WayOut, Writes,
 };
 use roadstead::identity::Identity;
 use roadstead::limits::Limits;
@@ -104,6 +104,8 @@ impl Setup {
             hosts: Vec::new(),
             token_hosts: Vec::new(),
             blob_hosts: Vec::new(),
+            way_out: WayOut::default(),
+            connect: None,
             ca: None,
             tls_verify: true,
             library: name.as_str() == "docker.io",
@@ -157,6 +159,7 @@ fn config(path: PathBuf) -> Config {
         licences: None,
         shutdown_grace: Duration::from_secs(1),
         log: Log { format: LogFormat::Human, level: "info".into() },
+        ignored_variables: Vec::new(),
         sources: Sources::default(),
     }
 }

@@ -1,5 +1,6 @@
 //! Certificates, and clients that speak TLS.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use roadstead::config::{ClientAuth, Tls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::proxy::{Proxy, Setup};
 use super::soon;
@@ -52,6 +54,38 @@ impl Authority {
     pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
+}
+
+/// A server's side of TLS with this certificate and key, PEM.
+pub(crate) fn acceptor((certificate, key): (String, String)) -> TlsAcceptor {
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a pair");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// TLS in front of a server that speaks without.
+pub(crate) async fn in_front_of(server: SocketAddr, acceptor: TlsAcceptor) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut here) = acceptor.accept(stream).await else { return };
+                let Ok(mut there) = TcpStream::connect(server).await else { return };
+                let _ended = copy_bidirectional(&mut here, &mut there).await;
+            });
+        }
+    });
+    address
 }
 
 /// A certificate for `registry.test`, and what is asked of clients for theirs.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use roadstead::clock::Clock;
-use roadstead::config::{self, Credential, Login};
+use roadstead::config::{self, Credential, Login, WayOut};
 use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{Pattern, UpstreamName};
@@ -34,6 +34,8 @@ impl Setup {
                 hosts: vec![],
                 token_hosts: vec![],
                 blob_hosts: vec![],
+                way_out: WayOut::default(),
+                connect: None,
                 ca: None,
                 tls_verify: true,
                 library: false,
