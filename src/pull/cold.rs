@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::answers::{BlobAnswer, Content};
 use super::blobs::{BlobQuery, Followed, ResolvedRange, resolve};
@@ -17,8 +18,9 @@ use super::transfer::fill::Fill;
 use super::transfer::flight::{
     Flight, FlightGuard, FlightKey, FlightState, GrowingFile, JoinedOrStarted, Opening,
 };
-use super::transfer::relay;
+use super::transfer::relay::RelayedBlob;
 use super::transfer::tail::Tail;
+use crate::limits::Limits;
 use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Part, RangeRequest};
 use crate::store::Suspect;
 
@@ -116,9 +118,8 @@ impl PullThrough {
     ) -> Result<BlobAnswer, Error> {
         let mut state = flight.watch();
         let opened = state.wait_for(|state| !matches!(state.opening, Opening::Pending)).await;
-        let (opening, written) = opened.map_or((Opening::Failed(Error::Abandoned), 0), |state| {
-            (state.opening.clone(), state.written)
-        });
+        let abandoned = Opening::Failed(Error::Abandoned);
+        let opening = opened.map_or(abandoned, |state| state.opening.clone());
         let file = match opening {
             Opening::Open(file) => file,
             Opening::NoRoom => return self.relay(query, flight.take_unstored()).await,
@@ -139,8 +140,7 @@ impl PullThrough {
         let whole = ResolvedRange { part: None, span: 0..u64::MAX };
         let ResolvedRange { part, span } =
             file.size.map_or(Ok(whole), |size| resolve(query.range, size))?;
-        let far_ahead =
-            |part: &ByteSpan| part.first() > written.saturating_add(self.0.limits.read_ahead);
+        let far_ahead = |part: &ByteSpan| is_far_ahead(&state.borrow(), part, &self.0.limits);
         if let Some(part) = part.filter(far_ahead) {
             match self.relay_part(query, part, file.size).await {
                 // Upstream ignores Range, or fails or throttles just now. The flight brings these
@@ -183,7 +183,7 @@ impl PullThrough {
             return self.relay_part(query, part, Some(total)).await;
         }
         let hold_back = self.0.limits.hold_back;
-        let stream = relay::whole(name.upstream.clone(), arrived.body, size, digest, hold_back);
+        let stream = self.relayed(name, digest).whole(arrived.body, size);
         let content = if size.is_some_and(|size| size <= hold_back) {
             // As with a flight, what is no larger than the hold-back is verified before its head
             // leaves. An upstream that answers with Content-Length 0 would otherwise make a
@@ -208,7 +208,7 @@ impl PullThrough {
             Extent::Part { span, total }
                 if span == part && (total.is_none() || size.is_none() || total == size) =>
             {
-                let stream = relay::part(upstream.clone(), arrived.body, part.len());
+                let stream = self.relayed(query.name, query.digest).part(arrived.body, part);
                 let content = Content::Stream(stream);
                 Ok(BlobAnswer { size, part: Some(part), content, outcome: Outcome::Relay })
             }
@@ -216,6 +216,10 @@ impl PullThrough {
                 Err(Error::untrue(upstream, "other bytes than the range that was asked for"))
             }
         }
+    }
+
+    fn relayed(&self, name: &CanonicalName, digest: &Digest) -> RelayedBlob {
+        RelayedBlob { core: Arc::clone(&self.0), name: name.clone(), digest: digest.clone() }
     }
 
     /// Opens the source for this request alone. A refusal takes back what was believed of the blob.
@@ -247,6 +251,14 @@ impl PullThrough {
         let (name, digest) = (query.name.clone(), query.digest.clone());
         Fill { core: Arc::clone(&self.0), name, digest, guard }
     }
+}
+
+/// Whether a part begins too far ahead of the transfer to wait for it: more bytes than are read
+/// ahead for anybody, or more time at its present pace than a reader should wait (DESIGN §13).
+fn is_far_ahead(state: &FlightState, part: &ByteSpan, limits: &Limits) -> bool {
+    let is_near = part.first() <= state.written.saturating_add(limits.read_ahead)
+        && state.pace.reaches_soon(Instant::now(), state.written, part.first());
+    state.ending.is_none() && !is_near
 }
 
 /// Waits for the end of a transfer, and gives its result.

@@ -207,3 +207,20 @@ async fn a_range_at_the_very_end_comes_only_verified() {
     let answer = proxy.get_range(&blob("a/b", &layer.digest), "bytes=-5").await;
     assert!(answer.status != 206 || (!answer.complete && answer.body.is_empty()), "{answer:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_a_slow_download_reaches_late_is_fetched_directly() {
+    let origin = Origin::start().await;
+    let layer = origin.blob("a/b", 1, 32 * MIB);
+    origin.fault(On::path(&layer.digest).gets().once(), Fault::Rate(MIB));
+    let proxy = Proxy::of(&origin).await;
+    let path = blob("a/b", &layer.digest);
+    let mut whole = proxy.open(&path).await;
+    // A second and a half, so that its pace is known.
+    whole.read(3 << 19).await;
+    let far = proxy.get_range(&path, "bytes=25000000-25000009").await;
+    assert_eq!((far.status, &far.body), (206, &layer.content.slice(25_000_000..25_000_010)));
+    let near = proxy.get_range(&path, "bytes=1800000-1800009").await;
+    assert_eq!((near.status, &near.body), (206, &layer.content.slice(1_800_000..1_800_010)));
+    assert_eq!(origin.ranges(&layer.digest), [None, Some("bytes=25000000-25000009".to_owned())]);
+}

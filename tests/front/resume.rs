@@ -231,3 +231,60 @@ async fn a_resume_asks_the_registry_for_a_fresh_redirect() {
         [("signature=1".to_owned(), None), ("signature=2".to_owned(), Some(from(3_000_000)))]
     );
 }
+
+/// A proxy that has no room for an 8 MiB layer, and so passes it through.
+async fn without_room(origin: &Origin) -> Proxy {
+    let mut setup = Setup::of(origin);
+    setup.config.cache.max_size = 8 * MIB;
+    setup.start().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_passed_through_goes_on_from_the_cut() {
+    for faults in [&[][..], &[Fault::Chunked], &[Fault::IgnoreRange]] {
+        let (origin, layer) = cut_once().await;
+        for fault in faults {
+            origin.fault(On::path(&layer.digest).gets(), fault.clone());
+        }
+        let proxy = without_room(&origin).await;
+        let answer = proxy.get(&blob("a/b", &layer.digest)).await;
+        assert_eq!((answer.status, answer.complete), (200, true), "{faults:?}");
+        assert_eq!(answer.digest(), layer.digest, "{faults:?}");
+        assert_eq!(origin.ranges(&layer.digest), [None, Some(from(3_000_000))], "{faults:?}");
+        assert!(!proxy.has_stored(&layer.digest));
+        assert_eq!(proxy.metric("roadstead_fill_resumes_total", &[("upstream", "docker.io")]), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_passed_through_goes_on_from_the_cut() {
+    let origin = Origin::start().await;
+    let layer = origin.blob("a/b", 1, 8 * MIB);
+    origin.fault(On::path(&layer.digest).ranged().once(), Fault::CutAfter(2_000_000));
+    let proxy = without_room(&origin).await;
+    let part = proxy.get_range(&blob("a/b", &layer.digest), "bytes=1000000-6999999").await;
+    assert_eq!((part.status, part.complete), (206, true));
+    assert!(part.body == layer.content.slice(1_000_000..7_000_000));
+    let ranges = origin.ranges(&layer.digest);
+    assert_eq!(ranges.last(), Some(&Some("bytes=3000000-6999999".to_owned())), "{ranges:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_passed_through_goes_on_with_the_same_bytes_or_not_at_all() {
+    for (what, fault, times) in [
+        ("other bytes before the cut", Fault::Flip(5), 10),
+        ("another part", Fault::ShiftRange(10), 10),
+        ("cut again and again", Fault::CutAfter(1000), 10),
+    ] {
+        let (origin, layer) = cut_once().await;
+        if matches!(fault, Fault::Flip(_)) {
+            origin.fault(On::path(&layer.digest).ranged(), Fault::IgnoreRange);
+        }
+        origin.fault(On::path(&layer.digest).ranged().times(times), fault);
+        let proxy = without_room(&origin).await;
+        let answer = proxy.get(&blob("a/b", &layer.digest)).await;
+        assert!(!answer.complete, "{what}");
+        assert!(layer.content.slice(0..3_000_000).starts_with(&answer.body[..1000]), "{what}");
+        assert!(origin.blob_gets(&layer.digest) < 8, "{what}: it is given up");
+    }
+}

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::oci::{CanonicalName, Digest, Repository, UpstreamName};
 use crate::pull::error::Error;
 use crate::pull::source::Arrived;
@@ -55,6 +57,7 @@ pub(crate) struct FlightState {
     pub(crate) opening: Opening,
     /// The watermark: bytes that readers may find in the file.
     pub(crate) written: u64,
+    pub(crate) pace: Pace,
     /// `Ok` once the digest is known to be right.
     pub(crate) ending: Option<Result<(), Error>>,
 }
@@ -118,7 +121,8 @@ impl Flights {
         if stored() {
             return JoinedOrStarted::Stored;
         }
-        let state = FlightState { opening: Opening::Pending, written: 0, ending: None };
+        let (opening, pace) = (Opening::Pending, Pace::new(Instant::now()));
+        let state = FlightState { opening, written: 0, pace, ending: None };
         let flight = Arc::new(Flight {
             starter: repository.clone(),
             disowned: AtomicBool::new(false),
@@ -195,7 +199,10 @@ impl FlightGuard {
 
     /// Lets readers in.
     pub(crate) fn open(&self, file: GrowingFile) {
-        self.flight.state.send_modify(|state| state.opening = Opening::Open(file));
+        self.flight.state.send_modify(|state| {
+            state.opening = Opening::Open(file);
+            state.pace = Pace::new(Instant::now());
+        });
     }
 
     /// Hands the source's answer to the first reader who takes it, because there is no room for its
@@ -208,7 +215,12 @@ impl FlightGuard {
     /// A function that moves the watermark; the disk's thread calls it when bytes are written.
     pub(crate) fn watermark(&self) -> impl FnOnce(u64) + Send + 'static {
         let flight = Arc::clone(&self.flight);
-        move |written| flight.state.send_modify(|state| state.written = written)
+        move |written| {
+            flight.state.send_modify(|state| {
+                state.written = written;
+                state.pace.note(Instant::now(), written);
+            });
+        }
     }
 
     fn leave_table(&self) {

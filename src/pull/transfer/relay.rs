@@ -1,28 +1,48 @@
 //! Passing through without storing: a blob that the cache has no room for, or a range far ahead of
-//! a download.
+//! a download. A body that breaks off is continued, as a download is (DESIGN §14.6).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
+use tokio::time::Instant;
 
-use crate::oci::{Digest, Hasher, UpstreamName};
+use super::continuing::{TransferFailures, skip_prefix};
+use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Hasher, Part};
 use crate::pull::answers::ByteStream;
+use crate::pull::core::PullCore;
 use crate::pull::error::Error;
-use crate::pull::source::SourceBody;
+use crate::pull::facts::subject::Subject;
+use crate::pull::source::{Arrived, SourceBody};
+
+/// What is passed through.
+#[derive(Clone, Debug)]
+pub(crate) struct RelayedBlob {
+    pub(in crate::pull) core: Arc<PullCore>,
+    pub(crate) name: CanonicalName,
+    pub(crate) digest: Digest,
+}
 
 /// A body that is passed through.
 struct Relay {
-    upstream: UpstreamName,
+    blob: RelayedBlob,
     body: SourceBody,
-    /// Bytes still to come, if that is known.
-    left: Option<u64>,
+    /// Came behind what was skipped when the body was continued.
+    pending: Option<Bytes>,
+    /// Where in the blob the next byte is, and where the last one that is wanted ends, if that is
+    /// known.
+    at: u64,
+    end: Option<u64>,
+    /// Where the body was begun, or continued.
+    continued_at: u64,
+    failures: TransferFailures,
+    /// `None` for a part, which cannot be verified.
     verification: Option<HeldBack>,
 }
 
 /// Verification of a whole body, whose end is held back in memory until it is done (BLOB-10).
 struct HeldBack {
-    digest: Digest,
     hasher: Hasher,
     held: VecDeque<Bytes>,
     held_bytes: u64,
@@ -30,32 +50,41 @@ struct HeldBack {
     hold_back: u64,
 }
 
-/// A whole blob of `size` bytes, if that is known: hashed on the way, its end withheld until the
-/// digest is right.
-pub(crate) fn whole(
-    upstream: UpstreamName,
-    body: SourceBody,
-    size: Option<u64>,
-    digest: &Digest,
-    hold_back: u64,
-) -> ByteStream {
-    let hasher = Hasher::new(digest.algorithm());
-    let end = HeldBack {
-        digest: digest.clone(),
-        hasher,
-        held: VecDeque::new(),
-        held_bytes: 0,
-        hold_back,
-    };
-    Relay { upstream, body, left: size, verification: Some(end) }.into_stream()
-}
+impl RelayedBlob {
+    /// All of it, of `size` bytes, if that is known: hashed on the way, its end withheld until the
+    /// digest is right.
+    pub(crate) fn whole(self, body: SourceBody, size: Option<u64>) -> ByteStream {
+        let end = HeldBack {
+            hasher: Hasher::new(self.digest.algorithm()),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            hold_back: self.core.limits.hold_back,
+        };
+        Relay::new(self, body, 0, size, Some(end)).into_stream()
+    }
 
-/// A part of a blob, of `length` bytes. It cannot be verified, so nothing of it is held back.
-pub(crate) fn part(upstream: UpstreamName, body: SourceBody, length: u64) -> ByteStream {
-    Relay { upstream, body, left: Some(length), verification: None }.into_stream()
+    /// A part of it. It cannot be verified, so nothing of it is held back.
+    pub(crate) fn part(self, body: SourceBody, part: ByteSpan) -> ByteStream {
+        Relay::new(self, body, part.first(), Some(part.end()), None).into_stream()
+    }
+
+    fn untrue(&self, reason: impl Into<Arc<str>>) -> Error {
+        Error::untrue(&self.name.upstream, reason)
+    }
 }
 
 impl Relay {
+    fn new(
+        blob: RelayedBlob,
+        body: SourceBody,
+        at: u64,
+        end: Option<u64>,
+        verification: Option<HeldBack>,
+    ) -> Self {
+        let failures = TransferFailures::default();
+        Self { blob, body, pending: None, at, end, continued_at: at, failures, verification }
+    }
+
     fn into_stream(self) -> ByteStream {
         Box::pin(stream::unfold(Some(self), |relay| async {
             let mut relay = relay?;
@@ -72,7 +101,7 @@ impl Relay {
             if let Some(bytes) = self.verification.as_mut().and_then(HeldBack::release) {
                 return Ok(Some(bytes));
             }
-            let Some(chunk) = self.body.chunk().await? else { return self.finish() };
+            let Some(chunk) = self.chunk().await? else { return self.finish() };
             self.count(&chunk)?;
             match &mut self.verification {
                 Some(check) => check.hold(chunk),
@@ -81,25 +110,87 @@ impl Relay {
         }
     }
 
+    /// The next bytes; `None` at the end, which without a size is the clean end of the body.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if let Some(chunk) = self.pending.take() {
+                return Ok(Some(chunk));
+            }
+            let last = match self.body.chunk().await {
+                Ok(Some(chunk)) => return Ok(Some(chunk)),
+                Ok(None) if self.end.is_none_or(|end| self.at >= end) => return Ok(None),
+                Err(_) if self.end == Some(self.at) => return Ok(None),
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            self.failures.stopped(self.at - self.continued_at, last);
+            self.resume().await?;
+        }
+    }
+
+    /// Asks the source for the rest, until it gives it or has failed too often.
+    async fn resume(&mut self) -> Result<(), Error> {
+        // Failures to continue count for this break alone.
+        let mut failures = self.failures.clone();
+        loop {
+            failures.pause(&self.blob.core, &self.blob.name).await?;
+            match self.rest().await {
+                Ok(()) => {
+                    self.continued_at = self.at;
+                    return Ok(());
+                }
+                Err(error) => failures.not_resumed(error)?,
+            }
+        }
+    }
+
+    /// One request for the bytes that are still wanted.
+    async fn rest(&mut self) -> Result<(), Error> {
+        let RelayedBlob { core, name, digest } = &self.blob;
+        let span = self.end.and_then(|end| ByteSpan::new(self.at, end.checked_sub(1)?));
+        let wanted = match (&self.verification, span) {
+            (None, Some(span)) => Part::Span(span),
+            (None, None) | (Some(_), _) => Part::From(self.at),
+        };
+        let deadline = Instant::now() + core.limits.flight_head;
+        let opened = core.sources.open(name, digest, Some(wanted), deadline).await;
+        if let Err(error) = &opened {
+            core.membership.withdraw(name, Subject::Blob(digest.clone()), error).await;
+        }
+        let Arrived { extent, mut body, .. } = opened?;
+        let same_end = |end: Option<u64>| end.is_none() || self.end.is_none() || end == self.end;
+        match (extent, &self.verification) {
+            (Extent::Part { span, .. }, _)
+                if span.first() == self.at && same_end(Some(span.end())) => {}
+            // The source ignores Range and starts again from the first byte.
+            (Extent::Whole { size }, Some(check)) if same_end(size) => {
+                let known = check.hasher.clone();
+                let rest = skip_prefix(&name.upstream, &mut body, known, self.at).await?;
+                self.pending = Some(rest).filter(|rest| !rest.is_empty());
+            }
+            (Extent::Part { .. } | Extent::Whole { .. }, _) => {
+                return Err(self.blob.untrue("other bytes than the rest that was asked for"));
+            }
+        }
+        self.body = body;
+        Ok(())
+    }
+
     /// Fails on the first byte too many, which the client must not get.
     fn count(&mut self, chunk: &Bytes) -> Result<(), Error> {
-        if let Some(left) = &mut self.left {
-            let rest = left.checked_sub(chunk.len() as u64);
-            *left =
-                rest.ok_or_else(|| Error::untrue(&self.upstream, "more bytes than it announced"))?;
+        self.at += chunk.len() as u64;
+        if self.end.is_some_and(|end| self.at > end) {
+            return Err(self.blob.untrue("more bytes than it announced"));
         }
         Ok(())
     }
 
     /// The end of the body: releases what was held back if the digest is right.
     fn finish(&mut self) -> Result<Option<Bytes>, Error> {
-        if self.left.is_some_and(|left| left > 0) {
-            return Err(Error::untrue(&self.upstream, "fewer bytes than it announced"));
-        }
         let Some(check) = self.verification.take() else { return Ok(None) };
         let actual = check.hasher.finish();
-        if actual != check.digest {
-            return Err(Error::untrue(&self.upstream, format!("content that hashes to {actual}")));
+        if actual != self.blob.digest {
+            return Err(self.blob.untrue(format!("content that hashes to {actual}")));
         }
         let held: Vec<Bytes> = check.held.into();
         Ok(Some(Bytes::from(held.concat())).filter(|rest| !rest.is_empty()))

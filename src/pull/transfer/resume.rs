@@ -6,8 +6,9 @@ use futures_util::future::try_join;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::continuing::{TransferFailures, skip_prefix};
 use super::fill::{ExpectedSize, Fill};
-use crate::oci::{Extent, Hasher, Part};
+use crate::oci::{Extent, Part};
 use crate::pull::core::UNSTORABLE_LIFE;
 use crate::pull::error::Error;
 use crate::pull::source::{Arrived, SourceBody};
@@ -17,25 +18,11 @@ use crate::store::{StageError, Staged};
 /// some 400 KiB.
 const CHUNKS_AHEAD: usize = 8;
 
-/// An attempt that brings fewer bytes than this counts as a failure. An upstream that sends a
-/// little and breaks off could otherwise keep a flight alive for ever (DESIGN §14.6).
-const RESUME_PROGRESS_MIN: u64 = 1 << 20;
-
-/// Failures in a row after which a transfer is given up.
-const RESUME_FAILURES_MAX: u32 = 3;
-
 /// Why the bytes of a source stopped.
 enum Stop {
     /// The framing ended cleanly.
     End,
     Broken(Error),
-}
-
-/// The failures in a row of a transfer.
-struct TransferFailures {
-    count: u32,
-    /// `None` if the body ended cleanly, but too soon.
-    last: Option<Error>,
 }
 
 impl Fill {
@@ -47,7 +34,7 @@ impl Fill {
         size: ExpectedSize,
     ) -> Result<Staged, Error> {
         let announced = size.announced;
-        let mut count = 0;
+        let mut failures = TransferFailures::default();
         loop {
             let before = staged.written();
             let last = match self.receive(&mut staged, &mut body, announced).await? {
@@ -56,9 +43,8 @@ impl Fill {
                 Stop::End => None,
                 Stop::Broken(error) => Some(error),
             };
-            count = if staged.written() - before < RESUME_PROGRESS_MIN { count + 1 } else { 0 };
-            let failures = TransferFailures { count, last };
-            body = self.continue_from(&mut staged, announced, failures).await?;
+            failures.stopped(staged.written() - before, last);
+            body = self.continue_from(&mut staged, announced, failures.clone()).await?;
         }
     }
 
@@ -149,24 +135,10 @@ impl Fill {
         mut failures: TransferFailures,
     ) -> Result<SourceBody, Error> {
         loop {
-            let TransferFailures { count, last } = failures;
-            if count >= RESUME_FAILURES_MAX {
-                return Err(match last {
-                    Some(last) => Error::Broken { attempts: count, last: last.into() },
-                    None => self.untrue("fewer bytes than it announced"),
-                });
-            }
-            self.core.metrics.fills.resumes.with_label_values(&[self.name.upstream.as_str()]).inc();
-            tokio::time::sleep(self.core.limits.retry_pause * count).await;
+            failures.pause(&self.core, &self.name).await?;
             match self.resume(staged, size).await {
                 Ok(body) => return Ok(body),
-                // Storage that says 404 once may have the blob in another place (UP-12).
-                Err(error @ (Error::Upstream { .. } | Error::Unconfirmed { .. })) => {
-                    failures = TransferFailures { count: count + 1, last: Some(error) };
-                }
-                // A refusal ends the flight: upstream has taken the blob back, or will not say more
-                // for now.
-                Err(error) => return Err(error),
+                Err(error) => failures.not_resumed(error)?,
             }
         }
     }
@@ -194,7 +166,8 @@ impl Fill {
             }
             // The source ignores Range and starts again from the first byte.
             Extent::Whole { .. } => {
-                let rest = self.skip_prefix(staged, &mut body).await?;
+                let known = staged.hasher().ok_or(Error::Abandoned)?;
+                let rest = skip_prefix(&self.name.upstream, &mut body, known, written).await?;
                 if size.is_some_and(|size| rest.len() as u64 > size - written) {
                     return Err(self.untrue("more bytes than it announced"));
                 }
@@ -203,32 +176,6 @@ impl Fill {
                 }
                 Ok(body)
             }
-        }
-    }
-
-    /// Reads over what the source sends a second time, which must be what is written already
-    /// (RELIABILITY U-5). Readers may have those bytes, so others cannot be put in their place.
-    /// Gives the bytes behind them that came in the same chunk.
-    async fn skip_prefix(&self, staged: &Staged, body: &mut SourceBody) -> Result<Bytes, Error> {
-        let Some(expected) = staged.hasher().map(Hasher::finish) else {
-            return Err(Error::Abandoned);
-        };
-        let mut hasher = Hasher::new(self.digest.algorithm());
-        let mut left = staged.written();
-        let mut rest = Bytes::new();
-        while left > 0 {
-            let Some(mut chunk) = body.chunk().await? else {
-                return Err(self.untrue("fewer bytes than before"));
-            };
-            let known = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
-            rest = chunk.split_off(known);
-            hasher.update(&chunk);
-            left -= known as u64;
-        }
-        if hasher.finish() == expected {
-            Ok(rest)
-        } else {
-            Err(self.untrue("other bytes than before"))
         }
     }
 }

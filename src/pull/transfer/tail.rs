@@ -107,10 +107,12 @@ fn readable(state: &FlightState, size: Option<u64>, hold_back: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::flight::Opening;
+    use super::super::pace::Pace;
     use super::*;
 
     fn state(written: u64, ending: Option<Result<(), Error>>) -> FlightState {
-        FlightState { opening: Opening::Pending, written, ending }
+        let pace = Pace::new(tokio::time::Instant::now());
+        FlightState { opening: Opening::Pending, written, pace, ending }
     }
 
     #[test]
