@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Gatekeeper;
@@ -92,8 +92,8 @@ impl App {
         &self.service.metrics
     }
 
-    /// Serves until `shutdown` resolves. Then `/readyz` is 503, transfers to clients may end within
-    /// the grace period, and downloads that are still under way are dropped and leave nothing.
+    /// Serves until `shutdown` resolves. Then `/readyz` is 503; new clients are served for the drain
+    /// delay, until balancers have noticed; transfers to clients may end within the grace period, and downloads that are still under way are dropped and leave nothing.
     pub async fn run(
         self,
         clients: TcpListener,
@@ -143,7 +143,7 @@ fn service(config: &Config, parts: Parts) -> anyhow::Result<Service> {
     Ok(Service {
         config: ArcSwap::from_pointee(RequestConfig::new(config)),
         gatekeeper,
-        tls: ArcSwapOption::empty(),
+        tls: watch::Sender::new(None),
         pull,
         push,
         ledger: Arc::default(),

@@ -1,7 +1,7 @@
 //! `roadstead serve`
 
 use std::env;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::{self, Path, PathBuf};
 use std::time::Duration;
@@ -85,12 +85,15 @@ async fn serve(
     let (first, shutdown) = oneshot::channel::<()>();
     let stop = async {
         let name = signals.next(&reload).await;
-        info!(signal = name, "finishing transfers; a second signal ends them");
+        info!(signal = name, "stopping: not ready any more; a second signal ends it at once");
         drop(first);
         signals.next(&reload).await
     };
     tokio::select! {
-        () = app.run(clients, admin, async { drop(shutdown.await) }) => Ok(()),
+        () = app.run(clients, admin, async { drop(shutdown.await) }) => {
+            info!("stopped");
+            Ok(())
+        }
         name = stop => {
             Err(anyhow!("stopped at once by a second signal ({name}); transfers were cut"))
         }
@@ -98,12 +101,30 @@ async fn serve(
 }
 
 async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "cannot listen on {address}: end the process that does, or give another address as \
-             {key} in the configuration"
-        )
+    TcpListener::bind(address).await.map_err(|error| {
+        let remedy = remedy(&error, address);
+        anyhow!("cannot listen on {address}: {error}; {remedy} as {key} in the configuration")
     })
+}
+
+/// What to do about an address that cannot be listened on; the sentence ends with the key.
+fn remedy(error: &io::Error, address: SocketAddr) -> String {
+    let kind = error.kind();
+    if kind == ErrorKind::PermissionDenied {
+        return format!(
+            "a port below 1024, as {}, takes the capability CAP_NET_BIND_SERVICE \
+             (AmbientCapabilities= of systemd, or setcap): give that, or another port",
+            address.port()
+        );
+    }
+    let remedy = if kind == ErrorKind::AddrInUse {
+        "end the process that does, or give another address"
+    } else if kind == ErrorKind::AddrNotAvailable {
+        "no interface of this machine has it: give one that `ip address` shows, or 0.0.0.0"
+    } else {
+        "give another address"
+    };
+    remedy.to_owned()
 }
 
 struct Signals {
@@ -165,16 +186,33 @@ fn banner(config: &Config, clients: SocketAddr, admin: SocketAddr) -> String {
         Some("docker.io") | None => "docker.io/library/alpine".to_owned(),
         Some(name) => format!("{name}/REPOSITORY"),
     };
-    let host = reachable(clients);
+    let (scheme, host) = callable(config, clients);
     format!(
-        "roadstead {version}\n  clients    {scheme}://{clients}\n  admin      http://{admin}/metrics\n  \
+        "roadstead {version}\n  clients    {listening}://{clients}\n  admin      http://{admin}/metrics\n  \
          cache      {cache}\n  upstreams  {upstreams}\n\nTry it:\n  docker pull {host}/{image}\n  \
          curl {scheme}://{host}/v2/{image}/tags/list\n",
         version = env!("CARGO_PKG_VERSION"),
-        scheme = if config.tls.is_some() { "https" } else { "http" },
+        listening = if config.tls.is_some() { "https" } else { "http" },
         cache = cache_path(config).display(),
         upstreams = names(config),
     )
+}
+
+/// How clients call the proxy: by the first of its names, else by an address to try from this
+/// machine.
+fn callable(config: &Config, clients: SocketAddr) -> (&'static str, String) {
+    let own_tls = config.tls.is_some();
+    let Some(host) = config.hosts.first() else {
+        return (if own_tls { "https" } else { "http" }, reachable(clients).to_string());
+    };
+    let scheme = if own_tls || !host.plain_http { "https" } else { "http" };
+    // Where neither has TLS, somebody in front has it, on a port of their own.
+    let own_port = (own_tls || host.plain_http).then_some(clients.port());
+    let goes_without_saying = if scheme == "https" { 443 } else { 80 };
+    match host.port.or(own_port).filter(|port| *port != goes_without_saying) {
+        Some(port) => (scheme, format!("{}:{port}", host.name)),
+        None => (scheme, host.name.clone()),
+    }
 }
 
 /// An address to try from this machine: every interface includes loopback.
@@ -224,6 +262,33 @@ mod tests {
             "  curl http://127.0.0.1:5000/v2/docker.io/library/alpine/tags/list\n",
         ] {
             assert!(text.contains(line), "{line:?} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_banner_calls_the_proxy_by_the_first_of_its_names() {
+        for (hosts, called) in [
+            ("[registry.example.com, other.example.com]", "https://registry.example.com/v2/"),
+            ("[\"registry.example.com:8443\"]", "https://registry.example.com:8443/v2/"),
+            ("[\"http://localhost\"]", "http://localhost:5000/v2/"),
+        ] {
+            let text = format!("hosts: {hosts}\nupstreams: {{ quay.io: }}");
+            let config = config::parse(&text, Path::new("c"), &|_| None).expect("valid");
+            let text = banner(&config, address("127.0.0.1:5000"), address("127.0.0.1:5001"));
+            assert!(text.contains(&format!("curl {called}")), "{text}");
+            assert!(text.contains("clients    http://127.0.0.1:5000"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_to_do_depends_on_why_an_address_cannot_be_listened_on() {
+        for (kind, part) in [
+            (ErrorKind::PermissionDenied, "CAP_NET_BIND_SERVICE"),
+            (ErrorKind::AddrInUse, "end the process"),
+            (ErrorKind::AddrNotAvailable, "ip address"),
+        ] {
+            let told = remedy(&io::Error::from(kind), address("0.0.0.0:443"));
+            assert!(told.contains(part), "{told}");
         }
     }
 

@@ -58,14 +58,16 @@ pub(super) fn config(root: &Place<'_>, around: &Surroundings<'_>) -> Config {
         applications,
         licences,
         upstreams,
-        shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), shutdown_grace),
+        drain_delay: top.read("drain_delay", Duration::from_secs(5), up_to_an_hour),
+        shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), up_to_an_hour),
         log: log(&top),
         ignored_variables,
         sources: Sources::default(),
     }
 }
 
-fn shutdown_grace(place: &Place<'_>) -> Result<Duration, String> {
+/// How long a stop may take.
+fn up_to_an_hour(place: &Place<'_>) -> Result<Duration, String> {
     units::duration_up_to(place, Duration::from_hours(1))
 }
 

@@ -14,6 +14,7 @@ pub(super) const TOP: &[&str] = &[
     "access",
     "applications",
     "licences",
+    "drain_delay",
     "shutdown_grace",
     "log",
 ];

@@ -36,7 +36,9 @@ pub struct Config {
     pub applications: Vec<Application>,
     /// None: no licence is accepted.
     pub licences: Option<Licences>,
-    /// How long transfers may go on after SIGTERM.
+    /// How long new clients are still served after SIGTERM, for balancers to notice.
+    pub drain_delay: Duration,
+    /// How long transfers may go on after that.
     pub shutdown_grace: Duration,
     pub log: Log,
     /// Variables of the environment that name a proxy, if the document does not say what to do with

@@ -90,7 +90,9 @@ impl Input {
             Self::Users => service.gatekeeper.set_users(users(config)?),
             Self::PublicKeys => service.gatekeeper.set_public_keys(public_keys(config)?),
             Self::Revocations => service.gatekeeper.set_revocations(revocations(config)?),
-            Self::Tls => service.tls.store(next_tls(config, service)?.map(Arc::new)),
+            Self::Tls => {
+                drop(service.tls.send_replace(next_tls(config, service)?.map(Arc::new)));
+            }
         }
         Ok(())
     }
@@ -255,7 +257,7 @@ fn next_tls(config: &Config, service: &Service) -> Result<Option<TlsContext>, Un
     let next = tls(config)?;
     let now = service.clock.now();
     let flaw = |tls: &TlsContext| tls.validity().and_then(|validity| validity.flaw(now));
-    let (Some(after), Some(before)) = (next.as_ref(), service.tls.load_full()) else {
+    let (Some(after), Some(before)) = (next.as_ref(), service.tls.borrow().clone()) else {
         return Ok(next);
     };
     match flaw(after) {

@@ -4,10 +4,11 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::connection::body::Body;
@@ -30,7 +31,7 @@ use crate::access::{
     Action, Caller, ClientCredential, Gatekeeper, LastPull, Ledger, TOKEN_LIFE,
     TOKEN_LIFE_FOR_PUSH, client_address,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -47,8 +48,9 @@ pub(crate) struct Service {
     pub(crate) config: ArcSwap<RequestConfig>,
     /// Checks credentials, issues tokens, and seals the addresses of uploads.
     pub(crate) gatekeeper: Gatekeeper,
-    /// None: plain HTTP. Connections keep what they began with.
-    pub(crate) tls: ArcSwapOption<TlsContext>,
+    /// None: plain HTTP. Connections keep what they began with, unless it is now another authority
+    /// that vouches for clients.
+    pub(crate) tls: watch::Sender<Option<Arc<TlsContext>>>,
     /// Answers reads.
     pub(crate) pull: PullThrough,
     /// Answers writes.
@@ -71,6 +73,12 @@ struct Intent {
 }
 
 impl Service {
+    /// When the certificate for clients ends, if there is one.
+    pub(crate) fn certificate_end(&self) -> Option<Timestamp> {
+        let context = self.tls.borrow().clone()?;
+        context.validity().map(|validity| validity.0.end)
+    }
+
     /// Answers one request of a connection. It never fails: whatever goes wrong is an answer, too.
     ///
     /// hyper drops this future when the client leaves. What others may be waiting for runs in tasks

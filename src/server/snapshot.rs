@@ -19,7 +19,9 @@ pub(crate) struct RequestConfig {
     pub(super) trusted_proxies: Vec<IpNet>,
     /// Who issues licences, if anybody does.
     pub(super) issuer: Option<String>,
-    /// How long transfers may go on once the proxy stops.
+    /// How long new clients are still served once the proxy stops.
+    pub(super) drain_delay: Duration,
+    /// How long transfers may go on after that.
     pub(super) grace: Duration,
 }
 
@@ -31,6 +33,7 @@ impl RequestConfig {
             policy: Policy::new(config.access.rules.clone(), config.applications.clone()),
             virtual_hosts: VirtualHosts::new(config),
             trusted_proxies: config.access.trusted_proxies.clone(),
+            drain_delay: config.drain_delay,
             grace: config.shutdown_grace,
             issuer: config.licences.as_ref().map(|licences| licences.issuer.clone()),
         }

@@ -33,9 +33,9 @@ fn check_and_serve_tell_every_problem_and_exit_with_64() {
         let stderr = text(&output.stderr);
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), 2, "{stderr}");
-        assert_eq!(lines[0], format!("{name}:4: lisen: unknown key; did you mean listen?"));
+        assert_eq!(lines[0], format!("{name}:5: lisen: unknown key; did you mean listen?"));
         assert!(
-            lines[1].starts_with(&format!("{name}:5: upstreams.quay.io.credentials[0].password: ")),
+            lines[1].starts_with(&format!("{name}:6: upstreams.quay.io.credentials[0].password: ")),
             "{stderr}"
         );
         assert!(!stderr.contains("hunter2"));
@@ -70,7 +70,23 @@ fn a_port_in_use_is_told_with_its_key() {
             stderr.contains(&format!("another address as {key} in the configuration")),
             "{stderr}"
         );
+        assert!(stderr.contains("Address already in use"), "{stderr}");
     }
+}
+
+#[test]
+fn an_address_that_the_machine_does_not_have_is_told_as_that() {
+    let (_directory, file) = directory("");
+    let content = fs::read_to_string(&file).expect("readable");
+    // TEST-NET-1 (RFC 5737): nobody's.
+    let content = content.replace("listen: 127.0.0.1:0", "listen: 192.0.2.1:5000")
+        + "allow_plain_http: true\naccess: { rules: [{ who: anonymous, allow: [pull], images: [\"**\"] }] }\n";
+    fs::write(&file, content).expect("writable");
+    let output = run(&mut roadstead(&["serve", "--config", &file.display().to_string()]));
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot listen on 192.0.2.1:5000: Cannot assign"), "{stderr}");
+    assert!(stderr.contains("`ip address`") && !stderr.contains("end the process"), "{stderr}");
 }
 
 #[test]
@@ -100,6 +116,7 @@ fn serve_says_where_it_is_and_how_to_try_it_and_ends_on_sigterm() {
     let (code, rest) = serving.end();
     assert_eq!(code, Some(0), "{rest}");
     assert!(rest.contains("SIGTERM"), "{rest}");
+    assert!(rest.trim_end().ends_with("stopped"), "the end is told: {rest}");
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::support::eventually;
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup, blob};
+use crate::support::{eventually, soon};
 
 const MIB: u64 = 1 << 20;
 
@@ -87,4 +88,30 @@ async fn a_proxy_starts_and_ends_many_times() {
         proxy.restart().await;
     }
     assert_eq!(origin.blob_gets(&layer.digest), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_clients_are_served_until_balancers_have_noticed() {
+    let origin = Origin::start().await;
+    let layer = origin.blob("a/b", 1, 1000);
+    let mut setup = Setup::of(&origin);
+    setup.config.drain_delay = Duration::from_secs(3);
+    let mut proxy = setup.start().await;
+    proxy.begin_shutdown();
+    let end = Instant::now() + Duration::from_secs(2);
+    while proxy.admin("/readyz").await.status != 503 {
+        assert!(Instant::now() < end, "readiness is off at once");
+    }
+    let mut stream = proxy.connect().await;
+    stream
+        .write_all(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("somebody listens");
+    let mut answer = String::new();
+    soon("an answer", stream.read_to_string(&mut answer)).await.expect("text");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    let address = proxy.authority();
+    proxy.stop().await;
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }

@@ -318,3 +318,55 @@ async fn a_certificate_that_is_not_good_now_does_not_replace_one_that_is() {
     // The clients of this test live in the present, and would refuse it.
     eventually("its time has come", || reloads(&proxy, "loaded") > loaded).await;
 }
+
+/// One request that leaves the connection open.
+async fn ping(stream: &mut TlsStream<TcpStream>) {
+    let request = b"GET /v2/ HTTP/1.1\r\nhost: registry.test\r\n\r\n";
+    stream.write_all(request).await.expect("the proxy reads");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"{}") {
+        answer.push(soon("the answer", stream.read_u8()).await.expect("a whole answer"));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_connections_end_whose_certificate_nobody_vouches_for_any_more() {
+    for protocol in [b"http/1.1".as_slice(), b"h2"] {
+        let origin = Origin::start().await;
+        let mut setup = Setup::of(&origin);
+        // A client of HTTP/2 that does not answer a goodbye is cut off after this.
+        setup.limits.handshake = Duration::from_secs(2);
+        let [authority, kept, dropped] = [(); 3].map(|()| Authority::new());
+        let mut tls = tls(&setup, &authority, Some((&kept, ClientAuth::Optional)));
+        let both = format!("{}{}", kept.pem(), dropped.pem());
+        tls.client_ca = Some(setup.file("clients.pem", &both));
+        setup.config.tls = Some(tls);
+        let proxy = setup.start().await;
+        let mut streams = Vec::new();
+        for identity in [None, Some(kept.issue("a.test")), Some(dropped.issue("b.test"))] {
+            let connector = handshakes(&authority, &[&TLS13], protocol, identity);
+            let mut stream = handshake(&connector, &proxy).await.expect("a handshake");
+            if protocol == b"h2" {
+                let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+                stream.write_all(preface).await.expect("the proxy reads");
+            } else {
+                ping(&mut stream).await;
+            }
+            streams.push(stream);
+        }
+        let open = || proxy.metric("roadstead_http_connections", &[]);
+        eventually("all are open", || open() == 3).await;
+        std::fs::write(proxy.directory().join("clients.pem"), kept.pem()).expect("writable");
+        proxy.reload();
+        eventually("one ends", || open() == 2).await;
+        let rest = soon("its end", streams[2].read_to_end(&mut Vec::new())).await;
+        if protocol != b"h2" {
+            assert!(rest.is_ok(), "a clean end: {rest:?}");
+            for stream in &mut streams[..2] {
+                ping(stream).await;
+            }
+        }
+        assert_eq!(open(), 2, "those that show none, or another, go on");
+    }
+}

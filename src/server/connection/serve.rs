@@ -5,8 +5,10 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncBufReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +18,7 @@ use super::delivery::ConnectionOutput;
 use super::http::{ConnectionResult, ConnectionService, serve_http_1, serve_http_2};
 use super::socket::ClientSocket;
 use super::tls::{self, TlsContext};
+use crate::clock::Clock;
 use crate::limits::Limits;
 use crate::metrics::Counted;
 use crate::server::request::Connection;
@@ -25,8 +28,9 @@ use crate::server::service::Service;
 /// read in. rustls's own bound is 64 KiB, a quarter of one piece.
 const TLS_BUFFER_MAX: usize = 512 * 1024;
 
-/// Serves clients on `listener` until `stop` resolves. Then transfers may end within the grace
-/// period of the configuration, and those that outlast it are cut off.
+/// Serves clients on `listener` until `stop` resolves, and for the drain delay of the configuration
+/// after that. Then transfers may end within its grace period, and those that outlast it are cut
+/// off.
 pub(crate) async fn run(
     listener: TcpListener,
     service: Arc<Service>,
@@ -34,6 +38,12 @@ pub(crate) async fn run(
 ) {
     let draining = CancellationToken::new();
     let grace_over = CancellationToken::new();
+    let stop = async {
+        stop.await;
+        // A balancer that sees "not ready" needs a moment to send its clients elsewhere; whoever it
+        // still sends here meanwhile is served.
+        tokio::time::sleep(service.config.load().drain_delay).await;
+    };
     let connections = accept(&listener, service.limits.connections, stop, |accepted| {
         let service = Arc::clone(&service);
         let (draining, grace_over) = (draining.clone(), grace_over.clone());
@@ -66,14 +76,18 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
     let _permit = permit;
     let _counted = Counted::one(&service.metrics.http.connections);
     // A reload that comes now is for the connections after this one.
-    let context = service.tls.load_full();
+    let contexts = service.tls.subscribe();
+    let context = contexts.borrow().clone();
     let output = ConnectionOutput::new(context.is_some());
     let socket = ClientSocket::new(stream, output.clone(), service.limits.send_idle);
     let connection = Arc::new(Connection { peer: peer.ip(), secure: false, certificate: None });
     let plain = ConnectionService { service, connection, output };
     let ended = match context {
         None => serve_http_1(plain, socket, draining).await,
-        Some(context) => serve_tls(&context, plain, socket, draining).await,
+        Some(context) => {
+            let tls = TlsAccepted { context, contexts, draining };
+            serve_tls(tls, plain, socket).await
+        }
     };
     if let Err(error) = ended {
         // Clients that leave in the middle are everyday life (BLOB-9).
@@ -81,24 +95,62 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
     }
 }
 
+/// What a connection with TLS begins with, and what may end it.
+struct TlsAccepted {
+    context: Arc<TlsContext>,
+    /// `context`, and those that replace it.
+    contexts: watch::Receiver<Option<Arc<TlsContext>>>,
+    draining: CancellationToken,
+}
+
 /// Serves a connection that has to begin with a TLS handshake; `plain` is its service before that.
 async fn serve_tls(
-    context: &TlsContext,
+    accepted: TlsAccepted,
     plain: ConnectionService,
     socket: ClientSocket,
-    draining: CancellationToken,
 ) -> ConnectionResult {
-    let stream = handshake(&plain.service.limits, context, socket).await?;
+    let TlsAccepted { context, contexts, draining } = accepted;
+    let stream = handshake(&plain.service.limits, &context, socket).await?;
     let (_, session) = stream.get_ref();
     let http_2 = tls::is_http_2(session.alpn_protocol());
-    let certificate = context.client_certificate(session.peer_certificates());
+    let chain: Option<Vec<_>> = session
+        .peer_certificates()
+        .map(|chain| chain.iter().map(|one| one.clone().into_owned()).collect());
+    let certificate = context.client_certificate(chain.as_deref());
     let connection = Connection { peer: plain.connection.peer, secure: true, certificate };
     let service = ConnectionService { connection: Arc::new(connection), ..plain };
-    if http_2 {
-        serve_http_2(service, stream, draining).await
-    } else {
-        serve_http_1(service, stream, draining).await
+    let (ending, clock) = (draining.child_token(), service.service.clock.clone());
+    let serving = async {
+        if http_2 {
+            serve_http_2(service, stream, ending.clone()).await
+        } else {
+            serve_http_1(service, stream, ending.clone()).await
+        }
+    };
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended,
+        () = distrusted(contexts, chain, &clock) => ending.cancel(),
     }
+    serving.await
+}
+
+/// Resolves once a reload has brought authorities that do not vouch for the client's certificate:
+/// whoever was taken off the list shall not go on for as long as a connection lives.
+async fn distrusted(
+    mut contexts: watch::Receiver<Option<Arc<TlsContext>>>,
+    chain: Option<Vec<CertificateDer<'static>>>,
+    clock: &Clock,
+) {
+    let Some(chain) = chain else { return std::future::pending().await };
+    while contexts.changed().await.is_ok() {
+        let context = contexts.borrow_and_update().clone();
+        if context.is_none_or(|context| !context.vouches_for(&chain, clock.now())) {
+            return;
+        }
+    }
+    // The sender lives as long as the service.
+    std::future::pending::<()>().await;
 }
 
 /// The TLS handshake and, where it agrees on HTTP/2, the first bytes after it, all within

@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::UnixTime;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
@@ -30,6 +32,8 @@ pub(crate) struct TlsContext {
     config: Arc<ServerConfig>,
     /// When the certificate is good; none if it does not say in a way that we can read.
     validity: Option<Validity>,
+    /// Who vouches for the certificates of clients; none: they are not asked for one.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Clients without a certificate are not served.
     certificate_required: bool,
 }
@@ -66,20 +70,11 @@ impl TlsContext {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(|error| error.to_string())?;
-        let builder = match client_ca {
+        let verifier = client_ca.map(|pem| client_verifier(pem, client_auth, provider));
+        let verifier = verifier.transpose()?;
+        let builder = match verifier.clone() {
             None => builder.with_no_client_auth(),
-            Some(pem) => {
-                let roots =
-                    authorities(pem).map_err(|message| format!("tls.client_ca {message}"))?;
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                let verifier = match client_auth {
-                    ClientAuth::Optional => verifier.allow_unauthenticated(),
-                    ClientAuth::Required => verifier,
-                };
-                builder
-                    .with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
-            }
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| {
             format!("tls.certificate and tls.key do not belong together: {error}")
@@ -87,12 +82,25 @@ impl TlsContext {
         config.alpn_protocols = vec![ALPN_HTTP_2.to_vec(), ALPN_HTTP_1.to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
         let certificate_required = client_ca.is_some() && client_auth == ClientAuth::Required;
-        Ok(Self { config: Arc::new(config), validity, certificate_required })
+        Ok(Self { config: Arc::new(config), validity, verifier, certificate_required })
     }
 
     /// When the certificate is good, as far as it can be read.
     pub(crate) fn validity(&self) -> Option<&Validity> {
         self.validity.as_ref()
+    }
+
+    /// Whether its authorities vouch for a client's certificate at `now`.
+    pub(in crate::server) fn vouches_for(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> bool {
+        let (Some(verifier), Some((leaf, others))) = (&self.verifier, chain.split_first()) else {
+            return false;
+        };
+        let now = UnixTime::since_unix_epoch(now.unix());
+        verifier.verify_client_cert(leaf, others, now).is_ok()
     }
 
     pub(in crate::server) fn config(&self) -> &Arc<ServerConfig> {
@@ -129,6 +137,21 @@ pub(in crate::server) fn certificate_names(
         Some(certificate) if certificate.required => Err(Refusal::certificate_ended()),
         Some(_) | None => Ok(&[]),
     }
+}
+
+/// Verifies clients against the authorities in `pem`.
+fn client_verifier(
+    pem: &str,
+    client_auth: ClientAuth,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let roots = authorities(pem).map_err(|message| format!("tls.client_ca {message}"))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let verifier = match client_auth {
+        ClientAuth::Optional => verifier.allow_unauthenticated(),
+        ClientAuth::Required => verifier,
+    };
+    verifier.build().map_err(|error| error.to_string())
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -27,7 +27,7 @@ pub(crate) fn directory(more: &str) -> (TempDir, PathBuf) {
     let file = directory.path().join("config.yaml");
     let cache = directory.path().join("cache");
     let base = format!(
-        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: {} }}\n",
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndrain_delay: 0s\ncache: {{ path: {} }}\n",
         cache.display()
     );
     fs::write(&file, base + more).expect("writable");

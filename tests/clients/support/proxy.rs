@@ -104,7 +104,7 @@ impl Settings {
     pub(crate) fn text(&self) -> String {
         let Self { cache, default_upstream, extra, upstreams, .. } = self;
         format!(
-            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: '{}' }}\ndefault_upstream: {default_upstream}\n\
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndrain_delay: 0s\ncache: {{ path: '{}' }}\ndefault_upstream: {default_upstream}\n\
              {extra}upstreams:\n{upstreams}",
             cache.display(),
         )

@@ -36,7 +36,7 @@ impl Roadstead {
         fs::create_dir_all(folder).expect("the folder is the test's own");
         fs::write(folder.join("htpasswd"), HTPASSWD).expect("the folder is the test's own");
         let text = format!(
-            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ncache: {{ path: FOLDER/cache }}\n{config}"
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndrain_delay: 0s\ncache: {{ path: FOLDER/cache }}\n{config}"
         );
         let text = text.replace("REGISTRY", &registry.address.to_string());
         let file = folder.join("config.yaml");

@@ -157,6 +157,7 @@ fn config(path: PathBuf) -> Config {
         },
         applications: Vec::new(),
         licences: None,
+        drain_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(1),
         log: Log { format: LogFormat::Human, level: "info".into() },
         ignored_variables: Vec::new(),
