@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Gatekeeper;
-use crate::admin::Admin;
+use crate::admin::{Admin, Expiries};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::Limits;
@@ -48,6 +48,7 @@ pub struct App {
     store: BlobStore,
     service: Arc<Service>,
     admin: Arc<Admin>,
+    expiries: Arc<Expiries>,
     /// Cancelled when the shutdown begins, so that `/readyz` says so.
     draining: CancellationToken,
     reloader: Reloader,
@@ -64,6 +65,7 @@ impl App {
     pub fn start(config: &Config, environment: Environment) -> anyhow::Result<Self> {
         let parts = parts(config, environment)?;
         let (store, metrics) = (parts.store.clone(), Arc::clone(&parts.metrics));
+        let (upstreams, clock) = (Arc::clone(&parts.upstreams), parts.clock.clone());
         let service = Arc::new(service(config, parts)?);
         // The reloader notes what the files hold before they are loaded. A file that is written in
         // between is loaded again later; the other way round, its change would go unseen.
@@ -72,9 +74,10 @@ impl App {
             input.load(config, &service).map_err(|unusable| anyhow!("{unusable}"))?;
         }
         let draining = CancellationToken::new();
-        let admin = Admin::new(metrics, draining.clone(), Arc::clone(&service.ledger));
+        let expiries = Arc::new(Expiries::new(Arc::clone(&service), upstreams, clock));
+        let admin = Admin::new(&service, draining.clone(), store.clone(), Arc::clone(&expiries));
         let (admin, reload) = (Arc::new(admin), Arc::default());
-        Ok(Self { store, service, admin, draining, reloader, reload })
+        Ok(Self { store, service, admin, expiries, draining, reloader, reload })
     }
 
     /// While it runs, reads the configuration again when `file` changes, and `logging` with it.
@@ -104,6 +107,7 @@ impl App {
         let admin = tokio::spawn(self.admin.run(admin, admin_stop.clone().cancelled_owned()));
         let upkeep = tokio::spawn(upkeep(self.store.clone(), self.service.push.clone()));
         let reloads = tokio::spawn(self.reloader.run(self.reload));
+        let warnings = tokio::spawn(self.expiries.warn());
         let stop = async {
             shutdown.await;
             self.draining.cancel();
@@ -114,6 +118,7 @@ impl App {
         self.service.pull.stop().await;
         upkeep.abort();
         reloads.abort();
+        warnings.abort();
         self.store.close().await;
         admin_stop.cancel();
         if admin.await.is_err() {

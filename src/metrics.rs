@@ -1,12 +1,16 @@
 //! Every metric of the process: one struct of typed handles on a registry of its own.
 //!
 //! Labels come from route templates and configured names only, so the number of series is bounded
-//! by the configuration.
+//! by the configuration. Those that are known ahead begin at 0 ([`series`]).
+
+mod registers;
+mod series;
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
+
+use registers::Registers;
 
 /// One series of a counter or gauge: a caller that counts often looks it up once.
 pub use prometheus::{IntCounter as Counter, IntGauge as Gauge};
@@ -24,6 +28,8 @@ pub struct Metrics {
     /// Files that were read again: part (an input, or `configuration`) and outcome (`loaded` or
     /// `refused`).
     pub reloads: IntCounterVec,
+    pub config: ConfigMetrics,
+    pub expiry: ExpiryMetrics,
     /// Log lines dropped because their reader stalled.
     pub access_log_dropped: IntCounter,
 }
@@ -48,9 +54,10 @@ pub struct HttpMetrics {
 /// What the cache did for requests.
 #[derive(Debug)]
 pub struct CacheMetrics {
-    /// Reads of an image: upstream, kind of content, and what the cache did.
+    /// Reads of an image: upstream, kind of content, what the cache did, and the application that
+    /// gives the right, if one does.
     pub requests: IntCounterVec,
-    /// Bytes of bodies that clients got: upstream, and what the cache did.
+    /// Bytes of bodies that clients got: upstream, what the cache did, and the application.
     pub served_bytes: IntCounterVec,
     /// Bytes of blobs that clients sent: upstream.
     pub pushed_bytes: IntCounterVec,
@@ -67,6 +74,9 @@ pub struct UpstreamMetrics {
     pub received_bytes: IntCounterVec,
     /// Requests left before a 429, as the registry said last: upstream.
     pub rate_limit_remaining: IntGaugeVec,
+    /// Requests in a window, and the window in seconds, as the registry said last: upstream.
+    pub rate_limit: IntGaugeVec,
+    pub rate_limit_window: IntGaugeVec,
     /// 1 while the upstream is left alone because it was unreachable: upstream, and gate (`reads`,
     /// `writes`, or for how many other hosts that it has named: `hosts`).
     pub breaker_open: IntGaugeVec,
@@ -87,6 +97,25 @@ pub struct FillMetrics {
     pub failures: IntCounterVec,
 }
 
+/// The state of what is read again.
+#[derive(Debug)]
+pub struct ConfigMetrics {
+    /// 0 while the files of some part cannot be used as they are.
+    pub last_reload_successful: IntGauge,
+    /// Seconds since 1970 when something was loaded last and all was in use.
+    pub last_reload_success: IntGauge,
+}
+
+/// When what we present ends, in seconds since 1970. A series exists only while there is something
+/// to end.
+#[derive(Debug)]
+pub struct ExpiryMetrics {
+    /// The certificate of the listener for clients.
+    pub certificate: IntGaugeVec,
+    /// Licences that upstreams are presented: upstream and licence.
+    pub licence: IntGaugeVec,
+}
+
 /// The disk.
 #[derive(Debug)]
 pub struct StoreMetrics {
@@ -96,6 +125,12 @@ pub struct StoreMetrics {
     pub blobs: IntGauge,
     /// `cache.max_size`, in bytes.
     pub limit_bytes: IntGauge,
+    /// What content may take in all as the disk is now, in bytes; at most `cache.max_size`.
+    pub effective_limit_bytes: IntGauge,
+    /// Bytes that are free on the cache's file system.
+    pub free_bytes: IntGauge,
+    /// 1 while new content finds no room.
+    pub full: IntGauge,
     /// Stored files that failed their digest and were removed.
     pub corrupt: IntCounter,
     /// Errors of the disk and the database: operation.
@@ -110,7 +145,7 @@ impl Metrics {
         let r = Registers(Registry::new());
         let build = r.gauges("build_info", "Version of this build; always 1.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Self {
+        let metrics = Self {
             http: HttpMetrics::new(&r),
             cache: CacheMetrics::new(&r),
             upstream: UpstreamMetrics::new(&r),
@@ -125,8 +160,12 @@ impl Metrics {
                 "access_log_dropped_total",
                 "Log lines dropped because the reader stalled.",
             ),
+            config: ConfigMetrics::new(&r),
+            expiry: ExpiryMetrics::new(&r),
             registry: r.0,
-        }
+        };
+        metrics.begin_at_zero();
+        metrics
     }
 
     /// The registry, for the exposition and for collectors that other modules add.
@@ -202,12 +241,12 @@ impl CacheMetrics {
             requests: r.counters(
                 "cache_requests_total",
                 "Manifest, tag and blob requests by what the cache did.",
-                &["upstream", "kind", "outcome"],
+                &["upstream", "kind", "outcome", "application"],
             ),
             served_bytes: r.counters(
                 "served_bytes_total",
                 "Body bytes sent to clients.",
-                &["upstream", "source"],
+                &["upstream", "source", "application"],
             ),
             pushed_bytes: r.counters(
                 "pushed_bytes_total",
@@ -239,6 +278,16 @@ impl UpstreamMetrics {
             rate_limit_remaining: r.gauges(
                 "upstream_rate_limit_remaining",
                 "What the upstream's ratelimit-remaining header said last.",
+                &["upstream"],
+            ),
+            rate_limit: r.gauges(
+                "upstream_rate_limit_limit",
+                "What the upstream's ratelimit-limit header said last.",
+                &["upstream"],
+            ),
+            rate_limit_window: r.gauges(
+                "upstream_rate_limit_window_seconds",
+                "The window of that limit.",
                 &["upstream"],
             ),
             breaker_open: r.gauges(
@@ -278,12 +327,50 @@ impl FillMetrics {
     }
 }
 
+impl ConfigMetrics {
+    fn new(r: &Registers) -> Self {
+        Self {
+            last_reload_successful: r.gauge(
+                "config_last_reload_successful",
+                "0 while configuration, users, keys or certificate on disk cannot be used.",
+            ),
+            last_reload_success: r.gauge(
+                "config_last_reload_success_timestamp_seconds",
+                "When one of these was loaded last and all were in use.",
+            ),
+        }
+    }
+}
+
+impl ExpiryMetrics {
+    fn new(r: &Registers) -> Self {
+        Self {
+            certificate: r.gauges(
+                "certificate_expiry_timestamp_seconds",
+                "When the certificate for clients ends.",
+                &[],
+            ),
+            licence: r.gauges(
+                "licence_expiry_timestamp_seconds",
+                "When a licence ends that an upstream is presented.",
+                &["upstream", "licence"],
+            ),
+        }
+    }
+}
+
 impl StoreMetrics {
     fn new(r: &Registers) -> Self {
         Self {
             bytes: r.gauge("store_bytes", "Bytes of verified content on disk."),
             blobs: r.gauge("store_blobs", "Blobs and manifests on disk."),
             limit_bytes: r.gauge("store_limit_bytes", "cache.max_size."),
+            effective_limit_bytes: r.gauge(
+                "store_effective_limit_bytes",
+                "What content may take in all, as full as the disk is now.",
+            ),
+            free_bytes: r.gauge("store_free_bytes", "Free bytes of the cache's file system."),
+            full: r.gauge("store_full", "1 while new content finds no room."),
             corrupt: r.counter(
                 "store_corrupt_total",
                 "Stored files that failed their digest and were removed.",
@@ -292,46 +379,4 @@ impl StoreMetrics {
             evictions: r.counters("evictions_total", "Blobs removed to make room.", &["reason"]),
         }
     }
-}
-
-/// Makes metrics and registers them. Names are literals, each registered once, so registration
-/// cannot fail.
-struct Registers(Registry);
-
-const VALID: &str = "metric names and labels are valid literals, each registered once";
-
-impl Registers {
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(full(name), help).expect(VALID))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Opts::new(full(name), help), labels).expect(VALID))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(full(name), help).expect(VALID))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Opts::new(full(name), help), labels).expect(VALID))
-    }
-
-    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        // A cached manifest takes a millisecond, headers at most 25 s, a large layer half an hour.
-        let buckets = vec![0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 25.0, 60.0, 300.0, 1800.0];
-        self.add(
-            HistogramVec::new(HistogramOpts::new(full(name), help).buckets(buckets), labels)
-                .expect(VALID),
-        )
-    }
-
-    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> C {
-        self.0.register(Box::new(collector.clone())).expect(VALID);
-        collector
-    }
-}
-
-fn full(name: &str) -> String {
-    format!("roadstead_{name}")
 }

@@ -50,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("reload", &["access", "server"]),
-    ("admin", &["access", "server"]),
+    ("admin", &["access", "server", "store", "upstream"]),
     ("server", &["access", "route", "pull", "push", "store", "oci"]),
     ("access", &["oci"]),
     ("route", &["oci"]),

@@ -1,5 +1,6 @@
 //! The operator's side, on a listener of its own: metrics, licences in use, health, readiness.
 
+mod expiry;
 mod process;
 
 use std::convert::Infallible;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,13 +22,19 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{LastPull, Ledger};
 use crate::licence::{LicenceId, calendar};
 use crate::metrics::Metrics;
-use crate::server::accept;
+use crate::server::{Service, accept};
+use crate::store::BlobStore;
+
+pub(crate) use expiry::Expiries;
 
 /// Open connections: scrapers and probes, nobody else has business here.
 const CONNECTIONS_MAX: usize = 64;
 /// Waiting for a request, the first one and between two, as on the listener for clients
 /// (`Limits::request_idle`).
 const REQUEST_IDLE: Duration = Duration::from_secs(95);
+
+/// How long a scrape waits for the disk to tell how full it is; the figures stay as they were then.
+const MEASURE_MAX: Duration = Duration::from_secs(1);
 
 /// What the operator's side shows.
 #[derive(Debug)]
@@ -35,19 +43,23 @@ pub(crate) struct Admin {
     /// Set once the proxy should get no more new work.
     draining: CancellationToken,
     ledger: Arc<Ledger>,
+    store: BlobStore,
+    expiries: Arc<Expiries>,
 }
 
 impl Admin {
     pub(crate) fn new(
-        metrics: Arc<Metrics>,
+        service: &Service,
         draining: CancellationToken,
-        ledger: Arc<Ledger>,
+        store: BlobStore,
+        expiries: Arc<Expiries>,
     ) -> Self {
+        let (metrics, ledger) = (Arc::clone(&service.metrics), Arc::clone(&service.ledger));
         if let Err(error) = metrics.registry().register(Box::new(process::ProcessCollector::new()))
         {
             tracing::warn!(%error, "no metrics of the process itself");
         }
-        Self { metrics, draining, ledger }
+        Self { metrics, draining, ledger, store, expiries }
     }
 
     /// Serves until `stop` resolves; open connections are dropped then.
@@ -57,38 +69,38 @@ impl Admin {
         stop: impl Future<Output = ()>,
     ) {
         let cut = CancellationToken::new();
-        let connections = accept(&listener, CONNECTIONS_MAX, stop, |accepted| {
-            let (this, cut) = (Arc::clone(&self), cut.clone());
-            async move {
-                let _permit = accepted.permit;
-                let answer = service_fn(move |request| {
-                    let answer = this.answer(&request);
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                let mut http = http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(REQUEST_IDLE);
-                let connection = http.serve_connection(TokioIo::new(accepted.stream), answer);
-                tokio::select! {
-                    // A scraper that leaves early is its own business.
-                    _ = connection => {}
-                    () = cut.cancelled() => {}
+        let connections =
+            accept(&listener, CONNECTIONS_MAX, stop, |accepted| {
+                let (this, cut) = (Arc::clone(&self), cut.clone());
+                async move {
+                    let _permit = accepted.permit;
+                    let answer = service_fn(move |request: Request<Incoming>| {
+                        let (this, (head, _)) = (Arc::clone(&this), request.into_parts());
+                        async move {
+                            Ok::<_, Infallible>(this.answer(&head.method, head.uri.path()).await)
+                        }
+                    });
+                    let mut http = http1::Builder::new();
+                    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_IDLE);
+                    let connection = http.serve_connection(TokioIo::new(accepted.stream), answer);
+                    tokio::select! {
+                        // A scraper that leaves early is its own business.
+                        _ = connection => {}
+                        () = cut.cancelled() => {}
+                    }
                 }
-            }
-        })
-        .await;
+            })
+            .await;
         cut.cancel();
         connections.wait().await;
     }
 
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if !matches!(*method, Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".into());
         }
-        match request.uri().path() {
-            "/metrics" => match self.metrics.render() {
-                Ok(metrics) => text(StatusCode::OK, metrics),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
+        match path {
+            "/metrics" => self.metrics().await,
             "/licences" => text(StatusCode::OK, self.licences()),
             "/healthz" => text(StatusCode::OK, "ok\n".into()),
             "/readyz" if self.draining.is_cancelled() => {
@@ -96,6 +108,16 @@ impl Admin {
             }
             "/readyz" => text(StatusCode::OK, "ready\n".into()),
             _ => text(StatusCode::NOT_FOUND, "/metrics, /licences, /healthz or /readyz\n".into()),
+        }
+    }
+
+    async fn metrics(&self) -> Response<Full<Bytes>> {
+        // What changes without an event is looked at when somebody asks.
+        let _late = tokio::time::timeout(MEASURE_MAX, self.store.measure()).await;
+        self.expiries.measure();
+        match self.metrics.render() {
+            Ok(metrics) => text(StatusCode::OK, metrics),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 

@@ -8,7 +8,7 @@
 
 pub(crate) mod inputs;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,6 +50,8 @@ pub(crate) struct Reloader {
     seen: HashMap<&'static str, Fingerprint>,
     /// When an input that was refused can be used, if that is only a matter of time.
     due: HashMap<&'static str, Timestamp>,
+    /// The parts whose files were refused when they were read last.
+    refused: HashSet<&'static str>,
 }
 
 impl Reloader {
@@ -58,8 +60,10 @@ impl Reloader {
     pub(crate) fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
         let sources = config.sources.clone();
         let (file, logging) = (None, None);
-        let (seen, due) = (HashMap::new(), HashMap::new());
-        let mut reloader = Self { file, logging, config, sources, service, metrics, seen, due };
+        let (seen, due, refused) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let mut reloader =
+            Self { file, logging, config, sources, service, metrics, seen, due, refused };
+        reloader.show_state("start", true);
         for input in Input::ALL {
             reloader.note_change(input.as_str(), &input.files(&reloader.config));
         }
@@ -160,7 +164,23 @@ impl Reloader {
         self.seen.insert(what, now) != Some(now)
     }
 
-    fn report(&self, part: &'static str, outcome: Result<(), String>) {
+    /// Shows whether all that is on disk is in use.
+    fn show_state(&mut self, part: &'static str, loaded: bool) {
+        if loaded {
+            self.refused.remove(part);
+        } else {
+            self.refused.insert(part);
+        }
+        let metrics = &self.metrics.config;
+        metrics.last_reload_successful.set(i64::from(self.refused.is_empty()));
+        if self.refused.is_empty() {
+            let now = self.service.clock.now().unix().as_secs();
+            metrics.last_reload_success.set(i64::try_from(now).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn report(&mut self, part: &'static str, outcome: Result<(), String>) {
+        self.show_state(part, outcome.is_ok());
         let label = if outcome.is_ok() { "loaded" } else { "refused" };
         self.metrics.reloads.with_label_values(&[part, label]).inc();
         match outcome {

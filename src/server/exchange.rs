@@ -132,14 +132,21 @@ impl Exchange {
         if let Some(failure) = self.failure() {
             metrics.http.failures.with_label_values(&[route, failure.reason]).inc();
         }
-        let Some(name) = &self.notes.name else { return };
-        if let (Some(kind), Some(outcome)) = (self.notes.kind, self.notes.outcome) {
-            let (upstream, outcome_label) = (name.upstream.as_str(), outcome.as_str());
-            metrics.cache.requests.with_label_values(&[upstream, kind, outcome_label]).inc();
-            if outcome.has_content() {
-                let served = &metrics.cache.served_bytes;
-                served.with_label_values(&[upstream, outcome_label]).inc_by(bytes);
-            }
+        self.count_read(bytes);
+    }
+
+    fn count_read(&self, bytes: u64) {
+        let (cache, notes) = (&self.arrival.metrics.cache, &self.notes);
+        let (Some(name), Some(kind), Some(outcome)) = (&notes.name, notes.kind, notes.outcome)
+        else {
+            return;
+        };
+        let (upstream, what) = (name.upstream.as_str(), outcome.as_str());
+        let application = notes.application.as_ref().map_or("", Slug::as_str);
+        cache.requests.with_label_values(&[upstream, kind, what, application]).inc();
+        if outcome.has_content() {
+            let served = &cache.served_bytes;
+            served.with_label_values(&[upstream, what, application]).inc_by(bytes);
         }
     }
 }

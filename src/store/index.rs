@@ -198,6 +198,12 @@ impl Index {
         self.touched.drain().collect()
     }
 
+    /// Bytes that content may take in all, by our own limit and by the disk's.
+    pub(super) fn effective_limit(&self, disk: Disk) -> u64 {
+        let free = disk.available.saturating_add(disk.pending).saturating_sub(disk.keep_free);
+        self.limit.min((self.used + self.reserved).saturating_add(free))
+    }
+
     /// Bytes that have to go before `size` more fit, by our own limit and by the disk's.
     fn shortage(&self, size: u64, disk: Disk) -> u64 {
         let ours = (self.used + self.reserved + size).saturating_sub(self.limit);

@@ -10,6 +10,7 @@ mod blob;
 mod database;
 mod error;
 mod facts;
+mod fullness;
 mod index;
 mod io;
 mod layout;
@@ -46,6 +47,7 @@ pub use reader::{READ_MAX, Reader};
 pub use records::Records;
 pub use staged::{Mismatch, Staged, Verified};
 
+use fullness::Fullness;
 use index::{Disk, Index};
 use io::IoPool;
 use layout::Layout;
@@ -79,6 +81,7 @@ struct StoreInner {
     /// Up to this size an unrecorded file is hashed while it is opened.
     check_inline: u64,
     min_free: Mutex<MinFree>,
+    fullness: Fullness,
     clock: Clock,
     metrics: Arc<Metrics>,
     serial: AtomicU64,
@@ -144,6 +147,7 @@ impl BlobStore {
             buffers: Arc::default(),
             check_inline: limits.manifest as u64,
             min_free: Mutex::new(cache.min_free),
+            fullness: Fullness::default(),
             clock,
             metrics,
             serial: AtomicU64::new(0),
@@ -161,7 +165,9 @@ impl BlobStore {
     /// [`StageError::NoRoom`] if neither free space nor eviction can hold them (DESIGN §14.10).
     pub async fn stage(&self, digest: &Digest, size: Option<u64>) -> Result<Staged, StageError> {
         let (shared, digest) = (Arc::clone(&self.0), digest.clone());
-        self.0.pool.run(move || Staged::create(&shared, &digest, size)).await
+        let staged = self.0.pool.run(move || Staged::create(&shared, &digest, size)).await;
+        self.0.note_room(size.unwrap_or(staged::ROOM_STEP), &staged);
+        staged
     }
 
     /// Promises room and makes a file for content whose digest is not known yet, as of a push: it

@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::oci::{Digest, Hasher};
 
 /// Bytes that are promised at a time when the length is unknown.
-const ROOM_STEP: u64 = 64 << 20;
+pub(super) const ROOM_STEP: u64 = 64 << 20;
 
 /// Content being written.
 #[derive(Debug)]
@@ -101,7 +101,11 @@ impl Staged {
         written: impl FnOnce(u64) + Send + 'static,
     ) -> Result<(), StageError> {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        self.reserve_up_to(self.written + length).await?;
+        let reserved = self.reserve_up_to(self.written + length).await;
+        if reserved.is_err() {
+            self.file.room.shared.note_room(self.written + length, &reserved);
+        }
+        reserved?;
         // The job owns the hasher meanwhile. A write that failed, or whose future was dropped,
         // never gave it back.
         let Some(mut hasher) = self.hasher.take() else { return Err(Error::Closed.into()) };
@@ -121,7 +125,11 @@ impl Staged {
             }
             Ok::<_, StageError>(hasher)
         });
-        self.hasher = Some(job.await?);
+        let written = job.await;
+        if written.is_err() {
+            self.file.room.shared.note_room(self.written + length, &written);
+        }
+        self.hasher = Some(written?);
         self.written += length;
         Ok(())
     }

@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 use url::Url;
 
 use super::error::{ErrorKind, Fault, Symptom};
-use crate::oci::headers::{DOCKER_CONTENT_DIGEST, RATELIMIT_REMAINING};
+use crate::oci::headers::{DOCKER_CONTENT_DIGEST, RATELIMIT_LIMIT, RATELIMIT_REMAINING};
 use crate::oci::{ByteSpan, ContentRange, Digest, Extent, MediaType, Part};
 
 /// Bytes of the query of a next page that is passed on.
@@ -36,6 +36,14 @@ pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
 /// The number before the window in `ratelimit-remaining: 76;w=21600` (PROTOCOL §3.10).
 pub(super) fn rate_limit_remaining(headers: &HeaderMap) -> Option<i64> {
     text(headers, RATELIMIT_REMAINING)?.split(';').next()?.trim().parse().ok()
+}
+
+/// The number, and the window in seconds, of `ratelimit-limit: 100;w=21600` (PROTOCOL §3.10).
+pub(super) fn rate_limit(headers: &HeaderMap) -> Option<(i64, Option<i64>)> {
+    let mut parts = text(headers, RATELIMIT_LIMIT)?.split(';').map(str::trim);
+    let limit = parts.next()?.parse().ok()?;
+    let window = parts.find_map(|part| part.strip_prefix("w=")?.parse().ok());
+    Some((limit, window))
 }
 
 /// Fails if the body is encoded: its bytes would not be those of the digest (BLOB-3).

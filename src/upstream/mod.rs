@@ -34,5 +34,5 @@ pub use transport::body::BlobBody;
 pub use transport::feed::{Closed, Feed, UploadBody, feed};
 pub use transport::resolve::Lookup;
 pub use uploads::{UploadAddress, UploadChunk, UploadProgress, UploadStart, UploadStatus};
-pub use upstreams::{BuildError, Upstreams};
+pub use upstreams::{BuildError, PresentedLicence, Upstreams};
 pub use writes::{AcceptedManifest, DeleteTarget, NewManifest};

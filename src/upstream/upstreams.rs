@@ -11,8 +11,9 @@ use super::transport::dial::{DialContext, HttpClients};
 use super::transport::request::Transport;
 use super::transport::resolve::Lookup;
 use super::transport::tls;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config;
+use crate::licence::{self, Licence, LicenceId};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::UpstreamName;
@@ -29,6 +30,28 @@ pub struct Upstreams {
 struct ConfiguredUpstream {
     config: config::Upstream,
     client: Arc<UpstreamClient>,
+}
+
+/// A licence that an upstream is presented.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PresentedLicence {
+    pub upstream: UpstreamName,
+    pub id: LicenceId,
+    /// Whom to ask for another; one line.
+    pub issuer: String,
+    pub expires: Timestamp,
+}
+
+/// A licence is a password by which it can be told: its signature is the upstream's to check.
+fn licences(config: &config::Upstream) -> impl Iterator<Item = PresentedLicence> {
+    let tokens = config.credentials.iter().filter_map(|credential| match &credential.login {
+        config::Login::Fixed { password, .. } => licence::unverified(password.expose()).ok(),
+        config::Login::Helper { .. } => None,
+    });
+    tokens.map(|Licence { id, issuer, expires, .. }| {
+        let upstream = config.name.clone();
+        PresentedLicence { upstream, id, issuer, expires }
+    })
 }
 
 /// What every upstream is made with.
@@ -91,6 +114,12 @@ impl Upstreams {
         Ok(())
     }
 
+    /// The licences that upstreams are presented as passwords (ACCESS §4.9).
+    pub fn licences(&self) -> Vec<PresentedLicence> {
+        let current = self.current.load();
+        current.values().flat_map(|known| licences(&known.config)).collect()
+    }
+
     /// The client of an upstream; `None` if no such upstream is configured any more.
     pub fn get(&self, name: &UpstreamName) -> Option<Arc<UpstreamClient>> {
         self.current.load().get(name).map(|known| Arc::clone(&known.client))
@@ -99,6 +128,8 @@ impl Upstreams {
 
 impl BuildContext {
     fn build(&self, config: &config::Upstream) -> Result<UpstreamClient, BuildError> {
+        let writable = config.writes != config::Writes::Refused;
+        self.metrics.add_upstream(config.name.as_str(), writable);
         let (clients, clock) = (self.http_clients(config)?, self.clock.clone());
         let transport =
             Transport::new(config, clients, clock.clone(), &self.limits, self.metrics.clone());

@@ -17,6 +17,7 @@ mod documents;
 mod kubelet;
 mod licences;
 mod lifecycle;
+mod promtool;
 mod pulls;
 mod pushes;
 mod revocation;

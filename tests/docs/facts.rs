@@ -28,21 +28,97 @@ fn literals<'a>(text: &'a str, calls: &[&str]) -> Vec<&'a str> {
         .collect()
 }
 
+/// One metric: what kind it is, and its labels.
+type Described = (String, &'static str, Vec<String>);
+
+/// The metrics that `src/metrics.rs` registers.
+fn registered() -> Vec<Described> {
+    let source = read("src/metrics.rs");
+    let calls = ["r.counter(", "r.counters(", "r.gauge(", "r.gauges(", "r.histogram("];
+    let starts = calls.iter().flat_map(|call| {
+        source.match_indices(call).map(|(at, call)| (call, &source[at + call.len()..]))
+    });
+    let described = starts.map(|(call, rest)| {
+        let name = rest.split('"').nth(1).expect("a call begins with a name");
+        // Only a list of labels has a bracket, and no help text has one, or the end of a call.
+        let one = rest.split("),").next().unwrap_or(rest);
+        let labels = one.split_once('[').map_or("", |(_, labels)| labels);
+        let labels = labels.split(']').next().unwrap_or_default();
+        let labels = labels.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+        let kind = match call {
+            "r.histogram(" => "(histogram)",
+            call if call.contains("gauge") => "(gauge)",
+            _ => "",
+        };
+        (format!("roadstead_{name}"), kind, labels)
+    });
+    described.collect()
+}
+
 #[test]
-fn the_metrics_page_names_every_metric() {
-    let (page, metrics) = (read("docs/metrics.md"), read("src/metrics.rs"));
-    let ours =
-        literals(&metrics, &["r.counter(", "r.counters(", "r.gauge(", "r.gauges(", "r.histogram("]);
-    let sources = metrics.clone() + &read("src/admin/process.rs");
-    let process: Vec<&str> = sources
-        .split('"')
-        .filter(|text| text.starts_with("process_") && !text.contains(char::is_whitespace))
-        .collect();
-    assert!(ours.len() > 20 && process.len() >= 4, "{ours:?} {process:?}");
-    let ours = ours.into_iter().map(|name| format!("roadstead_{name}"));
-    for name in ours.chain(process.into_iter().map(str::to_owned)) {
-        let is_named = page.contains(&format!("`{name}`")) || page.contains(&format!("`{name}{{"));
-        assert!(is_named, "docs/metrics.md does not name {name}");
+fn the_metrics_page_has_every_metric_with_its_labels_and_its_kind() {
+    let (page, metrics) = (read("docs/metrics.md"), registered());
+    assert!(metrics.len() > 25, "{metrics:#?}");
+    for (name, kind, labels) in &metrics {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("docs/metrics.md has no row for {name}"));
+        let cells: Vec<&str> = row.split(" |").collect();
+        let told: Vec<&str> = cells[1].split('`').skip(1).step_by(2).collect();
+        assert_eq!(told, *labels, "the labels of {name}");
+        for word in ["(gauge)", "(histogram)"] {
+            assert_eq!(row.contains(word), *kind == word, "{word} of {name}");
+        }
+    }
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `roadstead_")?.split_once('`'));
+    let rows = rows.filter(|(_, rest)| rest.split(" |").count() == 4).map(|(name, _)| name);
+    for name in rows {
+        let is_there = metrics.iter().any(|metric| metric.0 == format!("roadstead_{name}"));
+        assert!(is_there, "there is no metric {name}");
+    }
+}
+
+#[test]
+fn the_metrics_page_names_what_is_told_of_the_process() {
+    let (page, source) = (read("docs/metrics.md"), read("src/admin/process.rs"));
+    let names = source.split('"').filter(|text| text.starts_with("process_"));
+    let names: Vec<&str> = names.filter(|text| !text.contains(char::is_whitespace)).collect();
+    assert!(names.len() >= 7, "{names:?}");
+    for name in names {
+        assert!(page.contains(&format!("| `{name}` |")), "docs/metrics.md does not name {name}");
+    }
+}
+
+#[test]
+fn every_reason_of_a_failure_and_a_login_is_explained_and_begins_at_zero() {
+    let (page, series) = (read("docs/metrics.md"), read("src/metrics/series.rs"));
+    let words = |name: &str| -> Vec<String> {
+        let (_, rest) = series.split_once(&format!("const {name}: ")).expect(name);
+        let list = rest.split_once("= [").and_then(|(_, rest)| rest.split_once("];")).expect(name);
+        list.0.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    for name in ["REFUSALS", "REJECTIONS", "PULL_FAILURES", "PUSH_FAILURES", "TOKEN_OUTCOMES"] {
+        for word in words(name) {
+            assert!(page.contains(&format!("`{word}`")), "docs/metrics.md does not explain {word}");
+        }
+    }
+    // The words of the sources, which the lists have to hold.
+    for (file, list) in [
+        ("src/access/rejection.rs", "REJECTIONS"),
+        ("src/pull/error.rs", "PULL_FAILURES"),
+        ("src/push/error.rs", "PUSH_FAILURES"),
+        ("src/pull/outcome.rs", "OUTCOMES"),
+        ("src/server/error.rs", "REFUSALS"),
+    ] {
+        let source = read(file);
+        let begin = ["fn as_str(", "fn reason(", "fn reason_of("];
+        let body = begin.iter().find_map(|head| source.split_once(head)).expect(file).1;
+        let body = body.split("\n}\n").next().unwrap_or(body);
+        let body = body.split("\n    }\n").next().unwrap_or(body);
+        let told: Vec<&str> = body.split('"').skip(1).step_by(2).collect();
+        assert!(told.len() > 5, "{file}: {told:?}");
+        for word in told {
+            assert!(series.contains(&format!("\"{word}\"")), "{word} of {file} is in no {list}");
+        }
     }
 }
 

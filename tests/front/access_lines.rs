@@ -60,11 +60,11 @@ async fn a_refusal_says_which_right_was_missing_on_which_image() {
         assert_eq!(field(&line, "error"), sentence, "{path}");
         assert!(!answer.text().contains("no rule"), "the log alone says so: {}", answer.text());
     }
-    let nowhere = "/v2/registry.test/public/base/manifests/1.0?ns=Evil.example";
+    let nowhere = "/v2/acme/app/manifests/1.0?ns=Evil.example";
     let (answer, line) = asked(&vendor.proxy, nowhere, &[("authorization", &ci)]).await;
     assert_eq!((answer.status, field(&line, "reason")), (404, "unknown_name"), "{line:#?}");
     assert_eq!(field(&line, "ns"), "Evil.example");
-    assert_eq!(field(&line, "repository"), "registry.test/public/base");
+    assert_eq!(field(&line, "repository"), "acme/app");
     assert!(field(&line, "error").contains("no upstream"), "{line:#?}");
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use roadstead::config::MinFree;
 
+use crate::support::access_log;
 use crate::support::content::Blob;
 use crate::support::eventually;
 use crate::support::image::Image;
@@ -222,4 +223,44 @@ async fn a_disk_without_room_passes_everything_through() {
     assert!(!proxy.has_stored(&layer.digest));
     proxy.settled().await;
     assert_eq!(relayed(&proxy), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_one_warning_and_so_is_room_again() {
+    access_log::gather();
+    let origin = Origin::start().await;
+    let text = |min_free| {
+        format!(
+            "cache: {{ path: CACHE, max_size: 10MiB, min_free: {min_free} }}\n\
+             access: {{ rules: [{{ who: anonymous, allow: [pull], images: ['**'] }}] }}\n\
+             default_upstream: quay.io\nupstreams: {{ quay.io: {{ url: '{}' }} }}\n",
+            origin.url()
+        )
+    };
+    let proxy = Setup::written(&text("1000TiB")).start().await;
+    let cache = proxy.directory().join("cache").display().to_string();
+    let told = || access_log::warnings("cache", &cache);
+    let full = || proxy.metric("roadstead_store_full", &[]);
+    for seed in 0..3 {
+        let layer = origin.blob("a/b", seed, MIB);
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    }
+    assert_eq!((told().len(), full()), (1, 1), "not one for each request: {:?}", told());
+    assert!(told()[0].contains("no room"), "{:?}", told());
+    let scrape = proxy.admin("/metrics").await;
+    let figure = |name: &str| -> f64 {
+        let line =
+            scrape.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")
+    };
+    assert!(figure("roadstead_store_free_bytes") > 0.0);
+    assert!(figure("roadstead_store_effective_limit_bytes") < 10_485_760.0);
+
+    assert_eq!(proxy.reconfigure(&text("0%")).await, (1, 0));
+    let too_large = origin.blob("a/b", 8, 6 * MIB);
+    proxy.get(&blob("a/b", &too_large.digest)).await;
+    assert_eq!(told().len(), 1, "a blob above half of the cache says nothing: {:?}", told());
+    pull(&proxy, &origin.blob("a/b", 9, MIB)).await;
+    assert_eq!((told().len(), full()), (2, 0), "{:?}", told());
+    assert!(told()[1].contains("room in the cache again"), "{:?}", told());
 }

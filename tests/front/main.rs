@@ -12,6 +12,7 @@ mod corruption;
 mod deadline;
 mod errors;
 mod eviction;
+mod expiry;
 mod http_2;
 mod kubelet;
 mod manifests;

@@ -1,6 +1,7 @@
 //! What is counted: names, labels and sums; nothing that a client can make up becomes a label.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use roadstead::clock::Clock;
 
@@ -8,7 +9,8 @@ use crate::support::client::Answer;
 use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::Origin;
-use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
+use crate::support::vendor::Vendor;
 
 async fn pulled() -> (Origin, Image, Proxy) {
     let image = Image::new(1, &[300_000]);
@@ -64,8 +66,8 @@ async fn the_names_and_labels_are_the_documented_ones() {
         "roadstead_http_request_duration_seconds_count{route}",
         "roadstead_http_requests_in_flight",
         "roadstead_http_connections",
-        "roadstead_cache_requests_total{kind,outcome,upstream}",
-        "roadstead_served_bytes_total{source,upstream}",
+        "roadstead_cache_requests_total{application,kind,outcome,upstream}",
+        "roadstead_served_bytes_total{application,source,upstream}",
         "roadstead_upstream_requests_total{code,operation,upstream}",
         "roadstead_upstream_request_duration_seconds_count{operation,upstream}",
         "roadstead_upstream_received_bytes_total{upstream}",
@@ -195,4 +197,86 @@ async fn the_process_is_described_as_prometheus_clients_do() {
         }
     }
     panic!("work takes no CPU time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_ahead_begins_at_zero_also_for_an_upstream_that_comes_later() {
+    let origin = Origin::start().await;
+    let text = |more: &str| {
+        format!(
+            "cache: {{ path: CACHE }}\naccess: {{ rules: [{{ who: anonymous, allow: [pull], images: ['**'] }}] }}\n\
+             default_upstream: quay.io\nupstreams:\n  quay.io: {{ url: '{}' }}\n{more}",
+            origin.url()
+        )
+    };
+    let proxy = Setup::written(&text("")).start().await;
+    let begun = |scrape: &Answer, upstream: &str| {
+        [
+            format!("cache_requests_total{{application=\"\",kind=\"blob\",outcome=\"hit\",upstream=\"{upstream}\"}}"),
+            format!("cache_requests_total{{application=\"\",kind=\"tag\",outcome=\"stale\",upstream=\"{upstream}\"}}"),
+            format!("served_bytes_total{{application=\"\",source=\"hit\",upstream=\"{upstream}\"}}"),
+            format!("fill_failures_total{{reason=\"untrue\",upstream=\"{upstream}\"}}"),
+            format!("token_refreshes_total{{outcome=\"rejected\",upstream=\"{upstream}\"}}"),
+            format!("upstream_requests_total{{code=\"error\",operation=\"blob_get\",upstream=\"{upstream}\"}}"),
+            format!("upstream_breaker_open{{gate=\"reads\",upstream=\"{upstream}\"}}"),
+        ]
+        .iter()
+        .all(|series| scrape.text().contains(&format!("\nroadstead_{series} 0\n")))
+    };
+    let scrape = proxy.admin("/metrics").await;
+    for series in [
+        "http_failures_total{reason=\"login_needed\",route=\"ping\"}",
+        "http_failures_total{reason=\"upstream\",route=\"manifest\"}",
+        "auth_attempts_total{outcome=\"wrong_password\",scheme=\"basic\"}",
+        "auth_attempts_total{outcome=\"ignored_token_expired\",scheme=\"bearer\"}",
+        "store_errors_total{operation=\"write\"}",
+        "evictions_total{reason=\"size\"}",
+        "reloads_total{outcome=\"refused\",part=\"configuration\"}",
+    ] {
+        assert!(scrape.text().contains(&format!("\nroadstead_{series} 0\n")), "{series}");
+    }
+    assert!(begun(&scrape, "quay.io"), "{}", scrape.text());
+    assert!(!scrape.text().contains("ghcr.io"));
+    assert_eq!(proxy.reconfigure(&text("  ghcr.io:\n")).await, (1, 0));
+    assert!(begun(&proxy.admin("/metrics").await, "ghcr.io"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_refused_shows_until_it_is_mended() {
+    let origin = Origin::start().await;
+    let good = format!(
+        "cache: {{ path: CACHE }}\ndefault_upstream: quay.io\nupstreams: {{ quay.io: {{ url: '{}' }} }}\n",
+        origin.url()
+    );
+    let proxy = Setup::written(&good).start().await;
+    let state = || proxy.metric("roadstead_config_last_reload_successful", &[]);
+    let at = || proxy.metric("roadstead_config_last_reload_success_timestamp_seconds", &[]);
+    let now = || i64::try_from(proxy.clock().now().unix().as_secs()).expect("small");
+    let started = now();
+    assert_eq!((state(), at()), (1, started));
+    proxy.clock().advance(Duration::from_mins(1));
+    proxy.reconfigure("lisen: x").await;
+    assert_eq!((state(), at()), (0, started));
+    proxy.clock().advance(Duration::from_mins(1));
+    proxy.reconfigure(&format!("{good}drain_delay: 1s\n")).await;
+    assert_eq!((state(), at()), (1, now()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_customer_pulls_counts_for_the_application() {
+    let vendor = Vendor::start().await;
+    let customer = vendor.customer("acme-counted", &["myapp"]);
+    let (own, public) = (
+        "/v2/registry.test/myapp/worker/manifests/1.0",
+        "/v2/registry.test/public/base/manifests/1.0",
+    );
+    for path in [own, public] {
+        assert_eq!(vendor.status(&customer, path).await, 200, "{path}");
+    }
+    vendor.proxy.settled().await;
+    for name in ["roadstead_cache_requests_total", "roadstead_served_bytes_total"] {
+        let of = |application| vendor.proxy.metric(name, &[("application", application)]);
+        assert!(of("myapp") > 0 && of("") > 0, "{name}");
+        assert_eq!(of("other"), 0, "{name}");
+    }
 }

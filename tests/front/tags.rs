@@ -260,8 +260,8 @@ async fn what_docker_hub_says_of_its_limit_is_a_metric_and_goes_no_further() {
         (answer.header("ratelimit-remaining"), answer.header("ratelimit-limit")),
         (None, None)
     );
-    assert_eq!(
-        proxy.metric("roadstead_upstream_rate_limit_remaining", &[("upstream", "docker.io")]),
-        76
-    );
+    let metric = |name| proxy.metric(name, &[("upstream", "docker.io")]);
+    assert_eq!(metric("roadstead_upstream_rate_limit_remaining"), 76);
+    assert_eq!(metric("roadstead_upstream_rate_limit_limit"), 100);
+    assert_eq!(metric("roadstead_upstream_rate_limit_window_seconds"), 21_600);
 }

@@ -211,12 +211,22 @@ impl CallAttempt<'_> {
         })
     }
 
-    /// Docker Hub tells with each manifest how many pulls are left (PROTOCOL §3.10).
+    /// Docker Hub tells with each manifest how many pulls there are, and how many are left (PROTOCOL §3.10).
     fn note_rate_limit(&self, operation: Operation, headers: &HeaderMap) {
-        let is_manifest = matches!(operation, Operation::ManifestGet | Operation::ManifestHead);
-        if let Some(remaining) = answer::rate_limit_remaining(headers).filter(|_| is_manifest) {
-            let gauge = &self.transport.metrics().upstream.rate_limit_remaining;
-            gauge.with_label_values(&[self.transport.name.as_str()]).set(remaining);
+        if !matches!(operation, Operation::ManifestGet | Operation::ManifestHead) {
+            return;
+        }
+        let (metrics, label) = (&self.transport.metrics().upstream, [self.transport.name.as_str()]);
+        if let Some(remaining) = answer::rate_limit_remaining(headers) {
+            metrics.rate_limit_remaining.with_label_values(&label).set(remaining);
+        }
+        let (limit, window) = answer::rate_limit(headers).unzip();
+        for (gauge, told) in
+            [(&metrics.rate_limit, limit), (&metrics.rate_limit_window, window.flatten())]
+        {
+            if let Some(told) = told {
+                gauge.with_label_values(&label).set(told);
+            }
         }
     }
 

@@ -1,17 +1,19 @@
-//! The access lines of the proxies in this process, as an operator finds them in the log.
+//! The access lines and warnings of the proxies in this process, as an operator finds them in the
+//! log.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Mutex, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::client::Answer;
 use super::eventually;
 
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+static WARNINGS: Mutex<Vec<Line>> = Mutex::new(Vec::new());
 
 /// The fields of one line.
 pub(crate) type Line = BTreeMap<&'static str, String>;
@@ -52,15 +54,27 @@ async fn newest(field: &str, value: &str, count: usize) -> Line {
     lines.into_iter().next_back().expect("they were counted")
 }
 
+/// The messages of the warnings so far that have this field, oldest first.
+pub(crate) fn warnings(field: &str, value: &str) -> Vec<String> {
+    let lines = WARNINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_about = |line: &&Line| line.get(field).is_some_and(|found| found == value);
+    lines.iter().filter(is_about).map(|line| line["message"].clone()).collect()
+}
+
 struct AccessLines;
 
 impl<S: Subscriber> Layer<S> for AccessLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        if event.metadata().target() == "access" {
-            let mut fields = Fields(Line::new());
-            event.record(&mut fields);
-            LINES.lock().unwrap_or_else(PoisonError::into_inner).push(fields.0);
-        }
+        let lines = if event.metadata().target() == "access" {
+            &LINES
+        } else if *event.metadata().level() <= Level::WARN {
+            &WARNINGS
+        } else {
+            return;
+        };
+        let mut fields = Fields(Line::new());
+        event.record(&mut fields);
+        lines.lock().unwrap_or_else(PoisonError::into_inner).push(fields.0);
     }
 }
 
