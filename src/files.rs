@@ -100,6 +100,11 @@ pub(crate) fn list_files(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
+/// Whether it is there, as far as can be seen, and this user may not read it.
+pub(crate) fn is_forbidden(path: &Path) -> bool {
+    File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
 /// The texts of [`list_files`].
 ///
 /// # Errors

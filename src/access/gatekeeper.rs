@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::credential::ClientCredential;
 use super::passwords::{PasswordLogin, Passwords};
@@ -15,13 +16,18 @@ use super::seal::Seals;
 use super::token::{AccessTokens, Issued, RunningLicence, TokenSubject};
 use super::users::Users;
 use crate::clock::{Clock, Timestamp};
+use crate::expiring::ExpiringCache;
 use crate::identity::Identity;
 use crate::licence::{
     ClaimedLicence, LicenceRefusal, PublicKeys, Revocations, SignedLicence, Slug, Standing, Term,
-    calendar,
+    calendar, unwrapped,
 };
 use crate::oci::CanonicalName;
 use crate::secret::Secret;
+
+/// Users of whom is remembered that the operator has been told, and for how long.
+const TOLD_TOO_LONG_MAX: u64 = 1024;
+const TOLD_TOO_LONG_AGAIN: Duration = Duration::from_hours(24);
 
 /// Checks credentials; one for the process.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub(crate) struct Gatekeeper {
     users: ArcSwap<Users>,
     keys: ArcSwap<PublicKeys>,
     revocations: ArcSwap<Revocations>,
+    /// Hashes of which the operator has been told that a password was too long, by fingerprint.
+    told_too_long: ExpiringCache<String, ()>,
 }
 
 /// A credential, and where it is presented.
@@ -77,6 +85,7 @@ impl Gatekeeper {
             users: ArcSwap::default(),
             keys: ArcSwap::default(),
             revocations: ArcSwap::default(),
+            told_too_long: ExpiringCache::new(TOLD_TOO_LONG_MAX, clock.clone()),
             clock,
         })
     }
@@ -137,12 +146,13 @@ impl Gatekeeper {
             ClientCredential::Bearer(token) => {
                 self.by_token(token, presented.audience, presented.issuer)
             }
-            // Before any hashing: a licence must never be counted as a failed password, and the
-            // token must not be kept among verified passwords (ACCESS §4.3).
-            ClientCredential::Basic { user, password } if self.is_licence(password) => {
-                self.by_licence(user, password, presented.issuer)
-            }
             ClientCredential::Basic { user, password } => {
+                // Before any hashing: a licence must never be counted as a failed password, and the
+                // token must not be kept among verified passwords (ACCESS §4.3).
+                let token = unwrapped(password.expose());
+                if self.is_licence(&token) {
+                    return self.by_licence(user, &token, presented.issuer);
+                }
                 let PresentedCredential { address, deadline, .. } = presented;
                 self.by_password(PasswordLogin { address, user, password, deadline }).await
             }
@@ -155,16 +165,19 @@ impl Gatekeeper {
     }
 
     /// Whether a password is a licence: of one of our keys, or, by its own word, of any.
-    fn is_licence(&self, password: &Secret) -> bool {
-        self.keys.load().recognise(password.expose())
-            || ClaimedLicence::of(password.expose()).is_some()
+    fn is_licence(&self, token: &str) -> bool {
+        self.keys.load().recognise(token) || ClaimedLicence::of(token).is_some()
     }
 
     async fn by_password(&self, login: PasswordLogin<'_>) -> Result<Authenticated, Rejection> {
         let user = login.user.to_owned();
         // One set of users for the whole check, whatever a reload does meanwhile.
         let users = self.users.load_full();
-        let hash = self.passwords.verify(&users, login).await?;
+        let verified = self.passwords.verify(&users, login).await;
+        if verified == Err(Rejection::WrongPassword) {
+            self.tell_if_too_long(&users, login);
+        }
+        let hash = verified?;
         Ok(Authenticated {
             identity: Identity::User(user.clone()),
             applications: Vec::new(),
@@ -173,14 +186,32 @@ impl Gatekeeper {
         })
     }
 
+    /// Tells the operator, once a day for each user, why such a password is always wrong: whoever
+    /// made the hash may not have noticed that the password was cut.
+    fn tell_if_too_long(&self, users: &Users, login: PasswordLogin<'_>) {
+        let PasswordLogin { user, password, .. } = login;
+        let Some(hash) = users.get(user).filter(|hash| hash.would_cut(password.expose())) else {
+            return;
+        };
+        let print = hash.fingerprint();
+        if !self.told_too_long.contains(&print) {
+            self.told_too_long.insert(print, (), TOLD_TOO_LONG_AGAIN);
+            warn!(
+                user,
+                "a password of more than 72 bytes was refused: the user's hash is bcrypt, which \
+                 looks at no more than that; take a shorter password, or an argon2id hash"
+            );
+        }
+    }
+
     fn by_licence(
         &self,
         user: &str,
-        token: &Secret,
+        token: &str,
         issuer: Option<&str>,
     ) -> Result<Authenticated, Rejection> {
         let issuer = issuer.ok_or(Rejection::LicenceInvalid(LicenceRefusal::Issuer))?;
-        let verified = self.keys.load().verify(token.expose(), issuer);
+        let verified = self.keys.load().verify(token, issuer);
         let SignedLicence { licence, key } = verified.map_err(Rejection::LicenceInvalid)?;
         if user != licence.id.as_str() && Some(user) != licence.email.as_deref() {
             return Err(Rejection::LicenceUserMismatch(licence.id));

@@ -7,7 +7,7 @@
 
 use std::process::ExitCode;
 
-use super::licences_here::{licences, notice, of_host, rank, request};
+use super::licences_here::{licences, notice, of_host, rank, request, shadowed};
 use super::output::{print, tell};
 use crate::clock::{Clock, Timestamp};
 use crate::config::LicenceFile;
@@ -53,8 +53,9 @@ fn get(server: &str) -> ExitCode {
         let _ = say(NO_LOGIN);
         return ExitCode::FAILURE;
     };
-    if let Some(notice) = notice(&file.licence, now) {
-        tell(&format!("{HELPER_NAME}: {notice}"));
+    let shadowed = shadowed(&licences, &host(server), &file.licence, now);
+    for message in notice(&file.licence, now).into_iter().chain(shadowed) {
+        tell(&format!("{HELPER_NAME}: {message}"));
     }
     let answer = serde_json::json!({
         "ServerURL": server,

@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 
 use super::failure::CommandFailure;
 use super::output::print;
+use super::verifier::LicenceVerifier;
 use crate::clock::Timestamp;
 use crate::config::{self, LicenceFile};
 use crate::files;
-use crate::licence::{Licence, LicenceId, PrivateKey, Slug, calendar};
+use crate::licence::{
+    Licence, LicenceId, LicenceRefusal, PrivateKey, Revocations, SKEW, Slug, calendar,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct IssueArguments {
@@ -42,7 +45,8 @@ pub(super) struct IssueArguments {
     #[arg(long, value_name = "TIME")]
     not_before: Option<String>,
     /// Refuse what the proxy with this configuration would: an application that it does not have,
-    /// another issuer.
+    /// a host that is not its own, another issuer or key. A licence of an id that it has revoked
+    /// counts as issued after that.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where to write the licence; without it, to standard output.
@@ -55,11 +59,18 @@ pub(super) fn run(arguments: &IssueArguments, now: Timestamp) -> Result<(), Comm
     let pem = files::read_text(&arguments.key).map_err(wrong)?;
     let key = PrivateKey::from_pem(&pem)
         .map_err(|message| anyhow!("{} {message}", arguments.key.display()))?;
-    let licence = licence(arguments, now)?;
-    if let Some(file) = &arguments.config {
-        accepted(arguments, &licence.applications, file)?;
+    let mut licence = licence(arguments, now)?;
+    let verifier = arguments.config.as_deref().map(LicenceVerifier::of_config).transpose()?;
+    if let Some(verifier) = &verifier {
+        licence.issued = after_revocation(&licence, &verifier.revocations, now)?;
+        if let Some(lacking) = verifier.lacks(&licence).into_iter().next() {
+            return Err(anyhow!(lacking).into());
+        }
     }
     let token = key.sign(&licence).map_err(wrong)?;
+    if let Some(verifier) = &verifier {
+        verifier.verify(&token).map_err(|refusal| refused(arguments, &refusal))?;
+    }
     let text = LicenceFile::write(&licence, &token);
     match &arguments.out {
         Some(file) => files::create(file, text.as_bytes(), 0o600).map_err(wrong)?,
@@ -101,37 +112,44 @@ fn licence(arguments: &IssueArguments, now: Timestamp) -> anyhow::Result<Licence
     })
 }
 
-/// Refuses a licence that the proxy with this configuration would never accept.
-fn accepted(
-    arguments: &IssueArguments,
-    applications: &[Slug],
-    file: &Path,
-) -> Result<(), CommandFailure> {
-    let (config, file) = (config::load(file)?, file.display());
-    let has =
-        |slug: &&Slug| config.applications.iter().any(|application| application.slug == **slug);
-    if let Some(slug) = applications.iter().find(|slug| !has(slug)) {
-        let names: Vec<&str> =
-            config.applications.iter().map(|application| application.slug.as_str()).collect();
-        let others = if names.is_empty() {
-            String::new()
-        } else {
-            format!(", or take one of: {}", names.join(", "))
-        };
-        return Err(
-            anyhow!("{file} has no application {slug}; add it under applications{others}").into()
+/// When the licence counts as issued: after the last revocation of its id, as a revocation ends
+/// everything that was issued up to its moment. That may lie a little ahead of this clock, as far
+/// as clocks may differ.
+fn after_revocation(
+    licence: &Licence,
+    revocations: &Revocations,
+    now: Timestamp,
+) -> anyhow::Result<Timestamp> {
+    let next = revocations.latest(&licence.id).map(|at| at.plus(Duration::from_secs(1)));
+    let issued = next.map_or(licence.issued, |next| next.max(licence.issued));
+    if issued > now.plus(SKEW) {
+        let at = calendar::format(issued);
+        bail!(
+            "{} is revoked until {at}, which lies ahead: what is issued before that is refused; \
+             correct its line in licences.revoked, or take another --id",
+            licence.id
         );
     }
-    match &config.licences {
-        Some(licences) if licences.issuer != arguments.issuer => {
-            let issuer = &licences.issuer;
-            Err(anyhow!(
-                "{file} accepts no licence of {:?}; write --issuer {issuer:?}",
+    Ok(issued)
+}
+
+/// Why the proxy would refuse what was signed, in words of the arguments.
+fn refused(arguments: &IssueArguments, refusal: &LicenceRefusal) -> anyhow::Error {
+    let file = arguments.config.as_deref().unwrap_or(Path::new("it")).display();
+    match refusal {
+        LicenceRefusal::Issuer => {
+            anyhow!(
+                "{file} accepts no licence of {:?}; write --issuer as licences.issuer there",
                 arguments.issuer
             )
-            .into())
         }
-        Some(_) | None => Ok(()),
+        LicenceRefusal::UnknownKey => anyhow!(
+            "{file} does not know the key {}; add its public key to licences.public_keys",
+            arguments.key.display()
+        ),
+        LicenceRefusal::TooLong | LicenceRefusal::Signature | LicenceRefusal::Claims(_) => {
+            anyhow!("{file} would refuse it: {refusal}")
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! proxy.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
@@ -9,15 +10,14 @@ use clap::Subcommand;
 use super::failure::CommandFailure;
 use super::licences_here::notice;
 use super::output::{print, tell};
+use super::verifier::{LicenceVerifier, not_good};
 use super::{issue, pull_secret};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, LicenceFile};
 use crate::files;
 use crate::licence::{
-    Licence, LicenceId, PrivateKey, PublicKey, PublicKeys, Revocations, Slug, Standing, calendar,
-    revocation_line,
+    Licence, LicenceId, PrivateKey, Revocations, Slug, Standing, calendar, revocation_line,
 };
-use crate::reload::inputs;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LicenceCommand {
@@ -29,7 +29,7 @@ pub(super) enum LicenceCommand {
     },
     /// Sign a licence and write its file.
     Issue(Box<issue::IssueArguments>),
-    /// Say what a licence is for and how long it is good.
+    /// Say what a licence is for and how long it is good. Exit code 1 if it would be refused.
     Show {
         #[arg(value_name = "FILE")]
         file: PathBuf,
@@ -37,7 +37,7 @@ pub(super) enum LicenceCommand {
         #[arg(long, value_name = "FILE", conflicts_with = "config")]
         public_key: Option<PathBuf>,
         /// Verify it as the proxy with this configuration does: its keys, its issuer, what it has
-        /// revoked.
+        /// revoked, its applications and hosts.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -133,16 +133,29 @@ fn show(
     let signature = match &verifier {
         None => "not checked (give --public-key or --config)".to_owned(),
         Some(verifier) => {
-            let signed = verifier.keys.verify(token.expose(), &verifier.issuer);
+            let signed = verifier.verify(token.expose());
             let signed = signed.map_err(|refusal| anyhow!("{}: {refusal}", file.display()))?;
             format!("good, by key {}", signed.key)
         }
     };
+    let mut problems = verifier.as_ref().map(|it| it.lacks(&licence)).unwrap_or_default();
     let revocations = verifier.map(|verifier| verifier.revocations).unwrap_or_default();
+    print(&description(&licence, &state(&licence, &revocations, now), &signature))?;
+    problems.extend(not_good(&licence, &revocations, now));
+    if !problems.is_empty() {
+        return Err(anyhow!("it would not be accepted: {}", problems.join("; ")).into());
+    }
+    if let Some(notice) = notice(&licence, now) {
+        tell(&format!("roadstead: {notice}"));
+    }
+    Ok(())
+}
+
+fn description(licence: &Licence, state: &str, signature: &str) -> String {
     let applications: Vec<&str> = licence.applications.iter().map(Slug::as_str).collect();
-    print(&format!(
+    format!(
         "licence       {}\nissuer        {}\ncustomer      {}\napplications  {}\nhosts         {}\n\
-         issued        {}\nexpires       {} ({})\nsignature     {signature}\n",
+         issued        {}\nexpires       {} ({state})\nsignature     {signature}\n",
         licence.id,
         licence.issuer,
         licence.customer,
@@ -150,12 +163,7 @@ fn show(
         licence.hosts.join(", "),
         calendar::format(licence.issued),
         calendar::format(licence.expires),
-        state(&licence, &revocations, now),
-    ))?;
-    if let Some(notice) = notice(&licence, now) {
-        tell(&format!("roadstead: {notice}"));
-    }
-    Ok(())
+    )
 }
 
 fn state(licence: &Licence, revocations: &Revocations, now: Timestamp) -> String {
@@ -164,39 +172,6 @@ fn state(licence: &Licence, revocations: &Revocations, now: Timestamp) -> String
         Standing::NotYet => format!("not before {}", calendar::format(licence.not_before)),
         Standing::Expired => "expired".to_owned(),
         Standing::Revoked { at } => format!("revoked on {}", calendar::format(at)),
-    }
-}
-
-/// What a licence is verified against.
-struct LicenceVerifier {
-    keys: PublicKeys,
-    issuer: String,
-    revocations: Revocations,
-}
-
-impl LicenceVerifier {
-    /// One key, any issuer, and no revocations.
-    fn of_key(path: &Path, issuer: &str) -> anyhow::Result<Self> {
-        let pem = files::read_text(path).map_err(|message| anyhow!(message))?;
-        let key =
-            PublicKey::from_pem(&pem).map_err(|message| anyhow!("{} {message}", path.display()))?;
-        let keys = PublicKeys::new(vec![key]);
-        Ok(Self { keys, issuer: issuer.to_owned(), revocations: Revocations::default() })
-    }
-
-    fn of_config(file: &Path) -> Result<Self, CommandFailure> {
-        let config = config::load(file)?;
-        let Some(licences) = &config.licences else {
-            return Err(anyhow!(
-                "{} accepts no licences: it has no licences section",
-                file.display()
-            )
-            .into());
-        };
-        let unusable = |wrong: inputs::Unusable| CommandFailure::Files(wrong.to_string());
-        let keys = inputs::public_keys(&config).map_err(unusable)?;
-        let revocations = inputs::revocations(&config).map_err(unusable)?;
-        Ok(Self { keys, issuer: licences.issuer.clone(), revocations })
     }
 }
 
@@ -226,5 +201,14 @@ fn revoke(id: &str, list: &Path, reason: Option<&str>, now: Timestamp) -> anyhow
     let id = LicenceId::parse(id).map_err(|message| anyhow!(message))?;
     let line = revocation_line(&id, now, reason);
     files::append_lines(list, &line).map_err(|message| anyhow!(message))?;
+    wait_for_the_next_second(now);
     print(&format!("{}: {line}", list.display()))
+}
+
+/// Times in lists and licences are whole seconds, and a revocation ends what was issued in its own.
+/// So that a licence which is issued after this command is a new one, the command takes until then.
+#[expect(clippy::disallowed_methods, reason = "what is waited for is the time itself")]
+fn wait_for_the_next_second(now: Timestamp) {
+    let next = Duration::from_secs(now.unix().as_secs() + 1);
+    std::thread::sleep(next.saturating_sub(Clock::system().now().unix()));
 }

@@ -9,7 +9,7 @@ use super::output::tell;
 use crate::clock::Timestamp;
 use crate::config::{self, LicenceFile};
 use crate::files;
-use crate::licence::{Licence, Revocations, Standing, calendar};
+use crate::licence::{Licence, Revocations, Slug, Standing, calendar};
 
 /// Where licences are looked for, beside what `ROADSTEAD_LICENCE` names.
 const LICENCE_FOLDER: &str = "/etc/roadstead/licences";
@@ -35,16 +35,35 @@ pub(super) fn request() -> Result<String, String> {
 pub(super) fn licences(program: &str) -> Vec<LicenceFile> {
     let given = std::env::var_os("ROADSTEAD_LICENCE").map(PathBuf::from);
     let folder = Path::new(LICENCE_FOLDER);
-    let paths = given.into_iter().chain(folder.is_dir().then(|| folder.to_owned()));
-    let complain = |message: String| tell(&format!("{program}: {message}"));
+    let is_there = folder.is_dir() || files::is_forbidden(folder);
+    let paths = given.into_iter().chain(is_there.then(|| folder.to_owned()));
+    let complain = |path: &Path, message: String| {
+        tell(&format!("{program}: {message}{}", remedy(path).unwrap_or_default()));
+    };
     let mut found = Vec::new();
     for path in paths {
-        let files = files::list_files(&path).map_err(complain).unwrap_or_default();
-        found.extend(
-            files.iter().filter_map(|file| config::read_licence(file).map_err(complain).ok()),
-        );
+        let files =
+            files::list_files(&path).inspect_err(|message| complain(&path, message.clone()));
+        for file in files.unwrap_or_default() {
+            match config::read_licence(&file) {
+                Ok(licence) => found.push(licence),
+                Err(message) => complain(&file, message),
+            }
+        }
     }
     found
+}
+
+/// What to do about a file that is another user's alone: clients run these programs as whoever runs
+/// the client.
+fn remedy(path: &Path) -> Option<String> {
+    files::is_forbidden(path).then(|| {
+        format!(
+            "; a licence serves the users who can read it: as root, run chmod a+rX {}, and chmod \
+             a+x on the folders above it",
+            path.display()
+        )
+    })
 }
 
 /// The licences that name this host; a port is part of its name.
@@ -63,6 +82,37 @@ pub(super) fn of_host<'a>(
 pub(super) fn rank(licence: &Licence, now: Timestamp) -> impl Ord + use<> {
     let good = licence.term().standing(&Revocations::default(), now) == Standing::Good;
     (good, now < licence.expires, licence.issued)
+}
+
+/// What people should hear of good licences that name the same host for other applications, where
+/// only one of them can be presented: their images are not found.
+pub(super) fn shadowed(
+    licences: &[LicenceFile],
+    host: &str,
+    chosen: &Licence,
+    now: Timestamp,
+) -> Option<String> {
+    let good = |licence: &&Licence| {
+        licence.term().standing(&Revocations::default(), now) == Standing::Good
+    };
+    let missing: Vec<String> = of_host(licences, host)
+        .map(|file| &file.licence)
+        .filter(good)
+        .flat_map(|other| other.applications.iter().map(move |slug| (slug, &other.id)))
+        .filter(|(slug, _)| !chosen.applications.contains(slug))
+        .map(|(slug, id)| format!("{slug} ({id})"))
+        .collect();
+    let applications: Vec<&str> = chosen.applications.iter().map(Slug::as_str).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "several licences here are for {host}, and a client presents one: {} ({}), so images \
+             of {} are not found; ask {} for one licence for all of them",
+            chosen.id,
+            applications.join(", "),
+            missing.join(", "),
+            chosen.issuer
+        )
+    })
 }
 
 /// What people should hear about the end of a licence: from 14 days before it, and afterwards.
@@ -86,7 +136,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::licence::{LicenceId, Slug};
+    use crate::licence::LicenceId;
     use crate::secret::Secret;
 
     const DAY: u64 = 86_400;

@@ -11,6 +11,7 @@ mod licences_here;
 mod output;
 mod pull_secret;
 mod serve;
+mod verifier;
 
 use std::process::ExitCode;
 

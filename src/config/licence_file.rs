@@ -8,7 +8,7 @@ use super::document;
 use super::place::{Place, Report};
 use super::problem::Problems;
 use crate::files;
-use crate::licence::{Licence, Slug, calendar, unverified};
+use crate::licence::{Licence, Slug, calendar, unverified, unwrapped};
 use crate::secret::Secret;
 
 const KEYS: &[&str] =
@@ -61,9 +61,8 @@ fn file(root: &Place<'_>) -> Option<LicenceFile> {
         root.problem("has no token, so it is no licence; ask whoever sent it for the whole file");
         return None;
     };
-    let token = token.noted(token.text())?;
-    let licence =
-        fields.get("token")?.noted(unverified(token).map_err(|refusal| refusal.to_string()))?;
+    let text = unwrapped(token.noted(token.text())?);
+    let licence = token.noted(unverified(&text).map_err(|refusal| refusal.to_string()))?;
     if fields.get("version").is_none_or(|version| version.amount().as_deref() != Ok("1")) {
         fields
             .get("version")
@@ -94,7 +93,7 @@ fn file(root: &Place<'_>) -> Option<LicenceFile> {
             ));
         }
     }
-    Some(LicenceFile { licence, token: Secret::new(token.to_owned()) })
+    Some(LicenceFile { licence, token: Secret::new(text.into_owned()) })
 }
 
 impl LicenceFile {
@@ -175,6 +174,25 @@ mod tests {
             parse(&format!("version: 1\n{token}\n"), Path::new("f")).expect("enough").licence,
             licence
         );
+    }
+
+    #[test]
+    fn a_token_that_was_wrapped_on_its_way_is_read() {
+        let (licence, text) = written();
+        let token = text.split_once("token: ").expect("a token").1.trim().to_owned();
+        let (head, tail) = token.split_at(76);
+        for (token, of) in [
+            (format!("{head}\r\n  {tail}"), "folded lines"),
+            (format!("|\n  {head}\n  {tail}\n"), "a block"),
+            (format!("\" {head} {tail}\\n\""), "quotes and blanks"),
+            (format!("{head}\u{a0}{tail}"), "a blank of a word processor"),
+        ] {
+            let read = parse(&format!("version: 1\ntoken: {token}\n"), Path::new("f")).expect(of);
+            assert_eq!(
+                (read.licence, read.token.expose()),
+                (licence.clone(), &*[head, tail].concat())
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::key::TOKEN_TYPE;
 use super::name::LicenceId;
-use super::token::LICENCE_TOKEN_BYTES_MAX;
+use super::token::{LICENCE_TOKEN_BYTES_MAX, unwrapped};
 
 /// A licence, and the key that is said to have signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ struct Payload {
 impl ClaimedLicence {
     /// None if the token does not even look like a licence.
     pub fn of(token: &str) -> Option<Self> {
+        let token = unwrapped(token);
         // Nearly every password ends here: this is how a JSON object begins in base64.
         if !token.starts_with("eyJ") || token.len() > LICENCE_TOKEN_BYTES_MAX {
             return None;

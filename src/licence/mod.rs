@@ -16,4 +16,5 @@ pub use name::{APPLICATION_PREFIX, LicenceId, Slug};
 pub use standing::{EXPIRY_NOTICE, Revocations, SKEW, Standing, Term, revocation_line};
 pub use token::{
     LICENCE_TOKEN_BYTES_MAX, Licence, LicenceRefusal, PublicKeys, SignedLicence, unverified,
+    unwrapped,
 };

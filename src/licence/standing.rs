@@ -102,7 +102,12 @@ impl Revocations {
     /// When a licence of that id, issued then, was revoked. One that was issued later under the
     /// same id is a new licence, which the revocation does not end.
     fn revoked(&self, id: &LicenceId, issued: Timestamp) -> Option<Timestamp> {
-        self.0.get(id).copied().filter(|at| issued <= *at)
+        self.latest(id).filter(|at| issued <= *at)
+    }
+
+    /// The moment up to which licences of that id are refused.
+    pub fn latest(&self, id: &LicenceId) -> Option<Timestamp> {
+        self.0.get(id).copied()
     }
 
     fn add(&mut self, id: LicenceId, at: Timestamp) {

@@ -1,6 +1,7 @@
 //! The signed token in a licence: compact JWS with Ed25519 (ACCESS §4.2), read by [`jws`]. Here is
 //! what its claims may say.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,12 @@ impl PublicKeys {
     fn signer(&self, token: &str) -> Option<&PublicKey> {
         self.0.iter().find(|key| key.jws().is_named_by(token))
     }
+}
+
+/// A token without the line ends and blanks that get into it where it is pasted, or comes in an
+/// e-mail that was wrapped. No token has any.
+pub fn unwrapped(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_whitespace) { text.split_whitespace().collect() } else { text.into() }
 }
 
 /// What a token says, its signature not verified: for commands on a machine that has no key.

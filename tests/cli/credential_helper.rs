@@ -6,7 +6,8 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::licences::{
-    ISSUE, complains_of_broken_files, licence, put_broken_files, put_licence, run_with_request,
+    ISSUE, complains_of_broken_files, for_a_user, forbid, licence, put_broken_files, put_licence,
+    run_with_request,
 };
 
 /// Runs the binary as docker's helper.
@@ -21,6 +22,12 @@ fn helper(
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_roadstead"), &path).expect("a link");
     }
     run_with_request(Command::new(&path).arg(verb), directory, licence, request)
+}
+
+/// The same as somebody who is not root.
+fn as_a_user(directory: &TempDir, verb: &str, request: &str) -> (Option<i32>, String, String) {
+    let mut command = for_a_user(directory, "docker-credential-roadstead");
+    run_with_request(command.arg(verb), directory, "licences", request)
 }
 
 const NOT_FOUND: &str = "credentials not found in native keychain\n";
@@ -109,4 +116,42 @@ fn the_credential_helper_passes_over_files_that_are_no_licences() {
     assert!(complains_of_broken_files(&stderr), "{stderr}");
     let (_, listed, _) = helper(&directory, "licences", "list", "");
     assert_eq!(listed, "{\"registry.example.com\":\"acme\"}\n", "what get gives");
+}
+
+/// As whoever runs docker, on a licence that root has put there for itself.
+#[test]
+fn a_licence_that_the_user_may_not_read_is_told_with_what_to_do() {
+    let directory = tempfile::tempdir().expect("a directory");
+    put_licence(&directory, "acme", "registry.example.com", &["myapp"], -1..90);
+    for path in ["licences/acme", "licences"] {
+        forbid(&directory, path);
+        let at = directory.path().join(path);
+        let (code, stdout, stderr) = as_a_user(&directory, "get", "registry.example.com");
+        assert_eq!((code, stdout.as_str()), (Some(1), NOT_FOUND), "{stderr}");
+        let told = format!("as root, run chmod a+rX {}", at.display());
+        assert!(stderr.contains("Permission denied") && stderr.contains(&told), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn licences_of_one_host_that_cannot_all_be_presented_are_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let host = "registry.example.com";
+    put_licence(&directory, "acme-tools", host, &["tools"], -2..90);
+    put_licence(&directory, "acme-apps", host, &["myapp", "other"], -1..90);
+    put_licence(&directory, "ended", host, &["old"], -9..-1);
+    put_licence(&directory, "elsewhere", "b.test", &["more"], -1..90);
+    let get = |server: &str| helper(&directory, "licences", "get", server);
+    let (code, stdout, stderr) = get("https://Registry.example.com/v2/");
+    assert!(code == Some(0) && stdout.contains(r#""Username":"acme-apps""#), "{stdout}");
+    assert_eq!(
+        stderr,
+        "docker-credential-roadstead: several licences here are for registry.example.com, and a \
+         client presents one: acme-apps (myapp, other), so images of tools (acme-tools) are not \
+         found; ask Acme Inc. for one licence for all of them\n"
+    );
+    assert_eq!(get("b.test").2, "");
+    put_licence(&directory, "all", host, &["myapp", "other", "tools"], 0..90);
+    assert_eq!(get(host).2, "", "nothing is missing");
 }

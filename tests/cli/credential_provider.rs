@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::licences::{
-    complains_of_broken_files, licence, put_broken_files, put_licence, run_with_request,
+    complains_of_broken_files, for_a_user, forbid, licence, put_broken_files, put_licence,
+    run_with_request,
 };
 use crate::support::roadstead;
 
@@ -217,4 +218,18 @@ fn what_is_no_request_of_kubelet_is_refused_with_a_sentence() {
         assert!(stderr.starts_with("roadstead: ") && stderr.contains(told), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
+}
+
+#[test]
+fn a_licence_that_may_not_be_read_is_an_empty_answer_and_a_sentence() {
+    let directory = tempfile::tempdir().expect("a directory");
+    put_licence(&directory, "acme", HOST, &["myapp"], -1..90);
+    forbid(&directory, "licences/acme");
+    let mut command = for_a_user(&directory, "roadstead");
+    let request = request(IMAGE).to_string();
+    let (code, stdout, stderr) =
+        run_with_request(command.arg("credential-provider"), &directory, "licences", &request);
+    let answer: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, &answer["auth"]), (Some(0), &json!({})), "{stderr}");
+    assert!(stderr.contains("as root, run chmod a+rX "), "{stderr}");
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -56,9 +57,11 @@ fn a_licence_is_made_shown_and_revoked() {
 fn what_cannot_be_issued_is_told_and_leaves_no_file() {
     let (directory, config) = directory(
         "hosts: [a.test]\naccess: { rules: [{ who: anonymous, allow: [pull], images: [\"**\"] }] }\n\
-         applications: { worker: { images: [\"quay.io/acme/**\"] } }\n",
+         applications: { worker: { images: [\"quay.io/acme/**\"] } }\n\
+         licences: { issuer: Acme Inc., public_keys: [acme.pub] }\n",
     );
     licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    fs::write(directory.path().join("revoked"), "").expect("writable");
     let (_directory, other) = directory_of_vendor(&directory, "Other", "revoked");
     let (config, other) = (config.to_str().expect("text"), other.to_str().expect("text"));
     let long = "x".repeat(3_000);
@@ -76,11 +79,11 @@ fn what_cannot_be_issued_is_told_and_leaves_no_file() {
         (&["--expires", "90d", "--email", &long], "shorten the email, which takes most of it"),
         (
             &["--expires", "90d", "--config", config],
-            "has no application myapp; add it under applications, or take one",
+            "has no application myapp; add it under applications, or take one of: worker",
         ),
         (
             &["--expires", "90d", "--config", other],
-            "accepts no licence of \"Acme Inc.\"; write --issuer \"Other\"",
+            "accepts no licence of \"Acme Inc.\"; write --issuer as licences.issuer there",
         ),
     ] {
         let refused = licence(&directory, &[&ISSUE[..], more, &["--out", "x.licence"]].concat())
@@ -149,7 +152,9 @@ fn a_revocation_goes_to_the_list_of_the_configuration_and_is_shown() {
         assert!(said.starts_with(&format!("{}: acme-prod 20", file.display())), "{said}");
         let text = fs::read_to_string(file).expect("the list");
         assert!(text.lines().last().is_some_and(|line| line.starts_with("acme-prod 20")), "{text}");
-        assert!(show().contains("(revoked on 20"), "{}", show());
+        let refused = licence(&directory, &["show", "acme.licence", "--config", config])
+            .expect_err("a revoked licence");
+        assert!(refused.contains("licence acme-prod was revoked on 20"), "{refused}");
     }
     let list = fs::read_to_string(directory.path().join("list")).expect("the list");
     assert!(list.starts_with("left-open 2026-01-01T00:00:00Z\nacme-prod 20"), "two lines: {list}");
@@ -175,31 +180,146 @@ fn a_licence_is_shown_as_the_proxy_would_take_it() {
     assert!(show(&other).expect_err("a wrong list").contains("revoked:1: "));
 }
 
+/// A configuration with our key and list, and what `edit` makes of it.
+fn edited(directory: &TempDir, edit: impl Fn(String) -> String) -> (TempDir, String) {
+    let (vendor, config) = directory_of_vendor(directory, "Acme Inc.", "revoked");
+    let text = fs::read_to_string(&config).expect("readable");
+    fs::write(&config, edit(text)).expect("writable");
+    (vendor, config.to_str().expect("text").to_owned())
+}
+
+/// Whether it is `issue` or `show`: what a proxy would refuse is refused, with what to do.
+#[test]
+fn applications_hosts_and_keys_are_those_of_the_configuration() {
+    let directory = tempfile::tempdir().expect("a directory");
+    licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    licence(&directory, &["keygen", "other"]).expect("a pair of keys");
+    fs::write(directory.path().join("revoked"), "").expect("writable");
+    let more = ["--expires", "90d", "--host", "images.example.com"];
+    licence(&directory, &[&ISSUE[..], &more, &["--out", "acme.licence"]].concat())
+        .expect("a licence");
+    let hosts =
+        |names| move |text: String| text.replace("access:", &format!("hosts: {names}\naccess:"));
+    let tools = |text: String| text.replace("{ myapp:", "{ tools:");
+    let key = |text: String| text.replace("acme.pub", "other.pub");
+    let bound = |text: String| {
+        text + "upstreams: { quay.io: { hosts: [registry.example.com] } }\n" + "hosts: [a.test]\n"
+    };
+    let none =
+        "does not answer to registry.example.com, images.example.com; add the name under hosts";
+    let cases: [(&dyn Fn(String) -> String, Option<&str>, Option<&str>); 6] = [
+        (&hosts("[images.example.com]"), None, None),
+        (&bound, None, None),
+        (&hosts("[a.test]"), Some(none), Some(none)),
+        (&hosts("[]"), None, None),
+        (
+            &tools,
+            Some("has no application myapp; add it under applications, or take one of: tools"),
+            Some("has no application myapp"),
+        ),
+        (
+            &key,
+            Some("does not know the key acme.key; add its public key to licences.public_keys"),
+            Some("no configured key has signed it"),
+        ),
+    ];
+    for (edit, issued, shown) in cases {
+        let (_vendor, config) = edited(&directory, edit);
+        let out = directory.path().join("new.licence");
+        let config = ["--config", config.as_str()];
+        let issue = [&ISSUE[..], &more, &config, &["--out", "new.licence"]].concat();
+        let show = [&["show", "acme.licence"][..], &config].concat();
+        for (arguments, told) in [(issue, issued), (show, shown)] {
+            match (licence(&directory, &arguments), told) {
+                (Ok(_), None) => {}
+                (Err(refused), Some(told)) => assert!(refused.contains(told), "{told}: {refused}"),
+                (other, told) => panic!("{told:?}: {other:?}"),
+            }
+        }
+        assert_eq!(out.exists(), issued.is_none());
+        let _ = fs::remove_file(out);
+    }
+}
+
+/// Within one second, and also if a list has a moment that is a little ahead.
+#[test]
+fn a_licence_that_is_issued_after_a_revocation_is_good_or_is_not_issued() {
+    let directory = tempfile::tempdir().expect("a directory");
+    licence(&directory, &["keygen", "acme"]).expect("a pair of keys");
+    let list = directory.path().join("revoked");
+    fs::write(&list, "").expect("writable");
+    let (_vendor, config) = directory_of_vendor(&directory, "Acme Inc.", "revoked");
+    let config = ["--config", config.to_str().expect("text")];
+    let show = |file: &str| licence(&directory, &[&["show", file][..], &config].concat());
+    let issue = |file: &str, more: &[&str]| {
+        let out = ["--expires", "90d", "--out", file];
+        licence(&directory, &[&ISSUE[..], &out, more].concat())
+    };
+    let revoke = |more: &[&str]| {
+        licence(&directory, &[&["revoke", "acme-prod"][..], more].concat()).expect("a revocation")
+    };
+    issue("first", &[]).expect("a licence");
+    revoke(&config);
+    for (file, more) in [("second", &[][..]), ("third", &config)] {
+        issue(file, more).expect("a licence");
+        assert!(show(file).expect(file).contains(" days left)"));
+        assert!(show("first").is_err());
+        revoke(&["--list", "revoked"]);
+        assert!(show(file).expect_err("revoked").contains("was revoked on"));
+    }
+    let in_the_list = |ahead: u64| {
+        let at = roadstead::clock::Clock::system().now().plus(Duration::from_secs(ahead));
+        let time = roadstead::licence::calendar::format(at);
+        fs::write(&list, format!("acme-prod {time}\n")).expect("writable");
+    };
+    in_the_list(30);
+    issue("fourth", &config).expect("issued after that moment");
+    assert!(show("fourth").is_ok());
+    in_the_list(3600);
+    let refused = issue("fifth", &config).expect_err("no licence would be good");
+    assert!(refused.contains("acme-prod is revoked until 20"), "{refused}");
+    assert!(!directory.path().join("fifth").exists());
+}
+
 #[test]
 fn show_tells_people_apart_from_the_answer_when_a_licence_ends() {
     let directory = tempfile::tempdir().expect("a directory");
-    for (id, days, state, told) in [
-        ("good", -1..20, "(20 days left)", None),
+    let new = "; ask Acme Inc. for a new one\n";
+    for (id, days, code, state, told) in [
+        ("good", -1..20, 0, "(20 days left)", None),
         (
             "ending",
             -1..13,
+            0,
             "(13 days left)",
-            Some("roadstead: licence ending ends in 13 days, on 20"),
+            Some(("roadstead: licence ending ends in 13 days, on 20", new)),
         ),
-        ("ended", -9..-1, "(expired)", Some("roadstead: licence ended expired on 20")),
-        ("next", 1..50, "(not before 20", None),
+        (
+            "ended",
+            -9..-1,
+            1,
+            "(expired)",
+            Some(("roadstead: it would not be accepted: licence ended expired on 20", new)),
+        ),
+        (
+            "next",
+            1..50,
+            1,
+            "(not before 20",
+            Some((
+                "roadstead: it would not be accepted: licence next begins on 20",
+                ", and is refused until then\n",
+            )),
+        ),
     ] {
         put_licence(&directory, id, "registry.example.com", &["myapp"], days);
         let output =
             run(roadstead(&["licence", "show"]).arg(directory.path().join("licences").join(id)));
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success() && stdout.contains(state), "{stdout}");
+        assert!(output.status.code() == Some(code) && stdout.contains(state), "{stdout}");
         match told {
-            Some(told) => {
-                assert!(
-                    stderr.starts_with(told) && stderr.ends_with("; ask Acme Inc. for a new one\n"),
-                    "{stderr}"
-                );
+            Some((begin, end)) => {
+                assert!(stderr.starts_with(begin) && stderr.ends_with(end), "{stderr}");
             }
             None => assert_eq!(stderr, ""),
         }

@@ -1,9 +1,12 @@
 //! `roadstead serve` and `roadstead check`.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
 
 use crate::support::{Serving, directory, roadstead, run, text};
@@ -166,4 +169,37 @@ fn files_that_a_configuration_names_are_part_of_it() {
             assert!(told.contains(part), "{part} is missing in {told}");
         }
     }
+}
+
+/// htpasswd cuts them in silence, so people have them.
+#[test]
+fn a_password_that_is_longer_than_bcrypt_looks_is_told_once() {
+    let (directory, _) = directory("");
+    let users = directory.path().join("users");
+    let hash = bcrypt::hash("x".repeat(72), 4).expect("a hash");
+    fs::write(&users, format!("ci:{hash}\nops:{hash}\n")).expect("writable");
+    let rules = "rules: [{ who: 'user:ci', allow: [pull], images: ['**'] }]";
+    let config = format!("access: {{ users: {}, {rules} }}\n", users.display());
+    let mut serving = Serving::start(&config, &[]);
+    let line = serving.until("clients    http://").pop().expect("the line");
+    let address = line.split_once("http://").expect("the address").1.to_owned();
+    let login = |user: &str, length: usize| {
+        let pair = BASE64_STANDARD.encode(format!("{user}:{}", "x".repeat(length)));
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        let request = format!(
+            "GET /v2/ HTTP/1.1\r\nhost: a\r\nauthorization: Basic {pair}\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer.split(' ').nth(1).expect("a status").to_owned()
+    };
+    for _ in 0..2 {
+        assert_eq!([login("ci", 73), login("ci", 72), login("eve", 80)], ["401", "200", "401"]);
+        assert_eq!(login("ops", 71), "401", "wrong, and short enough");
+    }
+    serving.signal(Signal::TERM);
+    let said = serving.end().1;
+    let told: Vec<&str> = said.lines().filter(|line| line.contains("more than 72 bytes")).collect();
+    assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("ci"), "{said}");
 }

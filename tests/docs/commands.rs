@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::blocks::marked;
+use crate::blocks::{blocks, marked};
 use crate::folder::{Folder, Said};
 use crate::marks::{first_config, is_toml};
 
@@ -47,7 +47,11 @@ fn the_readmes_licence_is_issued() {
     for block in marked("README.md", "the_readmes_licence_is_issued") {
         run(&folder, &block.code);
     }
-    let shown = run(&folder, "roadstead licence show customer.licence --public-key licence.pub");
+    let mut configs = blocks("README.md").into_iter();
+    let config = configs.find(|block| block.code.contains("public_keys: [licence.pub]"));
+    folder.write("config.yaml", &config.expect("the vendor's configuration").code);
+    run(&folder, "roadstead check config.yaml");
+    let shown = run(&folder, "roadstead licence show customer.licence --config config.yaml");
     assert!(shown.out.starts_with("licence       customer-prod\n"), "{shown:?}");
 }
 
@@ -93,9 +97,10 @@ fn vendors_manage_licences_as_their_page_says() {
     folder.write_config(&first_config("docs/vendors.md"));
     run(&folder, "rm licence-2027.pub");
     for block in marked("docs/licences.md", "vendors_manage_licences_as_their_page_says") {
-        let said = run(&folder, &block.code);
         // A page that revokes, and issues nothing in its place, shows what was revoked.
         let ends = block.code.contains("licence revoke") && !block.code.contains("licence issue");
+        let said = folder.shell(&block.code);
+        assert_eq!(said.code, Some(i32::from(ends)), "{}: {said:?}", block.place);
         let state = if ends { "(revoked on " } else { " days left)\n" };
         if block.code.contains("licence show") {
             assert!(said.out.contains("signature     good, by key"), "{}: {said:?}", block.place);
@@ -103,7 +108,7 @@ fn vendors_manage_licences_as_their_page_says() {
         }
     }
     let show = |file: &str| {
-        run(&folder, &format!("roadstead licence show {file} --config config.yaml")).out
+        folder.shell(&format!("roadstead licence show {file} --config config.yaml")).out
     };
     for (file, state) in [
         ("customer-prod.licence", "(revoked on "),

@@ -136,6 +136,41 @@ async fn a_licence_pulls_its_application_by_either_name_and_nothing_else() {
     assert_eq!(vendor.registry.count(|request| request.header("authorization").is_some()), 0);
 }
 
+/// As `docker login --password-stdin` sends it, from an e-mail or from a terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_licence_is_good_however_its_token_was_wrapped_or_pasted() {
+    let vendor = Vendor::start().await;
+    let token = vendor.sign(&vendor.licence("acme-prod", &["myapp"], DAY));
+    let lines = |length: usize, end: &str| {
+        let chunks = token.as_bytes().chunks(length);
+        let lines: Vec<_> = chunks.map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+        lines.join(end)
+    };
+    for wrapped in [
+        format!("{token}\n"),
+        format!(" \t{token} \r\n"),
+        lines(76, "\r\n"),
+        lines(64, "\n  "),
+        lines(20, "\u{a0}"),
+    ] {
+        let answer = get(&vendor, &basic("acme-prod", &wrapped), MYAPP).await;
+        assert_eq!(answer.status, 200, "{wrapped:?}: {}", answer.text());
+        let url = format!("http://{}/token", vendor.proxy.authority());
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "password").append_pair("username", "acme-prod");
+        let request = client
+            .post(url)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.append_pair("password", &wrapped).finish());
+        assert_eq!(request.send().await.expect("an answer").status(), 200, "{wrapped:?}");
+    }
+    let cut = format!("{}\n", &token[..token.len() - 9]);
+    assert_eq!(vendor.status(&basic("acme-prod", &cut), MYAPP).await, 401);
+    let spaced = vendor.status(&basic("ci", "ci-secret\n"), MYAPP).await;
+    assert_eq!(spaced, 401, "blanks are part of a password");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn absent_and_forbidden_look_the_same() {
     let vendor = Vendor::start().await;

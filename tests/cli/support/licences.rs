@@ -1,7 +1,10 @@
 //! Licences that the command issues, files that are no licences, and commands that look for one.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -70,4 +73,25 @@ pub(crate) fn run_with_request(
     child.stdin.take().expect("piped").write_all(request.as_bytes()).expect("it reads");
     let output = child.wait_with_output().expect("it ends");
     (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Takes from everybody but root the right to read it.
+pub(crate) fn forbid(directory: &TempDir, path: &str) {
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+    mode(directory.path(), 0o755).expect("the test's own");
+    mode(&directory.path().join(path), 0).expect("the test's own");
+}
+
+/// The binary by this name, run by somebody who is not root.
+pub(crate) fn for_a_user(directory: &TempDir, name: &str) -> Command {
+    let program = directory.path().join(name);
+    if !program.exists() {
+        // A copy: the folder of the build may be root's alone.
+        fs::copy(env!("CARGO_BIN_EXE_roadstead"), &program).expect("room for it");
+    }
+    let mut command = Command::new(program);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    command
 }
