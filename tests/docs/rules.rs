@@ -79,6 +79,17 @@ fn every_cited_rule_is_explained() {
     assert!(count > 100, "citations are no longer found: {count}");
 }
 
+/// Two lines of work that change one rule are easily joined into two rows.
+#[test]
+fn no_rule_is_explained_twice() {
+    let rules = read("docs/rules.md");
+    let rows = rules.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| rule "));
+    let mut explained = BTreeSet::new();
+    for rule in rows.filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()) {
+        assert!(explained.insert(rule), "docs/rules.md explains {rule} twice");
+    }
+}
+
 #[test]
 fn citations_are_found_in_every_form() {
     let text = "(DESIGN §4.4, §6). BLOB-12), SHA-256; RFC 9110 §14.4: UP-2…UP-5. SEL- and SEL-x \
