@@ -21,6 +21,8 @@ pub(crate) struct Arrived {
     pub(crate) body: SourceBody,
     /// The source is the registry that the name stands for, so its answer is the registry's word.
     pub(crate) proves_membership: bool,
+    /// It looks like a web page instead of a blob, and is nobody's word before its digest is right.
+    pub(crate) may_be_a_page: bool,
 }
 
 /// The bytes as they come, not verified.
@@ -76,9 +78,10 @@ impl Sources {
     ) -> Result<Arrived, Error> {
         let upstream = self.upstream(name)?;
         let opened = upstream.get_blob(&name.repository, digest, part, deadline).await;
-        let BlobResponse { extent, body } =
+        let BlobResponse { extent, may_be_a_page, body } =
             opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
-        Ok(Arrived { extent, body: SourceBody(body), proves_membership: true })
+        let body = SourceBody(body);
+        Ok(Arrived { extent, body, proves_membership: true, may_be_a_page })
     }
 
     /// The registry itself, for questions that only it can answer.

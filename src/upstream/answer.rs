@@ -1,9 +1,9 @@
 //! What the headers of an answer say, checked against what was requested. Pure.
 
+use http::StatusCode;
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK,
 };
-use http::{HeaderValue, StatusCode};
 use url::Url;
 
 use super::error::{ErrorKind, Fault, Symptom};
@@ -46,15 +46,32 @@ pub(super) fn rate_limit(headers: &HeaderMap) -> Option<(i64, Option<i64>)> {
     Some((limit, window))
 }
 
-/// Fails if the body is encoded: its bytes would not be those of the digest (BLOB-3).
+/// The codings that change the bytes (RFC 9110 §8.4.1). What else storage puts into
+/// `Content-Encoding` (`aws-chunked`, `none`, `utf-8`, `binary`) means nothing.
+const CODINGS: [&str; 7] = ["gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"];
+
+/// Fails if the body is encoded: it would be read as it comes, and nobody may have said which
+/// digest it has (BLOB-3).
 pub(super) fn check_identity(headers: &HeaderMap) -> Result<(), Fault> {
-    let plain = |value: &HeaderValue| {
-        value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity")
-    };
-    if headers.get_all(CONTENT_ENCODING).iter().all(plain) {
-        return Ok(());
+    let values = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let mut words = values.flat_map(|value| value.split(',')).map(str::trim);
+    if words.any(|word| CODINGS.iter().any(|coding| word.eq_ignore_ascii_case(coding))) {
+        return Err(Fault::protocol("the body is encoded although identity was asked for"));
     }
-    Err(Fault::protocol("the body is encoded although identity was asked for"))
+    Ok(())
+}
+
+/// Whether an answer with 200 may be a login or error page instead of the blob: it is labelled as
+/// one, and says nothing of the digest. Some storage guesses such a label for a layer, so what is
+/// behind it is judged by size and digest; until then it is nobody's word (BLOB-3).
+pub(super) fn may_be_a_page(headers: &HeaderMap, wanted: &Digest) -> bool {
+    media_type(headers).is_some_and(|media_type| media_type.as_str() == "text/html")
+        && digest(headers).is_none_or(|digest| digest != *wanted)
+}
+
+/// The fault of a page where a blob was due.
+pub(super) fn web_page() -> Fault {
+    Fault::protocol("a web page instead of a blob")
 }
 
 /// Fails on a login or error page with status 200.
@@ -78,7 +95,7 @@ pub(super) fn manifest_type(headers: &HeaderMap) -> Result<MediaType, Fault> {
 }
 
 /// Which bytes of a blob an answer holds. An answer with the whole is good for any part (RFC 9110
-/// §14.2).
+/// §14.2). What it says of type and encoding does not matter, since its digest decides (BLOB-3).
 ///
 /// # Errors
 /// `Protocol` if it is not a blob's answer, or holds another part than was requested.
@@ -87,9 +104,6 @@ pub(super) fn extent(
     headers: &HeaderMap,
     part: Option<Part>,
 ) -> Result<Extent, Fault> {
-    check_identity(headers)?;
-    // Its bytes would fail at the digest anyway, but only after clients have been sent headers.
-    check_no_web_page(headers)?;
     match (status, part) {
         (StatusCode::OK, _) => Ok(Extent::Whole { size: length(headers) }),
         (StatusCode::PARTIAL_CONTENT, Some(part)) => part_extent(headers, part),
@@ -183,6 +197,8 @@ pub(super) fn says_expired(body: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn span(first: u64, last: u64) -> ByteSpan {
@@ -244,14 +260,41 @@ mod tests {
         {
             assert!(extent(status, &ten, Some(Part::From(5))).is_err(), "{status}");
         }
-        assert!(
-            extent(StatusCode::OK, &headers(&[("content-type", "text/html; charset=x")]), None)
-                .is_err()
-        );
-        assert!(extent(StatusCode::OK, &headers(&[("content-encoding", "gzip")]), None).is_err());
-        assert!(
-            extent(StatusCode::OK, &headers(&[("content-encoding", "Identity")]), None).is_ok()
-        );
+    }
+
+    #[test]
+    fn an_encoding_counts_only_if_it_changes_the_bytes() {
+        for (value, good) in [
+            ("", true),
+            ("Identity", true),
+            ("aws-chunked", true),
+            ("none", true),
+            ("utf-8", true),
+            ("binary", true),
+            ("GZIP", false),
+            ("aws-chunked, gzip", false),
+            ("br", false),
+            ("zstd", false),
+        ] {
+            assert_eq!(
+                check_identity(&headers(&[("content-encoding", value)])).is_ok(),
+                good,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_is_what_is_labelled_as_one_and_names_no_digest() {
+        let wanted = Digest::of(crate::oci::Algorithm::Sha256, b"blob");
+        let other = Digest::of(crate::oci::Algorithm::Sha256, b"other");
+        let page = ("content-type", "text/html; charset=x");
+        assert!(may_be_a_page(&headers(&[page]), &wanted));
+        let named = |digest: &Digest| headers(&[page, ("docker-content-digest", digest.as_str())]);
+        assert!(!may_be_a_page(&named(&wanted), &wanted));
+        assert!(may_be_a_page(&named(&other), &wanted));
+        assert!(!may_be_a_page(&headers(&[("content-type", "text/plain")]), &wanted));
+        assert!(!may_be_a_page(&headers(&[]), &wanted));
     }
 
     #[test]

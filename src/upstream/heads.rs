@@ -3,7 +3,7 @@
 
 use std::future::ready;
 
-use http::Method;
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer;
@@ -112,7 +112,8 @@ impl UpstreamClient {
     }
 
     /// Whether the repository has the blob, and its size in bytes if the upstream tells. A refused
-    /// HEAD becomes a GET of one byte (BLOB-13, RED-3).
+    /// HEAD becomes a GET of one byte (BLOB-13, RED-3), and so does one that may be a web page's:
+    /// no page has the first byte of a blob alone.
     pub async fn head_blob(
         &self,
         repository: &Repository,
@@ -123,8 +124,8 @@ impl UpstreamClient {
         let mut is_method_refused = false;
         if !self.blob_head_refused.is_believed() {
             let head = Call { method: Method::HEAD, ..get.clone() };
-            let size = self.runner.run(&head, deadline, |response| ready(blob_head(&response)));
-            match size.await {
+            let told = |response| ready(blob_head(&response, digest));
+            match self.runner.run(&head, deadline, told).await {
                 Err(error) if needs_get(&error) => is_method_refused = is_method_refusal(&error),
                 // An empty page, or a registry that does not tell; the first byte does.
                 Ok(Some(0) | None) => {}
@@ -169,14 +170,19 @@ fn manifest_head(response: &CallResponse) -> Result<ManifestHead, Fault> {
     Ok(ManifestHead { digest: answer::digest(headers), media_type, size: answer::length(headers) })
 }
 
-fn blob_head(response: &CallResponse) -> Result<Option<u64>, Fault> {
+/// The size that a HEAD on a blob tells; `None` if the answer may be about a web page.
+fn blob_head(response: &CallResponse, digest: &Digest) -> Result<Option<u64>, Fault> {
     let headers = ok_headers(response)?;
-    answer::extent(response.http.status(), headers, None)?;
-    Ok(answer::length(headers))
+    let is_page = answer::may_be_a_page(headers, digest);
+    Ok(answer::length(headers).filter(|_| !is_page))
 }
 
 fn probed(response: &CallResponse, digest: &Digest) -> Result<Option<u64>, Fault> {
-    let size = answer::probed_size(response.http.status(), response.http.headers())?;
+    let (status, headers) = (response.http.status(), response.http.headers());
+    if status == StatusCode::OK && answer::may_be_a_page(headers, digest) {
+        return Err(answer::web_page());
+    }
+    let size = answer::probed_size(status, headers)?;
     if size == Some(0) && Digest::of(digest.algorithm(), b"") != *digest {
         return Err(Fault::protocol("nothing where a blob was due"));
     }

@@ -5,6 +5,7 @@ use std::future::ready;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, RANGE};
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
@@ -33,6 +34,8 @@ pub struct FetchedManifest {
 pub struct BlobResponse {
     /// Which bytes of the blob the body has.
     pub extent: Extent,
+    /// It may be a login or error page: it is the upstream's word only once its digest is right.
+    pub may_be_a_page: bool,
     pub body: BlobBody,
 }
 
@@ -76,7 +79,14 @@ impl UpstreamClient {
         let call = Call { headers, ..self.blob_call(Operation::BlobGet, repository, digest) };
         let started = |CallResponse { http, .. }: CallResponse| {
             let extent = answer::extent(http.status(), http.headers(), part)?;
-            Ok(BlobResponse { extent, body: BlobBody::new(http, self.name().clone()) })
+            let may_be_a_page = matches!(extent, Extent::Whole { .. })
+                && answer::may_be_a_page(http.headers(), digest);
+            // Whoever wants a part goes on with bytes that are there already.
+            if may_be_a_page && part.is_some() {
+                return Err(answer::web_page());
+            }
+            let body = BlobBody::new(http, self.name().clone());
+            Ok(BlobResponse { extent, may_be_a_page, body })
         };
         self.runner.run(&call, deadline, |response| ready(started(response))).await
     }

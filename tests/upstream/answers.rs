@@ -57,8 +57,6 @@ async fn a_blob_arrives_whole_with_its_size() {
 #[tokio::test]
 async fn answers_that_are_no_blob_are_refused() {
     for (status, headers) in [
-        (200, vec![("content-encoding", "gzip")]),
-        (200, vec![("content-type", "text/html; charset=utf-8")]),
         (204, vec![]),
         (202, vec![]),
         (206, vec![("content-range", "bytes 0-3/4")]),
@@ -255,6 +253,40 @@ async fn a_blob_head_tells_the_size_by_one_byte_if_head_is_refused() {
             upstream.head_blob(&repository(), &digest, soon()).await.expect("it exists"),
             size
         );
+    }
+}
+
+#[tokio::test]
+async fn a_blob_head_labelled_as_a_page_is_believed_with_the_digest_or_by_the_first_byte() {
+    let html = ("content-type", "text/html");
+    for (head, first_byte, size) in [
+        // The registry names the digest.
+        (vec![html, ("docker-content-digest", digest().as_str())], None, Some(4)),
+        // Storage has parts, which no page has.
+        (vec![html], Some((206, "bytes 0-0/77", "b")), Some(77)),
+        (vec![html], Some((200, "", "page")), None),
+    ] {
+        let head: Vec<_> = head.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let origin = origin(move |seen| {
+            let head: Vec<_> = head.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+            match (seen.method.as_str(), first_byte) {
+                ("GET", Some((status, range, body))) => {
+                    reply(status, &[html, ("content-range", range)], body)
+                }
+                _ => reply(200, &head, "blob"),
+            }
+        })
+        .await;
+        let upstream = Setup::new(&origin.url()).build();
+        for round in 1..=2 {
+            let told = upstream.head_blob(&repository(), &digest(), soon()).await;
+            match size {
+                Some(size) => assert_eq!(told.expect("a blob"), Some(size)),
+                None => assert_eq!(told.expect_err("a page").kind(), &ErrorKind::Protocol),
+            }
+            let heads = origin.seen().iter().filter(|seen| seen.method == "HEAD").count();
+            assert_eq!(heads, round, "HEAD is not given up");
+        }
     }
 }
 

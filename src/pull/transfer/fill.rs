@@ -16,7 +16,7 @@ use crate::pull::core::PullCore;
 use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
 use crate::pull::source::Arrived;
-use crate::store::{EvictionClass, StageError, Staged, Suspect};
+use crate::store::{EvictionClass, StageError, Staged, Suspect, Verified};
 use crate::upstream::FailureClass;
 
 /// What a fill needs; it runs once.
@@ -81,7 +81,8 @@ impl Fill {
         let sent_at = self.core.clock.now();
         let arrived = self.core.sources.open(&self.name, &self.digest, None, deadline).await?;
         let size = self.size_of(&arrived)?;
-        if arrived.proves_membership {
+        let (is_proof, may_be_a_page) = (arrived.proves_membership, arrived.may_be_a_page);
+        if is_proof && !may_be_a_page {
             self.core.membership.prove_as_of(sent_at, &self.name, &self.digest, None).await;
         }
         // Room is reserved before the readers are let in, so that a full disk is noticed before
@@ -93,7 +94,19 @@ impl Fill {
         };
         self.guard.open(GrowingFile { reader: staged.reader(), size: promised });
         let staged = self.receive_all(staged, arrived.body, size).await?;
-        self.publish(staged, size).await
+        let written = staged.written();
+        let verified = staged
+            .verify()
+            .map_err(|mismatch| self.untrue(format!("wrong content: {mismatch}")))?;
+        // Before the readers learn of it, as above.
+        if is_proof && may_be_a_page {
+            self.core.membership.prove_as_of(sent_at, &self.name, &self.digest, None).await;
+        }
+        if size.described.is_some_and(|described| described != written) {
+            self.core.sizes.dispute(&self.name, &self.digest);
+        }
+        self.publish(verified).await;
+        Ok(())
     }
 
     /// Waits for a place among the downloads: first among those of this upstream, so that waiting
@@ -131,23 +144,15 @@ impl Fill {
         staged.ok()
     }
 
-    /// Verifies, releases the readers, and only then waits for the disk: an fsync takes longer than
-    /// sending the last 64 KiB, and readers lose nothing if it fails.
-    async fn publish(&self, staged: Staged, size: ExpectedSize) -> Result<(), Error> {
-        let written = staged.written();
-        let verified = staged
-            .verify()
-            .map_err(|mismatch| self.untrue(format!("wrong content: {mismatch}")))?;
+    /// Releases the readers, and only then waits for the disk: an fsync takes longer than sending
+    /// the last 64 KiB, and readers lose nothing if it fails.
+    async fn publish(&self, verified: Verified) {
         self.guard.end(Ok(()));
-        if size.described.is_some_and(|described| described != written) {
-            self.core.sizes.dispute(&self.name, &self.digest);
-        }
         // The flight stays on the table until the guard is dropped, which is after this: whoever
         // comes meanwhile joins it instead of fetching the blob again.
         if let Err(error) = verified.publish(EvictionClass::Blob, self.core.clock.now()).await {
             tracing::error!(%error, digest = %self.digest, "cannot publish a blob");
         }
-        Ok(())
     }
 
     pub(super) fn untrue(&self, reason: impl Into<Arc<str>>) -> Error {
