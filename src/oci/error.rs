@@ -79,6 +79,30 @@ impl ErrorCode {
     }
 }
 
+/// Characters of a registry's message that are passed on.
+const MESSAGE_MAX: usize = 300;
+
+/// The first message of an error document: one line, without control characters and what hides or
+/// turns text, and no longer than people read.
+pub fn message_of_document(document: &[u8]) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_slice(document).ok()?;
+    let text = document["errors"][0]["message"].as_str()?;
+    let visible = |c: char| if c.is_control() || is_invisible(c) { ' ' } else { c };
+    let text: String = text.chars().take(8 * MESSAGE_MAX).map(visible).collect();
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut message: String = line.chars().take(MESSAGE_MAX).collect();
+    if message.len() < line.len() {
+        message.push('…');
+    }
+    (!message.is_empty()).then_some(message)
+}
+
+/// Characters of no width, and those that change the direction of writing.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}')
+}
+
 /// The error document: `{"errors":[{"code":…,"message":…}]}` (distribution-spec, "Error Codes").
 pub fn error_document(code: ErrorCode, message: &str) -> String {
     serde_json::json!({ "errors": [{ "code": code.as_str(), "message": message }] }).to_string()
@@ -116,6 +140,22 @@ impl std::error::Error for ParseError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_one_bounded_line() {
+        let message =
+            |text: &str| message_of_document(error_document(ErrorCode::Denied, text).as_bytes());
+        assert_eq!(message("quota is full"), Some("quota is full".into()));
+        assert_eq!(message(" a\r\nb\u{1b}[31m\u{202e}c\0 "), Some("a b [31m c".into()));
+        assert_eq!(message("\u{200b}\n"), None);
+        let long = message(&"ä".repeat(100_000)).expect("a message");
+        assert_eq!(long.chars().count(), MESSAGE_MAX + 1);
+        for other in
+            ["", "quota", "{}", r#"{"errors":[{"code":"X"}]}"#, r#"{"errors":[{"message":1}]}"#]
+        {
+            assert_eq!(message_of_document(other.as_bytes()), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_code_is_found_in_the_document_that_it_was_written_to() {

@@ -66,6 +66,24 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Why, in the registry's own words: one line, bounded (ERR-4).
+    pub(crate) fn registry_says(&self) -> Option<&str> {
+        match self {
+            Self::Rejected { cause, .. } | Self::Denied(cause) => cause.said(),
+            Self::LoginReplaced(_)
+            | Self::Upstream(_)
+            | Self::Gone
+            | Self::Abandoned
+            | Self::Untrue(_)
+            | Self::WrongDigest
+            | Self::ClientBrokeOff(_)
+            | Self::ClientStalled(_)
+            | Self::RegistryStalled(_) => None,
+        }
+    }
+}
+
 impl From<upstream::Error> for Error {
     fn from(error: upstream::Error) -> Self {
         match error.kind() {

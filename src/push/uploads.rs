@@ -182,7 +182,7 @@ impl PushCore {
 
     /// Begins an upload. A mount that the registry refuses becomes a plain upload, as if none had
     /// been asked for (UPL-7): the proxy's account may be allowed to write here and not to read
-    /// there.
+    /// there. Some say so by refusing the login a token for both.
     async fn begin_or_mount(
         &self,
         upstream: &UpstreamClient,
@@ -195,7 +195,13 @@ impl PushCore {
         match begun {
             Err(error)
                 if start.mount.is_some()
-                    && matches!(error.class(), FailureClass::Refused | FailureClass::Absent) =>
+                    && matches!(
+                        error.class(),
+                        FailureClass::Refused
+                            | FailureClass::Absent
+                            | FailureClass::Credential
+                            | FailureClass::Untrue
+                    ) =>
             {
                 let plain = UploadStart { mount: None, ..start.clone() };
                 upstream

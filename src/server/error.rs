@@ -232,12 +232,17 @@ fn from_fault(fault: UpstreamFault, why: Option<&'static str>) -> Refusal {
 
 impl From<push::Error> for Refusal {
     fn from(error: push::Error) -> Self {
-        Self { reason: error.reason(), cause: Some(error.to_string()), ..from_push(&error) }
+        let mut refusal = from_push(&error);
+        // Which tag is immutable, or which quota is full, only the registry can say.
+        if let Some(said) = error.registry_says() {
+            refusal.message = format!("{}: {said}", refusal.message);
+        }
+        Self { reason: error.reason(), cause: Some(error.to_string()), ..refusal }
     }
 }
 
-/// What the registry answers to a write goes to the client by status and code, but in our words:
-/// its texts may name hosts or accounts that are not the client's to know (ERR-4).
+/// What the registry answers to a write goes to the client by status and code, with a sentence of
+/// ours before its own (ERR-4).
 fn from_push(error: &push::Error) -> Refusal {
     use push::Error;
     match error {

@@ -101,8 +101,8 @@ impl Service {
         let mut answer = match self.answer(&config, received, &mut request, &mut notes).await {
             Ok(answer) => answer,
             Err(refusal) => {
-                discard_unread_body(&mut request).await;
                 notes.set_refused(&refusal, request.uri().path());
+                discard_unread_body(request, &refusal).await;
                 respond::refusal(&refusal)
             }
         };

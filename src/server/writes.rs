@@ -15,6 +15,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
+use super::connection::discard::BodyWanted;
 use super::error::{Extra, Refusal};
 use super::notes::Notes;
 use super::request::{WriteRequest, header_text};
@@ -230,6 +231,7 @@ fn client_chunk(
 /// the client sees the answer (UPL-11); without `Expect` it does.
 fn set_body_requested(request: &mut Request<Incoming>) {
     request.headers_mut().remove(EXPECT);
+    request.extensions_mut().insert(BodyWanted);
 }
 
 fn chunk_range(headers: &HeaderMap) -> Result<Option<ChunkRange>, Refusal> {

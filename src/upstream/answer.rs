@@ -8,7 +8,9 @@ use url::Url;
 
 use super::error::{ErrorKind, Fault, Symptom};
 use crate::oci::headers::{DOCKER_CONTENT_DIGEST, RATELIMIT_LIMIT, RATELIMIT_REMAINING};
-use crate::oci::{ByteSpan, ContentRange, Digest, Extent, MediaType, Part};
+use crate::oci::{
+    ByteSpan, ContentRange, Digest, ErrorCode, Extent, MediaType, Part, message_of_document,
+};
 
 /// Bytes of the query of a next page that is passed on.
 const NEXT_QUERY_MAX: usize = 4096;
@@ -188,11 +190,18 @@ pub(super) fn unexpected_status(status: StatusCode) -> Fault {
     Fault::new(ErrorKind::Protocol, Symptom::Status(status), reason)
 }
 
-/// Whether the text of a refusal says that the token is no longer good. ECR says so with 403, ECR
-/// Public with 400, and neither sends a challenge (PROTOCOL §2.3).
+/// Whether a refusal without a challenge says that the login or token is no longer good: ECR says
+/// so with 403, ECR Public with 400, both with `DENIED` and a message that begins like this
+/// (PROTOCOL §2.3). Words further on say nothing: they may be a repository's name.
 pub(super) fn says_expired(body: &[u8]) -> bool {
-    let body = String::from_utf8_lossy(body).to_ascii_lowercase();
-    body.contains("token") && ["expired", "invalid"].iter().any(|word| body.contains(word))
+    let is_code = ErrorCode::of_document(body)
+        .is_some_and(|code| matches!(code, ErrorCode::Denied | ErrorCode::Unauthorized));
+    let message = message_of_document(body).unwrap_or_default().to_ascii_lowercase();
+    let what = message.strip_prefix("your authorization token ");
+    is_code
+        && what.is_some_and(|what| {
+            ["has expired", "is invalid"].iter().any(|end| what.starts_with(end))
+        })
 }
 
 #[cfg(test)]
@@ -361,8 +370,14 @@ mod tests {
         assert!(says_expired(
             br#"{"errors":[{"code":"DENIED","message":"Your Authorization Token is invalid."}]}"#
         ));
-        assert!(!says_expired(
-            br#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#
-        ));
+        for other in [
+            br#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#.as_slice(),
+            br#"{"errors":[{"code":"DENIED","message":"repository token-service is invalid"}]}"#,
+            br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"Your authorization token has expired"}]}"#,
+            b"Your authorization token has expired.",
+            b"",
+        ] {
+            assert!(!says_expired(other), "{}", String::from_utf8_lossy(other));
+        }
     }
 }

@@ -235,6 +235,12 @@ impl Error {
         }
     }
 
+    /// Why, in the registry's own words, if a write was refused: one line without control
+    /// characters (ERR-4).
+    pub fn said(&self) -> Option<&str> {
+        self.fault.said.as_deref()
+    }
+
     /// The status of the answer that was the failure, if it was one.
     pub(super) fn status(&self) -> Option<u16> {
         if let Symptom::Status(status) = self.fault.symptom { Some(status) } else { None }
@@ -245,6 +251,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { upstream, operation, attempts, fault } = self;
         write!(f, "{upstream}: {}: {}", operation.as_str(), fault.reason)?;
+        if let Some(said) = &fault.said {
+            write!(f, ": {said:?}")?;
+        }
         if let Some(cause) = fault.cause {
             write!(f, ": {cause}")?;
         }
@@ -301,6 +310,8 @@ pub(super) struct Fault {
     pub(super) reason: Cow<'static, str>,
     /// Why there was no connection, or why it broke.
     pub(super) cause: Option<Cause>,
+    /// What the registry said of it.
+    said: Option<Arc<str>>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -310,12 +321,19 @@ impl Fault {
         symptom: Symptom,
         reason: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { kind, symptom, unanswered: None, reason: reason.into(), cause: None, source: None }
+        let reason = reason.into();
+        Self { kind, symptom, unanswered: None, reason, said: None, cause: None, source: None }
     }
 
     /// An answer that the specifications do not allow.
     pub(super) fn protocol(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Protocol, Symptom::Answered, reason)
+    }
+
+    /// With what the registry said of it.
+    #[must_use]
+    pub(super) fn saying(self, said: Option<String>) -> Self {
+        Self { said: said.map(Into::into), ..self }
     }
 
     /// With the error behind it, which tells the cause if it knows one.

@@ -5,7 +5,6 @@ use std::future::ready;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, RANGE};
-use http::{Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 

@@ -124,7 +124,7 @@ impl UpstreamClient {
         };
         let headers = HeaderMap::from_iter([NO_CONTENT]);
         let call = Call { scope, headers, content: Some(Bytes::new()), ..call };
-        let status = |response: CallResponse| ready(upload_status(&response, &call.url));
+        let status = |response: CallResponse| ready(begun(&response, &call.url));
         self.runner.run(&call, deadline, status).await
     }
 
@@ -137,7 +137,7 @@ impl UpstreamClient {
     ) -> Result<UploadStatus, Error> {
         let (operation, path) = (Operation::UploadStatus, address.as_str());
         let call = self.push_call(operation, Method::GET, repository, path);
-        let status = |response: CallResponse| ready(upload_status(&response, &call.url));
+        let status = |response: CallResponse| ready(open(&response, &call.url));
         self.runner.run(&call, deadline, status).await
     }
 
@@ -169,7 +169,8 @@ impl UpstreamClient {
             None => uploads_path(repository),
         };
         let call = self.push_call(Operation::UploadBegin, Method::POST, repository, &path);
-        self.stream(call, chunk, login_deadline).await
+        let (response, call) = self.stream(call, chunk, login_deadline).await?;
+        self.told(&call, begun(&response, &call.url))
     }
 
     /// Adds to an upload (end-5), or ends it (end-6); the rest as for
@@ -181,20 +182,23 @@ impl UpstreamClient {
         chunk: UploadChunk,
         login_deadline: Instant,
     ) -> Result<UploadStatus, Error> {
+        let is_last = chunk.digest.is_some();
         let (method, path) = match &chunk.digest {
             Some(digest) => (Method::PUT, address.ending_with(digest)),
             None => (Method::PATCH, address.as_str().to_owned()),
         };
         let call = self.push_call(Operation::UploadSend, method, repository, &path);
-        self.stream(call, chunk, login_deadline).await
+        let (response, call) = self.stream(call, chunk, login_deadline).await?;
+        let read = if is_last { ended } else { open };
+        self.told(&call, read(&response, &call.url))
     }
 
-    async fn stream(
+    async fn stream<'a>(
         &self,
-        call: Call<'_>,
+        call: Call<'a>,
         chunk: UploadChunk,
         login_deadline: Instant,
-    ) -> Result<UploadStatus, Error> {
+    ) -> Result<(CallResponse, Call<'a>), Error> {
         let octets = (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         let range = chunk.range.map(|range| {
             let text = format!("{}-{}", range.first, range.last);
@@ -204,17 +208,48 @@ impl UpstreamClient {
         let empty = (chunk.body.size_hint().exact() == Some(0)).then_some(NO_CONTENT);
         let headers = [octets].into_iter().chain(range).chain(empty).collect();
         let call = Call { headers, ..call };
-        let response = self.runner.run_once(&call, chunk.body, login_deadline).await?;
-        upload_status(&response, &call.url)
-            .map_err(|fault| fault.during(self.name(), call.operation, 1))
+        Ok((self.runner.run_once(&call, chunk.body, login_deadline).await?, call))
+    }
+
+    fn told(
+        &self,
+        call: &Call<'_>,
+        status: Result<UploadStatus, Fault>,
+    ) -> Result<UploadStatus, Error> {
+        status.map_err(|fault| fault.during(self.name(), call.operation, 1))
     }
 }
 
-fn upload_status(response: &CallResponse, requested: &Url) -> Result<UploadStatus, Fault> {
+/// What a POST has come to: an upload goes on, or a blob is there.
+fn begun(response: &CallResponse, requested: &Url) -> Result<UploadStatus, Fault> {
+    match response.http.status() {
+        StatusCode::CREATED => Ok(UploadStatus::Complete(digest(response.http.headers()))),
+        _ => open(response, requested),
+    }
+}
+
+/// What the last bytes of an upload have come to. The spec asks for 201; docker and containerd take
+/// 200 and 204 for it too, and 202 (PROTOCOL §3.9). A 202 that says where the upload goes on is left
+/// to the client.
+fn ended(response: &CallResponse, requested: &Url) -> Result<UploadStatus, Fault> {
+    let headers = response.http.headers();
+    match response.http.status() {
+        StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => {
+            Ok(UploadStatus::Complete(digest(headers)))
+        }
+        StatusCode::ACCEPTED if !headers.contains_key(LOCATION) => {
+            Ok(UploadStatus::Complete(digest(headers)))
+        }
+        _ => open(response, requested),
+    }
+}
+
+/// An upload that goes on. The spec asks for 202, or 204 where its status was asked for; docker and
+/// containerd take 200 and 204 for both, as long as it is said where the upload goes on.
+fn open(response: &CallResponse, requested: &Url) -> Result<UploadStatus, Fault> {
     let (status, headers) = (response.http.status(), response.http.headers());
     match status {
-        StatusCode::CREATED => Ok(UploadStatus::Complete(digest(headers))),
-        StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
+        StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
             let owned = |name| text(headers, name).map(ToOwned::to_owned);
             Ok(UploadStatus::Open(UploadProgress {
                 address: address(headers, requested)?,

@@ -3,8 +3,8 @@
 use std::future::ready;
 
 use bytes::Bytes;
+use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{digest, text, unexpected_status};
@@ -81,8 +81,9 @@ impl UpstreamClient {
 
 fn accepted_manifest(response: &CallResponse) -> Result<AcceptedManifest, Fault> {
     let (status, headers) = (response.http.status(), response.http.headers());
-    // The spec asks for 201; some answer 200 or 202, and have the manifest all the same.
-    if status != StatusCode::CREATED && status != StatusCode::ACCEPTED && status != StatusCode::OK {
+    // The spec asks for 201; some answer 200, 202 or 204, which docker and containerd take, and have
+    // the manifest all the same.
+    if !matches!(status.as_u16(), 200 | 201 | 202 | 204) {
         return Err(unexpected_status(status));
     }
     let subject = text(headers, OCI_SUBJECT).and_then(|text| Digest::parse(text).ok());

@@ -15,6 +15,7 @@ use url::Url;
 
 use super::challenge::Challenge;
 use super::identity::UpstreamIdentity;
+use super::replacements::Replacements;
 use super::scope;
 use super::token::{CACHED_TOKENS_MAX, ObtainedToken, TokenCache, TokenKey};
 use crate::upstream::error::{ErrorKind, Fault};
@@ -83,12 +84,14 @@ pub(in crate::upstream) struct Authenticator {
     /// The scope that the registry wants, by ours, where they differ.
     wanted_scopes: Cache<String, String>,
     tokens: TokenCache,
+    pub(in crate::upstream) replacements: Replacements,
 }
 
 impl Authenticator {
     pub(in crate::upstream) fn new(transport: Arc<Transport>, tokens: TokenCache) -> Self {
         let wanted_scopes = Cache::new(CACHED_TOKENS_MAX);
-        Self { transport, scheme: Mutex::new(None), wanted_scopes, tokens }
+        let (scheme, replacements) = (Mutex::new(None), Replacements::new());
+        Self { transport, scheme, wanted_scopes, tokens, replacements }
     }
 
     /// Whether the upstream has sent a challenge yet.

@@ -9,10 +9,11 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::oci::{ErrorCode, Repository};
+use crate::oci::{ErrorCode, Repository, message_of_document};
 use crate::upstream::answer;
 use crate::upstream::auth::challenge::{Challenge, challenges};
 use crate::upstream::auth::identity::UpstreamIdentity;
+use crate::upstream::auth::replacements::RequestKind;
 use crate::upstream::auth::scheme::{AuthRequest, Authenticator, Authorization};
 use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 use crate::upstream::transport::body::HttpResponse;
@@ -121,7 +122,8 @@ impl CallAttempt<'_> {
     }
 
     /// Sends what cannot be sent a second time. A rejection is final; but if there is a better
-    /// authorisation by then, the fault is `TokenReplaced`, since the client may send it again.
+    /// authorisation by then, the fault is `TokenReplaced`, since the client may send it again. What
+    /// is rejected with that as well is final (UP-6), else the client would send it for ever.
     pub(in crate::upstream) async fn send_once(
         &self,
         call: &Call<'_>,
@@ -132,16 +134,27 @@ impl CallAttempt<'_> {
         let request = HttpRequest { body: RequestBody::Stream(body), ..request };
         // Not `follow`: what is written goes to the registry itself or nowhere.
         let response = self.transport.send(call.operation, request, self.deadline).await?;
-        match CallResponse::direct(response).check_auth(call, &authorization).await {
-            Ok(response) => self.check_status(call, response).await,
-            Err(rejection) => {
-                let better = self.reauthorise(call, &rejection, &authorization).await?;
-                Err(match better {
-                    Some(_) => rejection.token_replaced(),
-                    None => rejection.fault(&authorization),
-                })
+        let (replacements, kind) = (&self.auth.replacements, self.kind_of(call));
+        let rejection = match CallResponse::direct(response).check_auth(call, &authorization).await
+        {
+            Ok(response) => {
+                replacements.note_accepted(kind, authorization.header());
+                return self.check_status(call, response).await;
             }
+            Err(rejection) => rejection,
+        };
+        let is_about_rights = rejection.is_about_rights();
+        if replacements.is_last(&kind, authorization.header(), is_about_rights) {
+            return Err(rejection.fault(&authorization));
         }
+        let better = self.reauthorise(call, &rejection, &authorization).await?;
+        Err(if let Some(better) = better {
+            replacements.note(kind, better.header());
+            rejection.token_replaced()
+        } else {
+            replacements.note_refused(kind, authorization.header(), is_about_rights);
+            rejection.fault(&authorization)
+        })
     }
 
     async fn reauthorise(
@@ -151,6 +164,11 @@ impl CallAttempt<'_> {
         rejected: &Authorization,
     ) -> Result<Option<Authorization>, Fault> {
         self.auth.reauthorise(self.auth_request(call), &rejection.challenges, rejected).await
+    }
+
+    fn kind_of(&self, call: &Call<'_>) -> RequestKind {
+        let (scope, operation) = (call.scope.clone(), call.operation);
+        RequestKind { credential: self.identity.credential, scope, operation }
     }
 
     fn auth_request<'a>(&'a self, call: &'a Call<'_>) -> AuthRequest<'a> {
@@ -241,6 +259,10 @@ impl CallAttempt<'_> {
         if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && !is_write) {
             return Ok(response);
         }
+        let mut said = None;
+        if is_write && status.as_u16() >= 400 {
+            said = message_of_document(response.refusal_text().await);
+        }
         let kind = match status.as_u16() {
             429 => {
                 let headers = response.http.headers();
@@ -255,7 +277,7 @@ impl CallAttempt<'_> {
         };
         let who = if response.left_origin { "the redirect's target" } else { "the upstream" };
         let reason = format!("{who} answered {}", status.as_u16());
-        Err(Fault::new(kind, Symptom::Status(status.as_u16()), reason))
+        Err(Fault::new(kind, Symptom::Status(status.as_u16()), reason).saying(said))
     }
 }
 
@@ -320,9 +342,13 @@ impl CallResponse {
         if status == 400 && !is_expired {
             return Ok(self);
         }
+        let mut said = None;
+        if call.operation.is_write() {
+            said = message_of_document(self.refusal_text().await);
+        }
         // Read to its end, so that the second try finds the connection in the pool.
         self.http.discard().await;
-        Err(AuthRejection { status, challenges, is_expired })
+        Err(AuthRejection { status, challenges, is_expired, said })
     }
 }
 
@@ -333,13 +359,16 @@ struct AuthRejection {
     challenges: Vec<Challenge>,
     /// The token is known to have ended, although no challenge asks for another.
     is_expired: bool,
+    /// Why, in the registry's own words, if it refuses a write.
+    said: Option<String>,
 }
 
 impl AuthRejection {
     /// What it means if there is a better authorisation by now that cannot be used any more.
     fn token_replaced(&self) -> Fault {
         let reason = "the upstream does not take this token any more; the next has another";
-        Fault::new(ErrorKind::TokenReplaced, Symptom::Status(self.status), reason)
+        let kind = ErrorKind::TokenReplaced;
+        Fault::new(kind, Symptom::Status(self.status), reason).saying(self.said.clone())
     }
 
     /// What it means once nothing better can be sent (UP-7, UP-9).
@@ -362,6 +391,15 @@ impl AuthRejection {
                 (ErrorKind::Denied, "denies access to the repository")
             }
         };
-        Fault::new(kind, Symptom::Status(status), format!("the upstream {what} ({status})"))
+        let reason = format!("the upstream {what} ({status})");
+        Fault::new(kind, Symptom::Status(status), reason).saying(self.said.clone())
+    }
+
+    /// Whether no other token will do: the registry knows who asks, and says no.
+    fn is_about_rights(&self) -> bool {
+        let lacks_scope = |challenge: &Challenge| {
+            challenge.parameter("error").is_some_and(|error| error == "insufficient_scope")
+        };
+        (self.status == 403 && !self.is_expired) || self.challenges.iter().any(lacks_scope)
     }
 }

@@ -7,4 +7,5 @@ mod failures;
 mod images;
 mod pressure;
 mod races;
+mod refusals;
 mod rights;
