@@ -314,6 +314,7 @@ async fn pages_carry_the_query_of_the_next_one_and_nothing_of_its_host() {
     let page = upstream
         .referrers(&repository(), &digest(), &query("artifactType=a%2Fb"), soon())
         .await
+        .expect("an answer")
         .expect("a page");
     assert_eq!(page.filters_applied.as_deref(), Some("artifactType"));
     let seen = origin.seen();
