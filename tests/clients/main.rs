@@ -17,6 +17,7 @@ mod documents;
 mod kubelet;
 mod licences;
 mod lifecycle;
+mod outbound;
 mod promtool;
 mod pulls;
 mod pushes;

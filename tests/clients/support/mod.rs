@@ -2,6 +2,7 @@
 //! clients that people have.
 
 pub(crate) mod crash;
+pub(crate) mod enclave;
 pub(crate) mod http_client;
 pub(crate) mod image;
 #[path = "../../cli/support/licence_file.rs"]

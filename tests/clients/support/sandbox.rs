@@ -22,6 +22,8 @@ pub(crate) struct Sandbox {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    /// The network namespace of its programs; none: the machine's.
+    network: Option<PathBuf>,
 }
 
 impl Sandbox {
@@ -43,12 +45,18 @@ impl Sandbox {
         }
         // Docker, podman, skopeo and containerd are written in Go, which reads it.
         let environment = vec![("SSL_CERT_FILE".into(), certificate.clone().into())];
-        Self { folder, certificate, key, environment }
+        Self { folder, certificate, key, environment, network: None }
     }
 
     /// With a further variable.
     pub(crate) fn with(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// With its programs in this network namespace.
+    pub(crate) fn within(mut self, network: &Path) -> Self {
+        self.network = Some(network.to_owned());
         self
     }
 
@@ -66,7 +74,14 @@ impl Sandbox {
 
     /// Runs `program` there. Whatever it mounts vanishes with it.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("unshare");
+        let mut command = match &self.network {
+            None => Command::new("unshare"),
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", network.display())).arg("unshare");
+                command
+            }
+        };
         command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(self.etc(""));
         command.arg(program).env("HOME", &self.folder).envs(self.environment.iter().cloned());
         command
