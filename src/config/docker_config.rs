@@ -131,6 +131,9 @@ fn find<'a, V>(
     exact.or_else(|| servers.iter().find_map(by_host))
 }
 
+/// The scope of keys that are about neither a registry nor its repositories.
+const NO_REPOSITORY: &str = "/";
+
 /// What a key is about.
 #[derive(Debug, PartialEq, Eq)]
 struct Key<'a> {
@@ -152,6 +155,10 @@ impl<'a> Key<'a> {
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let scope = match path.trim_end_matches('/') {
             "v1" | "v2" => "",
+            // Docker Desktop keeps tokens of its own there; they are no login of ours.
+            api if rest != text && (api.starts_with("v1/") || api.starts_with("v2/")) => {
+                NO_REPOSITORY
+            }
             scope => scope,
         };
         Self { host: host.strip_suffix(port).unwrap_or(host), scope }
@@ -323,6 +330,7 @@ mod tests {
             r#""auth": " dTpwdwo= ""#,
             r#""auth": "dTpwdwAA""#,
             r#""auth": "dTpwdw==", "identitytoken": """#,
+            r#""auth": "dTpwdw=="}, "https://acme.test/v1/access-token": {"identitytoken": "x""#,
             r#""auth": "dTpwdw==", "identitytoken": "", "registrytoken": "", "username": "", "password": """#,
             r#""username": "u", "password": "pw\n""#,
         ] {

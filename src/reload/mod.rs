@@ -150,8 +150,8 @@ impl Reloader {
         // It takes as long as there is to evict, and nobody shall meet new upstreams under old
         // rules meanwhile.
         pull.resize(&next.cache);
-        if !warnings.list().is_empty() {
-            tracing::warn!(part = CONFIGURATION, warnings = one_line(&warnings), "look at this");
+        for warning in warnings.to_string().lines() {
+            tracing::warn!(part = CONFIGURATION, "{warning}");
         }
         self.config = next;
         Ok(())

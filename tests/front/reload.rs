@@ -6,6 +6,7 @@ use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::{Auth, Bearer, Kind, Login, Origin};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
+use crate::support::tls::Authority;
 
 /// How often an outcome of reading `part` anew was counted.
 fn reloads(proxy: &Proxy, part: &str, outcome: &str) -> i64 {
@@ -261,6 +262,19 @@ async fn what_a_refused_configuration_misses_may_come_later() {
         eventually("back", || reloads(&proxy, "configuration", "loaded") == before + 2).await;
         proxy.clock().advance(Duration::from_hours(1));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_may_come_later_as_well() {
+    let hub = Origin::with("library/a", "1", &Image::new(1, &[1000])).await;
+    let plain = text(&[("docker.io", &hub)], "");
+    let mut proxy = watchful(&plain).start().await;
+    let path = proxy.directory().join("ca.pem");
+    proxy.setup().write(&plain.replace("url:", &format!("ca: '{}', url:", path.display())));
+    eventually("it is refused", || reloads(&proxy, "configuration", "refused") == 1).await;
+    let pem = format!("\u{feff}{}", Authority::new().pem());
+    proxy.setup().file("ca.pem", &pem);
+    eventually("it is here", || reloads(&proxy, "configuration", "loaded") == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
