@@ -60,18 +60,15 @@ impl Validity {
     }
 }
 
-/// What clients will not like about the certificate in `pem`, which is the one of `config.tls`: the
-/// key of the configuration that it is about, and a sentence.
+/// What clients will not like about our certificate: the key of the configuration that it is about,
+/// and a sentence.
 pub(crate) fn certificate_flaws(
-    pem: &str,
+    leaf: &CertificateDer<'_>,
     config: &Config,
     now: Timestamp,
 ) -> Vec<(String, String)> {
     const KEY: &str = "tls.certificate";
-    let Some(Ok(leaf)) = CertificateDer::pem_slice_iter(pem.as_bytes()).next() else {
-        return Vec::new();
-    };
-    let Ok((_, certificate)) = X509Certificate::from_der(&leaf) else { return Vec::new() };
+    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return Vec::new() };
     let mut flaws: Vec<(String, String)> = Vec::new();
     if let Some(flaw) = Validity::of(&certificate).flaw(now) {
         flaws.push((KEY.to_owned(), format!("the certificate {flaw}; clients refuse it")));
@@ -81,7 +78,7 @@ pub(crate) fn certificate_flaws(
                        server's: the server's own has to stand first";
         flaws.push((KEY.to_owned(), message.to_owned()));
     }
-    let Ok(parsed) = ParsedCertificate::try_from(&leaf) else { return flaws };
+    let Ok(parsed) = ParsedCertificate::try_from(leaf) else { return flaws };
     for (key, name) in names_of_ours(config) {
         let named = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(drop);
         if named.and_then(|name| verify_server_name(&parsed, &name).map_err(drop)).is_err() {

@@ -140,9 +140,8 @@ impl Input {
                 users(config).map(|users| unknown_users(config, &users)).unwrap_or_default()
             }
             Self::Tls => {
-                let certificate = config.tls.iter().map(|tls| &tls.certificate);
-                let texts = certificate.filter_map(|path| files::read_text(path).ok());
-                texts.flat_map(|pem| certificate_flaws(&pem, config, now)).collect()
+                let tls = tls(config).ok().flatten();
+                tls.map(|tls| certificate_flaws(tls.leaf(), config, now)).unwrap_or_default()
             }
         }
     }
@@ -252,25 +251,22 @@ pub(crate) fn revocations(config: &Config) -> Result<Revocations, Unusable> {
     if problems.is_empty() { Ok(all) } else { Err(Unusable::new(problems)) }
 }
 
-/// TLS as it comes to be. A certificate that is not good now does not replace one that is.
+/// TLS as it comes to be. A certificate that clients would refuse does not replace one that is good:
+/// it waits for its time, or for the end of the other.
 fn next_tls(config: &Config, service: &Service) -> Result<Option<TlsContext>, Unusable> {
     let next = tls(config)?;
     let now = service.clock.now();
-    let flaw = |tls: &TlsContext| tls.validity().and_then(|validity| validity.flaw(now));
+    let flaws = |tls: &TlsContext| certificate_flaws(tls.leaf(), config, now);
     let (Some(after), Some(before)) = (next.as_ref(), service.tls.borrow().clone()) else {
         return Ok(next);
     };
-    match flaw(after) {
-        Some(reason) if flaw(&before).is_none() => {
-            let message = format!("the certificate {reason}, and the one in use is good");
-            let until = after.validity().map(|Validity(good)| good.start);
-            Err(Unusable {
-                until: until.filter(|start| now < *start),
-                ..Unusable::one("tls.certificate", message)
-            })
-        }
-        Some(_) | None => Ok(next),
+    let problems = flaws(after);
+    if problems.is_empty() || !flaws(&before).is_empty() {
+        return Ok(next);
     }
+    let begin = after.validity().map(|Validity(good)| good.start).filter(|begin| now < *begin);
+    let end = before.validity().map(|Validity(good)| good.end);
+    Err(Unusable { problems, until: begin.or(end) })
 }
 
 fn tls(config: &Config) -> Result<Option<TlsContext>, Unusable> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use roadstead::config::{Allow, ClientAuth};
+use roadstead::config::{Allow, ClientAuth, Host, UnknownCredentials};
 use roadstead::identity::{CertificateName, Identity};
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
@@ -284,13 +284,19 @@ async fn another_authority_for_certificates_ends_the_sessions_of_the_one_before(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_is_not_good_now_does_not_replace_one_that_is() {
+async fn a_certificate_that_clients_would_refuse_does_not_replace_a_good_one() {
     let origin = Origin::start().await;
     let mut setup = Setup::of(&origin);
     setup.limits.watch = Duration::from_millis(20);
     let authority = Authority::new();
     // The clock of these tests stands in 2027.
     setup.config.tls = Some(tls(&setup, &authority, None));
+    setup.config.hosts = vec![Host {
+        name: "registry.test".to_owned(),
+        port: None,
+        plain_http: false,
+        unknown_credentials: UnknownCredentials::Refused,
+    }];
     let mut proxy = setup.start().await;
     let reloads = |proxy: &Proxy, outcome| {
         proxy.metric("roadstead_reloads_total", &[("part", "tls"), ("outcome", outcome)])
@@ -300,14 +306,18 @@ async fn a_certificate_that_is_not_good_now_does_not_replace_one_that_is() {
         let stream = handshake(&connector, proxy).await.expect("a handshake");
         stream.get_ref().1.peer_certificates().expect("one")[0].to_vec()
     };
-    let rotate = |proxy: &mut Proxy, years| {
-        let (certificate, key) = authority.issue_for("registry.test", years);
+    let rotate = |proxy: &mut Proxy, name, years| {
+        let (certificate, key) = authority.issue_for(name, years);
         proxy.setup().file("tls.key", &key);
         proxy.setup().file("tls.crt", &certificate);
     };
     let first = served(&proxy).await;
-    for years in [2000..=2020, 2028..=2099] {
-        rotate(&mut proxy, years);
+    for (name, years) in [
+        ("registry.test", 2000..=2020),
+        ("another.test", 2000..=2099),
+        ("registry.test", 2028..=2099),
+    ] {
+        rotate(&mut proxy, name, years);
         let before = reloads(&proxy, "refused");
         proxy.reload();
         eventually("it is refused", || reloads(&proxy, "refused") > before).await;

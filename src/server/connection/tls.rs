@@ -30,8 +30,8 @@ const ALPN_HTTP_1: &[u8] = b"http/1.1";
 #[derive(Clone, Debug)]
 pub(crate) struct TlsContext {
     config: Arc<ServerConfig>,
-    /// When the certificate is good; none if it does not say in a way that we can read.
-    validity: Option<Validity>,
+    /// The certificate itself, the first of its chain.
+    leaf: CertificateDer<'static>,
     /// Who vouches for the certificates of clients; none: they are not asked for one.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Clients without a certificate are not served.
@@ -62,8 +62,7 @@ impl TlsContext {
     ) -> Result<Self, String> {
         let chain =
             certificates(certificate).map_err(|message| format!("tls.certificate {message}"))?;
-        let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
-        let validity = leaf.map(|(_, leaf)| Validity::of(&leaf));
+        let leaf = chain.first().cloned().ok_or("tls.certificate holds no certificate in PEM")?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|error| format!("tls.key holds no private key in PEM: {error}"))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -82,12 +81,18 @@ impl TlsContext {
         config.alpn_protocols = vec![ALPN_HTTP_2.to_vec(), ALPN_HTTP_1.to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
         let certificate_required = client_ca.is_some() && client_auth == ClientAuth::Required;
-        Ok(Self { config: Arc::new(config), validity, verifier, certificate_required })
+        Ok(Self { config: Arc::new(config), leaf, verifier, certificate_required })
+    }
+
+    /// The certificate itself, the first of its chain.
+    pub(crate) fn leaf(&self) -> &CertificateDer<'static> {
+        &self.leaf
     }
 
     /// When the certificate is good, as far as it can be read.
-    pub(crate) fn validity(&self) -> Option<&Validity> {
-        self.validity.as_ref()
+    pub(crate) fn validity(&self) -> Option<Validity> {
+        let (_, certificate) = X509Certificate::from_der(&self.leaf).ok()?;
+        Some(Validity::of(&certificate))
     }
 
     /// Whether its authorities vouch for a client's certificate at `now`.
