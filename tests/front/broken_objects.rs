@@ -126,8 +126,8 @@ async fn objects_that_are_never_answered_hold_up_nobody_else() {
     let never = Gate::new();
     origin.fault(On::path("bad/app"), Fault::HoldHead(never.clone()));
     let mut setup = Setup::of(&origin);
-    setup.limits.head = Duration::from_millis(100);
-    setup.limits.flight_head = Duration::from_millis(100);
+    setup.limits.head = Duration::from_secs(1);
+    setup.limits.flight_head = Duration::from_secs(1);
     let proxy = setup.start().await;
     for tag in ["v1", "v2", "v3", "v4"] {
         assert_eq!(proxy.get(&manifest("bad/app", tag)).await.status, 504);

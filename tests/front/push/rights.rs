@@ -80,7 +80,8 @@ async fn writes_without_a_right_look_nothing_up() {
     for (authorization, name, status, code) in [
         (&ci, THEIRS, 403, "DENIED"),
         (&ci, unknown, 403, "DENIED"),
-        (&ci, "elsewhere.test/a", 403, "DENIED"),
+        // No registry of ours: nobody needs a right to hear that.
+        (&ci, "elsewhere.test/a", 404, "NAME_UNKNOWN"),
         (&ops, WORKER, 403, "DENIED"),
         (&licence, WORKER, 403, "DENIED"),
         (&licence, THEIRS, 403, "DENIED"),
@@ -107,6 +108,7 @@ async fn writes_without_a_right_look_nothing_up() {
                     answer.header("www-authenticate").is_some_and(|c| c.starts_with("Bearer ")),
                     "{what}"
                 ),
+                404 => assert_eq!(answer.header("www-authenticate"), None, "{what}"),
                 _ => assert_eq!(answer.header("allow"), Some("GET, HEAD"), "{what}"),
             }
         }
