@@ -31,6 +31,8 @@ pub struct Limits {
     pub upstream_idle: Duration,
     /// Pause before the first retry upstream; doubles, with jitter.
     pub retry_pause: Duration,
+    /// How long a new token may take until the registry takes it, whose clock may be behind (UP-6).
+    pub token_settling: Duration,
     /// A client that takes no byte for this long is cut off. Where HTTP/2 carries several answers,
     /// only the one that waits ends.
     pub send_idle: Duration,
@@ -85,6 +87,7 @@ impl Default for Limits {
             login_life: Duration::from_mins(5),
             upstream_idle: Duration::from_secs(30),
             retry_pause: Duration::from_millis(100),
+            token_settling: Duration::from_millis(1200),
             send_idle: Duration::from_mins(1),
             receive_idle: Duration::from_mins(1),
             commit: Duration::from_mins(5),

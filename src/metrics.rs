@@ -82,6 +82,8 @@ pub struct UpstreamMetrics {
     pub breaker_open: IntGaugeVec,
     /// Requests that got no answer: upstream, and why there was none.
     pub unanswered: IntCounterVec,
+    /// 1 while the upstream rejects a credential that we have for it: upstream.
+    pub credential_rejected: IntGaugeVec,
     /// Requests for a token: upstream and outcome.
     pub token_refreshes: IntCounterVec,
 }
@@ -299,6 +301,11 @@ impl UpstreamMetrics {
                 "upstream_unanswered_total",
                 "Requests without a connection, or whose connection broke, by the cause.",
                 &["upstream", "cause"],
+            ),
+            credential_rejected: r.gauges(
+                "upstream_credential_rejected",
+                "1 while the upstream rejects a credential that is configured for it.",
+                &["upstream"],
             ),
             token_refreshes: r.counters(
                 "token_refreshes_total",

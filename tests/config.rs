@@ -15,7 +15,7 @@ use std::time::Duration;
 use roadstead::clock::Timestamp;
 use roadstead::config::{
     self, ClientAuth, Config, Credential, LicenceFile, LogFormat, Login, MinFree,
-    UnknownCredentials, Upstream,
+    UnknownCredentials, Upstream, WhenRejected,
 };
 use roadstead::identity::{CertificateName, Identity};
 use roadstead::licence::{Licence, LicenceId, PrivateKey, Slug};
@@ -86,6 +86,10 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     let credential =
         |images| config.upstreams[0].credentials.iter().find(|c| c.images.as_str() == images);
     assert_eq!(credential("myapp/**").map(fixed).map(|login| login.0), Some("acme-prod"));
+    let when = |images| credential(images).map(|credential| credential.when_rejected);
+    // Given for another upstream; a licence's refusal is final, a password's is not.
+    assert_eq!(when("myapp/**"), Some(WhenRejected::Withhold));
+    assert_eq!(when("acme/*"), Some(WhenRejected::ServeStale));
     let helper = Login::Helper {
         program: "/bin/true".into(),
         server: "https://index.docker.io/v1/".to_owned(),
@@ -513,4 +517,17 @@ fn identities_and_applications_are_read_into_their_types() {
     assert_eq!(config.access.rules[1].applications[0].as_str(), "myapp");
     assert_eq!(config.applications[0].publishers, [Identity::User("ci".to_owned())]);
     assert_eq!(config.licences.expect("licences").public_keys.len(), 2);
+}
+
+#[test]
+fn what_a_rejected_login_means_is_chosen_for_the_whole_upstream() {
+    for (chosen, expected) in
+        [("withhold", WhenRejected::Withhold), ("serve_stale", WhenRejected::ServeStale)]
+    {
+        let text = format!(
+            "allow_inline_secrets: true\nupstreams: {{ quay.io: {{ when_rejected: {chosen}, \
+             credentials: [{{ username: u, password: p }}] }} }}"
+        );
+        assert_eq!(only(&valid(&text)).credentials[0].when_rejected, expected);
+    }
 }

@@ -11,7 +11,7 @@ use super::docker_config::{self, DockerLogin};
 use super::keys;
 use super::licence_file;
 use super::place::{Fields, Place};
-use super::{Credential, Host, Login, Surroundings, Upstream, WayOut};
+use super::{Credential, Host, Login, Surroundings, Upstream, WayOut, WhenRejected};
 use crate::clock::Timestamp;
 use crate::licence::{EXPIRY_NOTICE, Licence, calendar};
 use crate::oci::{Pattern, Repository};
@@ -45,11 +45,15 @@ pub(super) fn read(
     context: &UpstreamContext<'_>,
 ) -> Vec<Credential> {
     let (mut credentials, mut scoped): (Vec<Credential>, Vec<Credential>) = Default::default();
+    let chosen = upstream_fields.optional("when_rejected", when_rejected);
     for item in upstream_fields.get("credentials").map(Place::items).unwrap_or_default() {
-        let Some((images, logins)) = logins(&item.fields(keys::CREDENTIAL), upstream, context)
-        else {
-            continue;
+        let fields = item.fields(keys::CREDENTIAL);
+        let Some((images, logins)) = logins(&fields, upstream, context) else { continue };
+        let of_source = match fields.get("licence_file") {
+            Some(_) => WhenRejected::Withhold,
+            None => WhenRejected::ServeStale,
         };
+        let when_rejected = chosen.unwrap_or(of_source);
         let mut whole = logins.whole;
         for (repository, login) in logins.scoped {
             let globs = images.within(repository.as_str());
@@ -59,14 +63,16 @@ pub(super) fn read(
                 whole = Some(login);
                 continue;
             }
-            scoped.extend(
-                globs.into_iter().map(|images| Credential { images, login: login.clone() }),
-            );
+            scoped.extend(globs.into_iter().map(|images| Credential {
+                images,
+                login: login.clone(),
+                when_rejected,
+            }));
         }
         if whole.is_some() && has_one(&credentials, &images) {
             item.problem(format!("{} has a credential already; keep one", images.as_str()));
         }
-        credentials.extend(whole.map(|login| Credential { images, login }));
+        credentials.extend(whole.map(|login| Credential { images, login, when_rejected }));
     }
     for credential in scoped {
         // What the document itself says of these images comes first.
@@ -76,6 +82,14 @@ pub(super) fn read(
     }
     credentials.sort_by_key(|credential| Reverse(credential.images.specificity()));
     credentials
+}
+
+fn when_rejected(place: &Place<'_>) -> Result<WhenRejected, String> {
+    match place.text()? {
+        "serve_stale" => Ok(WhenRejected::ServeStale),
+        "withhold" => Ok(WhenRejected::Withhold),
+        other => Err(format!("{other:?} is no choice; write serve_stale or withhold")),
+    }
 }
 
 fn has_one(credentials: &[Credential], images: &Pattern) -> bool {

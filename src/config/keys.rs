@@ -37,6 +37,7 @@ pub(super) const UPSTREAM: &[&str] = &[
     "push",
     "cache_pushes",
     "page_limit",
+    "when_rejected",
     "credentials",
 ];
 

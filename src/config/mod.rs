@@ -42,7 +42,7 @@ pub use draft::Draft;
 pub use licence_file::{LicenceFile, read_licence};
 pub use model::{
     Access, Allow, Application, Cache, ClientAuth, Config, Credential, Host, Licences, Log,
-    LogFormat, Login, MinFree, Rule, Tls, UnknownCredentials, Upstream, Writes,
+    LogFormat, Login, MinFree, Rule, Tls, UnknownCredentials, Upstream, WhenRejected, Writes,
 };
 pub use problem::{Problem, Problems};
 pub use sources::Sources;

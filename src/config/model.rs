@@ -141,6 +141,17 @@ pub enum Writes {
 pub struct Credential {
     pub images: Pattern,
     pub login: Login,
+    pub when_rejected: WhenRejected,
+}
+
+/// What becomes of cached content while the upstream rejects the credential.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenRejected {
+    /// It is served as in an outage: a password may have been changed by mistake.
+    #[default]
+    ServeStale,
+    /// The refusal is final and nothing is served: a licence may have been taken back.
+    Withhold,
 }
 
 /// Where the user and the password of a credential come from.

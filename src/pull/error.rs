@@ -79,6 +79,8 @@ pub enum UpstreamFault {
     Failing,
     /// It rejects the credential that this proxy has for it.
     CredentialRejected,
+    /// It has taken that credential back (UP-13).
+    CredentialWithdrawn,
     /// The credential helper gives no login for it.
     NoLogin,
     /// Its answer is not one that the specifications allow.
@@ -153,7 +155,7 @@ impl Error {
     /// Whether a known answer may be served instead: only where nothing was said about the thing
     /// (DESIGN §4). A refusal or an absence is never covered up.
     pub fn may_serve_stale(&self) -> bool {
-        self.class() == FailureClass::Passing
+        matches!(self.class(), FailureClass::Passing | FailureClass::Credential)
     }
 
     /// Upstream has just said that there is no such thing.
@@ -186,6 +188,7 @@ impl Error {
                 return Self::RateLimited { retry_after: *retry_after };
             }
             ErrorKind::CredentialRejected => UpstreamFault::CredentialRejected,
+            ErrorKind::CredentialWithdrawn => UpstreamFault::CredentialWithdrawn,
             ErrorKind::NoLogin => UpstreamFault::NoLogin,
             ErrorKind::Unreachable => UpstreamFault::Unreachable,
             ErrorKind::Timeout => UpstreamFault::Silent,

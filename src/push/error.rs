@@ -95,6 +95,7 @@ impl From<upstream::Error> for Error {
             ErrorKind::NotFound
             | ErrorKind::UnconfirmedAbsence
             | ErrorKind::CredentialRejected
+            | ErrorKind::CredentialWithdrawn
             | ErrorKind::NoLogin
             | ErrorKind::RateLimited { .. }
             | ErrorKind::Unreachable

@@ -160,6 +160,9 @@ fn from_pull(error: &pull::Error) -> Refusal {
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
                 .with(Extra::RetryAfter(retry_after_seconds(*retry_after)))
         }
+        Error::Upstream { fault: UpstreamFault::CredentialWithdrawn, cause } => {
+            withdrawn(cause.said())
+        }
         Error::Upstream { fault, cause } => from_fault(*fault, cause.why()),
         Error::Untrue { .. } => bad_gateway("the upstream registry sent something wrong"),
         Error::Broken { .. } => bad_gateway("the transfer from upstream kept breaking"),
@@ -207,11 +210,19 @@ fn try_again(message: &str, after: u64) -> Refusal {
 }
 
 /// `why` it cannot be reached, if that is known: a clause without addresses.
+/// The vendor has taken back what this proxy pulls with, and says why: which licence, since when,
+/// whom to ask. Not a 502, whose text clients do not show (UP-13).
+fn withdrawn(said: Option<&str>) -> Refusal {
+    let message = "the upstream registry does not accept this proxy's login any more";
+    let message = said.map_or_else(|| message.to_owned(), |said| format!("{message}: {said}"));
+    Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
+}
+
 fn from_fault(fault: UpstreamFault, why: Option<&'static str>) -> Refusal {
     match fault {
         UpstreamFault::Silent => upstream_timed_out(),
         // Never a denial: it would send people looking at their own credentials (UP-9).
-        UpstreamFault::CredentialRejected => {
+        UpstreamFault::CredentialRejected | UpstreamFault::CredentialWithdrawn => {
             bad_gateway("the upstream registry rejects the credential that this proxy has for it")
         }
         UpstreamFault::NoLogin => bad_gateway(

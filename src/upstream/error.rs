@@ -24,6 +24,9 @@ pub enum ErrorKind {
     Denied,
     /// The configured credential itself was rejected or has expired (UP-9).
     CredentialRejected,
+    /// As `CredentialRejected`, where that is final: a licence that its issuer has taken back
+    /// (UP-13).
+    CredentialWithdrawn,
     /// The credential helper that has the login failed, so the upstream was not asked.
     NoLogin,
     /// A request that can be sent only once was refused because of its token. A newer token is
@@ -54,8 +57,10 @@ pub enum FailureClass {
     Absent,
     /// The registry says that the thing is not ours to have.
     Refused,
-    /// Our own login is what is wrong.
+    /// Our own login is what is wrong. What is cached may stand in, as in an outage.
     Credential,
+    /// Our own login has been taken back by its issuer: nothing that it brought may be served.
+    Withdrawn,
     /// Nothing was said about the thing: no answer, a server's failure, a pause that was asked for,
     /// or an answer that is no registry's. What is cached may stand in.
     Passing,
@@ -72,6 +77,7 @@ impl ErrorKind {
             Self::NotFound | Self::Rejected { status: 404, .. } => FailureClass::Absent,
             Self::Denied | Self::Rejected { .. } => FailureClass::Refused,
             Self::CredentialRejected => FailureClass::Credential,
+            Self::CredentialWithdrawn => FailureClass::Withdrawn,
             // Without a login, or with an old token, the registry was never asked about the thing.
             // What is no registry's answer, or leads where we may not go, comes from whatever stands
             // in its place (UP-10).
@@ -235,8 +241,8 @@ impl Error {
         }
     }
 
-    /// Why, in the registry's own words, if a write was refused: one line without control
-    /// characters (ERR-4).
+    /// Why, in the registry's own words, if a write or our login was refused: one line without
+    /// control characters (ERR-4).
     pub fn said(&self) -> Option<&str> {
         self.fault.said.as_deref()
     }
@@ -336,6 +342,10 @@ impl Fault {
         Self { said: said.map(Into::into), ..self }
     }
 
+    pub(super) fn said(&self) -> Option<&str> {
+        self.said.as_deref()
+    }
+
     /// With the error behind it, which tells the cause if it knows one.
     #[must_use]
     pub(super) fn because(
@@ -378,6 +388,7 @@ mod tests {
             (rejected(416), FailureClass::Refused),
             (ErrorKind::Denied, FailureClass::Refused),
             (ErrorKind::CredentialRejected, FailureClass::Credential),
+            (ErrorKind::CredentialWithdrawn, FailureClass::Withdrawn),
             (ErrorKind::NoLogin, FailureClass::Passing),
             (ErrorKind::TokenReplaced, FailureClass::Passing),
             (ErrorKind::RateLimited { retry_after: Duration::ZERO }, FailureClass::Passing),

@@ -478,6 +478,7 @@ async fn a_customers_own_proxy_mirrors_the_vendors_with_nothing_but_the_licence(
     upstream.url = format!("http://{}", vendor.proxy.authority()).parse().expect("a URL");
     upstream.credentials = vec![Credential {
         images: Pattern::parse("**").expect("a glob"),
+        when_rejected: roadstead::config::WhenRejected::default(),
         login: config::Login::Fixed { username: id.to_owned(), password: Secret::new(token) },
     }];
     let customer = setup.start().await;

@@ -135,6 +135,7 @@ async fn with_credential(origin: &Origin, password: &str) -> Proxy {
     let mut setup = Setup::new();
     setup.upstream("docker.io", origin).credentials = vec![Credential {
         images: Pattern::parse("**").expect("a glob"),
+        when_rejected: roadstead::config::WhenRejected::default(),
         login: config::Login::Fixed {
             username: "robot".into(),
             password: Secret::new(password.into()),

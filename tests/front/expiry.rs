@@ -32,7 +32,14 @@ fn credential(setup: &Setup, id: &str, ends: Duration) -> (Credential, Timestamp
     };
     let token = PrivateKey::generate().and_then(|key| key.sign(&licence)).expect("a token");
     let login = Login::Fixed { username: id.to_owned(), password: Secret::new(token) };
-    (Credential { images: Pattern::parse("**").expect("a glob"), login }, licence.expires)
+    (
+        Credential {
+            images: Pattern::parse("**").expect("a glob"),
+            login,
+            when_rejected: roadstead::config::WhenRejected::default(),
+        },
+        licence.expires,
+    )
 }
 
 async fn presenting(id: &str, ends: Duration) -> (Proxy, Timestamp) {

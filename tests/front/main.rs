@@ -28,6 +28,7 @@ mod push;
 mod ranges;
 mod referrers;
 mod refusals;
+mod rejected_logins;
 mod reload;
 mod reload_under_load;
 mod restart;

@@ -16,6 +16,7 @@ const PASSWORD: &str = "s3cr3t-c4nary";
 fn credential(images: &str) -> Credential {
     Credential {
         images: Pattern::parse(images).expect("a glob"),
+        when_rejected: roadstead::config::WhenRejected::default(),
         login: config::Login::Fixed {
             username: "robot".into(),
             password: Secret::new(PASSWORD.into()),

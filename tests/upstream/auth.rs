@@ -182,7 +182,12 @@ async fn a_refused_token_is_denial_except_where_401_rejects_a_credential() {
     for (status, with_credential) in
         [(401, ErrorKind::CredentialRejected), (403, ErrorKind::Denied)]
     {
-        let origin = registry(move |_| reply(status, &[], "")).await;
+        // As `docker login` asks, without a scope, the login is good.
+        let origin = registry(move |seen| match seen.query("scope") {
+            Some(_) => reply(status, &[], ""),
+            None => token("good"),
+        })
+        .await;
         for (setup, kind) in [
             (Setup::new(&origin.url()), ErrorKind::Denied),
             (Setup::new(&origin.url()).credential("**", "robot", "hunter2"), with_credential),
@@ -197,21 +202,59 @@ async fn a_refused_token_is_denial_except_where_401_rejects_a_credential() {
                 .get_manifest(&repository(), &tag(), soon())
                 .await
                 .expect_err("no token");
+            let last = origin.seen().into_iter().rfind(|seen| seen.path() == "/token");
+            let with_login = last.expect("asked").header("authorization").is_some();
             assert_eq!(error.kind(), &kind);
-            assert_eq!(origin.count("/token"), before + 1);
+            assert_eq!(
+                origin.count("/token"),
+                before + 1 + usize::from(status == 403 && with_login)
+            );
         }
     }
 }
 
 #[tokio::test]
+async fn a_login_that_gets_no_token_at_all_is_rejected() {
+    for status in [401, 403] {
+        let origin = registry(move |_| reply(status, &[], "")).await;
+        let upstream = Setup::new(&origin.url()).credential("**", "robot", "hunter2").build();
+        let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("no");
+        assert_eq!(error.kind(), &ErrorKind::CredentialRejected, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_of_a_fresh_token_is_final() {
-    let origin = registry(|_| token("useless")).await;
+    let bound = bind().await;
+    let lacking =
+        format!(r#"{},error="insufficient_scope""#, bearer(&format!("{}/token", bound.url())));
+    let origin = bound.serve(move |seen| match seen.path() {
+        "/token" => token("useless"),
+        _ => reply(401, &[("www-authenticate", &lacking)], ""),
+    });
     let upstream = Setup::new(&origin.url()).build();
     for round in 1..=2 {
         let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("denied");
         assert_eq!(error.kind(), &ErrorKind::Denied);
-        assert_eq!((origin.count("/token"), origin.count("/v2/")), (round, 2 * round));
+        assert_eq!(origin.count("/token"), round);
+        assert_eq!(origin.count("/v2/"), 2 * round, "nothing is shown again");
     }
+}
+
+#[tokio::test]
+async fn a_fresh_token_is_shown_once_more_unless_that_was_in_vain_a_while_ago() {
+    let origin = registry(|_| token("useless")).await;
+    let setup = Setup::new(&origin.url());
+    let upstream = setup.build();
+    let ask = async || {
+        let before = origin.count("/v2/");
+        let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("denied");
+        assert_eq!(error.kind(), &ErrorKind::Denied);
+        origin.count("/v2/") - before
+    };
+    assert_eq!((ask().await, ask().await), (3, 2));
+    setup.clock.advance(Duration::from_mins(5));
+    assert_eq!((ask().await, ask().await), (3, 2));
 }
 
 #[tokio::test]

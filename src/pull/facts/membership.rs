@@ -133,6 +133,11 @@ impl Membership {
                 }
                 self.0.inputs.negative.remember(subject, name, &self.0.inputs.limits);
             }
+            // What it brought is not served any more: proofs that are still fresh would be believed
+            // without asking (UP-13).
+            FailureClass::Withdrawn => {
+                or_ask_upstream(self.0.inputs.store.records().doubt_members(name).await);
+            }
             // Nothing was said about the thing, or nothing that can be believed.
             FailureClass::Credential
             | FailureClass::Passing

@@ -7,7 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 
+use crate::config::WhenRejected;
 use crate::secret::Secret;
+use crate::upstream::error::ErrorKind;
 use crate::upstream::transport::throttle::CredentialIndex;
 
 /// A user and a password for an upstream.
@@ -47,6 +49,17 @@ pub(in crate::upstream) struct UpstreamIdentity {
     pub(in crate::upstream) credential: CredentialIndex,
     /// None: anonymously.
     pub(in crate::upstream) login: Option<BasicLogin>,
+    pub(in crate::upstream) when_rejected: WhenRejected,
+}
+
+impl UpstreamIdentity {
+    /// What it means that the upstream rejects the login (UP-13).
+    pub(in crate::upstream) fn rejection(&self) -> ErrorKind {
+        match self.when_rejected {
+            WhenRejected::ServeStale => ErrorKind::CredentialRejected,
+            WhenRejected::Withhold => ErrorKind::CredentialWithdrawn,
+        }
+    }
 }
 
 impl Hash for UpstreamIdentity {

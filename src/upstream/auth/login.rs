@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::helper::CredentialHelper;
 use super::identity::{BasicLogin, UpstreamIdentity};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{self, Credential};
+use crate::config::{self, Credential, WhenRejected};
 use crate::limits::Limits;
 use crate::oci::{Pattern, Repository};
 use crate::upstream::error::{ErrorKind, Fault, Symptom};
@@ -33,6 +33,7 @@ struct ConfiguredLogin {
     /// The repositories that it is for.
     images: Pattern,
     source: LoginSource,
+    when_rejected: WhenRejected,
 }
 
 #[derive(Debug)]
@@ -61,7 +62,8 @@ impl Logins {
                     LoginSource::Helper(Arc::new(helper))
                 }
             };
-            ConfiguredLogin { images: credential.images.clone(), source }
+            let Credential { images, when_rejected, .. } = credential;
+            ConfiguredLogin { images: images.clone(), source, when_rejected: *when_rejected }
         };
         Self { configured: upstream.credentials.iter().map(configured).collect() }
     }
@@ -103,12 +105,13 @@ impl Logins {
         rejected: Option<&BasicLogin>,
     ) -> Result<UpstreamIdentity, Fault> {
         let configured = credential.0.and_then(|index| self.configured.get(index));
+        let when_rejected = configured.map(|configured| configured.when_rejected);
         let login = match configured.map(|configured| &configured.source) {
             Some(LoginSource::Fixed(login)) => Some(login.clone()),
             Some(LoginSource::Helper(helper)) => helper.login(rejected).await?,
             None => None,
         };
-        Ok(UpstreamIdentity { credential, login })
+        Ok(UpstreamIdentity { credential, login, when_rejected: when_rejected.unwrap_or_default() })
     }
 }
 

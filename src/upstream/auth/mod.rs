@@ -9,6 +9,7 @@ pub(super) mod challenge;
 pub(super) mod helper;
 pub(super) mod identity;
 pub(super) mod login;
+mod rejected;
 pub(super) mod replacements;
 pub(super) mod scheme;
 mod scope;

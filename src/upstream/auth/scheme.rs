@@ -8,6 +8,7 @@
 //! and holds for no other, so that no token is taken for one of another repository.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::HeaderValue;
 use moka::sync::Cache;
@@ -15,12 +16,18 @@ use url::Url;
 
 use super::challenge::Challenge;
 use super::identity::UpstreamIdentity;
+use super::rejected::RejectedLogins;
 use super::replacements::Replacements;
 use super::scope;
 use super::token::{CACHED_TOKENS_MAX, ObtainedToken, TokenCache, TokenKey};
+use crate::clock::Timestamp;
 use crate::upstream::error::{ErrorKind, Fault};
 use crate::upstream::transport::gate::ForbiddenUrl;
 use crate::upstream::transport::request::{Transport, forbidden};
+
+/// How long it is remembered that waiting with a new token was in vain: a denied repository costs
+/// the wait once in a while, not with each pull.
+const PATIENCE_INTERVAL: Duration = Duration::from_mins(5);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum AuthScheme {
@@ -83,15 +90,66 @@ pub(in crate::upstream) struct Authenticator {
     scheme: Mutex<Option<AuthScheme>>,
     /// The scope that the registry wants, by ours, where they differ.
     wanted_scopes: Cache<String, String>,
+    /// When waiting with a new token was last in vain, by its scope.
+    waited_in_vain: Cache<String, Timestamp>,
+    rejected: RejectedLogins,
     tokens: TokenCache,
     pub(in crate::upstream) replacements: Replacements,
 }
 
 impl Authenticator {
     pub(in crate::upstream) fn new(transport: Arc<Transport>, tokens: TokenCache) -> Self {
-        let wanted_scopes = Cache::new(CACHED_TOKENS_MAX);
+        let (wanted_scopes, waited_in_vain) =
+            (Cache::new(CACHED_TOKENS_MAX), Cache::new(CACHED_TOKENS_MAX));
+        let gauge = &transport.metrics().upstream.credential_rejected;
+        let gauge = gauge.with_label_values(&[transport.name.as_str()]);
+        let rejected = RejectedLogins::new(transport.name.clone(), gauge);
         let (scheme, replacements) = (Mutex::new(None), Replacements::new());
-        Self { transport, scheme, wanted_scopes, tokens, replacements }
+        Self { transport, scheme, wanted_scopes, waited_in_vain, rejected, tokens, replacements }
+    }
+
+    /// Takes note of how a request went that showed the login itself.
+    pub(in crate::upstream) fn note_login(
+        &self,
+        identity: &UpstreamIdentity,
+        outcome: Result<(), &Fault>,
+    ) {
+        match outcome {
+            Ok(()) => self.rejected.note_success(identity),
+            Err(fault) => self.rejected.note_failure(identity, fault),
+        }
+    }
+
+    /// How long to wait before a token is shown once more that was issued just now and refused: the
+    /// registry's clock may be a moment behind the issuer's, so that the token is not valid yet
+    /// (UP-6). `None` where the registry says that it is the right that is missing, or where waiting
+    /// has been in vain for this scope a while ago.
+    pub(in crate::upstream) fn patience(
+        &self,
+        challenges: &[Challenge],
+        refused: &Authorization,
+    ) -> Option<Duration> {
+        let Authorization::NewToken(token) = refused else { return None };
+        let lacks_right = |challenge: &Challenge| {
+            challenge.parameter("error").is_some_and(|error| error == "insufficient_scope")
+        };
+        let now = self.tokens.now();
+        let waited = self.waited_in_vain.get(&token.scope);
+        if challenges.iter().any(lacks_right)
+            || waited.is_some_and(|at| now.since(at) < PATIENCE_INTERVAL)
+        {
+            return None;
+        }
+        // Until the token is accepted after all.
+        self.waited_in_vain.insert(token.scope.clone(), now);
+        Some(self.tokens.settling_time())
+    }
+
+    /// The token is good after all, so the next new one may need the same patience.
+    pub(in crate::upstream) fn note_patience_paid(&self, accepted: &Authorization) {
+        if let Authorization::NewToken(token) = accepted {
+            self.waited_in_vain.invalidate(&token.scope);
+        }
     }
 
     /// Whether the upstream has sent a challenge yet.
@@ -181,8 +239,15 @@ impl Authenticator {
         let mut refusal = Ok(None);
         for scope in scopes {
             let key = issuer.key(request.identity, &scope);
-            match self.tokens.obtain(key, rejected).await {
+            let obtained = self.tokens.obtain(key, rejected).await;
+            if let Err(fault) = &obtained {
+                self.rejected.note_failure(request.identity, fault);
+            }
+            match obtained {
                 Ok(ObtainedToken { header, is_new }) => {
+                    if is_new {
+                        self.rejected.note_success(request.identity);
+                    }
                     self.note_wanted(request.scope, &scope);
                     let token = ScopedToken { header, scope };
                     return Ok(Some(if is_new {

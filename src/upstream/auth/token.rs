@@ -14,6 +14,7 @@ use url::{Url, form_urlencoded};
 
 use super::identity::{BasicLogin, UpstreamIdentity};
 use crate::clock::{Clock, Timestamp};
+use crate::oci::message_of_document;
 use crate::upstream::error::{ErrorKind, FailureClass, Fault, Operation, Symptom};
 use crate::upstream::transport::body::HttpResponse;
 use crate::upstream::transport::request::{HttpRequest, RequestBody, Transport};
@@ -73,6 +74,15 @@ impl TokenCache {
         Self { cache: Cache::new(CACHED_TOKENS_MAX), endpoint: Arc::new(endpoint) }
     }
 
+    pub(super) fn now(&self) -> Timestamp {
+        self.endpoint.clock.now()
+    }
+
+    /// How long a new token may take until the registry takes it.
+    pub(super) fn settling_time(&self) -> Duration {
+        self.endpoint.settling_time
+    }
+
     /// A token other than `rejected`. Waits for the endpoint if need be; a caller with less
     /// patience may leave.
     ///
@@ -130,6 +140,8 @@ pub(in crate::upstream) struct TokenEndpoint {
     /// For one token, GET and POST together. It is not a caller's deadline, since many callers wait
     /// for the same token; one with less patience leaves earlier.
     pub(in crate::upstream) time_limit: Duration,
+    /// How long a new token may take until the registry takes it.
+    pub(in crate::upstream) settling_time: Duration,
 }
 
 impl TokenEndpoint {
@@ -154,7 +166,7 @@ impl TokenEndpoint {
     /// GET first: Quay and GAR do not take POST. POST where GET is refused and there is a login
     /// (UP-3).
     async fn fetch(&self, key: &TokenKey) -> TokenResult {
-        let UpstreamIdentity { credential, login } = &key.identity;
+        let UpstreamIdentity { credential, login, .. } = &key.identity;
         let pass = self.throttle.check(*credential, Operation::Token)?;
         let deadline = Some(Instant::now() + self.time_limit);
         let first = self.transport.send(Operation::Token, get(key), deadline).await?;
@@ -167,11 +179,31 @@ impl TokenEndpoint {
             None => first,
         };
         let status = answer.status();
-        let token = self.read(&key.identity, answer).await;
+        let token = if status == StatusCode::FORBIDDEN && self.rejects_login(key).await {
+            Err(login_rejected(&key.identity, answer).await)
+        } else {
+            self.read(&key.identity, answer).await
+        };
         if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
             pass.answered();
         }
         token
+    }
+
+    /// Whether the endpoint, which gives no token for a repository, gives none for no repository
+    /// either, as `docker login` asks it. GHCR and GAR answer 403 to a login that they reject, and
+    /// just so for a repository that is private or missing (UP-9).
+    async fn rejects_login(&self, key: &TokenKey) -> bool {
+        if key.identity.login.is_none() {
+            return false;
+        }
+        let plain = TokenKey { scope: String::new(), ..key.clone() };
+        let answer = self
+            .transport
+            .send(Operation::Token, get(&plain), Some(Instant::now() + self.time_limit))
+            .await;
+        let status = answer.map(|answer| answer.status().as_u16());
+        matches!(status, Ok(401 | 403))
     }
 
     /// # Errors
@@ -186,9 +218,7 @@ impl TokenEndpoint {
                 parse(&body, self.clock.now())
                     .ok_or_else(|| Fault::protocol("the token endpoint sent no token"))
             }
-            401 if identity.login.is_some() => {
-                fault(ErrorKind::CredentialRejected, "the token endpoint rejects the credential")
-            }
+            401 if identity.login.is_some() => Err(login_rejected(identity, answer).await),
             // Some say it of a repository that is private or missing, with a good credential too
             // (GHCR, GAR; UP-9).
             401 | 403 => {
@@ -209,6 +239,13 @@ impl TokenEndpoint {
     }
 }
 
+/// The endpoint does not take the login; in its own words, if it has any.
+async fn login_rejected(identity: &UpstreamIdentity, mut answer: HttpResponse) -> Fault {
+    let text = answer.whole(TOKEN_ANSWER_MAX).await.unwrap_or_default();
+    let reason = "the token endpoint rejects the credential";
+    Fault::new(identity.rejection(), Symptom::Answered, reason).saying(message_of_document(&text))
+}
+
 fn server_error(status: u16) -> Fault {
     let reason = format!("the token endpoint answered {status}");
     Fault::new(ErrorKind::ServerError(status), Symptom::Status(status), reason)
@@ -220,7 +257,7 @@ fn outcome(result: &TokenResult) -> &'static str {
     match (&fault.kind, fault.kind.class()) {
         (ErrorKind::RateLimited { .. }, _) => "rate_limited",
         (_, FailureClass::Refused) => "denied",
-        (_, FailureClass::Credential) => "rejected",
+        (_, FailureClass::Credential | FailureClass::Withdrawn) => "rejected",
         (
             _,
             FailureClass::Absent
@@ -234,7 +271,8 @@ fn outcome(result: &TokenResult) -> &'static str {
 fn get(key: &TokenKey) -> HttpRequest {
     let mut url = key.realm.clone();
     let service = key.service.iter().map(|service| ("service", service.as_str()));
-    let scopes = key.scope.split(' ').map(|scope| ("scope", scope));
+    let scopes = key.scope.split(' ').filter(|scope| !scope.is_empty());
+    let scopes = scopes.map(|scope| ("scope", scope));
     // One parameter for each scope, where POST has them all in one (PROTOCOL §2.1).
     url.query_pairs_mut().extend_pairs(service).extend_pairs(scopes);
     let headers = key.identity.login.iter().map(|login| (AUTHORIZATION, login.header())).collect();

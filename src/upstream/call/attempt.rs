@@ -97,19 +97,30 @@ impl CallAttempt<'_> {
     /// one of another scope.
     pub(in crate::upstream) async fn send(&self, call: &Call<'_>) -> Result<CallResponse, Fault> {
         let mut authorization = self.authorise(call).await?;
-        let mut changes_left = AUTHORIZATION_CHANGES_MAX;
+        let (mut changes_left, mut has_waited) = (AUTHORIZATION_CHANGES_MAX, false);
         loop {
             let response = self.fetch(call, &authorization).await?;
             let rejection = match response.check_auth(call, &authorization).await {
-                Ok(response) => return self.check_status(call, response).await,
+                Ok(response) => {
+                    self.note_accepted(&authorization, has_waited);
+                    return self.check_status(call, response).await;
+                }
                 Err(rejection) => rejection,
             };
             if changes_left == 0 {
-                return Err(rejection.fault(&authorization));
+                return Err(self.refused(&rejection, &authorization));
             }
             changes_left -= 1;
-            let better = self.reauthorise(call, &rejection, &authorization).await?;
-            authorization = better.ok_or_else(|| rejection.fault(&authorization))?;
+            match self.reauthorise(call, &rejection, &authorization).await? {
+                Some(better) => authorization = better,
+                None => match self.auth.patience(&rejection.challenges, &authorization) {
+                    Some(wait) => {
+                        tokio::time::sleep(wait).await;
+                        has_waited = true;
+                    }
+                    None => return Err(self.refused(&rejection, &authorization)),
+                },
+            }
         }
     }
 
@@ -145,7 +156,7 @@ impl CallAttempt<'_> {
         };
         let is_about_rights = rejection.is_about_rights();
         if replacements.is_last(&kind, authorization.header(), is_about_rights) {
-            return Err(rejection.fault(&authorization));
+            return Err(self.refused(&rejection, &authorization));
         }
         let better = self.reauthorise(call, &rejection, &authorization).await?;
         Err(if let Some(better) = better {
@@ -153,8 +164,25 @@ impl CallAttempt<'_> {
             rejection.token_replaced()
         } else {
             replacements.note_refused(kind, authorization.header(), is_about_rights);
-            rejection.fault(&authorization)
+            self.refused(&rejection, &authorization)
         })
+    }
+
+    /// The registry has taken the authorisation, whatever it answers.
+    fn note_accepted(&self, authorization: &Authorization, has_waited: bool) {
+        if matches!(authorization, Authorization::Basic(_)) {
+            self.auth.note_login(self.identity, Ok(()));
+        }
+        if has_waited {
+            self.auth.note_patience_paid(authorization);
+        }
+    }
+
+    /// What a rejection means once nothing better can be sent.
+    fn refused(&self, rejection: &AuthRejection, authorization: &Authorization) -> Fault {
+        let fault = rejection.fault(authorization, self.identity);
+        self.auth.note_login(self.identity, Err(&fault));
+        fault
     }
 
     async fn reauthorise(
@@ -343,7 +371,7 @@ impl CallResponse {
             return Ok(self);
         }
         let mut said = None;
-        if call.operation.is_write() {
+        if call.operation.is_write() || matches!(authorization, Authorization::Basic(_)) {
             said = message_of_document(self.refusal_text().await);
         }
         // Read to its end, so that the second try finds the connection in the pool.
@@ -359,7 +387,7 @@ struct AuthRejection {
     challenges: Vec<Challenge>,
     /// The token is known to have ended, although no challenge asks for another.
     is_expired: bool,
-    /// Why, in the registry's own words, if it refuses a write.
+    /// Why, in the registry's own words, if it refuses a write or was shown a login.
     said: Option<String>,
 }
 
@@ -372,14 +400,14 @@ impl AuthRejection {
     }
 
     /// What it means once nothing better can be sent (UP-7, UP-9).
-    fn fault(&self, rejected: &Authorization) -> Fault {
+    fn fault(&self, rejected: &Authorization, identity: &UpstreamIdentity) -> Fault {
         let status = self.status;
         let (kind, what) = match rejected {
             Authorization::Basic(_) if status == 401 || self.is_expired => {
-                (ErrorKind::CredentialRejected, "rejects the credential")
+                (identity.rejection(), "rejects the credential")
             }
             Authorization::NewToken(_) | Authorization::CachedToken(_) if self.is_expired => {
-                (ErrorKind::CredentialRejected, "rejects its own token")
+                (identity.rejection(), "rejects its own token")
             }
             // The credential is good or there is none: it is the repository that is out of reach.
             // Docker Hub issues tokens without any right for repositories that are private or

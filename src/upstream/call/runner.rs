@@ -60,6 +60,7 @@ impl CallRunner {
             throttle: throttle.clone(),
             clock: clock.clone(),
             time_limit: limits.head,
+            settling_time: limits.token_settling,
         });
         Self {
             logins: Logins::new(config, &clock, limits),
@@ -188,7 +189,7 @@ impl CallRunner {
         let started = Instant::now();
         let mut outcome = self.run_until_deadline(call, &identity, budget, &finish).await;
         // A helper may have a newer login, as ECR's passwords end after 12 hours.
-        if outcome.as_ref().is_err_and(|fault| fault.kind == ErrorKind::CredentialRejected)
+        if outcome.as_ref().is_err_and(|fault| fault.kind == identity.rejection())
             && let Some(other) = in_time(deadline, self.logins.instead_of(&identity)).await?
         {
             identity = other;

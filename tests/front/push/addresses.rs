@@ -217,6 +217,7 @@ fn with_login(origin: &Origin) -> Setup {
     let mut setup = open_to_all(origin, Writes::Kept);
     setup.config.upstreams[0].credentials = vec![roadstead::config::Credential {
         images: roadstead::oci::Pattern::parse("**").expect("a glob"),
+        when_rejected: roadstead::config::WhenRejected::default(),
         login: roadstead::config::Login::Fixed {
             username: "robot".to_owned(),
             password: roadstead::secret::Secret::new("hunter2".to_owned()),

@@ -34,6 +34,7 @@ async fn with_login(origin: &Origin, auth: fn(Login) -> Auth) -> Proxy {
     let password = Secret::new("hunter2".into());
     setup.upstream("registry.test", origin).writes = Writes::Kept;
     setup.upstream("registry.test", origin).credentials = vec![Credential {
+        when_rejected: roadstead::config::WhenRejected::default(),
         images: Pattern::parse("**").expect("a pattern"),
         login: Configured::Fixed { username: "robot".into(), password },
     }];

@@ -38,7 +38,11 @@ impl Setup {
         let directory = tempfile::tempdir().expect("a temporary directory");
         Self {
             config: config(directory.path().join("cache")),
-            limits: Limits { retry_pause: Duration::from_millis(1), ..Limits::default() },
+            limits: Limits {
+                retry_pause: Duration::from_millis(1),
+                token_settling: Duration::from_millis(1),
+                ..Limits::default()
+            },
             clock: Clock::manual(Duration::from_hours(500_000)),
             lookups: Arc::default(),
             watched: None,
@@ -84,7 +88,11 @@ impl Setup {
         let installed = std::process::Command::new("install").args([&text, &program]).status();
         assert!(installed.expect("install runs").success());
         let login = Login::Helper { program, server: "registry.test".to_owned() };
-        Credential { images: Pattern::parse(images).expect("a glob"), login }
+        Credential {
+            images: Pattern::parse(images).expect("a glob"),
+            login,
+            when_rejected: roadstead::config::WhenRejected::default(),
+        }
     }
 
     /// With `origin` as Docker Hub, the default.

@@ -25,7 +25,11 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn new(url: &str) -> Self {
-        let limits = Limits { retry_pause: Duration::from_millis(5), ..Limits::default() };
+        let limits = Limits {
+            retry_pause: Duration::from_millis(5),
+            token_settling: Duration::from_millis(1),
+            ..Limits::default()
+        };
         Self {
             config: config::Upstream {
                 name: UpstreamName::parse("acme.test").expect("valid"),
@@ -53,6 +57,7 @@ impl Setup {
     pub(crate) fn credential(mut self, images: &str, username: &str, password: &str) -> Self {
         self.config.credentials.push(Credential {
             images: Pattern::parse(images).expect("a pattern"),
+            when_rejected: roadstead::config::WhenRejected::default(),
             login: Login::Fixed {
                 username: username.into(),
                 password: Secret::new(password.into()),
@@ -63,9 +68,11 @@ impl Setup {
 
     pub(crate) fn helper(mut self, images: &str, program: PathBuf) -> Self {
         let login = Login::Helper { program, server: "acme.test".into() };
-        self.config
-            .credentials
-            .push(Credential { images: Pattern::parse(images).expect("a pattern"), login });
+        self.config.credentials.push(Credential {
+            images: Pattern::parse(images).expect("a pattern"),
+            login,
+            when_rejected: roadstead::config::WhenRejected::default(),
+        });
         self
     }
 
