@@ -63,6 +63,7 @@ mod reload;
 mod route;
 pub mod secret;
 mod server;
+mod shortage;
 pub mod store;
 mod telemetry;
 pub mod upstream;

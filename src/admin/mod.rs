@@ -69,8 +69,12 @@ impl Admin {
         stop: impl Future<Output = ()>,
     ) {
         let cut = CancellationToken::new();
-        let connections =
-            accept(&listener, CONNECTIONS_MAX, stop, |accepted| {
+        let connections = accept(
+            &listener,
+            CONNECTIONS_MAX,
+            stop,
+            || (),
+            |accepted| {
                 let (this, cut) = (Arc::clone(&self), cut.clone());
                 async move {
                     let _permit = accepted.permit;
@@ -89,8 +93,9 @@ impl Admin {
                         () = cut.cancelled() => {}
                     }
                 }
-            })
-            .await;
+            },
+        )
+        .await;
         cut.cancel();
         connections.wait().await;
     }

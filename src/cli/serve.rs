@@ -7,7 +7,8 @@ use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::net::TcpListener;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
@@ -24,6 +25,9 @@ use crate::telemetry::{self, Logging, Overrides, Telemetry};
 /// How long the runtime may take to end after everything is closed: it waits for blocking calls
 /// that have not returned.
 const RUNTIME_SHUTDOWN_MAX: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be accepted, if the system allows as many (`net.core.somaxconn`).
+const ACCEPT_QUEUE: u32 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArguments {
@@ -59,6 +63,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), CommandFailure> {
     for warning in warnings.to_string().lines() {
         warn!("{warning}");
     }
+    raise_descriptor_limit();
     let runtime = Runtime::new().context("cannot start the runtime")?;
     let reloadable = arguments.config.as_deref().map(|file| (file, logging));
     let served = runtime.block_on(serve(reloadable, &config, &telemetry));
@@ -72,8 +77,8 @@ async fn serve(
     telemetry: &Telemetry,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let clients = bind("listen", config.listen).await?;
-    let admin = bind("admin", config.admin).await?;
+    let clients = bind("listen", config.listen)?;
+    let admin = bind("admin", config.admin)?;
     let mut app = App::start(config, Environment::default())?;
     if let Some((file, logging)) = reloadable {
         app.watch(file.to_owned(), Some(logging));
@@ -100,8 +105,8 @@ async fn serve(
     }
 }
 
-async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen_at(address).map_err(|error| {
         let remedy = remedy(&error, address);
         anyhow!("cannot listen on {address}: {error}; {remedy} as {key} in the configuration")
     })
@@ -125,6 +130,24 @@ fn remedy(error: &io::Error, address: SocketAddr) -> String {
         "give another address"
     };
     remedy.to_owned()
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart need not wait until the connections of the process before are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE)
+}
+
+/// Raises the soft limit of descriptors to the hard one. Shells and service managers set it to
+/// 1,024, for programs of the past; each client takes one or two.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, limit = limit.current, "the limit of file descriptors cannot be raised");
+    }
 }
 
 struct Signals {

@@ -34,6 +34,9 @@ pub enum Error {
     /// The transfer broke off several times in a row with little progress (DESIGN §14.6).
     #[error("the transfer broke {attempts} times: {last}")]
     Broken { attempts: u32, last: Arc<Error> },
+    /// This machine has no descriptors, memory or ports left to ask upstream with.
+    #[error("{0}")]
+    Exhausted(Arc<upstream::Error>),
     /// The download found no place among the others in time (`limits.fill_queue`).
     #[error("too many downloads are under way")]
     Overloaded,
@@ -102,6 +105,7 @@ impl Error {
             Self::Upstream { .. } => "upstream",
             Self::Untrue { .. } => "untrue",
             Self::Broken { .. } => "broken",
+            Self::Exhausted(_) => "exhausted",
             Self::Overloaded => "overloaded",
             Self::Late(_) => "late",
             Self::RangeUnsatisfiable { .. } => "range",
@@ -119,9 +123,11 @@ impl Error {
             Self::Unconfirmed { cause, .. }
             | Self::Refused(cause)
             | Self::Upstream { cause, .. } => cause.class(),
-            Self::RateLimited { .. } | Self::Broken { .. } | Self::Overloaded | Self::Late(_) => {
-                FailureClass::Passing
-            }
+            Self::RateLimited { .. }
+            | Self::Broken { .. }
+            | Self::Exhausted(_)
+            | Self::Overloaded
+            | Self::Late(_) => FailureClass::Passing,
             Self::Untrue { .. } => FailureClass::Untrue,
             Self::RangeUnsatisfiable { .. }
             | Self::Damaged(_)
@@ -142,6 +148,7 @@ impl Error {
             | Self::Upstream { .. }
             | Self::Untrue { .. }
             | Self::Broken { .. }
+            | Self::Exhausted(_)
             | Self::Overloaded
             | Self::Late(_)
             | Self::RangeUnsatisfiable { .. }
@@ -187,6 +194,7 @@ impl Error {
             ErrorKind::RateLimited { retry_after } => {
                 return Self::RateLimited { retry_after: *retry_after };
             }
+            ErrorKind::OutOfResources => return Self::Exhausted(Arc::new(error)),
             ErrorKind::CredentialRejected => UpstreamFault::CredentialRejected,
             ErrorKind::CredentialWithdrawn => UpstreamFault::CredentialWithdrawn,
             ErrorKind::NoLogin => UpstreamFault::NoLogin,

@@ -98,6 +98,7 @@ impl From<upstream::Error> for Error {
             | ErrorKind::CredentialWithdrawn
             | ErrorKind::NoLogin
             | ErrorKind::RateLimited { .. }
+            | ErrorKind::OutOfResources
             | ErrorKind::Unreachable
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)

@@ -176,11 +176,19 @@ fn from_pull(error: &pull::Error) -> Refusal {
         Error::Damaged(_) | Error::NoRoom | Error::Abandoned => {
             try_again("the download was interrupted; ask again", 1)
         }
+        Error::Exhausted(_) => out_of_resources(),
+        Error::Storage(error) if error.is_shortage() => out_of_resources(),
         Error::Storage(_) => {
             let message = "the cache cannot be read";
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, message)
         }
     }
+}
+
+fn out_of_resources() -> Refusal {
+    let message = "this proxy has run out of descriptors, memory or ports; its operator can raise \
+                   the limits";
+    try_again(message, 1)
 }
 
 fn absent(what: Missing) -> Refusal {

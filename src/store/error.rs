@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::shortage::is_shortage;
+
 /// A failed operation on a file or the database.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -21,6 +23,11 @@ impl Error {
     /// Makes the adapter for `map_err` of one operation on one path.
     pub(super) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { operation, path: path.to_path_buf(), source }
+    }
+
+    /// Whether the process or the machine is short of something, which says nothing about the file.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::File { source, .. } if is_shortage(source))
     }
 
     /// The operation, as a metric label.

@@ -12,15 +12,12 @@ use super::index::EvictionClass;
 use super::staged::{Mismatch, stamp_of};
 use super::{Blob, BlobStore, Error, Reader, StoreInner, lock, tick};
 use crate::oci::{Digest, Hasher};
+use crate::shortage::is_shortage;
 
 /// Bytes that are hashed before the I/O pool is given to others.
 const HASH_STEP: u64 = 16 << 20;
 /// Bytes that are read at once to be hashed.
 const HASH_READ: usize = 1 << 20;
-
-/// Errors of `open(2)` that say something about this process or machine, and nothing about the
-/// file.
-const OUT_OF_RESOURCES: [i32; 3] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
 
 /// Stored content.
 #[derive(Debug)]
@@ -124,9 +121,7 @@ impl StoreInner {
             Err(error) => {
                 // What cannot be opened must not keep a new copy out; a lack of descriptors or
                 // memory says nothing about it.
-                let lack =
-                    error.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code));
-                if !lack {
+                if !is_shortage(&error) {
                     self.index().remove(digest);
                 }
                 Err(Error::file("open", &path)(error))

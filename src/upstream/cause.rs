@@ -8,6 +8,8 @@ use std::io::{self, ErrorKind};
 use rustls::{CertificateError, InvalidMessage};
 use tokio::time::error::Elapsed;
 
+use crate::shortage::is_shortage;
+
 /// What kept us from an answer. A closed set: it is a metric label, and clients are told the clause,
 /// which holds no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,7 +233,7 @@ fn chain<'a>(
 }
 
 fn of_io(error: &io::Error) -> Option<Cause> {
-    if error.raw_os_error().is_some_and(is_shortage) {
+    if is_shortage(error) {
         return Some(Cause::OurShortage);
     }
     let kind = error.kind();
@@ -267,13 +269,8 @@ fn is_plain(error: &(dyn StdError + Send + Sync + 'static)) -> bool {
     error.source().is_none() && !error.is::<rustls::Error>()
 }
 
-/// What this machine lacks: descriptors of the process or the system, memory, local ports.
-fn is_shortage(code: i32) -> bool {
-    [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL].contains(&code)
-}
-
 fn of_lookup(error: &io::Error) -> Cause {
-    if error.raw_os_error().is_some_and(is_shortage) {
+    if is_shortage(error) {
         Cause::OurShortage
     } else if error.kind() == ErrorKind::NotFound || says_not_found(&error.to_string()) {
         Cause::NameNotFound

@@ -36,6 +36,8 @@ pub enum ErrorKind {
     RateLimited { retry_after: Duration },
     /// No connection, or it broke; or the breaker is open and nothing was dialled.
     Unreachable,
+    /// This machine has no descriptors, memory or ports left to dial with.
+    OutOfResources,
     /// The caller's deadline passed, or a body was silent for longer than the idle limit.
     Timeout,
     /// A status of 500 or above, after the retries.
@@ -81,7 +83,9 @@ impl ErrorKind {
             // Without a login, or with an old token, the registry was never asked about the thing.
             // What is no registry's answer, or leads where we may not go, comes from whatever stands
             // in its place (UP-10).
+            // Nor was it when we could not dial: what is cached may stand in for our own shortage.
             Self::NoLogin
+            | Self::OutOfResources
             | Self::TokenReplaced
             | Self::RateLimited { .. }
             | Self::Unreachable
@@ -393,6 +397,7 @@ mod tests {
             (ErrorKind::TokenReplaced, FailureClass::Passing),
             (ErrorKind::RateLimited { retry_after: Duration::ZERO }, FailureClass::Passing),
             (ErrorKind::Unreachable, FailureClass::Passing),
+            (ErrorKind::OutOfResources, FailureClass::Passing),
             (ErrorKind::Timeout, FailureClass::Passing),
             (ErrorKind::ServerError(500), FailureClass::Passing),
             (ErrorKind::UnconfirmedAbsence, FailureClass::Passing),

@@ -3,6 +3,7 @@
 mod check;
 mod credential_helper;
 mod credential_provider;
+mod descriptors;
 mod licences;
 mod serve;
 mod support;

@@ -35,6 +35,7 @@ mod restart;
 mod resume;
 mod routing;
 mod secrets;
+mod shortage;
 mod shutdown;
 mod single_flight;
 mod stale_logins;

@@ -307,3 +307,28 @@ async fn a_dead_token_service_shuts_nothing_that_needs_no_new_token() {
     assert_eq!(ask(&upstream).await, Ok(()), "its token is good");
     assert!(is_shut(&setup, "hosts") && !is_shut(&setup, "reads"));
 }
+
+#[tokio::test]
+async fn a_shortage_of_this_machine_counts_against_nobody_and_is_not_remembered() {
+    let origin = origin(|_| manifest()).await;
+    let is_short = Arc::new(AtomicBool::new(true));
+    let short = is_short.clone();
+    let mut setup = Setup::new(&format!("http://registry.test:{}", origin.address.port()));
+    setup.lookup = Lookup::new(move |_| {
+        let answer = if short.load(Ordering::SeqCst) {
+            Err(io::Error::from_raw_os_error(libc::EMFILE))
+        } else {
+            Ok(vec![IpAddr::from([127, 0, 0, 1])])
+        };
+        std::future::ready(answer)
+    });
+    let upstream = setup.build();
+    for _ in 0..5 {
+        assert_eq!(ask(&upstream).await, Err(ErrorKind::OutOfResources));
+        let put = upstream.put_manifest(&repository(), &manifest_to_put(), soon()).await;
+        assert_eq!(put.expect_err("short").kind(), &ErrorKind::OutOfResources);
+    }
+    assert!(!is_shut(&setup, "reads") && !is_shut(&setup, "writes"));
+    is_short.store(false, Ordering::SeqCst);
+    assert_eq!(ask(&upstream).await, Ok(()));
+}

@@ -36,7 +36,8 @@ impl TransferFailures {
     /// A refusal ends the transfer: upstream has taken the blob back, or will not say more for now.
     pub(super) fn not_resumed(&mut self, error: Error) -> Result<(), Error> {
         // Storage that says 404 once may have the blob in another place (UP-12).
-        if matches!(error, Error::Upstream { .. } | Error::Unconfirmed { .. }) {
+        if matches!(error, Error::Upstream { .. } | Error::Unconfirmed { .. } | Error::Exhausted(_))
+        {
             (self.count, self.last) = (self.count + 1, Some(error));
             Ok(())
         } else {

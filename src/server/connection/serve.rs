@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncBufReadExt;
@@ -44,9 +44,14 @@ pub(crate) async fn run(
         // still sends here meanwhile is served.
         tokio::time::sleep(service.config.load().drain_delay).await;
     };
-    let connections = accept(&listener, service.limits.connections, stop, |accepted| {
+    // Of the connections since descriptors last ran short. Those before end as in a drain: at once
+    // if they are idle.
+    let generation = Mutex::new(draining.child_token());
+    let newest = || generation.lock().expect("nothing panics while it holds the generation");
+    let make_room = || std::mem::replace(&mut *newest(), draining.child_token()).cancel();
+    let connections = accept(&listener, service.limits.connections, stop, make_room, |accepted| {
         let service = Arc::clone(&service);
-        let (draining, grace_over) = (draining.clone(), grace_over.clone());
+        let (draining, grace_over) = (newest().clone(), grace_over.clone());
         async move {
             tokio::select! {
                 () = serve(service, accepted, draining) => {}

@@ -12,6 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 use url::Url;
@@ -29,6 +30,7 @@ use crate::config;
 use crate::limits::Limits;
 use crate::metrics::{Counter, Metrics};
 use crate::oci::UpstreamName;
+use crate::shortage::is_shortage;
 use crate::upstream::cause::{Cause, ProxyError, ProxyFault, find};
 use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 
@@ -124,7 +126,7 @@ impl Transport {
         counted.outcome = answer.as_ref().map(Response::status).map_err(|_| "error");
         // Counted here, at the headers: how long a body takes depends on who reads it.
         drop(counted);
-        let answer = answer.map_err(|error| unanswered(&url, error));
+        let answer = answer.map_err(|error| ours(unanswered(&url, error)));
         let answer = answer.and_then(|response| of_registry(&url, way, response));
         let response = answer.inspect_err(|fault| self.count_unanswered(fault))?;
         let received = self.received_bytes.clone();
@@ -237,6 +239,20 @@ fn unanswered(url: &Url, error: legacy::Error) -> Fault {
         None => (Symptom::Reset, "no answer from"),
     };
     Fault::new(ErrorKind::Unreachable, symptom, format!("{what} {origin}")).because(error)
+}
+
+/// The fault of our own that it may be. Whoever was to be asked knows nothing of that: it is no
+/// matter of the breaker, and nothing is remembered.
+fn ours(mut fault: Fault) -> Fault {
+    let is_name = matches!(fault.cause, Some(Cause::NameFailed | Cause::NameNotFound));
+    // The system's resolver does not say that it could open no socket.
+    if is_name && TcpSocket::new_v4().is_err_and(|error| is_shortage(&error)) {
+        fault.cause = Some(Cause::OurShortage);
+    }
+    if fault.cause == Some(Cause::OurShortage) {
+        (fault.kind, fault.symptom) = (ErrorKind::OutOfResources, Symptom::Local);
+    }
+    fault
 }
 
 /// A proxy that is down, or that does not let us through, is no fault of the upstream.

@@ -47,13 +47,15 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start(more: &str, arguments: &[&str]) -> Self {
-        let (directory, file) = directory(more);
         let mut command = roadstead(&["serve"]);
-        command
-            .args(arguments)
-            .env("ROADSTEAD_CONFIG", &file)
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null());
+        command.args(arguments);
+        Self::spawn(&mut command, more)
+    }
+
+    /// By a command that ends up as `roadstead serve`.
+    pub(crate) fn spawn(command: &mut Command, more: &str) -> Self {
+        let (directory, file) = directory(more);
+        command.env("ROADSTEAD_CONFIG", &file).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().expect("the binary runs");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         Self { child, stderr, _directory: directory }
@@ -73,9 +75,12 @@ impl Serving {
         }
     }
 
+    pub(crate) fn id(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(id, signal).expect("it runs");
+        kill_process(self.id(), signal).expect("it runs");
     }
 
     /// Exit code and the rest of what it said.

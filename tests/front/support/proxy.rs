@@ -1,6 +1,6 @@
 //! The real proxy in this process: its own directory, its own ports, a clock that stands still.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -45,10 +45,12 @@ struct Running {
 impl Running {
     async fn start(setup: &Setup) -> Self {
         let panics = panics::behind_the_tests();
-        let lookups = Arc::clone(&setup.lookups);
+        let (lookups, answer) = (Arc::clone(&setup.lookups), Arc::clone(&setup.lookup_answer));
         let lookup = Lookup::new(move |name| {
             lookups.lock().expect("no test panics here").push(name);
-            std::future::ready(Err(std::io::Error::from(std::io::ErrorKind::NotFound)))
+            let answer = *answer.lock().expect("no test panics here");
+            let found = answer.map(|address| vec![address]);
+            std::future::ready(found.map_err(std::io::Error::from_raw_os_error))
         });
         let environment =
             Environment { clock: setup.clock.clone(), limits: setup.limits.clone(), lookup };
@@ -218,7 +220,12 @@ impl Proxy {
         running.http.request(method, format!("http://{}{path}", running.clients)).headers(headers)
     }
 
-    /// Names that were looked up so far; none of them exists.
+    /// From now on, looking a name up gives this.
+    pub(crate) fn look_up(&self, answer: Result<IpAddr, i32>) {
+        *self.setup.lookup_answer.lock().expect("no test panics here") = answer;
+    }
+
+    /// Names that were looked up so far.
     pub(crate) fn lookups(&self) -> Vec<String> {
         self.setup.lookups.lock().expect("no test panics here").clone()
     }

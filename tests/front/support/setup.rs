@@ -1,6 +1,6 @@
 //! What a proxy is started with: configuration, limits, clock, and a directory of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) clock: Clock,
     /// Names that were looked up.
     pub(crate) lookups: Arc<Mutex<Vec<String>>>,
+    /// What looking a name up gives: an address, or an error of the system.
+    pub(crate) lookup_answer: Arc<Mutex<Result<IpAddr, i32>>>,
     /// The file that the configuration is from, if it is followed.
     pub(super) watched: Option<PathBuf>,
     /// Bytes that the system keeps for a client that does not read.
@@ -45,6 +47,7 @@ impl Setup {
             },
             clock: Clock::manual(Duration::from_hours(500_000)),
             lookups: Arc::default(),
+            lookup_answer: Arc::new(Mutex::new(Err(libc::ENOENT))),
             watched: None,
             send_buffer: None,
             directory,
