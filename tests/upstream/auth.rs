@@ -178,6 +178,27 @@ async fn a_token_endpoint_that_redirects_is_not_followed() {
 }
 
 #[tokio::test]
+async fn a_token_endpoint_may_redirect_on_its_own_origin_and_answer_201() {
+    const FOUND: &str = r#"{"token":"","access_token":"good"}"#;
+    let bound = bind().await;
+    let realm = format!("{}/token", bound.url());
+    let origin = bound.serve(move |seen| match (seen.path(), seen.header("authorization")) {
+        ("/token", _) => reply(307, &[("location", "/auth/token?moved=1")], ""),
+        ("/auth/token", Some(BASIC)) => reply(201, &[], FOUND),
+        (_, Some("Bearer good")) => manifest(),
+        _ => challenge(&realm),
+    });
+    let upstream = Setup::new(&origin.url()).credential("**", "robot", "hunter2").build();
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect("a manifest");
+    assert_eq!(origin.count("/auth/token"), 1);
+    // In a circle it comes to an end.
+    let circle = registry(|_| reply(307, &[("location", "/token")], "")).await;
+    let upstream = Setup::new(&circle.url()).build();
+    upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("no token");
+    assert!(circle.count("/token") <= 10);
+}
+
+#[tokio::test]
 async fn a_refused_token_is_denial_except_where_401_rejects_a_credential() {
     for (status, with_credential) in
         [(401, ErrorKind::CredentialRejected), (403, ErrorKind::Denied)]

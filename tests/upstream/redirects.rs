@@ -46,6 +46,30 @@ async fn a_redirect_to_another_origin_loses_the_credential_and_keeps_the_range()
     assert_eq!(seen[0].header("referer"), None);
 }
 
+/// Another registry behind the first one, which the operator has named for both.
+#[tokio::test]
+async fn a_redirect_to_a_host_that_is_trusted_with_both_keeps_the_credential() {
+    for (is_token_host, is_blob_host) in [(true, true), (false, true), (true, false)] {
+        let other = origin(|seen| match seen.header("authorization") {
+            Some(_) => reply(200, &[], "blob"),
+            None => reply(401, &[("www-authenticate", "Basic")], ""),
+        })
+        .await;
+        let origin = redirecting(format!("{}/v2/team/app/blobs/x", other.url())).await;
+        let mut setup = setup(&origin);
+        if is_token_host {
+            setup = setup.token_host(other.host());
+        }
+        if is_blob_host {
+            setup = setup.blob_host(other.host());
+        }
+        let blob = setup.build().get_blob(&repository(), &digest(), None, soon()).await;
+        let both = is_token_host && is_blob_host;
+        assert_eq!(blob.is_ok(), both);
+        assert!(other.seen().iter().all(|seen| seen.header("authorization").is_some() == both));
+    }
+}
+
 #[tokio::test]
 async fn a_relative_redirect_on_the_same_origin_keeps_the_credential() {
     let origin = redirecting("/here").await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
 use moka::future::Cache;
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ use crate::upstream::transport::throttle::Throttle;
 
 /// Bytes of a token endpoint's answer (UP-4).
 const TOKEN_ANSWER_MAX: usize = 64 * 1024;
+/// Redirects that a token request takes, all of them on the endpoint's own origin.
+const REDIRECTS_MAX: u32 = 3;
 /// Tokens that one upstream may have in memory; one for each repository and kind of access.
 pub(super) const CACHED_TOKENS_MAX: u64 = 10_000;
 /// The life of a token that tells none (token.md, `expires_in`).
@@ -169,7 +171,7 @@ impl TokenEndpoint {
         let UpstreamIdentity { credential, login, .. } = &key.identity;
         let pass = self.throttle.check(*credential, Operation::Token)?;
         let deadline = Some(Instant::now() + self.time_limit);
-        let first = self.transport.send(Operation::Token, get(key), deadline).await?;
+        let first = self.ask_by_get(key, deadline).await?;
         let is_refused = matches!(first.status().as_u16(), 400 | 404 | 405);
         let answer = match login.as_ref().filter(|_| is_refused) {
             Some(login) => {
@@ -198,12 +200,37 @@ impl TokenEndpoint {
             return false;
         }
         let plain = TokenKey { scope: String::new(), ..key.clone() };
-        let answer = self
-            .transport
-            .send(Operation::Token, get(&plain), Some(Instant::now() + self.time_limit))
-            .await;
+        let answer = self.ask_by_get(&plain, Some(Instant::now() + self.time_limit)).await;
         let status = answer.map(|answer| answer.status().as_u16());
         matches!(status, Ok(401 | 403))
+    }
+
+    /// Follows redirects on the endpoint's own origin; another is the answer, and goes no further.
+    async fn ask_by_get(
+        &self,
+        key: &TokenKey,
+        deadline: Option<Instant>,
+    ) -> Result<HttpResponse, Fault> {
+        let mut request = get(key);
+        for _ in 0..REDIRECTS_MAX {
+            let HttpRequest { method, url, headers, .. } = &request;
+            let again = HttpRequest {
+                method: method.clone(),
+                url: url.clone(),
+                headers: headers.clone(),
+                body: RequestBody::Empty,
+            };
+            let answer = self.transport.send(Operation::Token, again, deadline).await?;
+            let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let next = location.and_then(|location| url.join(location).ok());
+            let is_redirect = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+            match next.filter(|next| is_redirect && next.origin() == url.origin()) {
+                Some(next) => request.url = next,
+                None => return Ok(answer),
+            }
+            answer.discard().await;
+        }
+        Err(Fault::protocol("the token endpoint redirects in a circle"))
     }
 
     /// # Errors
@@ -213,7 +240,7 @@ impl TokenEndpoint {
         let status = answer.status().as_u16();
         let fault = |kind, reason| Err(Fault::new(kind, Symptom::Answered, reason));
         match status {
-            200 => {
+            200 | 201 => {
                 let body = answer.whole(TOKEN_ANSWER_MAX).await?;
                 parse(&body, self.clock.now())
                     .ok_or_else(|| Fault::protocol("the token endpoint sent no token"))
@@ -231,7 +258,7 @@ impl TokenEndpoint {
             // The request holds the login, which goes to the realm that was checked and no further.
             300..=399 => fault(
                 ErrorKind::ForbiddenAddress,
-                "the token endpoint redirects, which is not followed",
+                "the token endpoint redirects to another origin, which is not followed",
             ),
             500.. => Err(server_error(status)),
             _ => Err(Fault::protocol(format!("the token endpoint answered {status}"))),
@@ -303,7 +330,8 @@ struct TokenResponse {
 /// Reads the answer of a token endpoint; `None` if there is no token in it that could be sent.
 fn parse(body: &[u8], now: Timestamp) -> Option<BearerToken> {
     let answer: TokenResponse = serde_json::from_slice(body).ok()?;
-    let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
+    let mut tokens = [answer.token, answer.access_token].into_iter().flatten();
+    let token = tokens.find(|token| !token.is_empty())?;
     let seconds = answer.expires_in.and_then(|value| value.as_u64()).filter(|told| *told > 0);
     // Quay tells no `expires_in`, although its tokens live an hour. A token that is a JWT tells
     // itself.
@@ -350,6 +378,10 @@ mod tests {
         assert_eq!(header(r#"{"token":"a"}"#).expect("token").as_deref().ok(), Some("Bearer a"));
         assert_eq!(
             header(r#"{"access_token":"b","x":1}"#).expect("token").as_deref().ok(),
+            Some("Bearer b")
+        );
+        assert_eq!(
+            header(r#"{"token":"","access_token":"b"}"#).expect("token").as_deref().ok(),
             Some("Bearer b")
         );
         for bad in

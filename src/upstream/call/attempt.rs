@@ -230,7 +230,8 @@ impl CallAttempt<'_> {
         let mut left_origin = false;
         for _ in 0..=REDIRECTS_MAX {
             // Once its origin is left, the credential is not sent again, even if a later redirect
-            // leads back: that URL was chosen by whoever was in between (RELIABILITY §2.1).
+            // leads back: that URL was chosen by whoever was in between (RELIABILITY §2.1). Another
+            // registry that the operator has named for both counts as the origin (RED-2).
             let header = authorization.header().filter(|_| !left_origin);
             let request = call.request(&url, header);
             let response = self.transport.send(call.operation, request, self.deadline).await?;
@@ -242,7 +243,8 @@ impl CallAttempt<'_> {
             let next = self.redirect_target(&url, &response)?;
             // A redirect's small body is read, so that its connection goes back to the pool.
             response.discard().await;
-            left_origin |= next.origin() != url.origin();
+            left_origin |=
+                next.origin() != url.origin() && !self.transport.gate.may_take_credential(&next);
             url = next;
         }
         Err(Fault::protocol(format!("more than {REDIRECTS_MAX} redirects")))

@@ -146,6 +146,14 @@ impl OutboundGate {
         }
     }
 
+    /// Whether a request that was made to the upstream may go on there with its credential: to the
+    /// upstream itself, or to a host that the operator trusts with both, content and credentials
+    /// (RED-2).
+    pub(in crate::upstream) fn may_take_credential(&self, url: &Url) -> bool {
+        let is_trusted = is_listed(&self.token_hosts, url) && is_listed(&self.blob_hosts, url);
+        self.is_home(url) || is_trusted
+    }
+
     /// Directly, or through which proxy.
     pub(super) fn way(&self, url: &Url) -> Way<'_> {
         self.ways.way(url)
