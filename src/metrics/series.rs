@@ -39,7 +39,7 @@ const REJECTIONS: [&str; 13] = [
 ];
 
 /// Why an image could not be had; those of downloads, too.
-const PULL_FAILURES: [&str; 14] = [
+const PULL_FAILURES: [&str; 15] = [
     "absent",
     "unconfirmed",
     "refused",
@@ -53,6 +53,7 @@ const PULL_FAILURES: [&str; 14] = [
     "damaged",
     "storage",
     "no_room",
+    "exhausted",
     "abandoned",
 ];
 

@@ -54,14 +54,14 @@ fn files_that_cannot_be_used_are_told_at_their_keys_with_all_other_mistakes() {
     let (code, _, told) = check(&directory, &["config.yaml"]);
     assert_eq!(code, Some(64), "{told}");
     let expected = [
-        "5: tls.certificate: cannot read gone.crt: ",
-        "6: tls.key: cannot read gone.key: ",
-        "7: tls.client_ca: cannot read gone.ca: ",
-        "9: access.users: users:1: ci: the hash is neither bcrypt nor argon2id",
-        "14: licences.public_keys[0]: cannot read gone.pub: ",
-        "15: licences.public_keys[1]: users holds no PUBLIC KEY block",
-        "16: licences.revoked: revoked:1: ",
-        "17: lisen: unknown key",
+        "6: tls.certificate: cannot read gone.crt: ",
+        "7: tls.key: cannot read gone.key: ",
+        "8: tls.client_ca: cannot read gone.ca: ",
+        "10: access.users: users:1: ci: the hash is neither bcrypt nor argon2id",
+        "15: licences.public_keys[0]: cannot read gone.pub: ",
+        "16: licences.public_keys[1]: users holds no PUBLIC KEY block",
+        "17: licences.revoked: revoked:1: ",
+        "18: lisen: unknown key",
     ];
     assert_eq!(told.lines().count(), expected.len(), "{told}");
     for (line, expected) in told.lines().zip(expected) {
@@ -96,30 +96,30 @@ fn a_certificate_is_judged_by_what_its_clients_will_say() {
             &(|parameters: &mut CertificateParams| {
                 parameters.not_after = rcgen::date_time_ymd(2020, 1, 1);
             }) as &dyn Fn(&mut CertificateParams),
-            "4: warning: tls.certificate: the certificate ended on 2020-01-01T00:00:01Z; clients refuse it\n",
+            "5: warning: tls.certificate: the certificate ended on 2020-01-01T00:00:01Z; clients refuse it\n",
         ),
         (
             &|parameters| parameters.not_before = rcgen::date_time_ymd(3000, 1, 1),
-            "4: warning: tls.certificate: the certificate is not good before 3000-01-01T00:00:00Z; clients refuse it\n",
+            "5: warning: tls.certificate: the certificate is not good before 3000-01-01T00:00:00Z; clients refuse it\n",
         ),
         (
             &|parameters| parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
-            "4: warning: tls.certificate: the first certificate is that of an authority; some clients refuse it as a server's: the server's own has to stand first\n",
+            "5: warning: tls.certificate: the first certificate is that of an authority; some clients refuse it as a server's: the server's own has to stand first\n",
         ),
     ] {
         assert_eq!(judge(&all, edit), expected);
     }
     assert_eq!(
         judge(&["registry.example.com"], &|_| {}),
-        "6: warning: hosts[1]: the certificate is not for other.example.com (subjectAltName); clients refuse it\n\
-         7: warning: upstreams.quay.io.hosts: the certificate is not for quay.example.com (subjectAltName); clients refuse it\n"
+        "7: warning: hosts[1]: the certificate is not for other.example.com (subjectAltName); clients refuse it\n\
+         8: warning: upstreams.quay.io.hosts: the certificate is not for quay.example.com (subjectAltName); clients refuse it\n"
     );
     let other = KeyPair::generate().expect("a key").serialize_pem();
     fs::write(directory.path().join("tls.key"), other).expect("writable");
     let (code, _, told) = check(&directory, &["config.yaml"]);
     assert_eq!(code, Some(64), "{told}");
     assert!(
-        told.starts_with("4: tls: tls.certificate and tls.key do not belong together"),
+        told.starts_with("5: tls: tls.certificate and tls.key do not belong together"),
         "{told}"
     );
 }
@@ -137,8 +137,8 @@ fn rights_of_users_that_do_not_exist_are_doubtful() {
     assert_eq!(code, Some(0));
     assert_eq!(
         told,
-        "8: warning: access.rules[1]: there is no user ic in users; `htpasswd -B users ic` makes one\n\
-         9: warning: applications.app.publishers: there is no user cd in users; `htpasswd -B users cd` makes one\n"
+        "9: warning: access.rules[1]: there is no user ic in users; `htpasswd -B users ic` makes one\n\
+         10: warning: applications.app.publishers: there is no user cd in users; `htpasswd -B users cd` makes one\n"
     );
 }
 
@@ -146,7 +146,7 @@ fn rights_of_users_that_do_not_exist_are_doubtful() {
 fn doubts_are_logged_at_a_start_and_keep_nothing_from_it() {
     let mut serving = Serving::start("shutdown_grace: 2h\nupstreams: { quay.io: }\n", &[]);
     let lines = serving.until("serving").join("\n");
-    assert!(lines.contains("WARN") && lines.contains("4: warning: shutdown_grace: "), "{lines}");
+    assert!(lines.contains("WARN") && lines.contains("5: warning: shutdown_grace: "), "{lines}");
     serving.signal(Signal::TERM);
     assert_eq!(serving.end().0, Some(0));
 }

@@ -10,6 +10,9 @@ use tempfile::TempDir;
 use crate::support::licences::{ISSUE, licence, put_licence};
 use crate::support::{directory, roadstead, run, text};
 
+/// A change of a configuration's text.
+type Edit<'a> = &'a dyn Fn(String) -> String;
+
 #[test]
 fn a_licence_is_made_shown_and_revoked() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -207,7 +210,7 @@ fn applications_hosts_and_keys_are_those_of_the_configuration() {
     };
     let none =
         "does not answer to registry.example.com, images.example.com; add the name under hosts";
-    let cases: [(&dyn Fn(String) -> String, Option<&str>, Option<&str>); 6] = [
+    let cases: [(Edit<'_>, Option<&str>, Option<&str>); 6] = [
         (&hosts("[images.example.com]"), None, None),
         (&bound, None, None),
         (&hosts("[a.test]"), Some(none), Some(none)),

@@ -183,16 +183,17 @@ async fn rights_that_are_more_than_the_named_ones_are_asked_for_in_our_words() {
 
 #[tokio::test]
 async fn a_denial_is_final_after_one_token_of_each_scope() {
+    // The only token is shown twice, because a new one may not be valid yet.
     for (scope, tokens) in [(OWN, 1), ("repository:tenant/team/app:pull", 2), ("nonsense:here", 2)]
     {
         let origin = registry(move |_| scope.into(), |_| "never".into()).await;
         let upstream = Setup::new(&origin.url()).build();
         let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("denied");
         assert_eq!(error.kind(), &ErrorKind::Denied);
-        assert_eq!((asked(&origin).len(), origin.count("/v2/")), (tokens, tokens + 1), "{scope}");
+        assert_eq!((asked(&origin).len(), origin.count("/v2/")), (tokens, 3), "{scope}");
         let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("denied");
         assert_eq!(error.kind(), &ErrorKind::Denied);
-        assert!(origin.count("/v2/") <= 2 * (tokens + 1) + 1, "{scope}: {}", origin.count("/v2/"));
+        assert!(origin.count("/v2/") <= 6, "{scope}: {}", origin.count("/v2/"));
     }
 }
 
