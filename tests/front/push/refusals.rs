@@ -75,8 +75,8 @@ async fn a_final_refusal_is_told_after_one_new_token_and_not_as_send_it_again() 
     ] {
         let origin = Origin::start().await;
         let proxy = with_login(&origin, auth).await;
-        // A token for this repository is there from now on, and it is one of the cache. POST finds
-        // none, so that the first refusal is one of a new token.
+        // A token for this repository is there from now on. Before a POST there is none: the ping
+        // fetches it, and the refusal one more.
         if method != "POST" {
             assert_eq!(anyone(&proxy).blob("a/b", &Blob::seeded(9, 10)).await.status, 201);
         }
@@ -97,7 +97,8 @@ async fn a_final_refusal_is_told_after_one_new_token_and_not_as_send_it_again() 
             assert!(message.ends_with(QUOTA), "{message}");
         }
         let asked = origin.count(|request| request.kind == Kind::Token) - before;
-        assert!(asked <= 1, "{method} {status}: {asked} tokens");
+        let most = if method == "POST" { 2 } else { 1 };
+        assert!(asked <= most, "{method} {status}: {asked} tokens");
         // The same token may end nevertheless, which is told as such.
         origin.repair();
         origin.forget_tokens();
