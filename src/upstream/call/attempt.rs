@@ -156,6 +156,10 @@ impl CallAttempt<'_> {
         };
         let is_about_rights = rejection.is_about_rights();
         if replacements.is_last(&kind, authorization.header(), is_about_rights) {
+            if is_about_rights {
+                // The registry knows the token, which may still end like any other.
+                replacements.note_accepted(kind, authorization.header());
+            }
             return Err(self.refused(&rejection, &authorization));
         }
         let better = self.reauthorise(call, &rejection, &authorization).await?;
