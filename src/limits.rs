@@ -57,8 +57,14 @@ pub struct Limits {
     pub read_ahead: u64,
     /// Bytes of the largest manifest, pulled or pushed (MAN-8).
     pub manifest: usize,
-    /// Bytes of the largest page of tags or referrers.
+    /// Bytes of the largest page of referrers, and of one of tags that is not large.
     pub page: usize,
+    /// Bytes of the largest page of tags: gcr.io sends all of them in one.
+    pub large_page: usize,
+    /// Large pages in memory at once.
+    pub large_pages: usize,
+    /// How long the place of a large page is waited for.
+    pub large_page_wait: Duration,
     /// Stored bodies of at most this many bytes are kept in memory, up to `memory` in all.
     pub small_body: u64,
     /// Bytes of small bodies in memory.
@@ -99,6 +105,9 @@ impl Default for Limits {
             read_ahead: 64 * MIB,
             manifest: 4 << 20,
             page: 1 << 20,
+            large_page: 16 << 20,
+            large_pages: 4,
+            large_page_wait: Duration::from_secs(10),
             small_body: 128 * KIB,
             memory: 64 * MIB,
             negative: Duration::from_secs(10),

@@ -1,7 +1,9 @@
 //! The story of a list: passed through, page by page. A page that upstream has given stands in when
 //! it fails, for as long as a tag would (LIST-1).
 
+use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::core::PullThrough;
@@ -14,11 +16,13 @@ use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, PageQuery};
 use crate::upstream::{FailureClass, Page};
 
+const NO_TAGS: Bytes = Bytes::from_static(b"[]");
+
 /// One page of the tags of a repository.
 #[derive(Clone, Debug)]
 pub struct TagPage {
-    /// As upstream wrote them.
-    pub tags: Vec<String>,
+    /// As upstream wrote them: an array of strings, in JSON. There may be a million.
+    pub tags: Bytes,
     /// The query of the next page, if there is one (TAG-3).
     pub next: Option<String>,
     pub outcome: Outcome,
@@ -32,8 +36,20 @@ pub(super) struct ListAnswer {
 
 /// What is read of upstream's list; `null` counts as no tags (TAG-1).
 #[derive(Deserialize)]
-struct TagDocument {
-    tags: Option<Vec<String>>,
+struct TagDocument<'a> {
+    #[serde(borrow)]
+    tags: Option<&'a RawValue>,
+}
+
+/// A string that is not kept: a list of them takes no memory.
+#[derive(Deserialize)]
+#[serde(from = "String")]
+struct AnyTag;
+
+impl From<String> for AnyTag {
+    fn from(_: String) -> Self {
+        Self
+    }
 }
 
 impl PullThrough {
@@ -54,12 +70,17 @@ impl PullThrough {
         let answer = upstream.list_tags(&name.repository, page, deadline).await;
         let settled = self.0.membership.settle(name, Subject::Tags, answer, Missing::Repository);
         let listed = match settled.await {
-            Ok(page) if tags_in(&page).is_some() => self.given(&key, page, sent_at),
-            Ok(_) => return Err(Error::untrue(&name.upstream, "a tag list that is none")),
-            Err(error) => self.stale_list(&key, error)?,
+            Ok(page) => match tags_in(&page) {
+                Some(tags) => (tags, self.given(&key, page, sent_at)),
+                None => return Err(Error::untrue(&name.upstream, "a tag list that is none")),
+            },
+            Err(error) => {
+                let stale = self.stale_list(&key, error)?;
+                (tags_in(&stale.page).unwrap_or(NO_TAGS), stale)
+            }
         };
-        let ListAnswer { page, outcome } = listed;
-        Ok(TagPage { tags: tags_in(&page).unwrap_or_default(), next: page.next, outcome })
+        let (tags, ListAnswer { page, outcome }) = listed;
+        Ok(TagPage { tags, next: page.next, outcome })
     }
 
     /// By when upstream has to answer: soon, if something can stand in (DESIGN §14.2).
@@ -77,7 +98,9 @@ impl PullThrough {
     /// Keeps a page that upstream has just given, unless the answer is older than a refusal.
     pub(super) fn given(&self, key: &PageKey, page: Page, asked: Timestamp) -> ListAnswer {
         if !self.0.writes.outdates(&key.subject, &key.name, asked) {
-            self.0.lists.keep(key.clone(), GivenPage { page: page.clone(), asked });
+            // A copy: a large page holds its place until its bytes are dropped.
+            let page = Page { bytes: Bytes::copy_from_slice(&page.bytes), ..page.clone() };
+            self.0.lists.keep(key.clone(), GivenPage { page, asked });
         }
         ListAnswer { page, outcome: Outcome::Relay }
     }
@@ -96,7 +119,10 @@ impl PullThrough {
     }
 }
 
-fn tags_in(page: &Page) -> Option<Vec<String>> {
-    let document: TagDocument = serde_json::from_slice(&page.bytes).ok()?;
-    Some(document.tags.unwrap_or_default())
+/// The tags, if it is a list of them; a part of the page's own bytes.
+fn tags_in(page: &Page) -> Option<Bytes> {
+    let document: TagDocument<'_> = serde_json::from_slice(&page.bytes).ok()?;
+    let Some(tags) = document.tags else { return Some(NO_TAGS) };
+    serde_json::from_str::<Vec<AnyTag>>(tags.get()).ok()?;
+    Some(page.bytes.slice_ref(tags.get().as_bytes()))
 }

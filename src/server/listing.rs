@@ -1,5 +1,6 @@
 //! Pages of tags and referrers, written so that the client comes back to us (TAG-1, TAG-3, REF-1).
 
+use bytes::Bytes;
 use http::StatusCode;
 
 use super::error::Refusal;
@@ -10,10 +11,12 @@ use crate::route::Route;
 
 pub(super) fn tags(route: &Route, page: TagPage) -> Answer {
     let name = route.visible_name();
-    let body = serde_json::json!({ "name": name.as_str(), "tags": page.tags });
+    // In pieces, so that the tags, which may be many megabytes, are not copied for each client.
+    let opening = format!("{{\"name\":{},\"tags\":", serde_json::json!(name.as_str()));
+    let body = [opening.into(), page.tags, Bytes::from_static(b"}")];
     let next =
         page.next.map(|query| route.visible_target(&format!("/v2/{name}/tags/list?{query}")));
-    respond::tags(body.to_string(), next, page.outcome)
+    respond::tags(body, next, page.outcome)
 }
 
 pub(super) fn referrers(route: &Route, digest: &Digest, referrers: Referrers) -> Answer {

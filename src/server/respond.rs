@@ -1,5 +1,6 @@
 //! Status and headers of every answer (PROTOCOL §3.11).
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     ETAG, LINK, LOCATION, RANGE, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
@@ -91,9 +92,12 @@ pub(super) fn not_modified(digest: &Digest) -> Answer {
 }
 
 /// A page of tags; `next` is where the following one is (TAG-3).
-pub(super) fn tags(body: String, next: Option<String>, outcome: Outcome) -> Answer {
+pub(super) fn tags(body: [Bytes; 3], next: Option<String>, outcome: Outcome) -> Answer {
     let builder = with_next_page(base(StatusCode::OK).header(CONTENT_TYPE, JSON), next);
-    let mut answer = with_bytes(builder, body.into());
+    let length = body.iter().map(Bytes::len).sum::<usize>() as u64;
+    let stream = Box::pin(futures_util::stream::iter(body.map(Ok)));
+    let builder = builder.header(CONTENT_LENGTH, length);
+    let mut answer = with_body(builder, Source::Stream { stream, left: Some(length) });
     warn_if_stale(answer.headers_mut(), outcome);
     answer
 }
@@ -224,7 +228,7 @@ fn with_next_page(builder: Builder, next: Option<String>) -> Builder {
     }
 }
 
-fn with_bytes(builder: Builder, body: bytes::Bytes) -> Answer {
+fn with_bytes(builder: Builder, body: Bytes) -> Answer {
     with_body(builder.header(CONTENT_LENGTH, body.len()), Source::Full(body))
 }
 

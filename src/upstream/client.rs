@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::call::attempt::Call;
 use super::call::runner::CallRunner;
 use super::error::{Error, Operation};
+use super::room::PageRoom;
 use super::transport::request::Transport;
 use crate::clock::{Clock, Timestamp};
 use crate::config;
@@ -33,8 +34,8 @@ pub struct UpstreamClient {
     caches_pushes: bool,
     /// Bytes of a manifest.
     pub(super) manifest_max: usize,
-    /// Bytes of a page of tags or referrers.
-    pub(super) page_max: usize,
+    /// For pages of tags and referrers.
+    pub(super) page_room: PageRoom,
 }
 
 /// How long something is believed that an upstream has shown of itself. It may be mended.
@@ -68,6 +69,7 @@ impl UpstreamClient {
         transport: Transport,
         clock: Clock,
         limits: &Limits,
+        page_room: PageRoom,
     ) -> Self {
         Self {
             manifest_head_refused: Learnt::new(clock.clone()),
@@ -76,7 +78,7 @@ impl UpstreamClient {
             page_limit: config.page_limit,
             caches_pushes: config.writes == config::Writes::Kept,
             manifest_max: limits.manifest,
-            page_max: limits.page,
+            page_room,
         }
     }
 

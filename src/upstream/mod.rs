@@ -20,6 +20,7 @@ mod client;
 mod error;
 mod heads;
 mod reads;
+mod room;
 mod transport;
 mod uploads;
 mod upstreams;

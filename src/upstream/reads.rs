@@ -100,7 +100,7 @@ impl UpstreamClient {
         let path = tags_path(repository, &page.at_most(self.page_limit));
         let call =
             Call::get(Operation::Tags, repository, self.runner.url(&path), "application/json");
-        self.page(&call, deadline).await
+        self.page(&call, self.page_room.large, deadline).await
     }
 
     /// Fetches one page of referrers (REF-1, REF-2). `None` if what answers has no such API.
@@ -113,15 +113,19 @@ impl UpstreamClient {
     ) -> Result<Option<Page>, Error> {
         let path = referrers_path(repository, digest, page);
         let call = Call::get(Operation::Referrers, repository, self.runner.url(&path), OCI_INDEX);
-        match self.page(&call, deadline).await {
+        match self.page(&call, self.page_room.small, deadline).await {
             Err(error) if error.says_no_such_api() => Ok(None),
             page => page.map(Some),
         }
     }
 
-    async fn page(&self, call: &Call<'_>, deadline: Instant) -> Result<Page, Error> {
-        let limit = self.page_max;
-        self.runner.run(call, deadline, |response| page(response, call.url.clone(), limit)).await
+    async fn page(&self, call: &Call<'_>, limit: usize, deadline: Instant) -> Result<Page, Error> {
+        let whole = async |mut response: CallResponse| {
+            let head = page_head(&response, &call.url)?;
+            let bytes = not_empty(response.http.whole_in(limit, &self.page_room).await?)?;
+            Ok(Page { bytes, ..head })
+        };
+        self.runner.run(call, deadline, whole).await
     }
 
     pub(super) fn manifest_call<'a>(
@@ -159,24 +163,23 @@ pub(super) async fn fetched_manifest(
     let headers = ok_headers(&response)?;
     answer::check_identity(headers)?;
     let (digest, media_type) = (answer::digest(headers), answer::manifest_type(headers)?);
-    let bytes = content(&mut response, limit).await?;
+    let bytes = not_empty(response.http.whole(limit).await?)?;
     Ok(FetchedManifest { digest, media_type, bytes })
 }
 
-async fn page(mut response: CallResponse, requested: Url, limit: usize) -> Result<Page, Fault> {
-    let headers = ok_headers(&response)?;
+/// All of a page but its bytes.
+fn page_head(response: &CallResponse, requested: &Url) -> Result<Page, Fault> {
+    let headers = ok_headers(response)?;
     answer::check_identity(headers)?;
     answer::check_no_web_page(headers)?;
-    let (media_type, next) = (answer::media_type(headers), answer::next_page(headers, &requested)?);
+    let (media_type, next) = (answer::media_type(headers), answer::next_page(headers, requested)?);
     let filters_applied = answer::text(headers, OCI_FILTERS_APPLIED).map(ToOwned::to_owned);
-    let bytes = content(&mut response, limit).await?;
-    Ok(Page { media_type, bytes, next, filters_applied })
+    Ok(Page { media_type, bytes: Bytes::new(), next, filters_applied })
 }
 
 /// The body of a document. An empty one is no answer: whatever stands in for a registry that is
 /// gone may say 200 to everything (UP-10).
-async fn content(response: &mut CallResponse, limit: usize) -> Result<Bytes, Fault> {
-    let bytes = response.http.whole(limit).await?;
+fn not_empty(bytes: Bytes) -> Result<Bytes, Fault> {
     if bytes.is_empty() { Err(Fault::protocol("an empty document")) } else { Ok(bytes) }
 }
 

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 
 use super::client::UpstreamClient;
+use super::room::PageRoom;
 use super::transport::dial::{DialContext, HttpClients};
 use super::transport::request::Transport;
 use super::transport::resolve::Lookup;
@@ -62,6 +63,7 @@ struct BuildContext {
     limits: Limits,
     metrics: Arc<Metrics>,
     lookup: Lookup,
+    page_room: PageRoom,
 }
 
 /// Why the clients of an upstream could not be made.
@@ -86,7 +88,8 @@ impl Upstreams {
         lookup: &Lookup,
     ) -> Result<Self, BuildError> {
         let (roots, limits, lookup) = (tls::system_roots(), limits.clone(), lookup.clone());
-        let context = BuildContext { roots, clock, limits, metrics, lookup };
+        let page_room = PageRoom::new(&limits);
+        let context = BuildContext { roots, clock, limits, metrics, lookup, page_room };
         let upstreams = Self { current: ArcSwap::default(), context };
         upstreams.replace(configs)?;
         Ok(upstreams)
@@ -133,7 +136,7 @@ impl BuildContext {
         let (clients, clock) = (self.http_clients(config)?, self.clock.clone());
         let transport =
             Transport::new(config, clients, clock.clone(), &self.limits, self.metrics.clone());
-        Ok(UpstreamClient::new(config, transport, clock, &self.limits))
+        Ok(UpstreamClient::new(config, transport, clock, &self.limits, self.page_room.clone()))
     }
 
     fn http_clients(&self, config: &config::Upstream) -> Result<HttpClients, BuildError> {

@@ -156,7 +156,16 @@ fn the_limits_page_has_the_figures_of_the_code() {
         ("a range that begins ahead", vec![size(limits.read_ahead)]),
         ("one run of a credential helper", vec![time(limits.helper), time(limits.login_life)]),
         ("manifest", vec![bytes(limits.manifest)]),
-        ("page of tags", vec![bytes(limits.page)]),
+        (
+            "page of tags",
+            vec![
+                bytes(limits.large_page),
+                bytes(limits.page),
+                format!("{} at once", limits.large_pages),
+                time(limits.large_page_wait),
+            ],
+        ),
+        ("page of referrers", vec![bytes(limits.page)]),
         ("bytes of a blob that wait", vec![size(limits.hold_back)]),
         ("small bodies", vec![size(limits.small_body), size(limits.memory)]),
         ("a registry that takes nothing", vec![time(limits.upstream_idle)]),

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::support::client::Answer;
+use crate::support::eventually;
 use crate::support::image::{Manifest, OCI_MANIFEST};
-use crate::support::origin::{Fault, Kind, On, Origin};
+use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, Setup};
 
 /// `v0000` and so on, all one manifest.
@@ -142,7 +143,9 @@ async fn an_unknown_repository_is_a_404() {
 async fn what_is_no_list_of_tags_is_refused() {
     for (what, body) in [
         ("HTML", "<h1>Log in</h1>".to_owned()),
-        ("2 MiB", format!("{{\"tags\":[\"{}\"]}}", "x".repeat(2 << 20))),
+        ("more than 16 MiB", large_list(16 << 20)),
+        ("numbers", "{\"tags\":[1,2]}".to_owned()),
+        ("an object", "{\"tags\":{\"a\":\"b\"}}".to_owned()),
     ] {
         let origin = Origin::start().await;
         origin.fault(On::kind(Kind::Tags), Fault::Instead(200, "application/json", body.into()));
@@ -195,5 +198,66 @@ async fn a_page_does_not_stand_in_for_a_list_that_was_refused_or_is_gone() {
             let path = format!("/v2/acme/app/tags/list{page}");
             assert_eq!(proxy.get(&path).await.status, 502, "{status} {page}");
         }
+    }
+}
+
+/// A list of tags of a little more than so many bytes, with white space and escapes as upstream
+/// likes.
+fn large_list(bytes: usize) -> String {
+    let tags: Vec<String> = (0..bytes / 20).map(|n| format!("\"a\\u0062-{n:012}\"")).collect();
+    format!("{{\"name\": \"x\", \"tags\": [{}], \"child\": []}}", tags.join(", "))
+}
+
+fn list_of(body: &str) -> Fault {
+    Fault::Instead(200, "application/json", body.to_owned().into())
+}
+
+/// gcr.io sends all tags in one page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_eight_mebibytes_is_served_and_stands_in() {
+    for framing in [None, Some(Fault::Chunked)] {
+        let (origin, list) = (Origin::start().await, large_list(8 << 20));
+        origin.fault(On::kind(Kind::Tags), list_of(&list));
+        if let Some(framing) = framing {
+            origin.fault(On::kind(Kind::Tags), framing);
+        }
+        let proxy = Proxy::of(&origin).await;
+        let upstream: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        for (warned, name) in [(false, "acme/app"), (true, "docker.io/acme/app")] {
+            let answer = proxy.get(&format!("/v2/{name}/tags/list")).await;
+            assert_eq!((answer.status, answer.complete), (200, true));
+            assert_eq!(answer.json()["name"].as_str(), Some(name));
+            assert!(answer.json()["tags"] == upstream["tags"]);
+            assert_eq!(answer.headers.contains_key("warning"), warned);
+            origin.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_lists_wait_for_one_another_and_small_ones_do_not() {
+    let origin = Origin::start().await;
+    let (gate, list) = (Gate::new(), large_list(3 << 20));
+    tagged(&origin, 1);
+    for repository in ["slow/app", "large/app"] {
+        origin.fault(On::path(repository), list_of(&list));
+    }
+    origin.fault(On::path("slow/app"), Fault::HoldAt(2 << 20, gate.clone()));
+    let mut setup = Setup::of(&origin);
+    setup.limits.large_pages = 1;
+    setup.limits.large_page_wait = Duration::from_secs(1);
+    let proxy = setup.start().await;
+    let large = "/v2/large/app/tags/list";
+    let others = async {
+        eventually("the first one is under way", || gate.reached() == 1).await;
+        assert_eq!(proxy.get(large).await.status, 503);
+        assert_eq!(proxy.get("/v2/acme/app/tags/list").await.status, 200);
+        gate.open();
+    };
+    let (first, ()) = tokio::join!(proxy.get("/v2/slow/app/tags/list"), others);
+    assert_eq!((first.status, first.complete), (200, true));
+    // What is kept for an outage holds no place, and nothing is remembered of the shortage.
+    for _ in 0..3 {
+        assert_eq!(proxy.get(large).await.status, 200);
     }
 }

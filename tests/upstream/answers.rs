@@ -324,7 +324,7 @@ async fn pages_carry_the_query_of_the_next_one_and_nothing_of_its_host() {
 
 #[tokio::test]
 async fn a_page_is_bounded() {
-    let origin = origin(|_| reply(200, &[], vec![b' '; (1 << 20) + 1])).await;
+    let origin = origin(|_| reply(200, &[], vec![b' '; (16 << 20) + 1])).await;
     let error = Setup::new(&origin.url())
         .build()
         .list_tags(&repository(), &PageQuery::default(), soon())

@@ -8,10 +8,12 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::metrics::Counter;
 use crate::oci::UpstreamName;
 use crate::upstream::error::{Error, ErrorKind, Fault, Operation, Symptom};
+use crate::upstream::room::PageRoom;
 
 /// The largest body that is read only to throw it away, so that its connection can be used again.
 /// A larger one costs its connection.
@@ -65,21 +67,52 @@ impl HttpResponse {
     /// # Errors
     /// `Protocol` if it has more than `limit` bytes; else as [`HttpResponse::chunk`].
     pub(in crate::upstream) async fn whole(&mut self, limit: usize) -> Result<Bytes, Fault> {
-        let too_large = || Fault::protocol(format!("the body is larger than {limit} bytes"));
-        let announced =
-            self.announced().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
-        // Before a byte of it is read. The capacity below is within the limit for the same reason.
-        if announced > limit {
-            return Err(too_large());
-        }
+        let announced = self.announced_within(limit)?;
         let mut whole = BytesMut::with_capacity(announced);
         while let Some(chunk) = self.chunk().await? {
             if whole.len() + chunk.len() > limit {
-                return Err(too_large());
+                return Err(too_large(limit));
             }
             whole.extend_from_slice(&chunk);
         }
         Ok(whole.freeze())
+    }
+
+    /// As [`HttpResponse::whole`]. A body of more than `room.small` bytes takes one of the places
+    /// that there are for such, and holds it until its bytes are dropped.
+    ///
+    /// # Errors
+    /// Also `OutOfResources` where no place is free in time.
+    pub(in crate::upstream) async fn whole_in(
+        &mut self,
+        limit: usize,
+        room: &PageRoom,
+    ) -> Result<Bytes, Fault> {
+        let announced = self.announced_within(limit)?;
+        let mut place = if announced > room.small { Some(room.place().await?) } else { None };
+        let mut whole = BytesMut::with_capacity(announced);
+        while let Some(chunk) = self.chunk().await? {
+            let len = whole.len() + chunk.len();
+            if len > limit {
+                return Err(too_large(limit));
+            }
+            if len > room.small && place.is_none() {
+                place = Some(room.place().await?);
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        let bytes = whole.freeze();
+        Ok(match place {
+            Some(place) => Bytes::from_owner(PlacedBytes { bytes, _place: place }),
+            None => bytes,
+        })
+    }
+
+    /// How many bytes are announced; none if that is not known. Checked before a byte is read.
+    fn announced_within(&self, limit: usize) -> Result<usize, Fault> {
+        let announced =
+            self.announced().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        if announced > limit { Err(too_large(limit)) } else { Ok(announced) }
     }
 
     /// Reads a small body to its end; its content and its failures do not matter.
@@ -88,6 +121,23 @@ impl HttpResponse {
             let read = async { while let Ok(Some(_)) = self.chunk().await {} };
             let _ = tokio::time::timeout(DISCARD_TIME, read).await;
         }
+    }
+}
+
+/// The fault of a body, or of one that a HEAD announces.
+pub(in crate::upstream) fn too_large(limit: usize) -> Fault {
+    Fault::protocol(format!("the body is larger than {limit} bytes"))
+}
+
+/// Bytes that hold a place of [`PageRoom`].
+struct PlacedBytes {
+    bytes: Bytes,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for PlacedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
