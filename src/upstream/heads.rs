@@ -11,6 +11,7 @@ use super::call::attempt::{Call, CallResponse};
 use super::client::UpstreamClient;
 use super::error::{Error, ErrorKind, Fault, Operation};
 use super::reads::{FetchedManifest, fetched_manifest, ok_headers, range_header};
+use super::transport::body::too_large;
 use crate::oci::{Algorithm, Digest, MediaType, Reference, Repository};
 
 /// What a HEAD on a manifest tells; everything in it is the upstream's word.
@@ -55,8 +56,8 @@ impl UpstreamClient {
         if !self.manifest_head_refused.is_believed() {
             let get = self.manifest_call(Operation::ManifestHead, repository, reference);
             let call = Call { method: Method::HEAD, ..get };
-            let head = self.runner.run(&call, deadline, |response| ready(manifest_head(&response)));
-            match head.await {
+            let told = |response| ready(manifest_head(&response, self.manifest_max));
+            match self.runner.run(&call, deadline, told).await {
                 Ok(head) if head.is_of(reference) => return Ok(head),
                 Err(error) if !needs_get(&error) => return Err(error),
                 Ok(_) => {}
@@ -151,8 +152,7 @@ fn needs_get(error: &Error) -> bool {
         error.kind(),
         ErrorKind::NotFound | ErrorKind::RateLimited { .. } | ErrorKind::CredentialRejected
     );
-    // A server that has just failed three times would be asked three times more.
-    error.status().is_some_and(|status| !matches!(status, 502..=504)) && !is_plain
+    error.status().is_some() && !is_plain
 }
 
 /// Statuses with which the method itself is refused, for whatever is asked: 405 says so, ECR Public
@@ -162,12 +162,18 @@ fn is_method_refusal(error: &Error) -> bool {
     matches!(error.status(), Some(400 | 401 | 403 | 405 | 406 | 501))
 }
 
-fn manifest_head(response: &CallResponse) -> Result<ManifestHead, Fault> {
+fn manifest_head(response: &CallResponse, limit: usize) -> Result<ManifestHead, Fault> {
     let headers = ok_headers(response)?;
     answer::check_identity(headers)?;
+    // No manifest is empty: a length of 0 is one that was not told.
+    let size = answer::length(headers).filter(|size| *size > 0);
+    // As GET would be refused (MAN-8).
+    if size.is_some_and(|size| size > limit as u64) {
+        return Err(too_large(limit));
+    }
     // A HEAD without a usable type is still good for its digest.
     let media_type = answer::manifest_type(headers).ok();
-    Ok(ManifestHead { digest: answer::digest(headers), media_type, size: answer::length(headers) })
+    Ok(ManifestHead { digest: answer::digest(headers), media_type, size })
 }
 
 /// The size that a HEAD on a blob tells; `None` if the answer may be about a web page.

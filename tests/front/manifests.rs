@@ -292,6 +292,20 @@ async fn a_manifest_of_five_mebibytes_is_refused_and_one_of_almost_four_is_not()
     assert_eq!(proxy.get(&manifest("a/b", "huge")).await.refusal(), (502, "UNAVAILABLE".into()));
     assert_eq!(proxy.get(&manifest("a/b", &huge.digest)).await.status, 502);
     assert!(!proxy.has_stored(&huge.digest));
+    // HEAD agrees, before anybody has asked by GET, and whatever upstream's HEAD tells.
+    for head in [None, Some(Fault::Chunked), Some(Fault::Status(405))] {
+        for reference in ["huge", huge.digest.as_str()] {
+            origin.repair();
+            if let Some(fault) = head.clone() {
+                origin.fault(On::kind(Kind::Manifest).heads(), fault);
+            }
+            let proxy = Proxy::of(&origin).await;
+            let path = manifest("a/b", reference);
+            assert_eq!(proxy.head(&path).await.status, 502, "{head:?} {reference}");
+            assert_eq!(proxy.get(&path).await.status, 502, "{head:?} {reference}");
+            assert_eq!(proxy.head(&path).await.status, 502, "{head:?} {reference}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::eventually;
 use crate::support::image::Image;
-use crate::support::origin::{Fault, Kind, On, Origin};
+use crate::support::origin::{Fault, Kind, On, Origin, Request};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
 
 const MIB: u64 = 1 << 20;
@@ -97,7 +97,7 @@ async fn what_answers_in_a_registrys_place_is_not_remembered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_whose_head_is_refused_is_served_by_get() {
-    for status in [400, 401, 403, 404, 405, 406, 410, 500, 501] {
+    for status in [400, 401, 403, 404, 405, 406, 410, 500, 501, 503] {
         let image = Image::new(1, &[1000]);
         let origin = Origin::with("a/b", "v1", &image).await;
         let proxy = Proxy::of(&origin).await;
@@ -111,6 +111,30 @@ async fn a_manifest_whose_head_is_refused_is_served_by_get() {
         proxy.clock().advance(OLD);
         let answer = proxy.get(&manifest("a/b", "v1")).await;
         assert_eq!((answer.status, answer.header("warning")), (200, None), "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_without_a_length_is_answered_with_the_size_of_the_manifest() {
+    let (none, zero) = (Fault::Chunked, Fault::Header("Content-Length", Some("0".into())));
+    for (fault, by_tag) in [(&none, true), (&zero, true), (&none, false), (&zero, false)] {
+        let image = Image::new(1, &[1000]);
+        let origin = Origin::with("a/b", "v1", &image).await;
+        let proxy = Proxy::of(&origin).await;
+        origin.fault(On::kind(Kind::Manifest).heads(), fault.clone());
+        let size = image.manifest.bytes.len().to_string();
+        let digest = &image.manifest.digest;
+        let path = if by_tag { manifest("a/b", "v1") } else { manifest("a/b", digest) };
+        for time in ["asked for", "stored", "checked again"] {
+            let head = proxy.head(&path).await;
+            assert_eq!(head.header("content-length"), Some(&*size), "{fault:?} {path} {time}");
+            assert_eq!(head.header("docker-content-digest"), Some(digest.as_str()));
+            if time == "stored" {
+                proxy.clock().advance(OLD);
+            }
+        }
+        let gets = |request: &Request| request.method == "GET" && request.kind == Kind::Manifest;
+        assert_eq!(origin.count(gets), 1, "{fault:?} {path}");
     }
 }
 

@@ -32,7 +32,9 @@ async fn by_method(
 
 #[tokio::test]
 async fn any_refusal_of_head_for_a_manifest_is_put_to_get() {
-    for status in [400, 401, 402, 403, 404, 405, 406, 409, 410, 418, 451, 500, 501, 520] {
+    for status in
+        [400, 401, 402, 403, 404, 405, 406, 409, 410, 418, 451, 500, 501, 502, 503, 504, 520]
+    {
         let origin = by_method(move || reply(status, &[], ""), manifest).await;
         let upstream = Setup::new(&origin.url()).build();
         for reference in [tag(), served()] {
