@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use super::call::attempt::Call;
+use super::call::request::Call;
 use super::call::runner::CallRunner;
 use super::error::{Error, Operation};
 use super::room::PageRoom;

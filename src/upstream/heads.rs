@@ -7,7 +7,8 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer;
-use super::call::attempt::{Call, CallResponse};
+use super::call::request::Call;
+use super::call::response::CallResponse;
 use super::client::UpstreamClient;
 use super::error::{Error, ErrorKind, Fault, Operation};
 use super::reads::{FetchedManifest, fetched_manifest, ok_headers, range_header};

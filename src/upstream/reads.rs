@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::answer;
-use super::call::attempt::{Call, CallResponse};
+use super::call::request::Call;
+use super::call::response::CallResponse;
 use super::client::UpstreamClient;
 use super::error::{Error, Fault, Operation};
 use super::transport::body::BlobBody;

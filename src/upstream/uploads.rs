@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::answer::{digest, text, unexpected_status};
-use super::call::attempt::{Call, CallResponse};
+use super::call::request::Call;
+use super::call::response::CallResponse;
 use super::client::UpstreamClient;
 use super::error::{Error, Fault, Operation};
 use super::transport::feed::UploadBody;

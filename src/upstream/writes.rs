@@ -8,7 +8,8 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::answer::{digest, text, unexpected_status};
-use super::call::attempt::{Call, CallResponse};
+use super::call::request::Call;
+use super::call::response::CallResponse;
 use super::client::UpstreamClient;
 use super::error::{Error, Fault, Operation};
 use crate::oci::headers::{OCI_SUBJECT, OCI_TAG};

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use http::header::{HeaderMap, LOCATION};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::oci::{ErrorCode, Repository, message_of_document};
+use super::request::Call;
+use super::response::{AuthRejection, CallResponse};
+use crate::oci::{ErrorCode, message_of_document};
 use crate::upstream::answer;
-use crate::upstream::auth::challenge::{Challenge, challenges};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::replacements::RequestKind;
 use crate::upstream::auth::scheme::{AuthRequest, Authenticator, Authorization};
@@ -20,65 +20,12 @@ use crate::upstream::transport::body::HttpResponse;
 use crate::upstream::transport::feed::UploadBody;
 use crate::upstream::transport::request::{HttpRequest, RequestBody, Transport, forbidden};
 use crate::upstream::transport::throttle::Throttle;
-use crate::upstream::verdict::FailedRead;
 
 /// Redirects that one request may take (RED-1).
 const REDIRECTS_MAX: usize = 5;
 /// How often a call is given another authorisation: the one that a challenge asks for, and a token
 /// of the other scope (UP-2).
 const AUTHORIZATION_CHANGES_MAX: u32 = 2;
-/// Bytes of a refusal's text; a longer one is taken for none.
-const REFUSAL_TEXT_MAX: usize = 64 * 1024;
-
-/// One operation's request, in whole; everything that reaches an upstream is made from it.
-#[derive(Clone, Debug)]
-pub(in crate::upstream) struct Call<'a> {
-    pub(in crate::upstream) operation: Operation,
-    pub(in crate::upstream) method: Method,
-    pub(in crate::upstream) url: Url,
-    /// Whose credential is used.
-    pub(in crate::upstream) repository: &'a Repository,
-    /// What a token has to allow: one scope, or several with a space in between.
-    pub(in crate::upstream) scope: String,
-    pub(in crate::upstream) accept: &'static str,
-    /// Further headers.
-    pub(in crate::upstream) headers: HeaderMap,
-    /// The body, unless it is a stream.
-    pub(in crate::upstream) content: Option<Bytes>,
-}
-
-impl<'a> Call<'a> {
-    /// A GET that needs the right to pull.
-    pub(in crate::upstream) fn get(
-        operation: Operation,
-        repository: &'a Repository,
-        url: Url,
-        accept: &'static str,
-    ) -> Self {
-        let (method, scope) = (Method::GET, format!("repository:{repository}:pull"));
-        let headers = HeaderMap::new();
-        Self { operation, method, url, repository, scope, accept, headers, content: None }
-    }
-
-    fn request(&self, url: &Url, authorization: Option<&HeaderValue>) -> HttpRequest {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
-        headers.extend(self.headers.clone());
-        headers.extend(authorization.cloned().map(|value| (AUTHORIZATION, value)));
-        let body = self.content.clone().map_or(RequestBody::Empty, RequestBody::Bytes);
-        HttpRequest { method: self.method.clone(), url: url.clone(), headers, body }
-    }
-}
-
-/// The answer to a call.
-pub(in crate::upstream) struct CallResponse {
-    pub(in crate::upstream) http: HttpResponse,
-    /// A redirect to another origin has led to it: it is the word of some storage, not of the
-    /// registry.
-    left_origin: bool,
-    /// The text of a refusal, once it has been read.
-    refusal_text: Option<Bytes>,
-}
 
 /// The parts of an upstream that an attempt needs, and as whom it is made.
 #[derive(Clone, Copy, Debug)]
@@ -242,7 +189,7 @@ impl CallAttempt<'_> {
             self.note_rate_limit(call.operation, response.headers());
             // What is written goes to the registry itself or nowhere.
             if !is_redirect(response.status()) || call.operation.is_write() {
-                return Ok(CallResponse { left_origin, ..CallResponse::direct(response) });
+                return Ok(CallResponse::new(response, left_origin));
             }
             let next = self.redirect_target(&url, &response)?;
             // A redirect's small body is read, so that its connection goes back to the pool.
@@ -317,123 +264,4 @@ impl CallAttempt<'_> {
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-impl CallResponse {
-    /// Of the registry itself.
-    fn direct(http: HttpResponse) -> Self {
-        Self { http, left_origin: false, refusal_text: None }
-    }
-
-    /// What a read without content means. Whether a registry has answered may stand in the text.
-    async fn failed_read(&mut self, operation: Operation, status: u16) -> ErrorKind {
-        let text = match status {
-            404 | 410 => self.refusal_text().await.clone(),
-            _ => Bytes::new(),
-        };
-        let (headers, left_origin) = (self.http.headers(), self.left_origin);
-        FailedRead { operation, status, headers, text: &text, left_origin }.kind()
-    }
-
-    /// Storage that does not have a blob, or whose address has ended.
-    fn is_refused_by_storage(&self) -> bool {
-        self.left_origin && matches!(self.http.status().as_u16(), 400 | 401 | 403 | 404 | 410)
-    }
-
-    /// The text of a refusal. Empty if it is too long or breaks off: then the status has to do.
-    async fn refusal_text(&mut self) -> &Bytes {
-        if self.refusal_text.is_none() {
-            let text = self.http.whole(REFUSAL_TEXT_MAX).await;
-            self.refusal_text = Some(text.unwrap_or_default());
-        }
-        self.refusal_text.get_or_insert_default()
-    }
-
-    /// Tells a rejection of the authorisation from an answer. What storage at another origin says
-    /// is not the registry's word: a 403 there is a presigned URL that has ended.
-    async fn check_auth(
-        mut self,
-        call: &Call<'_>,
-        authorization: &Authorization,
-    ) -> Result<Self, AuthRejection> {
-        let status = self.http.status().as_u16();
-        if self.left_origin || !matches!(status, 400 | 401 | 403) {
-            return Ok(self);
-        }
-        let challenges = challenges(self.http.headers());
-        let is_expired = match authorization {
-            // ECR Public answers an expired token with 400, and to a HEAD without a text that would
-            // say why.
-            Authorization::CachedToken(_) if status == 400 && call.method == Method::HEAD => true,
-            _ if challenges.is_empty() && authorization.header().is_some() => {
-                answer::says_expired(self.refusal_text().await)
-            }
-            Authorization::None
-            | Authorization::Basic(_)
-            | Authorization::CachedToken(_)
-            | Authorization::NewToken(_) => false,
-        };
-        if status == 400 && !is_expired {
-            return Ok(self);
-        }
-        let mut said = None;
-        if call.operation.is_write() || matches!(authorization, Authorization::Basic(_)) {
-            said = message_of_document(self.refusal_text().await);
-        }
-        // Read to its end, so that the second try finds the connection in the pool.
-        self.http.discard().await;
-        Err(AuthRejection { status, challenges, is_expired, said })
-    }
-}
-
-/// The registry does not take the authorisation.
-#[derive(Debug)]
-struct AuthRejection {
-    status: u16,
-    challenges: Vec<Challenge>,
-    /// The token is known to have ended, although no challenge asks for another.
-    is_expired: bool,
-    /// Why, in the registry's own words, if it refuses a write or was shown a login.
-    said: Option<String>,
-}
-
-impl AuthRejection {
-    /// What it means if there is a better authorisation by now that cannot be used any more.
-    fn token_replaced(&self) -> Fault {
-        let reason = "the upstream does not take this token any more; the next has another";
-        let kind = ErrorKind::TokenReplaced;
-        Fault::new(kind, Symptom::Status(self.status), reason).saying(self.said.clone())
-    }
-
-    /// What it means once nothing better can be sent (UP-7, UP-9).
-    fn fault(&self, rejected: &Authorization, identity: &UpstreamIdentity) -> Fault {
-        let status = self.status;
-        let (kind, what) = match rejected {
-            Authorization::Basic(_) if status == 401 || self.is_expired => {
-                (identity.rejection(), "rejects the credential")
-            }
-            Authorization::NewToken(_) | Authorization::CachedToken(_) if self.is_expired => {
-                (identity.rejection(), "rejects its own token")
-            }
-            // The credential is good or there is none: it is the repository that is out of reach.
-            // Docker Hub issues tokens without any right for repositories that are private or
-            // missing, and answers them with 401.
-            Authorization::None
-            | Authorization::Basic(_)
-            | Authorization::NewToken(_)
-            | Authorization::CachedToken(_) => {
-                (ErrorKind::Denied, "denies access to the repository")
-            }
-        };
-        let reason = format!("the upstream {what} ({status})");
-        Fault::new(kind, Symptom::Status(status), reason).saying(self.said.clone())
-    }
-
-    /// Whether no other token will do: the registry knows who asks, and says no.
-    fn is_about_rights(&self) -> bool {
-        let lacks_scope = |challenge: &Challenge| {
-            challenge.parameter("error").is_some_and(|error| error == "insufficient_scope")
-        };
-        (self.status == 403 && !self.is_expired) || self.challenges.iter().any(lacks_scope)
-    }
 }

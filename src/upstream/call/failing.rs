@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::RANGE;
 use tokio::time::Instant;
 
-use super::attempt::Call;
+use super::request::Call;
 use crate::clock::Clock;
 use crate::expiring::ExpiringCache;
 use crate::upstream::error::{Fault, Operation, Symptom, Unanswered};

@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::attempt::{Call, CallAttempt, CallResponse};
+use super::attempt::CallAttempt;
 use super::failing::FailingCalls;
+use super::request::Call;
+use super::response::CallResponse;
 use super::retry;
 use crate::clock::Clock;
 use crate::config;
