@@ -5,10 +5,11 @@ use std::time::Duration;
 use roadstead::oci::{Algorithm, Digest};
 use tokio::time::Instant;
 
+use crate::support::access_log;
 use crate::support::eventually;
 use crate::support::image::Image;
-use crate::support::origin::Origin;
-use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::origin::{Fault, On, Origin};
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
 
 /// A proxy that has pulled `a/b:v1` whole.
 async fn pulled() -> (Origin, Image, Proxy) {
@@ -109,4 +110,30 @@ async fn one_upstream_down_leaves_the_others_alone() {
         assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 502);
     }
     assert_eq!(proxy.get(&blob("quay.io/a/b", &layer.digest)).await.digest(), layer.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_registry_is_left_alone_or_throttles_is_one_warning_and_not_one_for_each_request() {
+    access_log::gather();
+    for (upstream, word) in [("gone.test", "left alone"), ("busy.test", "limits the rate")] {
+        let origin = Origin::start().await;
+        let text = format!(
+            "cache: {{ path: CACHE }}\ndefault_upstream: {upstream}\n\
+             access: {{ rules: [{{ who: anonymous, allow: [pull], images: ['**'] }}] }}\n\
+             upstreams: {{ {upstream}: {{ url: '{}' }} }}\n",
+            origin.url()
+        );
+        let proxy = Setup::written(&text).start().await;
+        if upstream == "gone.test" {
+            origin.stop().await;
+        } else {
+            origin.fault(On::path("a/b"), Fault::Status(429));
+        }
+        for tag in ["v1", "v2", "v3", "v4", "v5", "v6"] {
+            assert!(proxy.get(&manifest("a/b", tag)).await.status >= 429);
+        }
+        let told = access_log::warnings("upstream", upstream);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains(word), "{told:?}");
+    }
 }
