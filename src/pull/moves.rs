@@ -5,6 +5,7 @@
 //! client that were told the new digest could then pull neither. So the new manifest is fetched
 //! first, and of an index the manifests whose platforms were pulled through the old one.
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use super::answers::{ManifestAnswer, Want};
@@ -13,7 +14,7 @@ use super::error::Error;
 use super::facts::freshness::{self, Known};
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
-use crate::oci::{CanonicalName, Descriptor, Digest, Manifest, Tag};
+use crate::oci::{CanonicalName, Descriptor, Digest, Manifest, Platform, Tag};
 use crate::store::TagRecord;
 use crate::upstream::FailureClass;
 
@@ -56,15 +57,9 @@ impl PullThrough {
         old: &Digest,
         new: &ManifestAnswer,
     ) -> Result<(), Error> {
-        let Some(old) = self.0.inspect_stored(name, old).await else { return Ok(()) };
+        let pulled = self.0.pulled_platforms(name, old).await;
         let Some(bytes) = new.content.clone().bytes().await? else { return Ok(()) };
         let Ok(new) = Manifest::inspect(&bytes, &new.media_type) else { return Ok(()) };
-        let mut pulled = Vec::new();
-        for child in old.descriptors() {
-            if self.0.is_kept(name, &child.digest).await {
-                pulled.push(child);
-            }
-        }
         let fetches =
             counterparts(&pulled, new.descriptors()).into_iter().map(|child| async move {
                 match self.manifest_by_digest(name, &child, Want::Body).await {
@@ -95,11 +90,41 @@ impl PullCore {
             && freshness::may_stand_in(record.checked, stale_if_error, self.clock.now())
     }
 
-    /// What a manifest lists that is proven and stored.
+    /// The platforms that were pulled through a manifest that is proven and stored: those of the
+    /// manifests of an index that somebody has fetched, or that of an image's configuration.
+    async fn pulled_platforms(&self, name: &CanonicalName, digest: &Digest) -> Vec<Platform> {
+        let Some(manifest) = self.inspect_stored(name, digest).await else { return Vec::new() };
+        let mut pulled = Vec::new();
+        for listed in manifest.descriptors() {
+            if let Some(platform) = &listed.platform
+                && self.is_kept(name, &listed.digest).await
+            {
+                pulled.push(platform.clone());
+            }
+        }
+        let config = manifest.descriptors().first().filter(|listed| listed.platform.is_none());
+        if let Some(config) = config
+            && let Some(bytes) = self.stored_bytes(&config.digest).await
+            && let Ok(document) = serde_json::from_slice(&bytes)
+        {
+            pulled.extend(Platform::read(&document));
+        }
+        pulled
+    }
+
     async fn inspect_stored(&self, name: &CanonicalName, digest: &Digest) -> Option<Manifest> {
         let member = self.store.records().member(name, digest).await.ok()??;
-        let bytes = self.stored_manifest(digest).await?.content.bytes().await.ok()??;
+        let bytes = self.stored_bytes(digest).await?;
         Manifest::inspect(&bytes, &member.media_type?).ok()
+    }
+
+    /// What is stored, if it is no larger than a manifest.
+    async fn stored_bytes(&self, digest: &Digest) -> Option<Bytes> {
+        let stored = self.stored_manifest(digest).await?;
+        if stored.size > self.limits.manifest as u64 {
+            return None;
+        }
+        stored.content.bytes().await.ok()?
     }
 
     /// Whether somebody has pulled it from `name`, so that it is proven and stored.
@@ -111,9 +136,9 @@ impl PullCore {
 
 /// Those of `listed` that are for the platforms of `pulled`: of the same version of the system if
 /// there is one, else of any.
-fn counterparts(pulled: &[&Descriptor], listed: &[Descriptor]) -> Vec<Digest> {
+fn counterparts(pulled: &[Platform], listed: &[Descriptor]) -> Vec<Digest> {
     let mut found = Vec::new();
-    for platform in pulled.iter().filter_map(|child| child.platform.as_ref()) {
+    for platform in pulled {
         let of = |exact: bool| {
             let fits = move |child: &&Descriptor| {
                 child.platform.as_ref().is_some_and(|other| {
@@ -174,7 +199,8 @@ mod tests {
             ],
         );
         let of = |places: &[usize]| {
-            let pulled: Vec<_> = places.iter().map(|nth| &old.descriptors()[*nth]).collect();
+            let pulled = places.iter().filter_map(|nth| old.descriptors()[*nth].platform.clone());
+            let pulled: Vec<_> = pulled.collect();
             let found = counterparts(&pulled, new.descriptors());
             let place = |digest| new.descriptors().iter().position(|child| child.digest == digest);
             found.into_iter().map(|digest| place(digest).expect("listed")).collect::<Vec<_>>()

@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::client::Answer;
+use crate::support::content::{Blob, Content};
 use crate::support::eventually;
-use crate::support::image::{Image, Manifest, OCI_INDEX};
+use crate::support::image::{Image, Manifest, OCI_INDEX, OCI_MANIFEST};
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
-use crate::support::proxy::{Proxy, Setup, manifest};
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
 
 const TTL: Duration = Duration::from_secs(301);
 /// Longer than any pause after failures.
@@ -209,4 +210,29 @@ async fn an_index_whose_manifests_are_said_to_be_missing_moves_all_the_same() {
     put(&origin, "v1", &new);
     proxy.clock().advance(TTL);
     assert_leads_to(&proxy.get(&manifest("a/b", "v1")).await, &new, false, "a sparse index");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_becomes_an_index_moves_with_the_manifest_for_its_platform() {
+    let config = Blob::new(Content::given(r#"{"os":"linux","architecture":"arm64"}"#));
+    let kind = "application/vnd.oci.image.config.v1+json";
+    let listed =
+        json!({ "mediaType": kind, "digest": config.digest.as_str(), "size": config.len() });
+    let old =
+        json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": listed, "layers": [] });
+    let old = Manifest::new(OCI_MANIFEST, old.to_string());
+    let [amd64, arm64] = images();
+    let new = index(&[("amd64", &amd64), ("arm64", &arm64)]);
+    let (origin, proxy) = moved(&old, &new).await;
+    origin.put_blob("a/b", &config);
+    origin.put_manifest("a/b", &amd64);
+    origin.put_manifest("a/b", &arm64);
+    assert_eq!(proxy.get(&blob("a/b", &config.digest)).await.status, 200);
+    eventually("it is stored", || proxy.has_stored(&config.digest)).await;
+    origin.fault(On::path(&arm64.digest), Fault::Status(429));
+    assert_leads_to(&proxy.get(&manifest("a/b", "v1")).await, &old, true, "arm64 cannot be had");
+    origin.repair();
+    proxy.clock().advance(LATER);
+    assert_leads_to(&proxy.get(&manifest("a/b", "v1")).await, &new, false, "it can");
+    assert!(proxy.has_stored(&arm64.digest) && !proxy.has_stored(&amd64.digest));
 }
