@@ -95,8 +95,9 @@ impl App {
         &self.service.metrics
     }
 
-    /// Serves until `shutdown` resolves. Then `/readyz` is 503; new clients are served for the drain
-    /// delay, until balancers have noticed; transfers to clients may end within the grace period, and downloads that are still under way are dropped and leave nothing.
+    /// Serves until `shutdown` resolves. Then `/readyz` is 503; new clients are served for the
+    /// drain delay, until balancers have noticed; transfers to clients may end within the grace
+    /// period, and downloads that are still under way are dropped and leave nothing.
     pub async fn run(
         self,
         clients: TcpListener,

@@ -13,8 +13,8 @@ pub struct Limits {
     pub flight_head: Duration,
     /// For revalidation where a stale answer is at hand (DESIGN §14.2).
     pub revalidate: Duration,
-    /// One TCP connection and TLS handshake upstream; with an outbound proxy, each of the connection
-    /// to it, its answer, and the handshake behind it.
+    /// One TCP connection and TLS handshake upstream; with an outbound proxy, each of the
+    /// connection to it, its answer, and the handshake behind it.
     pub connect: Duration,
     /// A ping, which finds out whether an upstream that was silent answers at all (DESIGN §14.4).
     pub ping: Duration,

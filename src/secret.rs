@@ -15,8 +15,8 @@ impl Secret {
         Self(Arc::new(Zeroizing::new(value)))
     }
 
-    /// A secret as a file, a variable or a program hands it over: without the line ends that editors
-    /// and `echo` add. None if nothing is left.
+    /// A secret as a file, a variable or a program hands it over: without the line ends that
+    /// editors and `echo` add. None if nothing is left.
     pub fn of_line(text: &str) -> Option<Self> {
         let value = text.trim_end_matches(['\r', '\n']);
         (!value.is_empty()).then(|| Self::new(value.to_owned()))

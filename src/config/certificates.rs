@@ -16,7 +16,8 @@ use crate::licence::calendar;
 
 use super::place::Place;
 
-/// The content of the PEM file that the value names, with at least one certificate, each usable as an authority.
+/// The content of the PEM file that the value names, with at least one certificate, each usable as
+/// an authority.
 ///
 /// # Errors
 /// A sentence that names the file.

@@ -7,12 +7,12 @@ use super::access::{self, IdentitySources, RuleContext};
 use super::applications;
 use super::cache;
 use super::credentials::UpstreamContext;
+use super::files_read::FilesRead;
 use super::hosts;
 use super::keys;
 use super::listen;
 use super::place::{Fields, Place};
 use super::proxy;
-use super::sources::Sources;
 use super::units;
 use super::upstreams;
 use super::{Config, Log, LogFormat, Surroundings, Upstream, WayOut};
@@ -62,7 +62,7 @@ pub(super) fn config(root: &Place<'_>, around: &Surroundings<'_>) -> Config {
         shutdown_grace: top.read("shutdown_grace", Duration::from_secs(25), up_to_an_hour),
         log: log(&top),
         ignored_variables,
-        sources: Sources::default(),
+        files_read: FilesRead::default(),
     }
 }
 

@@ -46,8 +46,8 @@ impl YamlValue {
 }
 
 impl Node {
-    /// The number of the value of `key`, as `access.rules[0].who`, or of the nearest thing around it
-    /// that is there.
+    /// The number of the value of `key`, as `access.rules[0].who`, or of the nearest thing around
+    /// it that is there.
     pub(super) fn number_of(&self, key: &str) -> usize {
         self.find(key).unwrap_or(self.number)
     }
@@ -89,8 +89,8 @@ pub(super) fn line_of(text: &str, number: usize) -> Option<usize> {
     Some(run(text, Some(number)).err()?.location()?.line())
 }
 
-/// The line of what the parser does not understand, and what is wrong there. It has no word for tabs
-/// of its own.
+/// The line of what the parser does not understand, and what is wrong there. It has no word for
+/// tabs of its own.
 pub(super) fn in_plain_words(text: &str, error: &Error) -> (Option<usize>, String) {
     let line = error.location().map(|place| place.line());
     let indented_by_tab = |text: &&str| {

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use super::document::Node;
+use super::files_read::FilesRead;
 use super::place::Report;
 use super::problem::{Problem, Problems};
-use super::sources::Sources;
 use super::{Config, Surroundings, check, document, place::Place};
 use crate::files;
 
@@ -27,11 +27,11 @@ impl Draft {
     /// # Errors
     /// If it cannot be read at all, or is no YAML.
     pub fn read(file: &Path, around: &Surroundings<'_>) -> Result<Self, Problems> {
-        let mut sources = Sources::default();
-        let text = sources.read(file).and_then(files::utf8).map_err(|error| {
-            Problems::whole(file, None, format!("cannot be read: {error}"), sources.clone())
+        let mut files_read = FilesRead::default();
+        let text = files_read.read(file).and_then(files::utf8).map_err(|error| {
+            Problems::whole(file, None, format!("cannot be read: {error}"), files_read.clone())
         })?;
-        Self::of(text, file, around, sources)
+        Self::of(text, file, around, files_read)
     }
 
     /// Reads the text of a configuration; `file` only names it in problems.
@@ -39,24 +39,24 @@ impl Draft {
     /// # Errors
     /// If it is no YAML.
     pub fn parse(text: &str, file: &Path, around: &Surroundings<'_>) -> Result<Self, Problems> {
-        Self::of(text.to_owned(), file, around, Sources::default())
+        Self::of(text.to_owned(), file, around, FilesRead::default())
     }
 
-    /// A text that was read from `sources`.
+    /// A text, and the files that were read for it.
     fn of(
         text: String,
         file: &Path,
         around: &Surroundings<'_>,
-        sources: Sources,
+        files_read: FilesRead,
     ) -> Result<Self, Problems> {
         let root = match document::read(&text) {
             Ok(root) => root,
             Err(error) => {
                 let (line, message) = document::in_plain_words(&text, &error);
-                return Err(Problems::whole(file, line, message, sources));
+                return Err(Problems::whole(file, line, message, files_read));
             }
         };
-        let report = Report::beginning_with(sources);
+        let report = Report::beginning_with(files_read);
         let config = check::config(&Place::root(&root, &report), around);
         Ok(Self { file: file.to_owned(), text, root, config, report })
     }
@@ -86,11 +86,11 @@ impl Draft {
     /// # Errors
     /// Everything that is wrong, and the warnings as well.
     pub fn finish(self) -> Result<(Config, Problems), Problems> {
-        let (list, sources) = self.report.end(&self.text);
-        let problems = Problems::new(&self.file, list, sources.clone());
+        let (list, files_read) = self.report.end(&self.text);
+        let problems = Problems::new(&self.file, list, files_read.clone());
         if problems.are_fatal() {
             return Err(problems);
         }
-        Ok((Config { sources, ..self.config }, problems))
+        Ok((Config { files_read, ..self.config }, problems))
     }
 }

@@ -48,10 +48,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<LicenceFile, String> {
         .map_err(|error| format!("{} is not valid YAML: {error}", path.display()))?;
     let report = Report::default();
     let file = file(&Place::root(&root, &report));
-    let (problems, sources) = report.end(text);
+    let (problems, files_read) = report.end(text);
     match file {
         Some(file) if problems.is_empty() => Ok(file),
-        _ => Err(Problems::new(path, problems, sources).to_string()),
+        _ => Err(Problems::new(path, problems, files_read).to_string()),
     }
 }
 

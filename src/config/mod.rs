@@ -2,8 +2,8 @@
 //!
 //! `document` reads the YAML into a tree whose nodes know their lines. `place` walks the tree and
 //! notes problems. `check`, with a file for each section, turns it into a [`Config`], whose types
-//! stand in `model`. Until the files that it names have been looked at, it is a [`Draft`]; the result
-//! is a configuration without any problem, or every problem that was found.
+//! stand in `model`. Until the files that it names have been looked at, it is a [`Draft`]; the
+//! result is a configuration without any problem, or every problem that was found.
 
 mod access;
 mod applications;
@@ -14,6 +14,7 @@ mod credentials;
 mod docker_config;
 mod document;
 mod draft;
+mod files_read;
 mod hosts;
 mod keys;
 mod licence_file;
@@ -23,7 +24,6 @@ mod place;
 mod presets;
 mod problem;
 mod proxy;
-mod sources;
 mod units;
 mod upstreams;
 mod way_out;
@@ -39,13 +39,13 @@ use place::{Place, Report};
 
 pub(crate) use certificates::{Validity, certificate_flaws};
 pub use draft::Draft;
+pub use files_read::FilesRead;
 pub use licence_file::{LicenceFile, read_licence};
 pub use model::{
     Access, Allow, Application, Cache, ClientAuth, Config, Credential, Host, Licences, Log,
     LogFormat, Login, MinFree, Rule, Tls, UnknownCredentials, Upstream, WhenRejected, Writes,
 };
 pub use problem::{Problem, Problems};
-pub use sources::Sources;
 pub use upstreams::host_and_port;
 pub use way_out::{DialTarget, DirectHost, DirectName, ForwardProxy, WayOut};
 

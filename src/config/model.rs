@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
-use super::sources::Sources;
+use super::files_read::FilesRead;
 use super::way_out::{DialTarget, WayOut};
 use crate::identity::Identity;
 use crate::licence::Slug;
@@ -46,7 +46,7 @@ pub struct Config {
     pub ignored_variables: Vec<&'static str>,
     /// The document, and what was read with it (passwords, licences, authorities): a change of one
     /// is a change of the configuration.
-    pub sources: Sources,
+    pub files_read: FilesRead,
 }
 
 impl Config {

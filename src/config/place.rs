@@ -9,21 +9,21 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use super::document::{Node, YamlValue, line_of};
+use super::files_read::FilesRead;
 use super::problem::{Problem, Severity};
-use super::sources::Sources;
 use crate::files;
 
 /// Everything wrong that was found so far, and what was read on the way.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     problems: RefCell<Vec<(usize, Problem)>>,
-    sources: RefCell<Sources>,
+    files_read: RefCell<FilesRead>,
 }
 
 impl Report {
     /// Where something was read already.
-    pub(super) fn beginning_with(sources: Sources) -> Self {
-        Self { sources: RefCell::new(sources), ..Self::default() }
+    pub(super) fn beginning_with(files_read: FilesRead) -> Self {
+        Self { files_read: RefCell::new(files_read), ..Self::default() }
     }
 
     /// Notes a problem with the node of this number.
@@ -36,14 +36,14 @@ impl Report {
     }
 
     /// The problems in the order of the document, with their lines in `text`, and what was read.
-    pub(super) fn end(self, text: &str) -> (Vec<Problem>, Sources) {
+    pub(super) fn end(self, text: &str) -> (Vec<Problem>, FilesRead) {
         let mut found = self.problems.into_inner();
         found.sort_by_key(|(number, _)| *number);
         let problems = found
             .into_iter()
             .map(|(number, problem)| Problem { line: line_of(text, number), ..problem })
             .collect();
-        (problems, self.sources.into_inner())
+        (problems, self.files_read.into_inner())
     }
 }
 
@@ -102,7 +102,7 @@ impl<'d> Place<'d> {
     /// What the file holds that the value names: a change of it is a change of the document.
     pub(super) fn read_bytes(&self) -> Result<Vec<u8>, String> {
         let path = self.file()?;
-        let read = self.report.sources.borrow_mut().read(path);
+        let read = self.report.files_read.borrow_mut().read(path);
         read.map_err(|error| files::cannot_read(path, &error))
     }
 
@@ -114,7 +114,7 @@ impl<'d> Place<'d> {
 
     /// Whether there is a program; one that comes or goes is a change of the document.
     pub(super) fn find_program(&self, path: &Path) -> Result<(), String> {
-        self.report.sources.borrow_mut().find_program(path)
+        self.report.files_read.borrow_mut().find_program(path)
     }
 
     /// Text, or a whole number as text: sizes need no quotes.

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::sources::Sources;
+use super::files_read::FilesRead;
 
 /// Whether a configuration with this problem can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +42,12 @@ pub struct Problems {
     file: PathBuf,
     list: Vec<Problem>,
     /// What was read to find them: until any of it changes, they are the same.
-    sources: Sources,
+    files_read: FilesRead,
 }
 
 impl Problems {
-    pub(super) fn new(file: &Path, list: Vec<Problem>, sources: Sources) -> Self {
-        Self { file: file.to_owned(), list, sources }
+    pub(super) fn new(file: &Path, list: Vec<Problem>, files_read: FilesRead) -> Self {
+        Self { file: file.to_owned(), list, files_read }
     }
 
     /// One problem with the file as a whole.
@@ -55,9 +55,9 @@ impl Problems {
         file: &Path,
         line: Option<usize>,
         message: String,
-        sources: Sources,
+        files_read: FilesRead,
     ) -> Self {
-        Self::new(file, vec![Problem { line, ..Problem::error("", message) }], sources)
+        Self::new(file, vec![Problem { line, ..Problem::error("", message) }], files_read)
     }
 
     pub fn list(&self) -> &[Problem] {
@@ -65,8 +65,8 @@ impl Problems {
     }
 
     /// What was read to find them.
-    pub(crate) fn sources(&self) -> &Sources {
-        &self.sources
+    pub(crate) fn files_read(&self) -> &FilesRead {
+        &self.files_read
     }
 
     /// Whether any of them keeps the configuration from being used.

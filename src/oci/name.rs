@@ -20,7 +20,8 @@ impl UpstreamName {
     /// shortest form (RFC 5952), so that it is written in one way only.
     ///
     /// # Errors
-    /// `NAME_INVALID` if it is neither a lower-case host name nor an address, with an optional port.
+    /// `NAME_INVALID` if it is neither a lower-case host name nor an address, with an optional
+    /// port.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let (host, port) = split_port(text);
         let label = |label: &str| {

@@ -61,7 +61,8 @@ impl Pattern {
         }
     }
 
-    /// The globs that match what this one does, of the repository `name` and of everything below it.
+    /// The globs that match what this one does, of the repository `name` and of everything below
+    /// it.
     #[must_use]
     pub fn within(&self, name: &str) -> Vec<Self> {
         let mut ours = self.0.split('/');

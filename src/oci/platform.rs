@@ -13,8 +13,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Reads the platform of an entry, or that of an image's configuration, which has the same words;
-    /// none if it says of itself that it is no platform, as attestations do.
+    /// Reads the platform of an entry, or that of an image's configuration, which has the same
+    /// words; none if it says of itself that it is no platform, as attestations do.
     pub fn read(document: &Value) -> Option<Self> {
         let text = |key| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let [os, architecture, variant, os_version] =

@@ -64,8 +64,8 @@ impl PullThrough {
             counterparts(&pulled, new.descriptors()).into_iter().map(|child| async move {
                 match self.manifest_by_digest(name, &child, Want::Body).await {
                     Ok(_) => Ok(()),
-                    // The registry's word on that manifest is for whoever asks for it. Indexes may list
-                    // what their repository does not have.
+                    // The registry's word on that manifest is for whoever asks for it. Indexes may
+                    // list what their repository does not have.
                     Err(error)
                         if matches!(
                             error.class(),

@@ -84,7 +84,8 @@ impl PullThrough {
     ) -> Result<ManifestAnswer, Error> {
         let TagQuery { name, tag, want, .. } = query;
         let head = self.0.provisional.get(name, tag).filter(|head| head.known.digest == *digest);
-        // Another HEAD before anybody has fetched the manifest: the answer to the first one is enough.
+        // Another HEAD before anybody has fetched the manifest: the answer to the first one is
+        // enough.
         if let (Want::Head, Some(head)) = (want, head)
             && self.0.stored_manifest(digest).await.is_none()
         {

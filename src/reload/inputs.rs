@@ -251,8 +251,8 @@ pub(crate) fn revocations(config: &Config) -> Result<Revocations, Unusable> {
     if problems.is_empty() { Ok(all) } else { Err(Unusable::new(problems)) }
 }
 
-/// TLS as it comes to be. A certificate that clients would refuse does not replace one that is good:
-/// it waits for its time, or for the end of the other.
+/// TLS as it comes to be. A certificate that clients would refuse does not replace one that is
+/// good: it waits for its time, or for the end of the other.
 fn next_tls(config: &Config, service: &Service) -> Result<Option<TlsContext>, Unusable> {
     let next = tls(config)?;
     let now = service.clock.now();

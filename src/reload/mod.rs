@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
-use crate::config::{Config, Draft, Problems, Sources, Surroundings};
+use crate::config::{Config, Draft, FilesRead, Problems, Surroundings};
 use crate::files::Fingerprint;
 use crate::metrics::Metrics;
 use crate::reload::inputs::Input;
@@ -40,9 +40,9 @@ pub(crate) struct Reloader {
     file: Option<PathBuf>,
     logging: Option<Logging>,
     config: Config,
-    /// What the configuration was read from last. If that was refused, these are not the sources of
+    /// What the configuration was read from last. If that was refused, these are not the files of
     /// `config`: a secret that it misses may come later.
-    sources: Sources,
+    files_read: FilesRead,
     service: Arc<Service>,
     metrics: Arc<Metrics>,
     /// What the files of each input held when they were read last, good or bad, by its label. A bad
@@ -58,11 +58,11 @@ impl Reloader {
     /// Remembers the files of each input as they are now. The inputs of `config` have to be loaded
     /// after this: a change in between is then seen as a change.
     pub(crate) fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
-        let sources = config.sources.clone();
+        let files_read = config.files_read.clone();
         let (file, logging) = (None, None);
         let (seen, due, refused) = (HashMap::new(), HashMap::new(), HashSet::new());
         let mut reloader =
-            Self { file, logging, config, sources, service, metrics, seen, due, refused };
+            Self { file, logging, config, files_read, service, metrics, seen, due, refused };
         reloader.show_state("start", true);
         for input in Input::ALL {
             reloader.note_change(input.as_str(), &input.files(&reloader.config));
@@ -95,7 +95,7 @@ impl Reloader {
     /// Loads what has changed on disk, or everything; blocks.
     fn reload(&mut self, look: Look) {
         if let Some(file) = self.file.clone()
-            && (look == Look::Everything || self.sources.have_changed())
+            && (look == Look::Everything || self.files_read.have_changed())
         {
             let outcome = self.load_configuration(&file);
             self.report(CONFIGURATION, outcome);
@@ -130,10 +130,10 @@ impl Reloader {
         let read = Draft::read(file, &Surroundings::of_process(self.service.clock.now()))
             .and_then(Draft::finish);
         let (next, warnings) = read.map_err(|problems| {
-            self.sources = problems.sources().clone();
+            self.files_read = problems.files_read().clone();
             one_line(&problems)
         })?;
-        self.sources = next.sources.clone();
+        self.files_read = next.files_read.clone();
         let fixed = self.config.needs_restart(&next);
         if !fixed.is_empty() {
             return Err(format!(

@@ -1,6 +1,6 @@
-//! How full the disk is, for the operator: gauges when somebody asks, and a warning when there is no
-//! room for new content, and when there is again. What finds no room is passed through, so without
-//! them nobody would notice.
+//! How full the disk is, for the operator: gauges when somebody asks, and a warning when there is
+//! no room for new content, and when there is again. What finds no room is passed through, so
+//! without them nobody would notice.
 
 use std::sync::{Arc, Mutex};
 

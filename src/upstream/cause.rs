@@ -10,8 +10,8 @@ use tokio::time::error::Elapsed;
 
 use crate::shortage::is_shortage;
 
-/// What kept us from an answer. A closed set: it is a metric label, and clients are told the clause,
-/// which holds no address.
+/// What kept us from an answer. A closed set: it is a metric label, and clients are told the
+/// clause, which holds no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// Nobody listens there.
@@ -210,8 +210,8 @@ impl ProxyFault {
     }
 }
 
-/// What an operator wants to know beside the cause: what TLS itself says, which names dates, and the
-/// names in a certificate; and why a proxy cannot be reached, or what it says.
+/// What an operator wants to know beside the cause: what TLS itself says, which names dates, and
+/// the names in a certificate; and why a proxy cannot be reached, or what it says.
 pub(super) fn detail(error: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(ProxyError { proxy, fault }) = find(error) {
         let inner = fault.source().and_then(Cause::of);

@@ -81,9 +81,9 @@ impl ErrorKind {
             Self::CredentialRejected => FailureClass::Credential,
             Self::CredentialWithdrawn => FailureClass::Withdrawn,
             // Without a login, or with an old token, the registry was never asked about the thing.
-            // What is no registry's answer, or leads where we may not go, comes from whatever stands
-            // in its place (UP-10).
-            // Nor was it when we could not dial: what is cached may stand in for our own shortage.
+            // What is no registry's answer, or leads where we may not go, comes from whatever
+            // stands in its place (UP-10). Nor was it when we could not dial: what is cached may
+            // stand in for our own shortage.
             Self::NoLogin
             | Self::OutOfResources
             | Self::TokenReplaced

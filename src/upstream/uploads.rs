@@ -230,8 +230,8 @@ fn begun(response: &CallResponse, requested: &Url) -> Result<UploadStatus, Fault
 }
 
 /// What the last bytes of an upload have come to. The spec asks for 201; docker and containerd take
-/// 200 and 204 for it too, and 202 (PROTOCOL §3.9). A 202 that says where the upload goes on is left
-/// to the client.
+/// 200 and 204 for it too, and 202 (PROTOCOL §3.9). A 202 that says where the upload goes on is
+/// left to the client.
 fn ended(response: &CallResponse, requested: &Url) -> Result<UploadStatus, Fault> {
     let headers = response.http.headers();
     match response.http.status() {

@@ -43,8 +43,8 @@ impl FailedRead<'_> {
     }
 }
 
-/// Whether `text` is `{"errors":[{"code":"…"}]}`, whichever the code: registries have codes of their
-/// own (distribution-spec, "Error Codes").
+/// Whether `text` is `{"errors":[{"code":"…"}]}`, whichever the code: registries have codes of
+/// their own (distribution-spec, "Error Codes").
 fn is_error_document(text: &[u8]) -> bool {
     let document: Option<serde_json::Value> = serde_json::from_slice(text).ok();
     document.is_some_and(|document| document["errors"][0]["code"].is_string())

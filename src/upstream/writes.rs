@@ -82,8 +82,8 @@ impl UpstreamClient {
 
 fn accepted_manifest(response: &CallResponse) -> Result<AcceptedManifest, Fault> {
     let (status, headers) = (response.http.status(), response.http.headers());
-    // The spec asks for 201; some answer 200, 202 or 204, which docker and containerd take, and have
-    // the manifest all the same.
+    // The spec asks for 201; some answer 200, 202 or 204, which docker and containerd take, and
+    // have the manifest all the same.
     if !matches!(status.as_u16(), 200 | 201 | 202 | 204) {
         return Err(unexpected_status(status));
     }

@@ -29,8 +29,8 @@ fn hardly_any_type_name_is_defined_twice() {
     assert!(count * 100 <= total * SHARED_PERCENT_MAX, "{count} of {total}: {shared:#?}");
 }
 
-/// Types that `text` defines. Each module may have an `Error`, and implementations of foreign traits
-/// name the associated types that those want.
+/// Types that `text` defines. Each module may have an `Error`, and implementations of foreign
+/// traits name the associated types that those want.
 fn type_names(text: &str) -> Vec<String> {
     let code = without_test_modules(&without_comments_and_strings(text));
     let mut names = Vec::new();

@@ -1,5 +1,5 @@
-//! The demonstration in `deploy/`, as docs/vendors.md walks through it: the same configuration and the
-//! same commands, with processes where compose has containers.
+//! The demonstration in `deploy/`, as docs/vendors.md walks through it: the same configuration and
+//! the same commands, with processes where compose has containers.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -3,35 +3,14 @@
 
 use std::time::Duration;
 
-use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Kind, On, Origin, Request};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
+use crate::support::pulled::{paths, pulled};
 
 const MIB: u64 = 1 << 20;
 /// Longer than a tag and a proof are believed.
 const OLD: Duration = Duration::from_secs(601);
-
-/// A proxy that has pulled `a/b:v1` whole.
-async fn pulled() -> (Origin, Image, Proxy) {
-    let image = Image::new(1, &[300_000]);
-    let origin = Origin::with("a/b", "v1", &image).await;
-    let proxy = Proxy::of(&origin).await;
-    for path in paths(&image) {
-        assert_eq!(proxy.get(&path).await.status, 200, "{path}");
-    }
-    eventually("the blob is stored", || proxy.has_stored(&image.layers[0].digest)).await;
-    (origin, image, proxy)
-}
-
-fn paths(image: &Image) -> [String; 4] {
-    [
-        manifest("a/b", "v1"),
-        manifest("a/b", &image.manifest.digest),
-        blob("a/b", &image.config.digest),
-        blob("a/b", &image.layers[0].digest),
-    ]
-}
 
 async fn serves(proxy: &Proxy, image: &Image, what: &str) {
     for path in paths(image) {

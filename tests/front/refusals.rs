@@ -7,36 +7,12 @@ use roadstead::oci::Digest;
 
 use crate::support::content::Blob;
 use crate::support::eventually;
-use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::pulled::{paths, pulled};
 
 const MIB: u64 = 1 << 20;
 const PROOF_TTL: Duration = Duration::from_secs(601);
-
-/// A proxy that has pulled `a/b:v1` whole.
-async fn pulled() -> (Origin, Image, Proxy) {
-    let image = Image::new(1, &[300_000]);
-    let origin = Origin::with("a/b", "v1", &image).await;
-    let proxy = Proxy::of(&origin).await;
-    for path in paths(&image) {
-        assert_eq!(proxy.get(&path).await.status, 200, "{path}");
-    }
-    for kept in [&image.layers[0], &image.config] {
-        eventually("the blob is stored", || proxy.has_stored(&kept.digest)).await;
-    }
-    (origin, image, proxy)
-}
-
-/// Everything that a pull of it asks for.
-fn paths(image: &Image) -> [String; 4] {
-    [
-        manifest("a/b", "v1"),
-        manifest("a/b", &image.manifest.digest),
-        blob("a/b", &image.config.digest),
-        blob("a/b", &image.layers[0].digest),
-    ]
-}
 
 /// Asks for a signature's tag, which upstream refuses once.
 async fn refuse_a_side_question(origin: &Origin, proxy: &Proxy) {

@@ -8,10 +8,10 @@ use roadstead::config::{self, Credential, WhenRejected};
 use roadstead::oci::Pattern;
 use roadstead::secret::Secret;
 
-use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::{Auth, Bearer, Fault, Kind, Login, On, Origin};
-use crate::support::proxy::{Proxy, Setup, blob, manifest};
+use crate::support::proxy::{Proxy, Setup, manifest};
+use crate::support::pulled::{paths, pull};
 use crate::support::vendor::{DAY, Vendor};
 
 /// Longer than a tag and a proof are believed.
@@ -39,19 +39,8 @@ async fn pulled(auth: Auth, when_rejected: WhenRejected) -> (Origin, Image, Prox
     let mut setup = Setup::new();
     setup.upstream("docker.io", &origin).credentials = vec![credential(&RIGHT, when_rejected)];
     let proxy = setup.start().await;
-    for path in paths(&image) {
-        assert_eq!(proxy.get(&path).await.status, 200, "{path}");
-    }
-    eventually("the blob is stored", || proxy.has_stored(&image.layers[0].digest)).await;
+    pull(&proxy, &image).await;
     (origin, image, proxy)
-}
-
-fn paths(image: &Image) -> [String; 3] {
-    [
-        manifest("a/b", "v1"),
-        manifest("a/b", &image.manifest.digest),
-        blob("a/b", &image.layers[0].digest),
-    ]
 }
 
 fn rejected(proxy: &Proxy) -> i64 {

@@ -18,8 +18,8 @@ use crate::expiring::ExpiringCache;
 /// Different wrong passwords of one user from one address in [`FAILURE_WINDOW`] (ACCESS §5.3).
 const FAILURES_MAX: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_mins(1);
-/// How long an address counts as failing whose attempt was crowded out: long enough to recognise one
-/// that keeps coming, short enough for one that came in somebody else's flood.
+/// How long an address counts as failing whose attempt was crowded out: long enough to recognise
+/// one that keeps coming, short enough for one that came in somebody else's flood.
 const CROWDED_OUT_FAILING_FOR: Duration = Duration::from_secs(10);
 /// Addresses, names, and pairs of them that are remembered.
 pub(super) const REMEMBERED_MAX: u64 = 65_536;

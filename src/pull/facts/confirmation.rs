@@ -27,8 +27,8 @@ impl Membership {
     /// has just said that the digest is gone.
     ///
     /// # Errors
-    /// If the proof is old or in doubt, and upstream refuses, or has failed for longer than a stale answer may
-    /// live.
+    /// If the proof is old or in doubt, and upstream refuses, or has failed for longer than a stale
+    /// answer may live.
     pub(crate) async fn proven(
         &self,
         name: &CanonicalName,

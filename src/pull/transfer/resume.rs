@@ -48,8 +48,8 @@ impl Fill {
         }
     }
 
-    /// Whether a clean end may be the end of the blob: without an announced size the digest decides,
-    /// not a manifest.
+    /// Whether a clean end may be the end of the blob: without an announced size the digest
+    /// decides, not a manifest.
     fn may_be_whole(&self, staged: &Staged, size: ExpectedSize) -> bool {
         let short = size.described.is_some_and(|described| staged.written() < described);
         let is_right = || staged.hasher().is_some_and(|hasher| hasher.finish() == self.digest);

@@ -46,8 +46,8 @@ const HTTP_2_STREAM_WINDOW: u32 = 256 * 1024;
 const HTTP_2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// Streams that a client may open and reset before they are served. h2 keeps a record of each, so
-/// that a flood of them could take all memory (RUSTSEC-2023-0034); with more, it ends the connection
-/// with `ENHANCE_YOUR_CALM`.
+/// that a flood of them could take all memory (RUSTSEC-2023-0034); with more, it ends the
+/// connection with `ENHANCE_YOUR_CALM`.
 const HTTP_2_RESETS_MAX: usize = 20;
 
 /// How often a quiet HTTP/2 connection is pinged, and how long the answer may take. A client that

@@ -122,8 +122,8 @@ impl Authenticator {
 
     /// How long to wait before a token is shown once more that was issued just now and refused: the
     /// registry's clock may be a moment behind the issuer's, so that the token is not valid yet
-    /// (UP-6). `None` where the registry says that it is the right that is missing, or where waiting
-    /// has been in vain for this scope a while ago.
+    /// (UP-6). `None` where the registry says that it is the right that is missing, or where
+    /// waiting has been in vain for this scope a while ago.
     pub(in crate::upstream) fn patience(
         &self,
         challenges: &[Challenge],
@@ -287,8 +287,8 @@ impl Authenticator {
         Ok(Learned { scheme, is_new, scope: scope.flatten() })
     }
 
-    /// The first challenge that we can and may answer, and the scope that it names. A realm that we may not go to is an error if
-    /// nothing else is left.
+    /// The first challenge that we can and may answer, and the scope that it names. A realm that we
+    /// may not go to is an error if nothing else is left.
     fn choose(
         &self,
         challenges: &[Challenge],

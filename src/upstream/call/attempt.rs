@@ -80,8 +80,8 @@ impl CallAttempt<'_> {
     }
 
     /// Sends what cannot be sent a second time. A rejection is final; but if there is a better
-    /// authorisation by then, the fault is `TokenReplaced`, since the client may send it again. What
-    /// is rejected with that as well is final (UP-6), else the client would send it for ever.
+    /// authorisation by then, the fault is `TokenReplaced`, since the client may send it again.
+    /// What is rejected with that as well is final (UP-6), else the client would send it for ever.
     pub(in crate::upstream) async fn send_once(
         &self,
         call: &Call<'_>,
@@ -210,7 +210,8 @@ impl CallAttempt<'_> {
         })
     }
 
-    /// Docker Hub tells with each manifest how many pulls there are, and how many are left (PROTOCOL §3.10).
+    /// Docker Hub tells with each manifest how many pulls there are, and how many are left
+    /// (PROTOCOL §3.10).
     fn note_rate_limit(&self, operation: Operation, headers: &HeaderMap) {
         if !matches!(operation, Operation::ManifestGet | Operation::ManifestHead) {
             return;

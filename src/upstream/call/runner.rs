@@ -189,13 +189,14 @@ impl CallRunner {
         let pass = self.throttle.check(self.logins.credential(call.repository), call.operation)?;
         let mut identity = self.identity(call.operation, call.repository, deadline).await?;
         let started = Instant::now();
-        let mut outcome = self.run_until_deadline(call, &identity, budget, &finish).await;
+        let mut outcome =
+            by(deadline, self.run_with_retries(call, &identity, budget, &finish)).await;
         // A helper may have a newer login, as ECR's passwords end after 12 hours.
         if outcome.as_ref().is_err_and(|fault| fault.kind == identity.rejection())
             && let Some(other) = in_time(deadline, self.logins.instead_of(&identity)).await?
         {
             identity = other;
-            outcome = self.run_until_deadline(call, &identity, budget, &finish).await;
+            outcome = by(deadline, self.run_with_retries(call, &identity, budget, &finish)).await;
         }
         match &outcome {
             Ok(_) if call.operation.is_write() => self.failing.forget(call),
@@ -232,21 +233,6 @@ impl CallRunner {
                 self.transport.note_failure(call.operation.direction(), fault);
             }
         }
-    }
-
-    async fn run_until_deadline<T, F>(
-        &self,
-        call: &Call<'_>,
-        identity: &UpstreamIdentity,
-        budget: &mut CallBudget,
-        finish: impl Fn(CallResponse) -> F,
-    ) -> Result<T, Fault>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        let deadline = budget.deadline;
-        let running = self.run_with_retries(call, identity, budget, finish);
-        timeout_at(deadline, running).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Sends the call until it works or `retry` says that it will not. A pause that would end after
@@ -291,6 +277,14 @@ impl CallRunner {
 /// The deadline passed while a token was waited for, or within a body.
 fn late() -> Fault {
     Fault::new(ErrorKind::Timeout, Symptom::Silence, "no answer in time")
+}
+
+/// Waits for an answer until the deadline.
+async fn by<T>(
+    deadline: Instant,
+    answer: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Waits for a login until the caller's deadline. The helper runs on for those who wait longer.

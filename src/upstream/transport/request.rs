@@ -172,8 +172,8 @@ impl HttpRequest {
     }
 }
 
-/// Tells the registry's answer from one of a proxy that is told whole URLs: 407 is no registry's, and
-/// neither is a page that refuses or says that the host is not reached.
+/// Tells the registry's answer from one of a proxy that is told whole URLs: 407 is no registry's,
+/// and neither is a page that refuses or says that the host is not reached.
 fn of_registry(
     url: &Url,
     way: Way<'_>,

@@ -1,8 +1,8 @@
 //! How names become addresses.
 //!
-//! Two connectors go through one [`Lookup`]. The one for configured hosts takes any address; the one
-//! for hosts that somebody else named drops every address that is not public, and exactly those that
-//! remain are connected to, so that there is no second lookup to answer differently.
+//! Two connectors go through one [`Lookup`]. The one for configured hosts takes any address; the
+//! one for hosts that somebody else named drops every address that is not public, and exactly those
+//! that remain are connected to, so that there is no second lookup to answer differently.
 
 use std::fmt;
 use std::io;

@@ -1,7 +1,7 @@
 //! The way to a URL: straight there, or through the proxy of the network. Pure.
 //!
-//! Read as curl reads it: `https` goes through a tunnel (CONNECT), and `http` in absolute form, since
-//! proxies commonly allow CONNECT to TLS ports only. A proxy resolves names by itself, so no
+//! Read as curl reads it: `https` goes through a tunnel (CONNECT), and `http` in absolute form,
+//! since proxies commonly allow CONNECT to TLS ports only. A proxy resolves names by itself, so no
 //! filtering resolver sees them; [`is_internal`] says which names are not even told to one.
 
 use std::net::IpAddr;
@@ -93,8 +93,8 @@ fn is_below(name: &str, suffix: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// Domains that mean something in one's own network only (RFC 6761, RFC 6762 and its appendix G, RFC
-/// 8375, ICANN's `internal`, Kubernetes' `svc`), and a cloud's metadata that has a public name.
+/// Domains that mean something in one's own network only (RFC 6761, RFC 6762 and its appendix G,
+/// RFC 8375, ICANN's `internal`, Kubernetes' `svc`), and a cloud's metadata that has a public name.
 const INTERNAL: [&str; 13] = [
     "localhost",
     "local",

@@ -10,11 +10,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A socket, TLS over one, a tunnel through a proxy, TLS over that.
-pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait IoStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> IoStream for T {}
 
-pub(super) type BoxStream = Box<dyn ByteStream>;
+pub(super) type BoxStream = Box<dyn IoStream>;
 
 /// What requests are sent over.
 pub(super) struct Wire {

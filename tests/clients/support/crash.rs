@@ -14,7 +14,8 @@ use super::proxy::{Proxy, Settings};
 /// Layers of the images that are transferred meanwhile, in bytes.
 pub(crate) const SIZES: &[usize] = &[300_000, 1 << 20, 3 << 20];
 
-/// Kills the proxy when `transfer` has run for `moment`, and waits for both: how the transfer ended.
+/// Kills the proxy when `transfer` has run for `moment`, and waits for both: how the transfer
+/// ended.
 pub(crate) async fn kill_during(
     proxy: &mut Proxy,
     moment: Duration,

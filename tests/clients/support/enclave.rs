@@ -38,8 +38,8 @@ impl Enclave {
     pub(crate) fn make() -> Self {
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
-        // Of a network for benchmarks, which nobody routes (RFC 2544); two processes of tests rarely
-        // meet, and the second then fails to take the address.
+        // Of a network for benchmarks, which nobody routes (RFC 2544); two processes of tests
+        // rarely meet, and the second then fails to take the address.
         let third = u8::try_from(process % 256).expect("below 256");
         let at = |last: u8| Ipv4Addr::new(198, 18, third, 4 * number + last);
         let enclave = Self { name: format!("rs{process}x{number}"), outside: at(1), inside: at(2) };

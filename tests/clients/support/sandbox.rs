@@ -14,8 +14,8 @@ pub(crate) const HOST: &str = "vendor.test";
 /// Takes a folder for `/etc` and becomes another program; the mount is gone with it.
 const ENTER: &str = r#"mount --bind "$0" /etc && exec "$@""#;
 
-/// A private view of the machine, in a mount namespace of its own: [`HOST`] is this machine, its certificate is trusted, and what
-/// programs leave in `/etc` or at home vanishes with the test.
+/// A private view of the machine, in a mount namespace of its own: [`HOST`] is this machine, its
+/// certificate is trusted, and what programs leave in `/etc` or at home vanishes with the test.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox {
     folder: PathBuf,

@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod origin;
 mod panics;
 pub(crate) mod proxy;
+pub(crate) mod pulled;
 pub(crate) mod push;
 mod setup;
 pub(crate) mod tls;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use roadstead::clock::Clock;
 use roadstead::config::{
-    Access, Allow, Cache, Config, Credential, Log, LogFormat, Login, MinFree, Rule, Sources,
+    Access, Allow, Cache, Config, Credential, FilesRead, Log, LogFormat, Login, MinFree, Rule,
     Upstream, WayOut, Writes,
 };
 use roadstead::identity::Identity;
@@ -172,6 +172,6 @@ fn config(path: PathBuf) -> Config {
         shutdown_grace: Duration::from_secs(1),
         log: Log { format: LogFormat::Human, level: "info".into() },
         ignored_variables: Vec::new(),
-        sources: Sources::default(),
+        files_read: FilesRead::default(),
     }
 }

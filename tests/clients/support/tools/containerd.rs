@@ -1,5 +1,5 @@
-//! containerd and `ctr`: with the `hosts.toml` of docs/clients.md, any registry, named by `ns`; and with what opens one,
-//! which it keeps nowhere.
+//! containerd and `ctr`: with the `hosts.toml` of docs/clients.md, any registry, named by `ns`; and
+//! with what opens one, which it keeps nowhere.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! podman: with the mirror in `registries.conf` of docs/clients.md, any registry, named by a path prefix; and with
-//! logins.
+//! podman: with the mirror in `registries.conf` of docs/clients.md, any registry, named by a path
+//! prefix; and with logins.
 
 use std::fs;
 use std::net::SocketAddr;

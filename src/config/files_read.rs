@@ -11,7 +11,7 @@ use crate::files::{self, Fingerprint};
 
 /// The document itself, the files that it names, and the programs that it was looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources(Vec<(Source, Fingerprint)>);
+pub struct FilesRead(Vec<(Source, Fingerprint)>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
@@ -20,7 +20,7 @@ enum Source {
     Program(PathBuf),
 }
 
-impl Sources {
+impl FilesRead {
     /// Reads a file, and remembers what it held or why it could not be read.
     ///
     /// # Errors
@@ -72,10 +72,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (file, program) = (folder.path().join("file"), folder.path().join("program"));
         let look = || {
-            let mut sources = Sources::default();
-            let _ = sources.read(&file);
-            let _ = sources.find_program(&program);
-            sources
+            let mut files_read = FilesRead::default();
+            let _ = files_read.read(&file);
+            let _ = files_read.find_program(&program);
+            files_read
         };
         let mode = |bits| fs::set_permissions(&program, fs::Permissions::from_mode(bits));
         let steps: [&dyn Fn() -> io::Result<()>; 6] = [
