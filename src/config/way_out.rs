@@ -96,7 +96,7 @@ impl DirectHost {
             Some((host, port)) => (host, Some(port.parse().map_err(|_| not_direct(text))?)),
             None => (bare, None),
         };
-        let name = match host.parse::<IpAddr>() {
+        let name = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(address) => DirectName::Network(address.into()),
             Err(_) => DirectName::Below(bare_name(host).ok_or_else(|| not_direct(text))?),
         };
@@ -130,6 +130,8 @@ mod tests {
         for bad in ["10.0.0.5", "fd00::1", ":443", "a.test:0", "a.test:x", "https://a.test:443"] {
             assert!(DialTarget::parse(bad).is_err(), "{bad}");
         }
+        let with_port = DirectHost::parse("[fd00::1]:5000").expect("an address with a port");
+        assert_eq!(with_port.port, Some(5000));
         for bad in ["", "a b", "a/b", "http://a.test", "10.0.0.0/33", "a.test:x"] {
             assert!(DirectHost::parse(bad).is_err(), "{bad}");
         }

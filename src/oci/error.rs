@@ -87,7 +87,7 @@ const MESSAGE_MAX: usize = 300;
 pub fn message_of_document(document: &[u8]) -> Option<String> {
     let document: serde_json::Value = serde_json::from_slice(document).ok()?;
     let text = document["errors"][0]["message"].as_str()?;
-    let visible = |c: char| if c.is_control() || is_invisible(c) { ' ' } else { c };
+    let visible = |c: char| if is_invisible(c) { ' ' } else { c };
     let text: String = text.chars().take(8 * MESSAGE_MAX).map(visible).collect();
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut message: String = line.chars().take(MESSAGE_MAX).collect();
@@ -97,10 +97,14 @@ pub fn message_of_document(document: &[u8]) -> Option<String> {
     (!message.is_empty()).then_some(message)
 }
 
-/// Characters of no width, and those that change the direction of writing.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}')
+/// Control characters, characters of no width, and those that change the direction of writing.
+pub fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// The error document: `{"errors":[{"code":…,"message":…}]}` (distribution-spec, "Error Codes").

@@ -19,6 +19,7 @@ pub const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 pub const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// `artifactType`, if the referrers were filtered by it.
 pub const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-/// Docker Hub: pulls that are left in the current window, as `76;w=21600`.
+/// Docker Hub: pulls in a window, as `100;w=21600`.
 pub const RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+/// Docker Hub: pulls that are left in the current window, as `76;w=21600`.
 pub const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");

@@ -18,7 +18,7 @@ mod upload;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use endpoint::{Endpoint, Target, blob_path, manifest_path, referrers_path, tags_path};
-pub use error::{ErrorCode, ParseError, error_document, message_of_document};
+pub use error::{ErrorCode, ParseError, error_document, is_invisible, message_of_document};
 pub use extent::{ContentRange, Extent, Part};
 pub use manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
 pub use media_type::{MediaType, OCI_INDEX};

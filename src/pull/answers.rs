@@ -76,14 +76,16 @@ pub enum ManifestContent {
 }
 
 impl ManifestContent {
-    /// All of it; none if there is only a head.
+    /// All of it; none if there is only a head, or if it is larger than `limit` bytes: a digest that
+    /// is called a manifest may be that of a layer.
     ///
     /// # Errors
     /// If the stored file cannot be read.
-    pub(super) async fn bytes(self) -> Result<Option<Bytes>, Error> {
+    pub(super) async fn bytes(self, limit: usize) -> Result<Option<Bytes>, Error> {
         match self {
             Self::None => Ok(None),
             Self::Memory(bytes) => Ok(Some(bytes)),
+            Self::Stored(blob) if blob.size() > limit as u64 => Ok(None),
             Self::Stored(blob) => {
                 let mut bytes = BytesMut::new();
                 while (bytes.len() as u64) < blob.size() {

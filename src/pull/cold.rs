@@ -143,12 +143,13 @@ impl PullThrough {
         let far_ahead = |part: &ByteSpan| is_far_ahead(&state.borrow(), part, &self.0.limits);
         if let Some(part) = part.filter(far_ahead) {
             match self.relay_part(query, part, file.size).await {
-                // Upstream ignores Range, or fails or throttles just now. The flight brings these
-                // bytes as well, only later. A refusal stays a refusal.
+                // Upstream ignores Range, or cannot be asked or throttles just now. The flight brings
+                // these bytes as well, only later. A refusal stays a refusal.
                 Err(
                     Error::Untrue { .. }
                     | Error::Upstream { .. }
                     | Error::Unconfirmed { .. }
+                    | Error::Exhausted(_)
                     | Error::RateLimited { .. },
                 ) => {}
                 answer => return answer,

@@ -58,7 +58,9 @@ impl PullThrough {
         new: &ManifestAnswer,
     ) -> Result<(), Error> {
         let pulled = self.0.pulled_platforms(name, old).await;
-        let Some(bytes) = new.content.clone().bytes().await? else { return Ok(()) };
+        let Some(bytes) = new.content.clone().bytes(self.0.limits.manifest).await? else {
+            return Ok(());
+        };
         let Ok(new) = Manifest::inspect(&bytes, &new.media_type) else { return Ok(()) };
         let fetches =
             counterparts(&pulled, new.descriptors()).into_iter().map(|child| async move {
@@ -121,10 +123,7 @@ impl PullCore {
     /// What is stored, if it is no larger than a manifest.
     async fn stored_bytes(&self, digest: &Digest) -> Option<Bytes> {
         let stored = self.stored_manifest(digest).await?;
-        if stored.size > self.limits.manifest as u64 {
-            return None;
-        }
-        stored.content.bytes().await.ok()?
+        stored.content.bytes(self.limits.manifest).await.ok()?
     }
 
     /// Whether somebody has pulled it from `name`, so that it is proven and stored.

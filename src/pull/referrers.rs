@@ -150,7 +150,9 @@ impl PullThrough {
             Err(error) => return Err(error),
         };
         let (types, outcome) = (page.artifact_types(), answer.outcome);
-        let index = index_bytes(answer).await?.and_then(|bytes| filtered(bytes, &types));
+        let index = index_bytes(answer, self.0.limits.manifest)
+            .await?
+            .and_then(|bytes| filtered(bytes, &types));
         if index.is_none() {
             tracing::debug!(image = %name, %tag,
                 "the fallback tag of referrers leads to no list of them");
@@ -184,11 +186,11 @@ fn is_malformed(error: &Error) -> bool {
 }
 
 /// The bytes of an image index; `None` if it is another manifest.
-async fn index_bytes(manifest: ManifestAnswer) -> Result<Option<Bytes>, Error> {
+async fn index_bytes(manifest: ManifestAnswer, limit: usize) -> Result<Option<Bytes>, Error> {
     if manifest.media_type.as_str() != OCI_INDEX {
         return Ok(None);
     }
-    manifest.content.bytes().await
+    manifest.content.bytes(limit).await
 }
 
 /// `index` with those of its entries that have one of `types`, or as it is if none are given

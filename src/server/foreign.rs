@@ -3,29 +3,20 @@
 
 use std::borrow::Cow;
 
+use crate::oci::is_invisible;
+
 /// `text` with its first `max` characters, those that nobody could see replaced. What is short and
 /// plain, as nearly everything is, costs no allocation.
 pub(super) fn cleaned(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Cow::Borrowed(text);
     }
-    let shown = |c| if is_visible(c) { c } else { char::REPLACEMENT_CHARACTER };
+    let shown = |c| if is_invisible(c) { char::REPLACEMENT_CHARACTER } else { c };
     let mut cleaned: String = text.chars().take(max).map(shown).collect();
     if text.chars().nth(max).is_some() {
         cleaned.push('…');
     }
     Cow::Owned(cleaned)
-}
-
-/// Neither a control character, nor one of those that have no width or turn the direction of what
-/// follows.
-fn is_visible(c: char) -> bool {
-    let is_formatting = matches!(
-        c,
-        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
-    );
-    !c.is_control() && !is_formatting
 }
 
 #[cfg(test)]

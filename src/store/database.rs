@@ -13,8 +13,10 @@ use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 /// Tables of another version are dropped: what they held can be asked upstream again.
 const SCHEMA_VERSION: i64 = 2;
 
-/// What the version before lacks: a column, so that nobody's records are lost over it.
-const FROM_VERSION_1: &str = "ALTER TABLE members ADD COLUMN doubted INTEGER";
+/// Adds what the version before lacks, so that nobody's records are lost over it; in one
+/// transaction, so that a crash leaves one version or the other.
+const FROM_VERSION_1: &str =
+    "BEGIN; ALTER TABLE members ADD COLUMN doubted INTEGER; PRAGMA user_version = 2; COMMIT";
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS blobs (
@@ -185,8 +187,8 @@ impl Database {
 
     /// Some manifest of the repository that is not in doubt, to re-confirm the repository by.
     pub(super) fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>> {
-        let select = "SELECT digest FROM members WHERE name = ?1 AND media_type IS NOT NULL AND doubted IS \
-             NULL LIMIT 1";
+        let select = "SELECT digest FROM members
+             WHERE name = ?1 AND media_type IS NOT NULL AND doubted IS NULL LIMIT 1";
         let digest = self.one(select, [name.to_string()], |row| row.get::<_, String>(0))?;
         Ok(digest.and_then(|digest| Digest::parse(&digest).ok()))
     }

@@ -147,7 +147,8 @@ impl UpstreamClient {
 
 /// Whether a HEAD has failed with a status that only a GET can explain, since a HEAD has no text: a
 /// 404 that may be a proxy's, a refusal that may be of the method, a failure of the code behind it
-/// (UP-11). Not a pause that was asked for, nor a login that would be rejected once more.
+/// (UP-11). Not a pause that was asked for, nor a login that would be rejected once more, unless
+/// that is final: then only the text of a GET says why (UP-13).
 fn needs_get(error: &Error) -> bool {
     let is_plain = matches!(
         error.kind(),

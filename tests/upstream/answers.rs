@@ -242,6 +242,8 @@ async fn a_blob_head_tells_the_size_by_one_byte_if_head_is_refused() {
         (401, (206, "bytes 0-0/*", "b"), digest(), None),
         (403, (416, "bytes */0", ""), empty, Some(0)),
         (405, (200, "", "blob"), digest(), Some(4)),
+        (501, (206, "bytes 0-0/77", "b"), digest(), Some(77)),
+        (503, (206, "bytes 0-0/77", "b"), digest(), Some(77)),
     ] {
         let origin = origin(move |seen| match seen.method.as_str() {
             "HEAD" => reply(status, &[], ""),

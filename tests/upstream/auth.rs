@@ -246,19 +246,23 @@ async fn a_login_that_gets_no_token_at_all_is_rejected() {
 
 #[tokio::test]
 async fn a_refusal_of_a_fresh_token_is_final() {
-    let bound = bind().await;
-    let lacking =
-        format!(r#"{},error="insufficient_scope""#, bearer(&format!("{}/token", bound.url())));
-    let origin = bound.serve(move |seen| match seen.path() {
-        "/token" => token("useless"),
-        _ => reply(401, &[("www-authenticate", &lacking)], ""),
-    });
-    let upstream = Setup::new(&origin.url()).build();
-    for round in 1..=2 {
-        let error = upstream.get_manifest(&repository(), &tag(), soon()).await.expect_err("denied");
-        assert_eq!(error.kind(), &ErrorKind::Denied);
-        assert_eq!(origin.count("/token"), round);
-        assert_eq!(origin.count("/v2/"), 2 * round, "nothing is shown again");
+    for refused_status in [401, 403] {
+        let bound = bind().await;
+        let challenge = bearer(&format!("{}/token", bound.url()));
+        let lacking = format!(r#"{challenge},error="insufficient_scope""#);
+        let origin = bound.serve(move |seen| match (seen.path(), seen.header("authorization")) {
+            ("/token", _) => token("useless"),
+            (_, None) => reply(401, &[("www-authenticate", &challenge)], ""),
+            _ if refused_status == 403 => reply(403, &[], ""),
+            _ => reply(401, &[("www-authenticate", &lacking)], ""),
+        });
+        let upstream = Setup::new(&origin.url()).build();
+        for round in 1..=2 {
+            let denied = upstream.get_manifest(&repository(), &tag(), soon()).await;
+            assert_eq!(denied.expect_err("denied").kind(), &ErrorKind::Denied);
+            let asked = (origin.count("/token"), origin.count("/v2/"));
+            assert_eq!(asked, (round, 2 * round), "{refused_status}: nothing is shown again");
+        }
     }
 }
 

@@ -162,7 +162,8 @@ fn printed_login(stdout: &[u8]) -> Option<(String, Secret)> {
         secret: String,
     }
     let printed: PrintedLogin = serde_json::from_slice(stdout).ok()?;
-    Some((printed.username, Secret::of_line(&printed.secret)?))
+    let secret = Zeroizing::new(printed.secret);
+    Some((printed.username, Secret::of_line(&secret)?))
 }
 
 /// What the end of a helper means. The reason continues the text "the credential helper NAME".

@@ -122,31 +122,21 @@ impl Authenticator {
 
     /// How long to wait before a token is shown once more that was issued just now and refused: the
     /// registry's clock may be a moment behind the issuer's, so that the token is not valid yet
-    /// (UP-6). `None` where the registry says that it is the right that is missing, or where
-    /// waiting has been in vain for this scope a while ago.
-    pub(in crate::upstream) fn patience(
-        &self,
-        challenges: &[Challenge],
-        refused: &Authorization,
-    ) -> Option<Duration> {
+    /// (UP-6). `None` where waiting has been in vain for this scope a while ago. A wait counts as in
+    /// vain until [`Self::note_wait_helped`].
+    pub(in crate::upstream) fn begin_wait(&self, refused: &Authorization) -> Option<Duration> {
         let Authorization::NewToken(token) = refused else { return None };
-        let lacks_right = |challenge: &Challenge| {
-            challenge.parameter("error").is_some_and(|error| error == "insufficient_scope")
-        };
         let now = self.tokens.now();
         let waited = self.waited_in_vain.get(&token.scope);
-        if challenges.iter().any(lacks_right)
-            || waited.is_some_and(|at| now.since(at) < PATIENCE_INTERVAL)
-        {
+        if waited.is_some_and(|at| now.since(at) < PATIENCE_INTERVAL) {
             return None;
         }
-        // Until the token is accepted after all.
         self.waited_in_vain.insert(token.scope.clone(), now);
         Some(self.tokens.settling_time())
     }
 
     /// The token is good after all, so the next new one may need the same patience.
-    pub(in crate::upstream) fn note_patience_paid(&self, accepted: &Authorization) {
+    pub(in crate::upstream) fn note_wait_helped(&self, accepted: &Authorization) {
         if let Authorization::NewToken(token) = accepted {
             self.waited_in_vain.invalidate(&token.scope);
         }

@@ -103,13 +103,18 @@ impl TokenCache {
         if let Some(token) = usable.as_ref().filter(|token| now < token.renew) {
             return Ok(ObtainedToken { header: token.header.clone(), is_new: false });
         }
+        let kept = usable.as_ref().map(|token| token.header.clone());
         // A task of its own: if it ran within the operation of the client that came first, that
         // client would take the request along when it leaves, and those who wait would start over.
         let renewal = tokio::spawn(self.clone().renew(key, usable, rejected.cloned()));
         let renewed = renewal
             .await
             .unwrap_or_else(|error| Err(Fault::protocol("the token request ended").because(error)));
-        renewed.map(|token| ObtainedToken { header: token.header, is_new: true })
+        // While the endpoint fails, the one before is kept for as long as it lives: that is not new.
+        renewed.map(|BearerToken { header, .. }| ObtainedToken {
+            is_new: kept.as_ref() != Some(&header),
+            header,
+        })
     }
 
     /// Renews the token, unless another task has done so since this one looked. All who wait for

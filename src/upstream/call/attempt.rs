@@ -60,7 +60,10 @@ impl CallAttempt<'_> {
             changes_left -= 1;
             match self.reauthorise(call, &rejection, &authorization).await? {
                 Some(better) => authorization = better,
-                None => match self.auth.patience(&rejection.challenges, &authorization) {
+                None if rejection.is_about_rights() => {
+                    return Err(self.refused(&rejection, &authorization));
+                }
+                None => match self.auth.begin_wait(&authorization) {
                     Some(wait) => {
                         tokio::time::sleep(wait).await;
                         has_waited = true;
@@ -125,7 +128,7 @@ impl CallAttempt<'_> {
             self.auth.note_login(self.identity, Ok(()));
         }
         if has_waited {
-            self.auth.note_patience_paid(authorization);
+            self.auth.note_wait_helped(authorization);
         }
     }
 
@@ -164,7 +167,8 @@ impl CallAttempt<'_> {
         authorization: &Authorization,
     ) -> Result<CallResponse, Fault> {
         let response = self.follow(call, authorization).await?;
-        if call.method == Method::HEAD || !response.is_refused_by_storage() {
+        let is_of_storage = call.operation.is_of_blob() && response.is_refused_by_storage();
+        if call.method == Method::HEAD || !is_of_storage {
             return Ok(response);
         }
         response.http.discard().await;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use http::header::RANGE;
 use tokio::time::Instant;
 
@@ -20,8 +21,9 @@ const FAILURES_MAX: u64 = 1024;
 #[derive(Debug)]
 pub(super) struct FailingCalls(ExpiringCache<CallKey, CallFailure>);
 
-/// What was asked for: operation, path and query.
-type CallKey = (Operation, String);
+/// What was asked for: operation, method, path and query. The method, because a HEAD of a blob that
+/// fails is put to a GET of its first byte, which is the same operation (BLOB-13).
+type CallKey = (Operation, Method, String);
 
 #[derive(Clone, Debug)]
 struct CallFailure {
@@ -62,11 +64,12 @@ impl FailingCalls {
         }
     }
 
-    /// What was written may have been mended by it.
+    /// What was written may have been mended by it. The query of a write names further tags, which
+    /// are other things.
     pub(super) fn forget(&self, written: &Call<'_>) {
-        for operation in [Operation::ManifestHead, Operation::ManifestGet] {
-            self.0.remove(&(operation, path_and_query(written)));
-        }
+        let path = format!("{}?", written.url.path());
+        self.0.remove(&(Operation::ManifestHead, Method::HEAD, path.clone()));
+        self.0.remove(&(Operation::ManifestGet, Method::GET, path));
     }
 }
 
@@ -78,5 +81,6 @@ fn path_and_query(call: &Call<'_>) -> String {
 /// rest of a transfer that broke off, whose pauses are its own.
 fn key(call: &Call<'_>) -> Option<CallKey> {
     let is_rest = call.operation == Operation::BlobGet && call.headers.contains_key(RANGE);
-    (!call.operation.is_write() && !is_rest).then(|| (call.operation, path_and_query(call)))
+    (!call.operation.is_write() && !is_rest)
+        .then(|| (call.operation, call.method.clone(), path_and_query(call)))
 }
