@@ -217,7 +217,6 @@ fn try_again(message: &str, after: u64) -> Refusal {
         .with(Extra::RetryAfter(after))
 }
 
-/// `why` it cannot be reached, if that is known: a clause without addresses.
 /// The vendor has taken back what this proxy pulls with, and says why: which licence, since when,
 /// whom to ask. Not a 502, whose text clients do not show (UP-13).
 fn withdrawn(said: Option<&str>) -> Refusal {
@@ -226,6 +225,7 @@ fn withdrawn(said: Option<&str>) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
 }
 
+/// `why` it cannot be reached, if that is known: a clause without addresses.
 fn from_fault(fault: UpstreamFault, why: Option<&'static str>) -> Refusal {
     match fault {
         UpstreamFault::Silent => upstream_timed_out(),

@@ -8,12 +8,12 @@ use roadstead::config::{DialTarget, DirectHost, ForwardProxy, Upstream, WayOut};
 use roadstead::secret::Secret;
 use url::Url;
 
-use crate::support::eventually;
 use crate::support::forward::{Forward, Says};
 use crate::support::image::Image;
 use crate::support::origin::{Auth, Bearer, Fault, Kind, On, Origin};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
 use crate::support::tls::{Authority, acceptor, in_front_of};
+use crate::support::{eventually, soon};
 
 /// `me:hunter2`.
 const LOGIN: &str = "Basic bWU6aHVudGVyMg==";
@@ -230,14 +230,14 @@ async fn a_proxy_that_is_down_is_left_alone_for_a_moment_and_is_no_fault_of_the_
     proxy.clock().advance(Duration::from_secs(2));
     let (_, accepted) = tokio::join!(
         async {
-            tokio::time::timeout(Duration::from_secs(1), proxy.get("/v2/a/b/tags/list")).await
+            tokio::time::timeout(Duration::from_secs(10), proxy.get("/v2/a/b/tags/list")).await
         },
         async {
-            let accepted = listener.accept().await;
+            let accepted = soon("it is tried again", listener.accept()).await;
             accepted.map(|(stream, _)| drop(stream))
         }
     );
-    accepted.expect("it is tried again");
+    accepted.expect("a connection");
 }
 
 #[tokio::test(flavor = "multi_thread")]

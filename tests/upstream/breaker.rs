@@ -20,12 +20,16 @@ async fn ask(upstream: &UpstreamClient) -> Result<(), ErrorKind> {
     answer.map(drop).map_err(|error| error.kind().clone())
 }
 
-/// Asks for three things that nothing has been asked for before, with little patience.
-async fn ask_for_three(upstream: &UpstreamClient, prefix: &str) -> Vec<ErrorKind> {
+/// Asks for three things that nothing has been asked for before, and waits so long for each.
+async fn ask_for_three(
+    upstream: &UpstreamClient,
+    prefix: &str,
+    patience: Duration,
+) -> Vec<ErrorKind> {
     let mut kinds = Vec::new();
     for n in 0..3 {
         let tag = Reference::parse(&format!("{prefix}{n}")).expect("valid");
-        let deadline = Instant::now() + Duration::from_millis(50);
+        let deadline = Instant::now() + patience;
         let answer = upstream.get_manifest(&repository(), &tag, deadline).await;
         kinds.push(answer.expect_err("it fails").kind().clone());
     }
@@ -131,7 +135,7 @@ async fn no_status_shuts_an_upstream() {
         .await;
         let setup = Setup::new(&origin.url());
         let upstream = setup.build();
-        ask_for_three(&upstream, "failing").await;
+        ask_for_three(&upstream, "failing", Duration::from_secs(10)).await;
         assert_eq!(ask(&upstream).await, Ok(()), "{status}");
         assert_eq!(pings(&origin), 0, "{status} is an answer");
         assert!(!is_shut(&setup, "reads"), "{status}");
@@ -151,7 +155,7 @@ async fn objects_that_are_never_answered_leave_the_others_alone() {
         let setup = Setup::new(&origin.url());
         let upstream = setup.build();
         for round in 1..=3 {
-            ask_for_three(&upstream, &format!("round{round}-")).await;
+            ask_for_three(&upstream, &format!("round{round}-"), Duration::from_millis(250)).await;
             until(|| pings(&origin) == round).await;
             assert_eq!(ask(&upstream).await, Ok(()), "{silence} {round}");
             assert!(!is_shut(&setup, "reads"));
@@ -169,7 +173,10 @@ async fn an_upstream_that_answers_no_ping_either_is_left_alone() {
     let mut setup = Setup::new(&origin.url());
     setup.limits.ping = Duration::from_millis(50);
     let upstream = setup.build();
-    assert_eq!(ask_for_three(&upstream, "silent").await, vec![ErrorKind::Timeout; 3]);
+    assert_eq!(
+        ask_for_three(&upstream, "silent", Duration::from_millis(250)).await,
+        vec![ErrorKind::Timeout; 3]
+    );
     until(|| is_shut(&setup, "reads")).await;
     assert_eq!(ask(&upstream).await, Err(ErrorKind::Unreachable));
     assert_eq!((pings(&origin), origin.seen().len()), (1, 4));
@@ -190,8 +197,8 @@ async fn the_ping_holds_up_nobody_and_there_is_one_at_a_time() {
     let setup = Setup::new(&origin.url());
     let upstream = setup.build();
     let started = Instant::now();
-    ask_for_three(&upstream, "a").await;
-    ask_for_three(&upstream, "b").await;
+    ask_for_three(&upstream, "a", Duration::from_millis(250)).await;
+    ask_for_three(&upstream, "b", Duration::from_millis(250)).await;
     assert!(started.elapsed() < setup.limits.ping, "{:?}", started.elapsed());
     until(|| pings(&origin) == 1).await;
     assert!(!is_shut(&setup, "reads"), "nothing is decided yet");
