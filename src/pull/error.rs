@@ -37,8 +37,8 @@ pub enum Error {
     /// This machine has no descriptors, memory or ports left to ask upstream with.
     #[error("{0}")]
     Exhausted(Arc<upstream::Error>),
-    /// The download found no place among the others in time (`limits.fill_queue`).
-    #[error("too many downloads are under way")]
+    /// The download, or a large list, found no place among the others in time.
+    #[error("too many downloads or large lists are under way")]
     Overloaded,
     /// No answer within this time.
     #[error("no answer within {} s", .0.as_secs())]
@@ -88,6 +88,8 @@ pub enum UpstreamFault {
     NoLogin,
     /// Its answer is not one that the specifications allow.
     Malformed,
+    /// Its answer is larger than we take.
+    TooLarge,
     /// It points to an address that must not be dialled.
     ForbiddenAddress,
     /// It refuses in a way that has no other word.
@@ -195,6 +197,7 @@ impl Error {
                 return Self::RateLimited { retry_after: *retry_after };
             }
             ErrorKind::OutOfResources => return Self::Exhausted(Arc::new(error)),
+            ErrorKind::Crowded => return Self::Overloaded,
             ErrorKind::CredentialRejected => UpstreamFault::CredentialRejected,
             ErrorKind::CredentialWithdrawn => UpstreamFault::CredentialWithdrawn,
             ErrorKind::NoLogin => UpstreamFault::NoLogin,
@@ -202,6 +205,7 @@ impl Error {
             ErrorKind::Timeout => UpstreamFault::Silent,
             ErrorKind::ServerError(_) => UpstreamFault::Failing,
             ErrorKind::Protocol => UpstreamFault::Malformed,
+            ErrorKind::TooLarge => UpstreamFault::TooLarge,
             ErrorKind::ForbiddenAddress => UpstreamFault::ForbiddenAddress,
             ErrorKind::Rejected { .. } | ErrorKind::TokenReplaced => UpstreamFault::Rejected,
         };

@@ -99,10 +99,12 @@ impl From<upstream::Error> for Error {
             | ErrorKind::NoLogin
             | ErrorKind::RateLimited { .. }
             | ErrorKind::OutOfResources
+            | ErrorKind::Crowded
             | ErrorKind::Unreachable
             | ErrorKind::Timeout
             | ErrorKind::ServerError(_)
             | ErrorKind::Protocol
+            | ErrorKind::TooLarge
             | ErrorKind::ForbiddenAddress => {
                 Self::Upstream(pull::Error::from_upstream(error, Missing::Repository))
             }

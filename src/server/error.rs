@@ -166,7 +166,7 @@ fn from_pull(error: &pull::Error) -> Refusal {
         Error::Upstream { fault, cause } => from_fault(*fault, cause.why()),
         Error::Untrue { .. } => bad_gateway("the upstream registry sent something wrong"),
         Error::Broken { .. } => bad_gateway("the transfer from upstream kept breaking"),
-        Error::Overloaded => try_again("too many downloads are under way", 5),
+        Error::Overloaded => try_again("too many downloads or large lists are under way", 5),
         Error::Late(_) => upstream_timed_out(),
         Error::RangeUnsatisfiable { size } => {
             let message = "the range lies outside of the blob";
@@ -242,6 +242,9 @@ fn from_fault(fault: UpstreamFault, why: Option<&'static str>) -> Refusal {
         }
         UpstreamFault::Failing => bad_gateway("the upstream registry has a failure"),
         UpstreamFault::Malformed => bad_gateway("the upstream registry sent something wrong"),
+        UpstreamFault::TooLarge => {
+            bad_gateway("the upstream registry's answer is larger than this proxy takes")
+        }
         UpstreamFault::ForbiddenAddress => {
             bad_gateway("the upstream registry points to an address that is not allowed")
         }

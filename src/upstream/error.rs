@@ -45,8 +45,12 @@ pub enum ErrorKind {
     /// A write was answered with a status of 400 to 499 other than 429. `code` is the first of the
     /// error document in the body, if there is one.
     Rejected { status: u16, code: Option<ErrorCode> },
-    /// An answer that the specifications do not allow, or one too large.
+    /// Too many large answers are being read, so the upstream was not asked.
+    Crowded,
+    /// An answer that the specifications do not allow.
     Protocol,
+    /// An answer with more bytes than we take.
+    TooLarge,
     /// The upstream named an address that the outbound gate does not allow us to dial.
     ForbiddenAddress,
 }
@@ -86,6 +90,7 @@ impl ErrorKind {
             // stand in for our own shortage.
             Self::NoLogin
             | Self::OutOfResources
+            | Self::Crowded
             | Self::TokenReplaced
             | Self::RateLimited { .. }
             | Self::Unreachable
@@ -93,6 +98,7 @@ impl ErrorKind {
             | Self::ServerError(_)
             | Self::UnconfirmedAbsence
             | Self::Protocol
+            | Self::TooLarge
             | Self::ForbiddenAddress => FailureClass::Passing,
         }
     }
@@ -398,6 +404,8 @@ mod tests {
             (ErrorKind::RateLimited { retry_after: Duration::ZERO }, FailureClass::Passing),
             (ErrorKind::Unreachable, FailureClass::Passing),
             (ErrorKind::OutOfResources, FailureClass::Passing),
+            (ErrorKind::Crowded, FailureClass::Passing),
+            (ErrorKind::TooLarge, FailureClass::Passing),
             (ErrorKind::Timeout, FailureClass::Passing),
             (ErrorKind::ServerError(500), FailureClass::Passing),
             (ErrorKind::UnconfirmedAbsence, FailureClass::Passing),

@@ -32,14 +32,14 @@ impl PageRoom {
     }
 
     /// # Errors
-    /// `OutOfResources` if none is free in time.
+    /// `Crowded` if none is free in time.
     pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, Fault> {
         let place = Arc::clone(&self.places).acquire_owned();
         // The semaphore is never closed.
         let place = tokio::time::timeout(self.patience, place).await.ok().and_then(Result::ok);
         place.ok_or_else(|| {
             let reason = "too many large lists at once";
-            Fault::new(ErrorKind::OutOfResources, Symptom::Local, reason)
+            Fault::new(ErrorKind::Crowded, Symptom::Local, reason)
         })
     }
 }

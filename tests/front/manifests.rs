@@ -289,7 +289,9 @@ async fn a_manifest_of_five_mebibytes_is_refused_and_one_of_almost_four_is_not()
     }
     let proxy = Proxy::of(&origin).await;
     assert_eq!(proxy.get(&manifest("a/b", "large")).await.digest(), large.digest);
-    assert_eq!(proxy.get(&manifest("a/b", "huge")).await.refusal(), (502, "UNAVAILABLE".into()));
+    let refused = proxy.get(&manifest("a/b", "huge")).await;
+    assert_eq!(refused.refusal(), (502, "UNAVAILABLE".into()));
+    assert!(refused.text().contains("larger than this proxy takes"), "{}", refused.text());
     assert_eq!(proxy.get(&manifest("a/b", &huge.digest)).await.status, 502);
     assert!(!proxy.has_stored(&huge.digest));
     // HEAD agrees, before anybody has asked by GET, and whatever upstream's HEAD tells.

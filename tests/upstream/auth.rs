@@ -395,12 +395,17 @@ async fn a_challenge_that_cannot_be_met_is_denial_at_the_first_answer() {
 #[tokio::test]
 async fn a_token_answer_is_bounded_and_checked() {
     let large = format!(r#"{{"token":"good","x":"{}"}}"#, "x".repeat(70_000));
-    for body in [large.as_str(), "<html>", "{}", r#"{"token":""}"#] {
+    for (body, kind) in [
+        (large.as_str(), ErrorKind::TooLarge),
+        ("<html>", ErrorKind::Protocol),
+        ("{}", ErrorKind::Protocol),
+        (r#"{"token":""}"#, ErrorKind::Protocol),
+    ] {
         let body = body.to_owned();
         let origin = registry(move |_| reply(200, &[], body.clone())).await;
         let error =
             Setup::new(&origin.url()).build().get_manifest(&repository(), &tag(), soon()).await;
-        assert_eq!(error.expect_err("no token").kind(), &ErrorKind::Protocol);
+        assert_eq!(error.expect_err("no token").kind(), &kind);
     }
 }
 

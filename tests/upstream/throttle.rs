@@ -136,3 +136,57 @@ async fn a_429_for_writes_does_not_stop_reads_nor_the_other_way() {
         assert_eq!(origin.seen().len(), 4, "{limited} was sent once");
     }
 }
+
+#[tokio::test]
+async fn a_429_for_tokens_to_push_leaves_tokens_to_pull_alone_and_the_other_way() {
+    for limited in ["push", "pull"] {
+        let bound = bind().await;
+        let realm = format!(r#"Bearer realm="{}/token""#, bound.url());
+        let is_limited = move |query: &str| query.contains("push") == (limited == "push");
+        let origin = bound.serve(move |seen| match (seen.path(), seen.header("authorization")) {
+            ("/token", _) if is_limited(&seen.target) => reply(429, &[("retry-after", "30")], ""),
+            ("/token", _) => reply(200, &[], r#"{"token":"t","expires_in":300}"#),
+            (_, None) => reply(401, &[("www-authenticate", &realm)], ""),
+            _ if seen.method == "PUT" => reply(201, &[], ""),
+            _ => manifest(),
+        });
+        let upstream = Setup::new(&origin.url()).build();
+        for _ in 0..3 {
+            let put = upstream.put_manifest(&repository(), &manifest_to_put(), soon()).await;
+            let put = put.map(drop).map_err(|error| error.kind().clone());
+            let got = ask(&upstream).await;
+            let (stopped, other) = if limited == "push" { (put, got) } else { (got, put) };
+            assert_eq!((stopped, other), (limited_for(30), Ok(())), "{limited}");
+        }
+        assert_eq!(origin.count("/token"), 2, "{limited}: refused once, given once");
+    }
+}
+
+#[tokio::test]
+async fn a_429_of_storage_stops_that_storage_and_nothing_else() {
+    let busy = origin(|_| reply(429, &[("retry-after", "30")], "")).await;
+    let idle = origin(|_| reply(200, &[], "blob")).await;
+    let (to_busy, to_idle) = (format!("{}/data", busy.url()), format!("{}/data", idle.url()));
+    let registry = origin(move |seen| match seen.path() {
+        path if path.contains("/busy/") => reply(307, &[("location", &to_busy)], ""),
+        path if path.contains("/idle/") => reply(307, &[("location", &to_idle)], ""),
+        _ => reply(200, &[], "blob"),
+    })
+    .await;
+    let setup = Setup::new(&registry.url()).blob_host(busy.host()).blob_host(idle.host());
+    let upstream = setup.build();
+    let blob = async |name: &str| {
+        let repository = roadstead::oci::Repository::parse(name).expect("valid");
+        let answer = upstream.get_blob(&repository, &digest(), None, soon()).await;
+        answer.map(drop).map_err(|error| error.kind().clone())
+    };
+    for _ in 0..3 {
+        assert_eq!(blob("busy/app").await, limited_for(30));
+        assert_eq!(blob("idle/app").await, Ok(()), "another storage");
+        assert_eq!(blob("here/app").await, Ok(()), "the registry's own");
+    }
+    assert_eq!(busy.seen().len(), 1);
+    setup.clock.advance(Duration::from_secs(30));
+    assert_eq!(blob("busy/app").await, limited_for(30));
+    assert_eq!(busy.seen().len(), 2, "asked again when the pause is over");
+}

@@ -8,6 +8,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::upstream::error::Direction;
+
 /// Bytes of a scope that is taken from a challenge; a longer one counts as none.
 const SCOPE_MAX: usize = 1024;
 
@@ -45,6 +47,16 @@ pub(super) fn renewing(mut candidates: Vec<String>, own: &str, ended: &str) -> V
 pub(super) fn other_than(mut candidates: Vec<String>, refused: &str) -> Vec<String> {
     candidates.retain(|scope| !is_same(scope, refused));
     candidates
+}
+
+/// Whether a token of this scope is for writing. A scope that is no repository's tells nothing, and
+/// counts as one for reading.
+pub(super) fn direction(scope: &str) -> Direction {
+    let is_write = |part: &str| {
+        let actions = repository(part).into_iter().flat_map(|(_, actions)| actions.split(','));
+        actions.into_iter().any(|action| !matches!(action, "pull" | ""))
+    };
+    if scope.split(' ').any(is_write) { Direction::Write } else { Direction::Read }
 }
 
 /// Whether two scopes say the same, in whatever order.

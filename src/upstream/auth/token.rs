@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
 use super::identity::{BasicLogin, UpstreamIdentity};
+use super::scope;
 use crate::clock::{Clock, Timestamp};
 use crate::oci::message_of_document;
 use crate::upstream::error::{ErrorKind, FailureClass, Fault, Operation, Symptom};
 use crate::upstream::transport::body::HttpResponse;
 use crate::upstream::transport::request::{HttpRequest, RequestBody, Transport};
-use crate::upstream::transport::throttle::Throttle;
+use crate::upstream::transport::throttle::{Throttle, ThrottleKey};
 
 /// Bytes of a token endpoint's answer (UP-4).
 const TOKEN_ANSWER_MAX: usize = 64 * 1024;
@@ -40,6 +41,13 @@ pub(in crate::upstream) struct TokenKey {
     pub(in crate::upstream) service: Option<String>,
     /// One scope, or several with a space in between.
     pub(in crate::upstream) scope: String,
+}
+
+impl TokenKey {
+    /// A pause that a push has met is none for pulls, nor the other way.
+    fn throttle_key(&self) -> ThrottleKey {
+        ThrottleKey::of_tokens(self.identity.credential, scope::direction(&self.scope))
+    }
 }
 
 /// A token as it is sent. Its header value is marked sensitive, so `Debug` does not show it.
@@ -173,8 +181,8 @@ impl TokenEndpoint {
     /// GET first: Quay and GAR do not take POST. POST where GET is refused and there is a login
     /// (UP-3).
     async fn fetch(&self, key: &TokenKey) -> TokenResult {
-        let UpstreamIdentity { credential, login, .. } = &key.identity;
-        let pass = self.throttle.check(*credential, Operation::Token)?;
+        let UpstreamIdentity { login, .. } = &key.identity;
+        let pass = self.throttle.check(key.throttle_key())?;
         let deadline = Some(Instant::now() + self.time_limit);
         let first = self.ask_by_get(key, deadline).await?;
         let is_refused = matches!(first.status().as_u16(), 400 | 404 | 405);
@@ -189,7 +197,7 @@ impl TokenEndpoint {
         let token = if status == StatusCode::FORBIDDEN && self.rejects_login(key).await {
             Err(login_rejected(&key.identity, answer).await)
         } else {
-            self.read(&key.identity, answer).await
+            self.read(key, answer).await
         };
         if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
             pass.answered();
@@ -241,7 +249,8 @@ impl TokenEndpoint {
     /// # Errors
     /// `CredentialRejected`, `Denied`, `RateLimited` and `ServerError` as the endpoint says;
     /// `ForbiddenAddress` if it redirects; `Protocol` for any other answer without a token.
-    async fn read(&self, identity: &UpstreamIdentity, mut answer: HttpResponse) -> TokenResult {
+    async fn read(&self, key: &TokenKey, mut answer: HttpResponse) -> TokenResult {
+        let identity = &key.identity;
         let status = answer.status().as_u16();
         let fault = |kind, reason| Err(Fault::new(kind, Symptom::Answered, reason));
         match status {
@@ -256,10 +265,7 @@ impl TokenEndpoint {
             401 | 403 => {
                 fault(ErrorKind::Denied, "the token endpoint gives no token for this repository")
             }
-            429 => {
-                let headers = answer.headers();
-                Err(self.throttle.pause(identity.credential, Operation::Token, headers))
-            }
+            429 => Err(self.throttle.pause(&key.throttle_key(), answer.headers())),
             // The request holds the login, which goes to the realm that was checked and no further.
             300..=399 => fault(
                 ErrorKind::ForbiddenAddress,

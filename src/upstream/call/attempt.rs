@@ -19,7 +19,7 @@ use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 use crate::upstream::transport::body::HttpResponse;
 use crate::upstream::transport::feed::UploadBody;
 use crate::upstream::transport::request::{HttpRequest, RequestBody, Transport, forbidden};
-use crate::upstream::transport::throttle::Throttle;
+use crate::upstream::transport::throttle::{Throttle, ThrottleKey};
 
 /// Redirects that one request may take (RED-1).
 const REDIRECTS_MAX: usize = 5;
@@ -189,7 +189,8 @@ impl CallAttempt<'_> {
             // registry that the operator has named for both counts as the origin (RED-2).
             let header = authorization.header().filter(|_| !left_origin);
             let request = call.request(&url, header);
-            let response = self.transport.send(call.operation, request, self.deadline).await?;
+            let is_storage = url.origin() != call.url.origin();
+            let response = self.send_to(call.operation, request, is_storage).await?;
             self.note_rate_limit(call.operation, response.headers());
             // What is written goes to the registry itself or nowhere.
             if !is_redirect(response.status()) || call.operation.is_write() {
@@ -203,6 +204,21 @@ impl CallAttempt<'_> {
             url = next;
         }
         Err(Fault::protocol(format!("more than {REDIRECTS_MAX} redirects")))
+    }
+
+    /// Sends one request of a chain of redirects. Storage has pauses of its own: its 429 says
+    /// nothing about the registry, nor about what another storage holds.
+    async fn send_to(
+        &self,
+        operation: Operation,
+        request: HttpRequest,
+        is_storage: bool,
+    ) -> Result<HttpResponse, Fault> {
+        let key = is_storage.then(|| ThrottleKey::of_storage(&request.url));
+        let pass = key.map(|key| self.throttle.check(key)).transpose()?;
+        let response = self.transport.send(operation, request, self.deadline).await?;
+        pass.map_or(Ok(()), |pass| pass.judge(response.status(), response.headers()))?;
+        Ok(response)
     }
 
     fn redirect_target(&self, from: &Url, response: &HttpResponse) -> Result<Url, Fault> {
@@ -251,8 +267,8 @@ impl CallAttempt<'_> {
         }
         let kind = match status.as_u16() {
             429 => {
-                let headers = response.http.headers();
-                return Err(self.throttle.pause(self.identity.credential, call.operation, headers));
+                let key = ThrottleKey::of(self.identity.credential, call.operation);
+                return Err(self.throttle.pause(&key, response.http.headers()));
             }
             // The client that pushes has to know what it did wrong, or that its upload is gone.
             status @ 400..500 if is_write => {

@@ -25,7 +25,7 @@ use crate::upstream::auth::token::{TokenCache, TokenEndpoint};
 use crate::upstream::error::{Error, ErrorKind, FailureClass, Fault, Operation, Symptom};
 use crate::upstream::transport::feed::UploadBody;
 use crate::upstream::transport::request::Transport;
-use crate::upstream::transport::throttle::{Throttle, ThrottlePass};
+use crate::upstream::transport::throttle::{Throttle, ThrottleKey, ThrottlePass};
 
 /// Runs the operations of one upstream.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl CallRunner {
         body: UploadBody,
         login_deadline: Instant,
     ) -> Result<CallResponse, Fault> {
-        let pass = self.throttle.check(self.logins.credential(call.repository), call.operation)?;
+        let pass = self.throttle.check(self.throttle_key(call))?;
         let identity = self.identity(call.operation, call.repository, login_deadline).await?;
         let attempt = self.attempt(&identity, Some(login_deadline));
         let outcome = match timeout_at(login_deadline, attempt.authorise(call)).await {
@@ -186,7 +186,7 @@ impl CallRunner {
     {
         let deadline = budget.deadline;
         // Before the login: no helper is run for a request that may not be sent.
-        let pass = self.throttle.check(self.logins.credential(call.repository), call.operation)?;
+        let pass = self.throttle.check(self.throttle_key(call))?;
         let mut identity = self.identity(call.operation, call.repository, deadline).await?;
         let started = Instant::now();
         let mut outcome =
@@ -205,6 +205,10 @@ impl CallRunner {
         }
         self.report(call, pass, &outcome);
         outcome
+    }
+
+    fn throttle_key(&self, call: &Call<'_>) -> ThrottleKey {
+        ThrottleKey::of(self.logins.credential(call.repository), call.operation)
     }
 
     /// The identity for a repository, once the upstream may be asked: no helper is run for one that

@@ -126,7 +126,8 @@ impl HttpResponse {
 
 /// The fault of a body, or of one that a HEAD announces.
 pub(in crate::upstream) fn too_large(limit: usize) -> Fault {
-    Fault::protocol(format!("the body is larger than {limit} bytes"))
+    let reason = format!("the answer is larger than {limit} bytes");
+    Fault::new(ErrorKind::TooLarge, Symptom::Answered, reason)
 }
 
 /// Bytes that hold a place of [`PageRoom`].
