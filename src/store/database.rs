@@ -1,9 +1,12 @@
 //! The records' tables in `SQLite`. Every call blocks; only the I/O pool makes them.
 
+use std::collections::HashSet;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::facts::{Member, Stamp, TagRecord};
 use super::index::{EvictionClass, Tick};
@@ -38,14 +41,52 @@ type Result<T> = rusqlite::Result<T>;
 pub(super) struct Database(Connection);
 
 impl Database {
-    /// Opens or makes the tables. WAL with `synchronous = NORMAL`: a power cut may lose the last
-    /// commits, never the rest; what is lost is asked upstream again.
+    /// Opens or makes the tables, for their owner alone. WAL with `synchronous = NORMAL`: a power
+    /// cut may lose the last commits, never the rest; what is lost is asked upstream again.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        make_private(path)?;
         let connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(1))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
+        Self::prepare(connection)
+    }
+
+    /// Opens tables that are there for what can be read of them, and asks nothing of a disk that is
+    /// full or read-only: without shared memory, whose file it would have to make (the directory is
+    /// locked for this process), or, where there is no log and none can be made, as they stand.
+    pub(super) fn open_makeshift(path: &Path) -> Result<Self> {
+        let alone = open_uri(path, "vfs=unix-none", OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(
+            |connection| {
+                connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+                Ok(connection)
+            },
+        );
+        alone.and_then(Self::existing).or_else(|error| {
+            let log = path.with_extension("sqlite-wal");
+            if log.metadata().is_ok_and(|log| log.len() > 0) {
+                // What the log takes back would be believed without it.
+                return Err(error);
+            }
+            open_uri(path, "immutable=1", OpenFlags::SQLITE_OPEN_READ_ONLY).and_then(Self::existing)
+        })
+    }
+
+    /// Tables that are gone with the process.
+    pub(super) fn in_memory() -> Result<Self> {
+        Self::prepare(Connection::open_in_memory()?)
+    }
+
+    fn existing(connection: Connection) -> Result<Self> {
+        if version(&connection)? == SCHEMA_VERSION {
+            Ok(Self(connection))
+        } else {
+            Err(rusqlite::Error::InvalidQuery)
+        }
+    }
+
+    fn prepare(connection: Connection) -> Result<Self> {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
-        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let version = version(&connection)?;
         match version {
             SCHEMA_VERSION => {}
             1 => connection.execute_batch(FROM_VERSION_1)?,
@@ -59,6 +100,26 @@ impl Database {
         }
         connection.execute_batch(TABLES)?;
         Ok(Self(connection))
+    }
+
+    /// Drops everything that is recorded about these repositories.
+    pub(super) fn forget(&mut self, names: &HashSet<CanonicalName>) -> Result<()> {
+        let transaction = self.0.transaction()?;
+        for table in ["members", "tags", "repositories"] {
+            let delete = format!("DELETE FROM {table} WHERE name = ?1");
+            let mut delete = transaction.prepare_cached(&delete)?;
+            for name in names {
+                delete.execute([name.to_string()])?;
+            }
+        }
+        transaction.commit()
+    }
+
+    /// Drops everything that is recorded about repositories.
+    pub(super) fn forget_everybody(&mut self) -> Result<()> {
+        self.0.execute_batch(
+            "BEGIN; DELETE FROM members; DELETE FROM tags; DELETE FROM repositories; COMMIT",
+        )
     }
 
     pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, EvictionClass)>> {
@@ -254,6 +315,46 @@ impl Database {
     fn run(&self, statement: &str, params: impl rusqlite::Params) -> Result<()> {
         self.0.prepare_cached(statement)?.execute(params).map(|_| ())
     }
+}
+
+/// The file, made for its owner alone where there is none. The log and the shared memory get their
+/// rights from it.
+fn make_private(path: &Path) -> Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).and_then(|file| Ok((file.metadata()?, file)));
+    let cannot = |message: String| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+        rusqlite::Error::SqliteFailure(code, Some(message))
+    };
+    let (metadata, file) = file.map_err(|error| cannot(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(cannot("it is no plain file".to_owned()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        // Not ours to change, it is told with the directory's rights.
+        drop(file.set_permissions(Permissions::from_mode(0o600)));
+    }
+    Ok(())
+}
+
+fn open_uri(path: &Path, parameter: &str, flags: OpenFlags) -> Result<Connection> {
+    // Percent signs, question marks and hashes mean something in it.
+    let encoded = path.as_os_str().as_encoded_bytes().iter().map(|byte| match byte {
+        b'/' | b'.' | b'-' | b'_' => char::from(*byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    let uri = format!("file:{}?{parameter}", encoded.collect::<String>());
+    Connection::open_with_flags(
+        uri,
+        flags | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+}
+
+fn version(connection: &Connection) -> Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
 fn class_of(manifest: bool) -> EvictionClass {

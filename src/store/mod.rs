@@ -20,6 +20,7 @@ mod reader;
 mod records;
 mod recover;
 mod staged;
+mod tables;
 
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -132,7 +133,7 @@ impl BlobStore {
         let pool = IoPool::new(Arc::clone(&metrics))
             .map_err(Error::file("start the I/O pool of", layout.root()))?;
         let pool = Arc::new(pool);
-        let records = Records::open(&layout.database(), Arc::clone(&pool))?;
+        let records = Records::open(&layout.database(), Arc::clone(&pool));
         metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
         Ok(Self(Arc::new(StoreInner {
@@ -223,15 +224,17 @@ impl BlobStore {
         drop(lock(&self.0.lock).take());
     }
 
-    /// Writes the uses since the last time to the records.
+    /// Writes the uses since the last time to the records, and tries again what the disk has not
+    /// allowed.
     pub async fn flush(&self) {
         let shared = Arc::clone(&self.0);
         let flushed = self.0.pool.run(move || {
+            shared.records.heal()?;
             let uses = shared.index().take_touched();
             if uses.is_empty() { Ok(()) } else { shared.records.put_recency(&uses) }
         });
         if let Err(error) = flushed.await {
-            tracing::warn!(%error, "cannot record when content was used");
+            tracing::warn!(%error, "the records cannot be written");
         }
     }
 }

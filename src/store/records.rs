@@ -7,17 +7,17 @@
 //! here means "ask upstream", never "allow".
 
 use std::hash::Hash;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
 
 use moka::sync::Cache;
-use rusqlite::ErrorCode;
 
+use super::Error;
 use super::database::Database;
 use super::facts::{Member, Stamp, TagRecord};
 use super::index::{EvictionClass, Tick};
 use super::io::IoPool;
-use super::{Error, lock};
+use super::tables::Tables;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Tag};
 
@@ -35,11 +35,20 @@ pub struct Records {
 }
 
 impl Records {
-    /// Opens the tables. A damaged file is renamed aside: it must never stop a start.
-    pub(super) fn open(path: &Path, pool: Arc<IoPool>) -> Result<Self, Error> {
-        let tables = Arc::new(Tables::open(path)?);
-        Ok(Self {
-            tables,
+    /// Opens the tables as well as the disk allows: they must never stop a start.
+    pub(super) fn open(path: &Path, pool: Arc<IoPool>) -> Self {
+        let (tables, trouble) = Tables::open(path);
+        if let Some(error) = trouble {
+            pool.count(&error);
+            tracing::warn!(
+                %error,
+                path = %path.display(),
+                "the records cannot be used as usual; what cannot be read of them is asked \
+                 upstream, and they are tried again every 10 s"
+            );
+        }
+        Self {
+            tables: Arc::new(tables),
             pool,
             tags: Cache::builder()
                 .max_capacity(CACHED_ROWS)
@@ -50,13 +59,15 @@ impl Records {
                 .support_invalidation_closures()
                 .build(),
             confirmed: Cache::new(CACHED_ROWS),
-        })
+        }
     }
 
     /// The digest last recorded for a tag.
     pub async fn tag(&self, name: &CanonicalName, tag: &Tag) -> Result<Option<TagRecord>, Error> {
         let (name, tag) = (name.clone(), tag.clone());
-        self.cached(&self.tags, (name, tag), |database, (name, tag)| database.tag(name, tag)).await
+        let find =
+            |database: &Database, (name, tag): &(CanonicalName, Tag)| database.tag(name, tag);
+        self.cached(&self.tags, (name, tag), |(name, _)| name, find).await
     }
 
     pub async fn put_tag(
@@ -75,10 +86,9 @@ impl Records {
 
     pub async fn drop_tag(&self, name: &CanonicalName, tag: &Tag) -> Result<(), Error> {
         let (name, tag, cache) = (name.clone(), tag.clone(), self.tags.clone());
-        self.write(move |database| {
-            database.drop_tag(&name, &tag)?;
-            cache.invalidate(&(name, tag));
-            Ok(())
+        self.withdraw(name.clone(), move |database| {
+            cache.invalidate(&(name.clone(), tag.clone()));
+            database.drop_tag(&name, &tag)
         })
         .await
     }
@@ -86,13 +96,12 @@ impl Records {
     /// Every tag that leads to `digest` is forgotten.
     pub async fn drop_tags_of(&self, name: &CanonicalName, digest: &Digest) -> Result<(), Error> {
         let (name, digest, cache) = (name.clone(), digest.clone(), self.tags.clone());
-        self.write(move |database| {
-            database.drop_tags_of(&name, &digest)?;
+        self.withdraw(name.clone(), move |database| {
+            let (of, to) = (name.clone(), digest.clone());
             // Cannot fail: the cache was built with support for it.
-            let _ = cache.invalidate_entries_if(move |(of, _), record| {
-                *of == name && record.digest == digest
-            });
-            Ok(())
+            let _ = cache
+                .invalidate_entries_if(move |(name, _), record| *name == of && record.digest == to);
+            database.drop_tags_of(&name, &digest)
         })
         .await
     }
@@ -104,14 +113,15 @@ impl Records {
         digest: &Digest,
     ) -> Result<Option<Member>, Error> {
         let key = (name.clone(), digest.clone());
-        self.cached(&self.members, key, |database, (name, digest)| database.member(name, digest))
-            .await
+        let find = |database: &Database, (name, digest): &(CanonicalName, Digest)| {
+            database.member(name, digest)
+        };
+        self.cached(&self.members, key, |(name, _)| name, find).await
     }
 
     /// Some digest that is proven to be a manifest of `name`, and not in doubt.
     pub async fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>, Error> {
-        let name = name.clone();
-        self.read(move |database| database.any_manifest(&name)).await
+        self.ask(name.clone(), Database::any_manifest).await
     }
 
     pub async fn put_member(
@@ -133,7 +143,7 @@ impl Records {
     /// Upstream says that `digest` is not in `name`.
     pub async fn drop_member(&self, name: &CanonicalName, digest: &Digest) -> Result<(), Error> {
         let (name, digest, cache) = (name.clone(), digest.clone(), self.members.clone());
-        self.write(move |database| {
+        self.withdraw(name.clone(), move |database| {
             cache.invalidate(&(name.clone(), digest.clone()));
             database.drop_member(&name, &digest)
         })
@@ -144,18 +154,18 @@ impl Records {
     /// confirmed it by itself. Written down, so that a restart does not believe them again.
     pub async fn doubt_members(&self, name: &CanonicalName) -> Result<(), Error> {
         let (name, members) = (name.clone(), self.members.clone());
-        self.write(move |database| {
-            database.doubt_members(&name)?;
+        self.withdraw(name.clone(), move |database| {
+            let of = name.clone();
             // Cannot fail: the cache was built with support for it.
-            let _ = members.invalidate_entries_if(move |(of, _), _| *of == name);
-            Ok(())
+            let _ = members.invalidate_entries_if(move |(name, _), _| *name == of);
+            database.doubt_members(&name)
         })
         .await
     }
 
     /// When upstream last answered 2xx for content of `name`.
     pub async fn confirmed(&self, name: &CanonicalName) -> Result<Option<Timestamp>, Error> {
-        self.cached(&self.confirmed, name.clone(), Database::confirmed).await
+        self.cached(&self.confirmed, name.clone(), |name| name, Database::confirmed).await
     }
 
     pub async fn put_confirmed(&self, name: &CanonicalName, at: Timestamp) -> Result<(), Error> {
@@ -201,11 +211,17 @@ impl Records {
         self.tables.run("read", |database| database.each_blob(each))
     }
 
+    /// Tries again what the disk has not allowed.
+    pub(super) fn heal(&self) -> Result<(), Error> {
+        self.tables.heal()
+    }
+
     /// The cached row, else the table's, which is then cached; absence is not.
     async fn cached<K, V>(
         &self,
         cache: &Cache<K, V>,
         key: K,
+        name_of: impl FnOnce(&K) -> &CanonicalName,
         find: impl FnOnce(&Database, &K) -> rusqlite::Result<Option<V>> + Send + 'static,
     ) -> Result<Option<V>, Error>
     where
@@ -215,8 +231,8 @@ impl Records {
         if let Some(row) = cache.get(&key) {
             return Ok(Some(row));
         }
-        let cache = cache.clone();
-        self.read(move |database| {
+        let (cache, name) = (cache.clone(), name_of(&key).clone());
+        self.ask(name, move |database, _| {
             let row = find(database, &key)?;
             if let Some(row) = &row {
                 cache.insert(key, row.clone());
@@ -226,12 +242,13 @@ impl Records {
         .await
     }
 
-    async fn read<T: Send + 'static>(
+    async fn ask<T: Send + 'static>(
         &self,
-        query: impl FnOnce(&Database) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, Error> {
+        name: CanonicalName,
+        query: impl FnOnce(&Database, &CanonicalName) -> rusqlite::Result<Option<T>> + Send + 'static,
+    ) -> Result<Option<T>, Error> {
         let tables = Arc::clone(&self.tables);
-        self.pool.run(move || tables.run("read", |database| query(database))).await
+        self.pool.run(move || tables.ask(&name, |database| query(database, &name))).await
     }
 
     async fn write(
@@ -241,102 +258,14 @@ impl Records {
         let tables = Arc::clone(&self.tables);
         self.pool.run(move || tables.run("write", |database| change(database))).await
     }
-}
 
-/// The tables, which are begun anew where they turn out to be damaged.
-#[derive(Debug)]
-struct Tables {
-    path: PathBuf,
-    database: Mutex<Database>,
-}
-
-impl Tables {
-    fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::open(path).or_else(|error| start_over(path, &error))?;
-        Ok(Self { path: path.to_path_buf(), database: Mutex::new(database) })
-    }
-
-    fn run<T>(
+    /// As [`Records::write`], for what must not be believed any more.
+    async fn withdraw(
         &self,
-        operation: &'static str,
-        work: impl FnOnce(&mut Database) -> rusqlite::Result<T>,
-    ) -> Result<T, Error> {
-        let mut database = lock(&self.database);
-        let source = match work(&mut database) {
-            Ok(done) => return Ok(done),
-            Err(source) => source,
-        };
-        if matches!(
-            source.sqlite_error_code(),
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-        ) {
-            *database = start_over(&self.path, &source)?;
-        }
-        Err(Error::Database { operation, source })
-    }
-}
-
-/// Sets damaged tables aside. What they held is asked upstream again.
-fn start_over(path: &Path, damage: &rusqlite::Error) -> Result<Database, Error> {
-    tracing::warn!(
-        error = %damage,
-        path = %path.display(),
-        "the records are unreadable; starting with new ones"
-    );
-    set_aside(path)?;
-    Database::open(path).map_err(|source| Error::Database { operation: "open", source })
-}
-
-/// Renames the database out of the way, and its log with it.
-fn set_aside(path: &Path) -> Result<(), Error> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut from = path.as_os_str().to_owned();
-        from.push(suffix);
-        let mut to = path.as_os_str().to_owned();
-        to.push(".damaged");
-        to.push(suffix);
-        match std::fs::rename(&from, &to) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::file("set aside", Path::new(&from))(error)),
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::Algorithm;
-
-    #[test]
-    fn damage_that_shows_while_running_costs_the_records_and_nothing_else() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let path = folder.path().join("records.sqlite");
-        let digest = |n: u32| Digest::of(Algorithm::Sha256, &n.to_le_bytes());
-        let stamp = Stamp { size: 1, mtime: 2 };
-        let tables = Tables::open(&path).expect("new tables");
-        for n in 0..1000 {
-            tables
-                .run("write", |database| {
-                    database.put_stamp(&digest(n), stamp, EvictionClass::Blob, 3)
-                })
-                .expect("written");
-        }
-        drop(tables);
-        let mut content = std::fs::read(&path).expect("the tables");
-        content[8192..].fill(0xff);
-        std::fs::write(&path, content).expect("damaged");
-        let tables = Tables::open(&path).expect("the first page is whole");
-        let damaged =
-            (0..1000).any(|n| tables.run("read", |database| database.stamp(&digest(n))).is_err());
-        assert!(damaged, "the damage is met");
-        for n in 0..1000 {
-            assert!(tables.run("read", |database| database.stamp(&digest(n))).is_ok(), "row {n}");
-        }
-        tables
-            .run("write", |database| database.put_stamp(&digest(1), stamp, EvictionClass::Blob, 3))
-            .expect("written again");
-        assert!(folder.path().join("records.sqlite.damaged").exists());
+        name: CanonicalName,
+        change: impl FnOnce(&Database) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let tables = Arc::clone(&self.tables);
+        self.pool.run(move || tables.withdraw(&name, |database| change(database))).await
     }
 }

@@ -4,6 +4,7 @@
 mod access;
 mod access_lines;
 mod access_matrix;
+mod bad_disks;
 mod bad_input;
 mod blobs;
 mod broken_objects;

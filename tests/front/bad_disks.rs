@@ -1,0 +1,58 @@
+//! Disks that are full, read-only or failing: what is cached is served, what is not is passed
+//! through, and nothing is lost over it.
+
+use std::path::Path;
+
+use roadstead::config::MinFree;
+
+use crate::support::disk::Disk;
+use crate::support::eventually;
+use crate::support::image::Image;
+use crate::support::origin::Origin;
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
+
+/// A proxy whose cache lies on `disk`, and that has pulled `a/b:v1` whole.
+async fn pulled(disk: &Disk) -> (Origin, Image, Proxy) {
+    let image = Image::new(1, &[300_000, 200_000]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    let mut setup = Setup::of(&origin);
+    setup.config.cache.path = disk.path("cache");
+    setup.config.cache.min_free = MinFree::Bytes(0);
+    let proxy = setup.start().await;
+    pull(&proxy, &image).await;
+    for layer in image.layers.iter().chain([&image.config]) {
+        eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
+    }
+    (origin, image, proxy)
+}
+
+async fn pull(proxy: &Proxy, image: &Image) {
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
+    for layer in image.layers.iter().chain([&image.config]) {
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    }
+}
+
+fn evidence(cache: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(cache).expect("the cache").filter_map(Result::ok);
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains("damaged")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_a_full_disk_loses_no_records() {
+    let Some(disk) = Disk::of(16) else { return };
+    let (origin, image, mut proxy) = pulled(&disk).await;
+    proxy.stop().await;
+    disk.fill();
+    origin.stop().await;
+    for start in 0..2 {
+        proxy.start().await;
+        pull(&proxy, &image).await;
+        assert_eq!(evidence(&disk.path("cache")), [""; 0], "start {start}");
+        proxy.stop().await;
+    }
+    disk.free();
+    proxy.start().await;
+    pull(&proxy, &image).await;
+}

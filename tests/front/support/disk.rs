@@ -1,0 +1,59 @@
+//! A small disk of a test's own, which can be full or read-only. Needs root.
+
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A file system that goes with the value.
+#[derive(Debug)]
+pub(crate) struct Disk(TempDir);
+
+impl Disk {
+    /// Of so many MiB. `None`, said on a line of its own that `./test` counts, without root; in CI
+    /// that is a failure.
+    pub(crate) fn of(mib: u64) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "cannot be skipped in CI: needs root");
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            // The raw stream: the test runner swallows what the print macros write.
+            let _ = writeln!(std::io::stderr(), "\nskipped: {test}: needs root");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let size = format!("size={mib}m,mode=0700");
+        run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs"], folder.path());
+        Some(Self(folder))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Leaves no byte free.
+    pub(crate) fn fill(&self) {
+        let mut ballast = std::fs::File::create(self.path("ballast")).expect("a file");
+        let full = loop {
+            if let Err(error) = ballast.write_all(&[0; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::StorageFull, "{full}");
+    }
+
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.path("ballast")).expect("it was full");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("umount", &["--lazy"], self.0.path());
+    }
+}
+
+fn run(program: &str, arguments: &[&str], folder: &Path) {
+    let done = Command::new(program).args(arguments).arg(folder).status();
+    assert!(done.expect("the program is there").success(), "{program} {arguments:?}");
+}
