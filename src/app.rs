@@ -20,7 +20,8 @@ use crate::metrics::Metrics;
 use crate::pull::{Parts, PullThrough};
 use crate::push::PushThrough;
 use crate::reload::Reloader;
-use crate::reload::inputs::{self, Input};
+use crate::reload::inputs::Input;
+use crate::reload::token_key::token_key;
 use crate::server::{self, RequestConfig, RequestIds, Service};
 use crate::store::BlobStore;
 use crate::telemetry::Logging;
@@ -163,7 +164,7 @@ fn service(config: &Config, parts: Parts) -> anyhow::Result<Service> {
 /// Who may log in, and the tokens that we give out. Its key file is made if there is none.
 fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
     let path = config.key_file();
-    let made = inputs::token_key(&path).and_then(|key| Gatekeeper::new(&key, clock));
+    let made = token_key(config).and_then(|key| Gatekeeper::new(&key, clock));
     made.map_err(|message| anyhow!("{}: {message}", path.display()))
 }
 

@@ -24,6 +24,11 @@ pub(crate) fn generate_key() -> Result<Secret, String> {
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(random.as_ref())))
 }
 
+/// Whether a key file with this text is no whole one.
+pub(crate) fn is_too_short(key: &Secret) -> bool {
+    key.expose().len() < KEY_FILE_BYTES_MIN
+}
+
 /// The length that HKDF is asked for.
 struct Bytes32;
 

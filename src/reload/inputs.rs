@@ -3,17 +3,16 @@
 //! was while they cannot be used (ACCESS §8).
 
 use std::fmt;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::access::{self, Users};
+use crate::access::Users;
 use crate::clock::Timestamp;
 use crate::config::{self, Config, Validity, certificate_flaws};
 use crate::files;
 use crate::identity::Identity;
 use crate::licence::{PublicKey, PublicKeys, Revocations};
-use crate::secret::Secret;
+use crate::reload::token_key::token_key;
 use crate::server::{Service, TlsContext};
 
 /// What is wrong with the files of one input: the key of the configuration that names the file, and
@@ -175,34 +174,11 @@ fn unknown_users(config: &Config, users: &Users) -> Vec<KeyedMessage> {
 fn set_key(config: &Config, service: &Service) -> Result<(), Unusable> {
     let unusable = |message| Unusable::one("access.key_file", message);
     let path = config.key_file();
-    let key = token_key(&path).map_err(unusable)?;
+    let key = token_key(config).map_err(unusable)?;
     service
         .gatekeeper
         .set_key(&key)
         .map_err(|message| unusable(format!("{} {message}", path.display())))
-}
-
-/// The secret that the keys of our own tokens come from: the text of the key file, which is made,
-/// for its owner alone, if there is none.
-///
-/// # Errors
-/// A sentence that names the file.
-pub(crate) fn token_key(path: &Path) -> Result<Secret, String> {
-    match files::read_utf8(path) {
-        Ok(text) => Ok(Secret::new(text.trim_end().to_owned())),
-        Err(error) if error.kind() == ErrorKind::NotFound => make_token_key(path),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-    }
-}
-
-fn make_token_key(path: &Path) -> Result<Secret, String> {
-    let key = access::generate_key()?;
-    match files::create_private(path, key.expose().as_bytes()) {
-        Ok(()) => Ok(key),
-        // A replica that shares the folder was faster.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => token_key(path),
-        Err(error) => Err(format!("cannot create the key file {}: {error}", path.display())),
-    }
 }
 
 fn users(config: &Config) -> Result<Users, Unusable> {
@@ -287,36 +263,4 @@ fn tls(config: &Config) -> Result<Option<TlsContext>, Unusable> {
         // The message begins with the key that it is about.
         |message| Unusable::one("tls", message),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn a_missing_key_is_made_once_and_for_its_owner_alone() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("keys/access");
-        let made = token_key(&path).expect("writable");
-        assert!(made.expose().len() >= 32, "no short secret");
-        let permissions =
-            |path: &Path| fs::metadata(path).expect("made").permissions().mode() & 0o777;
-        assert_eq!(
-            (permissions(&path), permissions(path.parent().expect("a folder"))),
-            (0o600, 0o700)
-        );
-        assert_eq!(token_key(&path), Ok(made), "read from now on");
-        fs::write(&path, "by hand\n").expect("writable");
-        assert_eq!(token_key(&path), Ok(Secret::new("by hand".to_owned())));
-    }
-
-    #[test]
-    fn a_key_that_cannot_be_read_is_never_replaced() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let refused = token_key(folder.path()).expect_err("a folder is no key");
-        assert!(refused.contains(&folder.path().display().to_string()), "{refused}");
-    }
 }

@@ -7,6 +7,7 @@
 //! watched that it names, since one that is missing may come later.
 
 pub(crate) mod inputs;
+pub(crate) mod token_key;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -85,6 +85,21 @@ async fn a_broken_or_missing_database_stops_no_start_and_no_right_byte() {
     }
 }
 
+/// As a kill between making and writing has left it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_file_that_was_cut_short_stops_no_start() {
+    for left in ["", "half of a k"] {
+        let (_origin, image, mut proxy) = pulled().await;
+        proxy.stop().await;
+        let key = proxy.directory().join("cache/keys/access");
+        std::fs::write(&key, left).expect("the directory is ours");
+        proxy.start().await;
+        pull(&proxy, &image).await;
+        proxy.restart().await;
+        assert!(std::fs::read(&key).expect("the key").len() >= 32, "{left:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn strange_files_in_the_cache_are_left_alone() {
     let (_origin, image, mut proxy) = pulled().await;
