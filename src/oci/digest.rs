@@ -76,6 +76,28 @@ impl Digest {
         hasher.finish()
     }
 
+    /// The digest whose hash is `hash`, of as many bytes as the algorithm makes.
+    pub(crate) fn of_hash(algorithm: Algorithm, hash: &[u8]) -> Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = format!("{}:", algorithm.name());
+        for byte in hash {
+            text.push(char::from(HEX[usize::from(byte >> 4)]));
+            text.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+        Self { algorithm, text: text.into() }
+    }
+
+    /// The hash itself, of as many bytes as the algorithm makes.
+    pub(crate) fn hash<const N: usize>(&self) -> [u8; N] {
+        let digit = |byte: u8| byte.wrapping_sub(if byte <= b'9' { b'0' } else { b'a' - 10 });
+        let (pairs, _) = self.hex().as_bytes().as_chunks::<2>();
+        let mut hash = [0; N];
+        for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
+            *byte = digit(*high) << 4 | digit(*low);
+        }
+        hash
+    }
+
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -124,14 +146,7 @@ impl Hasher {
     }
 
     pub fn finish(self) -> Digest {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let hash = self.context.finish();
-        let mut text = format!("{}:", self.algorithm.name());
-        for byte in hash.as_ref() {
-            text.push(char::from(HEX[usize::from(byte >> 4)]));
-            text.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-        Digest { algorithm: self.algorithm, text: text.into() }
+        Digest::of_hash(self.algorithm, self.context.finish().as_ref())
     }
 }
 

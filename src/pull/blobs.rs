@@ -11,8 +11,8 @@ use super::error::{Error, Missing};
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
 use super::transfer::flight::{FlightKey, GrowingFile, Opening};
-use crate::oci::{ByteSpan, CanonicalName, Digest, RangeRequest, Resolved};
-use crate::store::Found;
+use crate::oci::{ByteRange, ByteSpan, CanonicalName, Digest, RangeRequest, Resolved};
+use crate::store::{Found, Use};
 
 /// The blob that a client wants, and by when its response headers have to leave.
 #[derive(Clone, Copy)]
@@ -66,7 +66,7 @@ impl PullThrough {
         let query = BlobQuery { name, digest, range, deadline };
         loop {
             let mut proven = self.0.membership.proven(name, digest).await?.is_some();
-            let stored = self.look_up(digest).await;
+            let stored = self.look_up(digest, use_of(range)).await;
             if !proven && matches!(stored, Stored::Content(_)) {
                 // The bytes were stored for other repositories, and knowing a digest gives no right
                 // to it (DESIGN §14.1).
@@ -97,7 +97,7 @@ impl PullThrough {
     ) -> Result<BlobHead, Error> {
         self.check_negative_cache(&Subject::Blob(digest.clone()), name, Missing::Blob)?;
         if self.0.membership.proven(name, digest).await?.is_some() {
-            match self.look_up(digest).await {
+            match self.look_up(digest, Use::Part).await {
                 // A suspect may have been cut short, so its size is not told; upstream is asked.
                 Stored::Content(Found::Unchecked(_)) => {}
                 Stored::Content(found @ (Found::Memory(_) | Found::File(_))) => {
@@ -116,8 +116,8 @@ impl PullThrough {
         Ok(BlobHead { size: size.or(self.0.sizes.get(name, digest)), outcome: Outcome::Miss })
     }
 
-    async fn look_up(&self, digest: &Digest) -> Stored {
-        match self.0.store.open(digest).await {
+    async fn look_up(&self, digest: &Digest, how: Use) -> Stored {
+        match self.0.store.open(digest, how).await {
             Ok(Some(found)) => Stored::Content(found),
             Ok(None) => Stored::Absent,
             Err(error) => {
@@ -146,6 +146,18 @@ impl PullThrough {
             Found::Unchecked(suspect) => return self.recheck(query, suspect).await,
         };
         Ok(BlobAnswer { size: Some(size), part, content, outcome: Outcome::Hit })
+    }
+}
+
+/// One use for a client that fetches a blob in parts, which begins with its first byte.
+fn use_of(range: RangeRequest) -> Use {
+    match range {
+        RangeRequest::None | RangeRequest::One(ByteRange::From(0) | ByteRange::Between(0, _)) => {
+            Use::Whole
+        }
+        RangeRequest::One(ByteRange::From(_) | ByteRange::Between(_, _) | ByteRange::Suffix(_))
+        | RangeRequest::Multiple
+        | RangeRequest::Unsatisfiable => Use::Part,
     }
 }
 

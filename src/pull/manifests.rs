@@ -15,7 +15,7 @@ use super::facts::subject::Subject;
 use super::outcome::Outcome;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
-use crate::store::{EvictionClass, Found, StageError};
+use crate::store::{EvictionClass, Found, StageError, Use};
 use crate::upstream::FetchedManifest;
 
 /// A manifest as upstream sent it, and when the GET was sent.
@@ -173,7 +173,7 @@ impl PullCore {
     /// The manifest, if it is stored and can be read. This says nothing about anybody's right to
     /// it.
     pub(super) async fn stored_manifest(&self, digest: &Digest) -> Option<StoredManifest> {
-        let found = self.store.open(digest).await.unwrap_or_else(|error| {
+        let found = self.store.open(digest, Use::Whole).await.unwrap_or_else(|error| {
             tracing::error!(%error, %digest, "cannot open a stored manifest; fetching it");
             None
         });

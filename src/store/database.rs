@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::facts::{Member, Stamp, TagRecord};
-use super::index::{EvictionClass, Tick};
+use super::order::{EvictionClass, Tick};
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 

@@ -120,7 +120,7 @@ impl Drop for IoPool {
 mod tests {
     use super::*;
     use crate::oci::{Algorithm, CanonicalName, Digest, Repository, UpstreamName};
-    use crate::store::{BlobStore, EvictionClass};
+    use crate::store::{BlobStore, EvictionClass, Use};
 
     fn errors(store: &BlobStore, operation: &str) -> u64 {
         store.0.metrics.store.errors.with_label_values(&[operation]).get()
@@ -175,7 +175,7 @@ mod tests {
         store.records().member(&name, &digest).await.expect_err("there is no such table");
         assert_eq!(errors(&store, "read"), 1);
         // The stamp cannot be read; the content is hashed and served, and not recorded.
-        assert!(store.open(&digest).await.expect("it can be opened").is_some());
+        assert!(store.open(&digest, Use::Whole).await.expect("it can be opened").is_some());
         assert_eq!((errors(&store, "read"), errors(&store, "write")), (2, 1));
     }
 }

@@ -8,6 +8,7 @@
 
 mod blob;
 mod database;
+mod entries;
 mod error;
 mod facts;
 mod fullness;
@@ -16,9 +17,11 @@ mod io;
 mod layout;
 mod mapping;
 mod open;
+mod order;
 mod reader;
 mod records;
 mod recover;
+mod room;
 mod staged;
 mod tables;
 
@@ -41,15 +44,16 @@ use crate::oci::{Algorithm, Digest};
 pub use blob::{Blob, Slice};
 pub use error::{Error, StageError};
 pub use facts::{Member, TagRecord};
-pub use index::EvictionClass;
+pub use index::Use;
 pub use mapping::SLICE;
 pub use open::{Found, Suspect};
+pub use order::EvictionClass;
 pub use reader::{READ_MAX, Reader};
 pub use records::Records;
 pub use staged::{Mismatch, Staged, Verified};
 
 use fullness::Fullness;
-use index::{Disk, Index};
+use index::Index;
 use io::IoPool;
 use layout::Layout;
 use reader::BufferPool;
@@ -161,13 +165,14 @@ impl BlobStore {
     }
 
     /// Promises room for `size` bytes (unknown: as they come) and makes a file to write them to.
+    /// What has to go for them goes as they come.
     ///
     /// # Errors
     /// [`StageError::NoRoom`] if neither free space nor eviction can hold them (DESIGN §14.10).
     pub async fn stage(&self, digest: &Digest, size: Option<u64>) -> Result<Staged, StageError> {
         let (shared, digest) = (Arc::clone(&self.0), digest.clone());
         let staged = self.0.pool.run(move || Staged::create(&shared, &digest, size)).await;
-        self.0.note_room(size.unwrap_or(staged::ROOM_STEP), &staged);
+        self.0.note_room(size.unwrap_or(1), &staged);
         staged
     }
 
@@ -192,7 +197,7 @@ impl BlobStore {
         *lock(&self.0.min_free) = cache.min_free;
         self.0.index().set_limit(cache.max_size);
         // If not enough can be evicted now, the next download that needs room evicts it.
-        if let Err(StageError::Failed(error)) = self.0.make_room(0) {
+        if let Err(StageError::Failed(error)) = self.0.meet_limit() {
             self.0.tolerate(Err(error));
         }
     }
@@ -229,6 +234,7 @@ impl BlobStore {
     pub async fn flush(&self) {
         let shared = Arc::clone(&self.0);
         let flushed = self.0.pool.run(move || {
+            shared.retry_evictions();
             shared.records.heal()?;
             let uses = shared.index().take_touched();
             if uses.is_empty() { Ok(()) } else { shared.records.put_recency(&uses) }
@@ -248,59 +254,13 @@ impl StoreInner {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Evicts until `size` more bytes fit, and promises them; blocks.
-    fn make_room(&self, size: u64) -> Result<(), StageError> {
-        // Asked before the index is locked, which is never held across disk work.
-        let disk = self.disk()?;
-        let victims =
-            self.index().reserve(size, disk).map_err(|index::NoRoom| StageError::NoRoom)?;
-        self.metrics.store.evictions.with_label_values(&["size"]).inc_by(victims.len() as u64);
-        self.unlink(&victims);
-        Ok(())
-    }
-
-    fn disk(&self) -> Result<Disk, Error> {
-        let root = self.layout.root();
-        let stat =
-            rustix::fs::statvfs(root).map_err(|error| Error::file("stat", root)(error.into()))?;
-        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        let keep_free = match *lock(&self.min_free) {
-            MinFree::Bytes(bytes) => bytes,
-            MinFree::Percent(percent) => total / 100 * u64::from(percent),
-        };
-        let pending = self.pending.load(Ordering::Relaxed);
-        Ok(Disk { available: stat.f_bavail.saturating_mul(stat.f_frsize), keep_free, pending })
-    }
-
-    /// Removes the files of content that has been taken out of the index; blocks. Who has such a
-    /// file open reads on.
-    fn unlink(&self, digests: &[Digest]) {
-        for digest in digests {
-            let _names = lock(&self.names);
-            if self.index().contains(digest) {
-                // Published again since it was taken out of the index: this is the new file.
-                continue;
-            }
-            self.small.invalidate(digest);
-            let path = self.layout.blob(digest);
-            if let Err(error) = std::fs::remove_file(&path).map_err(Error::file("remove", &path)) {
-                tracing::warn!(%error, %digest, "cannot remove a blob");
-                self.pool.count(&error);
-            }
-        }
-        if !digests.is_empty() {
-            self.report();
-            self.tolerate(self.records.drop_stamps(digests));
-        }
-    }
-
     /// Removes content that cannot be read or has the wrong digest, so that the next request
     /// fetches it again; blocks.
     fn discard(&self, digest: &Digest, reason: &'static str) {
         self.index().remove(digest);
         self.metrics.store.corrupt.inc();
         tracing::error!(%digest, reason, "removed a stored blob; it will be fetched again");
-        self.unlink(std::slice::from_ref(digest));
+        self.unlink(digest);
     }
 
     /// Logs and counts a failure that the caller goes on without.
@@ -327,7 +287,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Recency in microseconds since the epoch.
-fn tick(now: Timestamp) -> index::Tick {
+fn tick(now: Timestamp) -> order::Tick {
     u64::try_from(now.unix().as_micros()).unwrap_or(u64::MAX)
 }
 

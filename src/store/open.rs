@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::facts::Stamp;
-use super::index::EvictionClass;
+use super::index::Use;
+use super::order::EvictionClass;
 use super::staged::{Mismatch, stamp_of};
 use super::{Blob, BlobStore, Error, Reader, StoreInner, lock, tick};
 use crate::oci::{Digest, Hasher};
@@ -45,11 +46,11 @@ impl BlobStore {
     ///
     /// # Errors
     /// If the disk fails. Absence is `None`.
-    pub async fn open(&self, digest: &Digest) -> Result<Option<Found>, Error> {
+    pub async fn open(&self, digest: &Digest, how: Use) -> Result<Option<Found>, Error> {
         let now = tick(self.0.clock.now());
         let (touched, loaded) = {
             let mut index = self.0.index();
-            (index.touch(digest, now), index.is_loaded())
+            (index.touch(digest, now, how), index.is_loaded())
         };
         match touched {
             None if loaded => return Ok(None),
@@ -104,13 +105,15 @@ impl StoreInner {
     fn open_name(&self, digest: &Digest, class: EvictionClass) -> Result<Option<File>, Error> {
         let path = self.layout.blob(digest);
         let _names = lock(&self.names);
-        if self.index().is_loaded() && !self.index().contains(digest) {
-            // Taken out of the index by an eviction, which unlinks the file next.
-            return Ok(None);
-        }
         match File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file))) {
             Ok((size, file)) => {
-                self.index().insert(digest, size, class, tick(self.clock.now()));
+                let mut index = self.index();
+                if index.is_loaded() && !index.contains(digest) {
+                    // Taken out of the index by an eviction, which unlinks the file next. Looked at
+                    // in the step that would enter it: its room is promised to others.
+                    return Ok(None);
+                }
+                index.insert(digest, size, class, tick(self.clock.now()));
                 Ok(Some(file))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -224,7 +227,11 @@ impl Suspect {
             shared.small.insert(blob.digest().clone(), body.clone());
             return Ok(Found::Memory(body));
         }
-        shared.index().set_open(blob.digest(), Arc::downgrade(blob.open()));
+        let entered = shared.index().set_open(blob.digest(), Arc::downgrade(blob.open()));
+        if !entered {
+            // Evicted meanwhile: its bytes come free with the last reader.
+            blob.open().mark_unlinked();
+        }
         Ok(Found::File(blob))
     }
 }
@@ -245,7 +252,7 @@ mod tests {
             let file = File::create(&path).expect("the directory is ours");
             file.set_len(5 << 20).expect("a sparse file");
             store.0.index().insert(&digest, 5 << 20, EvictionClass::Blob, 0);
-            let found = store.open(&digest).await.expect("it can be opened");
+            let found = store.open(&digest, Use::Whole).await.expect("it can be opened");
             let Some(Found::Unchecked(suspect)) = found else { panic!("unchecked, not {found:?}") };
             file.set_len(left).expect("the file is ours");
             suspect.check(|_| ()).await.expect_err("it is shorter than it was");

@@ -6,8 +6,8 @@ use std::fs::{DirEntry, File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use super::index::{EvictionClass, Tick};
 use super::layout::{ALGORITHMS, Layout};
+use super::order::{EvictionClass, Tick};
 use super::{Error, StageError, StoreInner, create_folder};
 use crate::oci::{Algorithm, Digest};
 
@@ -71,7 +71,7 @@ pub(super) fn load(shared: &StoreInner) -> Result<(), Error> {
     shared.tolerate(shared.records.drop_stamps(&missing));
     shared.tolerate(shared.records.prune());
     // The configuration may have a lower limit than when the content was stored.
-    match shared.make_room(0) {
+    match shared.meet_limit() {
         Ok(()) => {}
         Err(StageError::NoRoom) => tracing::warn!(
             "the cache's file system is fuller than min_free allows; new content will not be stored"

@@ -14,21 +14,27 @@ use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
 use super::facts::Stamp;
-use super::index::{EvictionClass, Index};
+use super::order::EvictionClass;
+use super::room::Room;
 use super::{Blob, Error, Reader, StageError, StoreInner};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Hasher};
-
-/// Bytes that are promised at a time when the length is unknown.
-pub(super) const ROOM_STEP: u64 = 64 << 20;
 
 /// Content being written.
 #[derive(Debug)]
 pub struct Staged {
     digest: Digest,
     file: StagedFile,
-    hasher: Option<Hasher>,
+    /// Missing while a job writes, and after one that failed.
+    writing: Option<Writing>,
     written: u64,
+}
+
+/// What the writing moves on.
+#[derive(Debug)]
+struct Writing {
+    hasher: Hasher,
+    room: Room,
 }
 
 /// The bytes do not hash to what they were fetched as.
@@ -44,45 +50,50 @@ pub struct Mismatch {
 pub struct Verified {
     digest: Digest,
     file: StagedFile,
+    room: Room,
     size: u64,
 }
 
-/// A file in the staging folder and the room promised for it; both go when it is dropped.
+/// A file in the staging folder; goes when it is dropped.
 #[derive(Debug)]
 struct StagedFile {
     handle: Arc<File>,
     name: StagingName,
-    room: Room,
 }
 
 impl Staged {
-    /// Promises room and makes the file; blocks.
+    /// Promises room and makes the file; blocks. The disk is asked for its blocks now if they are
+    /// free, so that a full disk is met before any header is sent.
     pub(super) fn create(
         shared: &Arc<StoreInner>,
         digest: &Digest,
         size: Option<u64>,
     ) -> Result<Self, StageError> {
-        let room = Room::promise(shared, size.unwrap_or(ROOM_STEP))?;
+        let (mut room, is_free) = Room::promise(shared, size.unwrap_or(0))?;
+        // Evicts only where the disk can make no more files.
+        room.hold_up_to(0)?;
         let name = StagingName {
             path: shared.layout.staged(digest, shared.next_serial()),
             shared: Arc::clone(shared),
         };
-        let file = StagedFile { handle: Arc::new(name.create_file()?), name, room };
-        if let Some(size) = size.filter(|size| *size > 0) {
-            file.allocate(size)?;
+        let mut handle = name.create_file();
+        if handle.as_ref().is_err_and(Error::is_full) && shared.make_way_for_files()? {
+            handle = name.create_file();
         }
-        Ok(Self {
-            digest: digest.clone(),
-            file,
-            hasher: Some(Hasher::new(digest.algorithm())),
-            written: 0,
-        })
+        let file = StagedFile { handle: Arc::new(handle?), name };
+        if let Some(size) = size.filter(|size| is_free && *size > 0)
+            && file.allocate(size)?
+        {
+            room.note_given();
+        }
+        let writing = Writing { hasher: Hasher::new(digest.algorithm()), room };
+        Ok(Self { digest: digest.clone(), file, writing: Some(writing), written: 0 })
     }
 
     /// Reads the file while it grows. The caller sees to it that nothing beyond the watermark is
     /// read.
     pub fn reader(&self) -> Reader {
-        Reader::new(Arc::clone(&self.file.handle), Arc::clone(&self.file.room.shared))
+        Reader::new(Arc::clone(&self.file.handle), Arc::clone(&self.file.name.shared))
     }
 
     /// Bytes so far.
@@ -90,8 +101,8 @@ impl Staged {
         self.written
     }
 
-    /// Appends `chunks`; calls `written` with the new length as soon as readers may have them, then
-    /// hashes.
+    /// Makes room for `chunks` and appends them; calls `written` with the new length as soon as
+    /// readers may have them, then hashes.
     ///
     /// # Errors
     /// If the disk fails or is full. The staged content is then of no more use.
@@ -101,17 +112,13 @@ impl Staged {
         written: impl FnOnce(u64) + Send + 'static,
     ) -> Result<(), StageError> {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        let reserved = self.reserve_up_to(self.written + length).await;
-        if reserved.is_err() {
-            self.file.room.shared.note_room(self.written + length, &reserved);
-        }
-        reserved?;
-        // The job owns the hasher meanwhile. A write that failed, or whose future was dropped,
-        // never gave it back.
-        let Some(mut hasher) = self.hasher.take() else { return Err(Error::Closed.into()) };
+        // The job owns it meanwhile. A write that failed, or whose future was dropped, never gave it
+        // back.
+        let Some(mut writing) = self.writing.take() else { return Err(Error::Closed.into()) };
         let (file, path, mut offset) =
             (Arc::clone(&self.file.handle), self.file.name.path.clone(), self.written);
-        let job = self.file.room.shared.pool.run(move || {
+        let job = self.file.name.shared.pool.run(move || {
+            writing.room.hold_up_to(offset + length)?;
             for chunk in &chunks {
                 let wrote = file.write_all_at(chunk, offset).map_err(Error::file("write", &path));
                 wrote.map_err(full_is_no_room)?;
@@ -121,22 +128,22 @@ impl Staged {
             // content from being complete (DESIGN §14.7).
             written(offset);
             for chunk in &chunks {
-                hasher.update(chunk);
+                writing.hasher.update(chunk);
             }
-            Ok::<_, StageError>(hasher)
+            Ok::<_, StageError>(writing)
         });
         let written = job.await;
         if written.is_err() {
-            self.file.room.shared.note_room(self.written + length, &written);
+            self.file.name.shared.note_room(self.written + length, &written);
         }
-        self.hasher = Some(written?);
+        self.writing = Some(written?);
         self.written += length;
         Ok(())
     }
 
     /// The state of the hash over everything written.
     pub fn hasher(&self) -> Option<Hasher> {
-        self.hasher.clone()
+        self.writing.as_ref().map(|writing| writing.hasher.clone())
     }
 
     /// Ends the writing.
@@ -144,12 +151,13 @@ impl Staged {
     /// # Errors
     /// [`Mismatch`] if the content is not what the digest names.
     pub fn verify(mut self) -> Result<Verified, Mismatch> {
-        // Missing only after a failed write. The digest of nothing then differs from every digest
-        // but that of the empty blob.
-        let hasher = self.hasher.take().unwrap_or_else(|| Hasher::new(self.digest.algorithm()));
+        let Some(Writing { hasher, room }) = self.writing.take() else {
+            let actual = Digest::of(self.digest.algorithm(), b"");
+            return Err(Mismatch { expected: self.digest, actual });
+        };
         let actual = hasher.finish();
         if actual == self.digest {
-            return Ok(Verified { digest: self.digest, file: self.file, size: self.written });
+            return Ok(Verified { digest: self.digest, file: self.file, room, size: self.written });
         }
         Err(Mismatch { expected: self.digest, actual })
     }
@@ -161,21 +169,6 @@ impl Staged {
     pub fn verify_as(self, digest: &Digest) -> Result<Verified, Mismatch> {
         Self { digest: digest.clone(), ..self }.verify()
     }
-
-    async fn reserve_up_to(&mut self, length: u64) -> Result<(), StageError> {
-        if length <= self.file.room.bytes {
-            return Ok(());
-        }
-        let shared = Arc::clone(&self.file.room.shared);
-        if length > shared.index().largest() {
-            // An endless body would otherwise evict everything, step by step.
-            return Err(StageError::NoRoom);
-        }
-        let more = ROOM_STEP.max(length - self.file.room.bytes);
-        let job = self.file.room.shared.pool.run(move || Room::promise(&shared, more));
-        self.file.room.absorb(job.await?);
-        Ok(())
-    }
 }
 
 impl Verified {
@@ -184,13 +177,13 @@ impl Verified {
     /// # Errors
     /// If the disk fails; nothing is then visible.
     pub async fn publish(self, class: EvictionClass, now: Timestamp) -> Result<Blob, Error> {
-        let shared = Arc::clone(&self.file.room.shared);
+        let shared = Arc::clone(&self.file.name.shared);
         shared.pool.run(move || self.publish_blocking(class, now)).await
     }
 
     fn publish_blocking(self, class: EvictionClass, now: Timestamp) -> Result<Blob, Error> {
-        let Self { digest, file: StagedFile { handle, name, room }, size } = self;
-        let shared = Arc::clone(&room.shared);
+        let Self { digest, file: StagedFile { handle, name }, room, size } = self;
+        let shared = Arc::clone(&name.shared);
         // Data before the name: after a power cut a name must never lead to holes.
         handle.sync_data().map_err(Error::file("sync", &name.path))?;
         let folder = shared.layout.shelf(&digest);
@@ -224,48 +217,16 @@ impl Verified {
 }
 
 impl StagedFile {
-    /// Takes the blocks from the disk now, so that a full disk is met before any header is sent.
-    /// File systems that cannot (`EOPNOTSUPP`) allocate as it is written. `KEEP_SIZE`: the length
-    /// of the file stays what is written.
-    fn allocate(&self, size: u64) -> Result<(), StageError> {
+    /// Takes free blocks from the disk now; whether it could. File systems that cannot
+    /// (`EOPNOTSUPP`) allocate as it is written. `KEEP_SIZE`: the length of the file stays what is
+    /// written.
+    fn allocate(&self, size: u64) -> Result<bool, StageError> {
         match rustix::fs::fallocate(&*self.handle, FallocateFlags::KEEP_SIZE, 0, size) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
             Err(error) => {
                 Err(full_is_no_room(Error::file("allocate", &self.name.path)(error.into())))
             }
-        }
-    }
-}
-
-/// Promised room.
-#[derive(Debug)]
-struct Room {
-    bytes: u64,
-    shared: Arc<StoreInner>,
-}
-
-impl Room {
-    /// Evicts what is needed; blocks.
-    fn promise(shared: &Arc<StoreInner>, bytes: u64) -> Result<Self, StageError> {
-        shared.make_room(bytes)?;
-        Ok(Self { bytes, shared: Arc::clone(shared) })
-    }
-
-    fn absorb(&mut self, mut more: Self) {
-        self.bytes += std::mem::take(&mut more.bytes);
-    }
-
-    /// Ends the promise in the same step that enters what was promised, so that nobody sees the
-    /// room as free between.
-    fn give_back(mut self, index: &mut Index) {
-        index.release(std::mem::take(&mut self.bytes));
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.shared.index().release(self.bytes);
         }
     }
 }

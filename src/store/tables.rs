@@ -252,7 +252,7 @@ mod tests {
     use super::*;
     use crate::oci::{Algorithm, Digest, Repository, UpstreamName};
     use crate::store::facts::{Member, Stamp};
-    use crate::store::index::EvictionClass;
+    use crate::store::order::EvictionClass;
 
     #[test]
     fn damage_that_shows_while_running_costs_the_records_and_nothing_else() {

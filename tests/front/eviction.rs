@@ -90,8 +90,9 @@ async fn a_reader_outlives_the_eviction_of_what_it_reads() {
     proxy.clock().advance(Duration::from_secs(1));
     for seed in 1..4 {
         let layer = origin.blob("a/b", seed, 16 * MIB);
-        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
-        proxy.clock().advance(Duration::from_secs(1));
+        // As often as the first, which gives way to what was used later.
+        pull(&proxy, &layer).await;
+        pull(&proxy, &layer).await;
     }
     eventually("it is evicted", || !proxy.has_stored(&read.digest)).await;
     assert_eq!(reading.finish().await.digest(), read.digest);
@@ -206,6 +207,90 @@ async fn downloads_in_progress_count_and_a_third_is_passed_through() {
     for (reading, layer) in held.into_iter().zip(&layers) {
         assert_eq!(reading.finish().await.digest(), layer.digest);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_announced_evicts_nothing_until_its_bytes_come() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 10 * MIB).await;
+    let kept: Vec<Blob> = (0..4).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
+    for layer in &kept {
+        pull(&proxy, layer).await;
+    }
+    let large: Vec<Blob> = (10..12).map(|seed| origin.blob("a/b", seed, 4 * MIB)).collect();
+    let gates: Vec<Gate> =
+        large.iter().map(|layer| origin.hold_at(&layer.digest, MIB / 2)).collect();
+    let mut reading = Vec::new();
+    for layer in &large {
+        let mut body = proxy.open(&blob("a/b", &layer.digest)).await;
+        body.read(1000).await;
+        reading.push(body);
+    }
+    assert_eq!(proxy.metric("roadstead_evictions_total", &[]), 0, "16 of them fit");
+    assert!(kept.iter().all(|layer| proxy.has_stored(&layer.digest)));
+    gates.iter().for_each(Gate::open);
+    for (body, layer) in reading.into_iter().zip(&large) {
+        assert_eq!(body.finish().await.digest(), layer.digest);
+        eventually("a promise is kept", || proxy.has_stored(&layer.digest)).await;
+    }
+    assert_eq!(proxy.metric("roadstead_evictions_total", &[]), 3, "room for their bytes alone");
+    assert!(bytes_below(&proxy.directory().join("cache/blobs")) <= 10 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pulled_once_does_not_drive_out_what_is_used() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 10 * MIB).await;
+    let hot: Vec<Blob> = (0..3).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
+    for layer in hot.iter().chain(&hot) {
+        pull(&proxy, layer).await;
+    }
+    for seed in 100..160 {
+        pull(&proxy, &origin.blob("a/b", seed, MIB)).await;
+    }
+    let left = hot.iter().filter(|layer| proxy.has_stored(&layer.digest)).count();
+    assert_eq!(left, 3, "six times the cache has passed");
+    assert!(proxy.metric("roadstead_store_bytes", &[]) <= 10 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_used_no_more_goes_for_what_is_used_now() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 10 * MIB).await;
+    let blobs = |seeds: std::ops::Range<u64>| -> Vec<Blob> {
+        seeds.map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect()
+    };
+    let (before, now) = (blobs(0..4), blobs(10..14));
+    for layer in before.iter().chain(&before).chain(&before) {
+        pull(&proxy, layer).await;
+    }
+    proxy.clock().advance(Duration::from_hours(72));
+    for _ in 0..3 {
+        for layer in &now {
+            pull(&proxy, layer).await;
+        }
+    }
+    let left = now.iter().filter(|layer| proxy.has_stored(&layer.digest)).count();
+    assert!(left >= 3, "{left} of 4");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_a_blob_that_is_fetched_once_are_not_further_uses() {
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, 10 * MIB).await;
+    let hot: Vec<Blob> = (0..3).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
+    for layer in hot.iter().chain(&hot) {
+        pull(&proxy, layer).await;
+    }
+    for seed in 100..112 {
+        let layer = origin.blob("a/b", seed, MIB);
+        pull(&proxy, &layer).await;
+        for part in ["bytes=1000-1999", "bytes=2000-", "bytes=-5"] {
+            assert_eq!(proxy.get_range(&blob("a/b", &layer.digest), part).await.status, 206);
+        }
+        assert_eq!(proxy.head(&blob("a/b", &layer.digest)).await.status, 200);
+    }
+    assert!(hot.iter().all(|layer| proxy.has_stored(&layer.digest)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

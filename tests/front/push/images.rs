@@ -241,6 +241,26 @@ async fn uploads_that_are_only_passed_take_no_place_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn uploads_take_the_room_of_what_they_have_sent() {
+    let origin = Origin::start().await;
+    let mut setup = open_to_all(&origin, Writes::Kept);
+    setup.config.cache.max_size = 64 << 20;
+    let proxy = setup.start().await;
+    let kept: Vec<Blob> = (0..6).map(|seed| origin.blob("a/b", seed, 10 << 20)).collect();
+    for layer in &kept {
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+        eventually("it is stored", || proxy.has_stored(&layer.digest)).await;
+    }
+    for _ in 0..16 {
+        let location = anyone(&proxy).begin("c/d").await;
+        assert_eq!(anyone(&proxy).patch(&location, "x").await.status, 202);
+    }
+    assert_eq!(proxy.staged_files(), 16, "they are kept as they come");
+    assert!(kept.iter().all(|layer| proxy.has_stored(&layer.digest)));
+    assert_eq!(proxy.metric("roadstead_evictions_total", &[]), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_goes_on_after_a_restart() {
     let origin = Origin::start().await;
     let mut proxy = proxy_keeping_pushes(&origin).await;
