@@ -75,6 +75,9 @@ pub struct Limits {
     pub connections: usize,
     /// How often files are compared with what was read.
     pub watch: Duration,
+    /// Between two looks at a file that has changed: it is read when it is the same at both, since
+    /// somebody may still be writing it.
+    pub settle: Duration,
 }
 
 impl Default for Limits {
@@ -112,7 +115,8 @@ impl Default for Limits {
             memory: 64 * MIB,
             negative: Duration::from_secs(10),
             connections: 4096,
-            watch: Duration::from_secs(5),
+            watch: Duration::from_secs(4),
+            settle: Duration::from_secs(1),
         }
     }
 }

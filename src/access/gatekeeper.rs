@@ -43,6 +43,13 @@ pub(crate) struct Gatekeeper {
     told_too_long: ExpiringCache<String, ()>,
 }
 
+/// What our own key signs and seals with.
+#[derive(Debug)]
+pub(crate) struct KeyRing {
+    tokens: AccessTokens,
+    seals: Seals,
+}
+
 /// A credential, and where it is presented.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PresentedCredential<'a> {
@@ -102,18 +109,23 @@ impl Gatekeeper {
         self.revocations.store(Arc::new(revocations));
     }
 
-    /// Signs and seals with this key from now on; tokens of the one before are read until they have
-    /// run out.
+    /// Keys that sign and seal with this one, and read tokens of the one before until those have
+    /// run out. None if it is the key that is used.
     ///
     /// # Errors
     /// If the key is unusable.
-    pub(crate) fn set_key(&self, key: &Secret) -> Result<(), String> {
+    pub(crate) fn renewed_keys(&self, key: &Secret) -> Result<Option<KeyRing>, String> {
         let key = key.expose().as_bytes();
-        if let Some(renewed) = self.tokens.load().renewed(key)? {
-            self.seals.store(Arc::new(self.seals.load().renewed(key)?));
-            self.tokens.store(Arc::new(renewed));
+        let Some(tokens) = self.tokens.load().renewed(key)? else { return Ok(None) };
+        Ok(Some(KeyRing { tokens, seals: self.seals.load().renewed(key)? }))
+    }
+
+    /// Uses these keys from now on, if there are any.
+    pub(crate) fn set_keys(&self, keys: Option<KeyRing>) {
+        if let Some(KeyRing { tokens, seals }) = keys {
+            self.seals.store(Arc::new(seals));
+            self.tokens.store(Arc::new(tokens));
         }
-        Ok(())
     }
 
     /// Seals what a client shall bring back, for `whom` and `what` alone (ACCESS §7.2). None if the

@@ -20,6 +20,7 @@ mod keys;
 mod licence_file;
 mod listen;
 mod model;
+mod openings;
 mod place;
 mod presets;
 mod problem;

@@ -61,6 +61,20 @@ impl Pattern {
         }
     }
 
+    /// Whether every name that `other` matches is matched by this glob, too.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (mut ours, mut theirs) = (self.0.split('/'), other.0.split('/'));
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) | (Some("**"), Some(_)) => return true,
+                (Some(_) | None, Some("**")) => return false,
+                (Some("*"), Some(_)) => {}
+                (Some(a), Some(b)) if a == b => {}
+                (Some(_) | None, Some(_)) | (Some(_), None) => return false,
+            }
+        }
+    }
+
     /// The globs that match what this one does, of the repository `name` and of everything below
     /// it.
     #[must_use]
@@ -122,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn two_globs_overlap_if_a_name_matches_both() {
+    fn two_globs_overlap_if_a_name_matches_both_and_one_covers_what_it_matches_all_of() {
         let parts = ["a", "b", "*"];
         let mut globs: Vec<String> = vec!["**".to_owned()];
         for x in parts {
@@ -147,6 +161,8 @@ mod tests {
             for b in &parsed {
                 let both = names.iter().any(|name| a.matches(name) && b.matches(name));
                 assert_eq!(a.overlaps(b), both, "{a:?} {b:?}");
+                let all = names.iter().all(|name| a.matches(name) || !b.matches(name));
+                assert_eq!(a.covers(b), all, "{a:?} {b:?}");
             }
         }
     }

@@ -29,7 +29,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::BlobStore;
-use crate::upstream::{BuildError, ManifestHead};
+use crate::upstream::{BuildError, ManifestHead, NextUpstreams};
 
 /// How long a blob is passed through after writing it to the disk has failed (DESIGN §14.10).
 pub(super) const UNSTORABLE_LIFE: Duration = Duration::from_mins(1);
@@ -123,19 +123,18 @@ impl PullThrough {
         }))
     }
 
-    /// Takes over changed upstreams and times to live. Transfers that are under way go on.
+    /// Builds changed upstreams; nothing uses them yet.
     ///
     /// # Errors
-    /// If an upstream cannot be used; then nothing has changed.
-    pub fn reconfigure(
-        &self,
-        upstreams: &[config::Upstream],
-        cache: &config::Cache,
-    ) -> Result<(), BuildError> {
-        // The only step that can fail comes first, so that a failure changes nothing.
-        self.0.sources.upstreams().replace(upstreams)?;
+    /// If an upstream cannot be used.
+    pub fn prepare(&self, upstreams: &[config::Upstream]) -> Result<NextUpstreams, BuildError> {
+        self.0.sources.upstreams().prepare(upstreams)
+    }
+
+    /// Takes over changed upstreams and times to live. Transfers that are under way go on.
+    pub fn reconfigure(&self, upstreams: NextUpstreams, cache: &config::Cache) {
         self.0.settings.store(Arc::new(cache.clone()));
-        Ok(())
+        self.0.sources.upstreams().replace(upstreams);
     }
 
     /// Takes over changed room; blocks while it evicts.

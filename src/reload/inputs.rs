@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::access::Users;
+use crate::access::{KeyRing, Users};
 use crate::clock::Timestamp;
 use crate::config::{self, Config, Validity, certificate_flaws};
 use crate::files;
@@ -78,22 +78,28 @@ impl Input {
         }
     }
 
-    /// Reads the files and replaces what `service` uses; nothing changes if anything is wrong with
-    /// them.
+    /// Reads the files, and changes nothing.
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub(crate) fn load(self, config: &Config, service: &Service) -> Result<(), Unusable> {
+    pub(crate) fn read(self, config: &Config, service: &Service) -> Result<Loaded, Unusable> {
+        Ok(match self {
+            Self::Key => Loaded::Key(next_keys(config, service)?),
+            Self::Users => Loaded::Users(users(config)?),
+            Self::PublicKeys => Loaded::PublicKeys(public_keys(config)?),
+            Self::Revocations => Loaded::Revocations(revocations(config)?),
+            Self::Tls => Loaded::Tls(next_tls(config, service)?),
+        })
+    }
+
+    /// Whether it is read from other files in `next`, or in another way.
+    pub(crate) fn differs(self, config: &Config, next: &Config) -> bool {
         match self {
-            Self::Key => set_key(config, service)?,
-            Self::Users => service.gatekeeper.set_users(users(config)?),
-            Self::PublicKeys => service.gatekeeper.set_public_keys(public_keys(config)?),
-            Self::Revocations => service.gatekeeper.set_revocations(revocations(config)?),
-            Self::Tls => {
-                drop(service.tls.send_replace(next_tls(config, service)?.map(Arc::new)));
+            Self::Tls => config.tls != next.tls,
+            Self::Key | Self::Users | Self::PublicKeys | Self::Revocations => {
+                self.files(config) != self.files(next)
             }
         }
-        Ok(())
     }
 
     /// The files and folders that it is read from.
@@ -146,6 +152,31 @@ impl Input {
     }
 }
 
+/// What the files of an input hold; not in use yet.
+#[derive(Debug)]
+pub(crate) enum Loaded {
+    Key(Option<KeyRing>),
+    Users(Users),
+    PublicKeys(PublicKeys),
+    Revocations(Revocations),
+    Tls(Option<TlsContext>),
+}
+
+impl Loaded {
+    /// Puts it in the place of what `service` uses; at once, since it may stand between two other
+    /// steps of a reload.
+    pub(crate) fn apply(self, service: &Service) {
+        let gatekeeper = &service.gatekeeper;
+        match self {
+            Self::Key(keys) => gatekeeper.set_keys(keys),
+            Self::Users(users) => gatekeeper.set_users(users),
+            Self::PublicKeys(keys) => gatekeeper.set_public_keys(keys),
+            Self::Revocations(revocations) => gatekeeper.set_revocations(revocations),
+            Self::Tls(tls) => drop(service.tls.send_replace(tls.map(Arc::new))),
+        }
+    }
+}
+
 /// Whoever has rights and is not among the users.
 fn unknown_users(config: &Config, users: &Users) -> Vec<KeyedMessage> {
     let Some(path) = &config.access.users else { return Vec::new() };
@@ -171,14 +202,12 @@ fn unknown_users(config: &Config, users: &Users) -> Vec<KeyedMessage> {
     rules.chain(publishers).filter_map(unknown).collect()
 }
 
-fn set_key(config: &Config, service: &Service) -> Result<(), Unusable> {
+fn next_keys(config: &Config, service: &Service) -> Result<Option<KeyRing>, Unusable> {
     let unusable = |message| Unusable::one("access.key_file", message);
     let path = config.key_file();
     let key = token_key(config).map_err(unusable)?;
-    service
-        .gatekeeper
-        .set_key(&key)
-        .map_err(|message| unusable(format!("{} {message}", path.display())))
+    let renewed = service.gatekeeper.renewed_keys(&key);
+    renewed.map_err(|message| unusable(format!("{} {message}", path.display())))
 }
 
 fn users(config: &Config) -> Result<Users, Unusable> {

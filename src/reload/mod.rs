@@ -1,16 +1,17 @@
 //! Replaces what changes on disk while the proxy runs: the configuration, and each input that it
 //! names (users, keys, revocations, certificate), each by itself (ACCESS §8).
 //!
-//! Every few seconds the files are compared with what was read, and whatever has changed is loaded;
-//! SIGHUP loads everything at once. A file that cannot be used changes nothing, is logged once, and
+//! Every few seconds the files are compared with what was read, and whatever has changed is loaded
+//! when it is the same a second later; SIGHUP loads everything at once. A file that cannot be used changes nothing, is logged once, and
 //! does not keep the others from being replaced. Of a configuration that is refused the files are
 //! watched that it names, since one that is missing may come later.
 
 pub(crate) mod inputs;
+mod looks;
 pub(crate) mod token_key;
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -19,16 +20,17 @@ use crate::clock::Timestamp;
 use crate::config::{Config, Draft, FilesRead, Problems, Surroundings};
 use crate::files::Fingerprint;
 use crate::metrics::Metrics;
-use crate::reload::inputs::Input;
+use crate::reload::inputs::{Input, Loaded, Unusable};
+use crate::reload::looks::{Look, Watched};
 use crate::server::{RequestConfig, Service};
 use crate::telemetry::Logging;
 
 /// The label of the configuration itself in metrics and log lines, beside those of the inputs.
 const CONFIGURATION: &str = "configuration";
 
-/// What a look at the files reads.
+/// What is read of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
+enum Wanted {
     /// What has changed since the last one.
     Changes,
     /// Everything: somebody asks for it, and has to hear what is wrong with it.
@@ -41,14 +43,14 @@ pub(crate) struct Reloader {
     file: Option<PathBuf>,
     logging: Option<Logging>,
     config: Config,
-    /// What the configuration was read from last. If that was refused, these are not the files of
+    /// What the configuration was read from. If that was refused, these are not the files of
     /// `config`: a secret that it misses may come later.
-    files_read: FilesRead,
+    files_read: Watched<FilesRead>,
     service: Arc<Service>,
     metrics: Arc<Metrics>,
-    /// What the files of each input held when they were read last, good or bad, by its label. A bad
-    /// file is remembered as well, so that it is logged once.
-    seen: HashMap<&'static str, Fingerprint>,
+    /// The files of each input, good or bad, by its label. A bad file is remembered as well, so that
+    /// it is logged once.
+    inputs: HashMap<&'static str, Watched<Fingerprint>>,
     /// When an input that was refused can be used, if that is only a matter of time.
     due: HashMap<&'static str, Timestamp>,
     /// The parts whose files were refused when they were read last.
@@ -59,15 +61,14 @@ impl Reloader {
     /// Remembers the files of each input as they are now. The inputs of `config` have to be loaded
     /// after this: a change in between is then seen as a change.
     pub(crate) fn new(config: Config, service: Arc<Service>, metrics: Arc<Metrics>) -> Self {
-        let files_read = config.files_read.clone();
+        let files_read = Watched::new(config.files_read.clone());
+        let print = |input: Input| Fingerprint::of_all(&input.files(&config));
+        let inputs = Input::ALL.map(|input| (input.as_str(), Watched::new(print(input)))).into();
         let (file, logging) = (None, None);
-        let (seen, due, refused) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let (due, refused) = (HashMap::new(), HashSet::new());
         let mut reloader =
-            Self { file, logging, config, files_read, service, metrics, seen, due, refused };
+            Self { file, logging, config, files_read, service, metrics, inputs, due, refused };
         reloader.show_state("start", true);
-        for input in Input::ALL {
-            reloader.note_change(input.as_str(), &input.files(&reloader.config));
-        }
         reloader
     }
 
@@ -80,89 +81,154 @@ impl Reloader {
 
     /// Runs until it is dropped; `now` asks it to read everything at once.
     pub(crate) async fn run(mut self, now: Arc<Notify>) {
-        let interval = self.service.limits.watch;
+        let (watch, settle) = (self.service.limits.watch, self.service.limits.settle);
+        let mut pause = watch;
         loop {
-            let asked = tokio::time::timeout(interval, now.notified()).await;
-            let look = if asked.is_ok() { Look::Everything } else { Look::Changes };
+            let asked = tokio::time::timeout(pause, now.notified()).await;
+            let wanted = if asked.is_ok() { Wanted::Everything } else { Wanted::Changes };
             let reloaded = tokio::task::spawn_blocking(move || {
-                self.reload(look);
-                self
+                let settled = self.reload(wanted);
+                (self, settled)
             });
-            let Ok(back) = reloaded.await else { return };
+            let Ok((back, settled)) = reloaded.await else { return };
             self = back;
+            pause = if settled { watch } else { settle };
         }
     }
 
-    /// Loads what has changed on disk, or everything; blocks.
-    fn reload(&mut self, look: Look) {
-        if let Some(file) = self.file.clone()
-            && (look == Look::Everything || self.files_read.have_changed())
-        {
-            let outcome = self.load_configuration(&file);
-            self.report(CONFIGURATION, outcome);
-        }
+    /// Loads what has changed on disk, or everything; blocks. Whether nothing has to be looked at
+    /// again soon, because it is being written.
+    fn reload(&mut self, wanted: Wanted) -> bool {
+        let limit = self.config.cache.clone();
+        let mut settled = self.reload_configuration(wanted);
         for input in Input::ALL {
-            self.reload_input(input, look);
+            settled &= self.reload_input(input, wanted);
         }
+        // Last, because it takes as long as there is to evict.
+        if limit != self.config.cache {
+            self.service.pull.resize(&self.config.cache);
+        }
+        settled
     }
 
-    fn reload_input(&mut self, input: Input, look: Look) {
+    fn reload_configuration(&mut self, wanted: Wanted) -> bool {
+        let changed = self.files_read.judged().have_changed();
+        let Some(file) = self.file.clone().filter(|_| changed || wanted == Wanted::Everything)
+        else {
+            return true;
+        };
+        let read = Draft::read(&file, &Surroundings::of_process(self.service.clock.now()))
+            .and_then(Draft::finish);
+        let files_read = match &read {
+            Ok((next, _)) => next.files_read.clone(),
+            Err(problems) => problems.files_read().clone(),
+        };
+        match self.files_read.look(files_read) {
+            Look::Unsettled => return false,
+            Look::Same if wanted == Wanted::Changes => return true,
+            Look::Same | Look::Changed => {}
+        }
+        let outcome = read
+            .map_err(|problems| one_line(&problems))
+            .and_then(|(next, warnings)| self.take_over(next, &warnings));
+        self.report(CONFIGURATION, outcome);
+        true
+    }
+
+    fn reload_input(&mut self, input: Input, wanted: Wanted) -> bool {
         let (part, now) = (input.as_str(), self.service.clock.now());
         let files = input.files(&self.config);
-        let changed = self.note_change(part, &files);
-        let asked = look == Look::Everything && !files.is_empty();
-        if !changed && !asked && self.due.get(part).is_none_or(|due| now < *due) {
-            return;
+        let print = Fingerprint::of_all(&files);
+        let look = self.inputs.entry(part).or_insert_with(|| Watched::new(print)).look(print);
+        let asked = wanted == Wanted::Everything && !files.is_empty();
+        let due = self.due.get(part).is_some_and(|due| *due <= now);
+        match look {
+            Look::Unsettled => return false,
+            Look::Same if !asked && !due => return true,
+            Look::Same | Look::Changed => {}
         }
+        let loaded = input.read(&self.config, &self.service);
+        if Fingerprint::of_all(&files) != print {
+            // What was read is not what was looked at twice.
+            return false;
+        }
+        let outcome = loaded.map(|loaded| loaded.apply(&self.service));
+        self.end_input(input, outcome);
+        true
+    }
+
+    /// Remembers what has become of an input, and tells it.
+    fn end_input(&mut self, input: Input, outcome: Result<(), Unusable>) {
+        let (part, now) = (input.as_str(), self.service.clock.now());
         self.due.remove(part);
-        let outcome = input.load(&self.config, &self.service).map_err(|unusable| {
-            self.due.extend(unusable.until.map(|until| (part, until)));
-            unusable.to_string()
-        });
         if outcome.is_ok() {
             for (key, warning) in input.warnings(&self.config, now) {
                 tracing::warn!(part, key, "{warning}");
             }
         }
-        self.report(part, outcome);
+        let until = outcome.as_ref().err().and_then(|unusable| unusable.until);
+        self.due.extend(until.map(|until| (part, until)));
+        self.report(part, outcome.map_err(|unusable| unusable.to_string()));
     }
 
-    fn load_configuration(&mut self, file: &Path) -> Result<(), String> {
-        let read = Draft::read(file, &Surroundings::of_process(self.service.clock.now()))
-            .and_then(Draft::finish);
-        let (next, warnings) = read.map_err(|problems| {
-            self.files_read = problems.files_read().clone();
-            one_line(&problems)
-        })?;
-        self.files_read = next.files_read.clone();
-        let fixed = self.config.needs_restart(&next);
+    /// Uses `next` from now on, with the inputs that it names in other places.
+    ///
+    /// Everything that can fail or takes time comes first. Then the rules, and right after them what
+    /// they are for: nobody shall meet a new credential under old rules. Requests that began under
+    /// the old ones are judged once more when they have their answer.
+    fn take_over(&mut self, next: Config, warnings: &Problems) -> Result<(), String> {
+        self.check_change(&next)?;
+        let moved = self.moved_inputs(&next);
+        let upstreams = self.service.pull.prepare(&next.upstreams);
+        let upstreams = upstreams.map_err(|error| error.to_string())?;
+        let rules = Arc::new(RequestConfig::new(&next));
+        if let Some(logging) = &self.logging {
+            logging.set(&next.log).map_err(|error| error.to_string())?;
+        }
+        self.service.config.store(rules);
+        let apply = |loaded: Loaded| loaded.apply(&self.service);
+        let moved: Vec<_> =
+            moved.into_iter().map(|(input, loaded)| (input, loaded.map(apply))).collect();
+        self.service.pull.reconfigure(upstreams, &next.cache);
+        for warning in warnings.to_string().lines() {
+            tracing::warn!(part = CONFIGURATION, "{warning}");
+        }
+        self.config = next;
+        for (input, outcome) in moved {
+            self.end_input(input, outcome);
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// A sentence about what a reload does not do.
+    fn check_change(&self, next: &Config) -> Result<(), String> {
+        let fixed = self.config.needs_restart(next);
         if !fixed.is_empty() {
             return Err(format!(
                 "a change of {} takes a restart; nothing of it was taken over",
                 fixed.join(" and ")
             ));
         }
-        if let Some(logging) = &self.logging {
-            logging.set(&next.log).map_err(|error| error.to_string())?;
+        let openings = self.config.openings(next);
+        if openings.is_empty() {
+            return Ok(());
         }
-        let pull = &self.service.pull;
-        pull.reconfigure(&next.upstreams, &next.cache).map_err(|error| error.to_string())?;
-        self.service.config.store(Arc::new(RequestConfig::new(&next)));
-        // It takes as long as there is to evict, and nobody shall meet new upstreams under old
-        // rules meanwhile.
-        pull.resize(&next.cache);
-        for warning in warnings.to_string().lines() {
-            tracing::warn!(part = CONFIGURATION, "{warning}");
-        }
-        self.config = next;
-        Ok(())
+        Err(format!(
+            "{}, which was closed; if that is meant, restart; nothing of it was taken over",
+            openings.join(", ")
+        ))
     }
 
-    /// Whether the files differ from when they were read last; from now on, these are what was
-    /// read.
-    fn note_change(&mut self, what: &'static str, files: &[PathBuf]) -> bool {
-        let now = Fingerprint::of_all(files);
-        self.seen.insert(what, now) != Some(now)
+    /// Reads the inputs that `next` takes from other files, or uses in another way.
+    fn moved_inputs(&mut self, next: &Config) -> Vec<(Input, Result<Loaded, Unusable>)> {
+        let moved = Input::ALL.into_iter().filter(|input| input.differs(&self.config, next));
+        let read = moved.map(|input| {
+            let print = Fingerprint::of_all(&input.files(next));
+            self.inputs.insert(input.as_str(), Watched::new(print));
+            (input, input.read(next, &self.service))
+        });
+        read.collect()
     }
 
     /// Shows whether all that is on disk is in use.

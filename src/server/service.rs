@@ -198,7 +198,9 @@ impl Service {
             route.writable && identified.decide(&config.policy, Action::Push, &route).is_ok();
         let (method, headers) = (request.method(), request.headers());
         let read = ReadRequest { route, name, method, headers, may_push, deadline };
-        let mut answer = self.serve_read(&read, &target.endpoint, notes).await?;
+        let answer = self.serve_read(&read, &target.endpoint, notes).await;
+        self.check_newest_rules(to, action, &read.route)?;
+        let mut answer = answer?;
         if target.endpoint.is_about_tags()
             && let Some(notice) =
                 identified.expiry_notice(config.issuer.as_deref(), self.clock.now())
@@ -206,6 +208,21 @@ impl Service {
             respond::warn(answer.headers_mut(), &notice);
         }
         Ok(answer)
+    }
+
+    /// A reload during the look-up may have brought another credential. What that fetches is for
+    /// those whom the rules that came with it allow (ACCESS §8).
+    fn check_newest_rules(
+        &self,
+        to: Addressed<'_>,
+        action: Action,
+        route: &Route,
+    ) -> Result<(), Refusal> {
+        let newest = self.config.load();
+        if std::ptr::eq(&raw const **newest, to.config) {
+            return Ok(());
+        }
+        to.identified.authorise(&newest.policy, action, route).map(drop)
     }
 
     /// Finds out who asks. Until that is known, and where it fails, the log says `unknown`.

@@ -35,5 +35,5 @@ pub use transport::body::BlobBody;
 pub use transport::feed::{Closed, Feed, UploadBody, feed};
 pub use transport::resolve::Lookup;
 pub use uploads::{UploadAddress, UploadChunk, UploadProgress, UploadStart, UploadStatus};
-pub use upstreams::{BuildError, PresentedLicence, Upstreams};
+pub use upstreams::{BuildError, NextUpstreams, PresentedLicence, Upstreams};
 pub use writes::{AcceptedManifest, DeleteTarget, NewManifest};

@@ -26,6 +26,10 @@ pub struct Upstreams {
     context: BuildContext,
 }
 
+/// The upstreams of another configuration, built and not in use yet.
+#[derive(Debug)]
+pub struct NextUpstreams(HashMap<UpstreamName, ConfiguredUpstream>);
+
 /// An upstream and what it was made from.
 #[derive(Debug)]
 struct ConfiguredUpstream {
@@ -91,16 +95,16 @@ impl Upstreams {
         let page_room = PageRoom::new(&limits);
         let context = BuildContext { roots, clock, limits, metrics, lookup, page_room };
         let upstreams = Self { current: ArcSwap::default(), context };
-        upstreams.replace(configs)?;
+        upstreams.replace(upstreams.prepare(configs)?);
         Ok(upstreams)
     }
 
-    /// Has these upstreams from now on. One whose configuration is the same stays as it is, with
-    /// its tokens, gates and connections; transfers under way end on what they began with.
+    /// Builds these upstreams. One whose configuration is the same stays as it is, with its tokens,
+    /// gates and connections.
     ///
     /// # Errors
-    /// If a certificate authority cannot be used; then nothing has changed.
-    pub fn replace(&self, configs: &[config::Upstream]) -> Result<(), BuildError> {
+    /// If a certificate authority cannot be used.
+    pub fn prepare(&self, configs: &[config::Upstream]) -> Result<NextUpstreams, BuildError> {
         let current = self.current.load();
         let next = |config: &config::Upstream| {
             // A reload that changes one upstream must not cost the others their tokens, or forget
@@ -112,9 +116,12 @@ impl Upstreams {
             };
             Ok((config.name.clone(), ConfiguredUpstream { config: config.clone(), client }))
         };
-        let next: HashMap<_, _> = configs.iter().map(next).collect::<Result<_, _>>()?;
-        self.current.store(Arc::new(next));
-        Ok(())
+        configs.iter().map(next).collect::<Result<_, _>>().map(NextUpstreams)
+    }
+
+    /// Has these upstreams from now on; transfers under way end on what they began with.
+    pub fn replace(&self, next: NextUpstreams) {
+        self.current.store(Arc::new(next.0));
     }
 
     /// The licences that upstreams are presented as passwords (ACCESS §4.9).

@@ -31,6 +31,7 @@ mod referrers;
 mod refusals;
 mod rejected_logins;
 mod reload;
+mod reload_rules;
 mod reload_under_load;
 mod restart;
 mod resume;

@@ -137,6 +137,11 @@ impl Proxy {
         self.running().reload.notify_one();
     }
 
+    /// Puts another text into the configuration file, and says nothing.
+    pub(crate) fn write(&self, text: &str) {
+        self.setup.write(text);
+    }
+
     /// What the next start uses.
     pub(crate) fn setup(&mut self) -> &mut Setup {
         &mut self.setup

@@ -43,6 +43,7 @@ impl Setup {
             limits: Limits {
                 retry_pause: Duration::from_millis(1),
                 token_settling: Duration::from_millis(1),
+                settle: Duration::from_millis(1),
                 ..Limits::default()
             },
             clock: Clock::manual(Duration::from_hours(500_000)),
