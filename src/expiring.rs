@@ -1,5 +1,6 @@
 //! A bounded cache whose entries end by the [`Clock`], so that a test that moves the clock moves
-//! them as well. The cache crate's own time to live runs on the system's time.
+//! them as well. The cache crate's own time to live runs on the system's time. And what an entry of
+//! such a cache costs, where strangers choose how long it is.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -10,6 +11,15 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::clock::{Clock, Timestamp};
+
+/// Bytes that an entry costs beside its texts: its place in the table and in the order of use, and
+/// what is of a fixed size.
+const ENTRY_BYTES: usize = 400;
+
+/// The weight in bytes of an entry that holds texts of this length in all.
+pub(crate) fn weight(texts: usize) -> u32 {
+    u32::try_from(texts + ENTRY_BYTES).unwrap_or(u32::MAX)
+}
 
 /// Values that are believed until a time of their own.
 pub(crate) struct ExpiringCache<K, V> {
@@ -30,13 +40,20 @@ where
 {
     /// Holds at most about `capacity` entries; whatever was not used for longest makes room.
     pub(crate) fn new(capacity: u64, clock: Clock) -> Self {
+        Self::weighing(capacity, |_| 1, clock)
+    }
+
+    /// Holds entries of at most about `capacity` bytes, as `weigh` says by their key.
+    pub(crate) fn weighing(
+        capacity: u64,
+        weigh: impl Fn(&K) -> u32 + Send + Sync + 'static,
+        clock: Clock,
+    ) -> Self {
         // The crate's default would rather turn a new entry away than one that was asked for often,
         // although that one may have ended long ago.
         let lru = EvictionPolicy::lru();
-        Self {
-            entries: Cache::builder().max_capacity(capacity).eviction_policy(lru).build(),
-            clock,
-        }
+        let entries = Cache::builder().max_capacity(capacity).eviction_policy(lru);
+        Self { entries: entries.weigher(move |key, _| weigh(key)).build(), clock }
     }
 
     /// Enters or replaces what is believed for `life` from now on.
@@ -122,6 +139,19 @@ mod tests {
         assert_eq!((cache.get("a"), cache.get("b"), cache.get("c")), (None, Some(2), Some(3)));
         cache.remove("b");
         assert_eq!(cache.get("b"), None);
+    }
+
+    #[test]
+    fn entries_are_bounded_by_their_bytes() {
+        let clock = Clock::manual(Duration::from_secs(1_000_000));
+        let cache: ExpiringCache<String, u32> =
+            ExpiringCache::weighing(100_000, |key: &String| weight(key.len()), clock);
+        for n in 0..1000 {
+            cache.insert(format!("{n:0600}"), n, LIFE);
+            cache.entries.run_pending_tasks();
+        }
+        assert_eq!(cache.entries.entry_count(), 100);
+        assert!(cache.contains(format!("{:0600}", 999).as_str()));
     }
 
     #[test]

@@ -192,6 +192,13 @@ pub struct CanonicalName {
     pub repository: Repository,
 }
 
+impl CanonicalName {
+    /// Bytes of its texts.
+    pub(crate) fn text_len(&self) -> usize {
+        self.upstream.as_str().len() + self.repository.as_str().len()
+    }
+}
+
 impl fmt::Display for CanonicalName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.upstream.as_str(), self.repository.as_str())

@@ -9,31 +9,43 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::facts::{Member, Stamp, TagRecord};
-use super::order::{EvictionClass, Tick};
+use super::order::{EvictionClass, Tick, Usage};
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 
 /// Tables of another version are dropped: what they held can be asked upstream again.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
-/// Adds what the version before lacks, so that nobody's records are lost over it; in one
+/// Each adds what the version before lacks, so that nobody's records are lost over it; in one
 /// transaction, so that a crash leaves one version or the other.
-const FROM_VERSION_1: &str =
-    "BEGIN; ALTER TABLE members ADD COLUMN doubted INTEGER; PRAGMA user_version = 2; COMMIT";
+const MIGRATIONS: [(i64, &str); 2] = [
+    (1, "BEGIN; ALTER TABLE members ADD COLUMN doubted INTEGER; PRAGMA user_version = 2; COMMIT"),
+    (
+        2,
+        "BEGIN; ALTER TABLE members ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE blobs ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
+         PRAGMA user_version = 3; COMMIT",
+    ),
+];
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS blobs (
         digest TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
-        manifest INTEGER NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
+        manifest INTEGER NOT NULL, used INTEGER NOT NULL, uses INTEGER NOT NULL DEFAULT 1
+        ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS tags (
         name TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, checked INTEGER NOT NULL,
         PRIMARY KEY (name, tag)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS members (
         name TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT, doubted INTEGER,
+        seen INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (name, digest)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS repositories (
         name TEXT PRIMARY KEY, confirmed INTEGER NOT NULL) WITHOUT ROWID;
 ";
+
+/// Pages of the log, 512 KiB, after which it is written back. It counts against the cache.
+const LOG_PAGES: i64 = 128;
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -46,9 +58,38 @@ impl Database {
     pub(super) fn open(path: &Path) -> Result<Self> {
         make_private(path)?;
         let connection = Connection::open(path)?;
+        // Before anything is written: later it takes a VACUUM.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.busy_timeout(Duration::from_secs(1))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        Self::prepare(connection)
+        let database = Self::prepare(connection)?;
+        database.become_shrinkable();
+        Ok(database)
+    }
+
+    /// Rewrites tables of an earlier version once, so that they can give space back. Where there is
+    /// no room for that, the next start tries again.
+    fn become_shrinkable(&self) {
+        let mode = self.0.pragma_query_value(None, "auto_vacuum", |row| row.get::<_, i64>(0));
+        if mode.is_ok_and(|mode| mode == 2) {
+            return;
+        }
+        let rewritten = self
+            .0
+            .execute_batch("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
+            .and_then(|()| self.write_log_back());
+        if let Err(error) = rewritten {
+            tracing::warn!(%error, "the records cannot be made to shrink yet");
+        }
+    }
+
+    /// The file is shorter only once its log is written back.
+    pub(super) fn write_log_back(&self) -> Result<()> {
+        self.0.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0
     }
 
     /// Opens tables that are there for what can be read of them, and asks nothing of a disk that is
@@ -86,16 +127,18 @@ impl Database {
 
     fn prepare(connection: Connection) -> Result<Self> {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
-        let version = version(&connection)?;
-        match version {
-            SCHEMA_VERSION => {}
-            1 => connection.execute_batch(FROM_VERSION_1)?,
-            _ => connection.execute_batch(
+        connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+        connection.pragma_update(None, "journal_size_limit", LOG_PAGES * 4096)?;
+        for (from, migration) in MIGRATIONS {
+            if version(&connection)? == from {
+                connection.execute_batch(migration)?;
+            }
+        }
+        if version(&connection)? != SCHEMA_VERSION {
+            connection.execute_batch(
                 "DROP TABLE IF EXISTS blobs; DROP TABLE IF EXISTS tags;
                  DROP TABLE IF EXISTS members; DROP TABLE IF EXISTS repositories;",
-            )?,
-        }
-        if version != SCHEMA_VERSION {
+            )?;
             connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
         connection.execute_batch(TABLES)?;
@@ -155,42 +198,30 @@ impl Database {
         transaction.commit()
     }
 
-    /// Drops what is recorded about content that is not on disk: asking upstream again brings it
-    /// back.
-    pub(super) fn prune(&mut self) -> Result<()> {
+    pub(super) fn put_recency(&mut self, uses: &[Usage]) -> Result<()> {
         let transaction = self.0.transaction()?;
-        transaction.execute_batch(
-            "DELETE FROM members WHERE digest NOT IN (SELECT digest FROM blobs);
-             DELETE FROM tags WHERE digest NOT IN (SELECT digest FROM blobs);
-             DELETE FROM repositories WHERE name NOT IN (SELECT name FROM members);",
-        )?;
-        transaction.commit()
-    }
-
-    pub(super) fn put_recency(&mut self, uses: &[(Digest, Tick)]) -> Result<()> {
-        let transaction = self.0.transaction()?;
-        for (digest, used) in uses {
-            let mut update =
-                transaction.prepare_cached("UPDATE blobs SET used = ?2 WHERE digest = ?1")?;
-            update.execute(params![digest.as_str(), used])?;
+        for Usage { digest, used, uses } in uses {
+            let mut update = transaction
+                .prepare_cached("UPDATE blobs SET used = ?2, uses = ?3 WHERE digest = ?1")?;
+            update.execute(params![digest.as_str(), used, uses])?;
         }
         transaction.commit()
     }
 
-    /// Calls `each` with digest, class and last use of every stamped file.
-    pub(super) fn each_blob(
-        &self,
-        mut each: impl FnMut(Digest, EvictionClass, Tick),
-    ) -> Result<()> {
-        let mut statement = self.0.prepare("SELECT digest, manifest, used FROM blobs")?;
-        let mut rows = statement.query([])?;
+    /// What is recorded of stamped files whose digest begins so.
+    pub(super) fn blobs(&self, beginning: &str) -> Result<Vec<(EvictionClass, Usage)>> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT digest, manifest, used, uses FROM blobs WHERE digest BETWEEN ?1 AND ?1 || 'g'",
+        )?;
+        let mut rows = statement.query([beginning])?;
+        let mut blobs = Vec::new();
         while let Some(row) = rows.next()? {
-            let class = class_of(row.get(1)?);
-            if let Ok(digest) = Digest::parse(&row.get::<_, String>(0)?) {
-                each(digest, class, row.get(2)?);
+            if let Ok(digest) = Digest::parse(row.get_ref(0)?.as_str()?) {
+                let usage = Usage { digest, used: row.get(2)?, uses: row.get(3)? };
+                blobs.push((class_of(row.get(1)?), usage));
             }
         }
-        Ok(())
+        Ok(blobs)
     }
 
     pub(super) fn tag(&self, name: &CanonicalName, tag: &Tag) -> Result<Option<TagRecord>> {
@@ -260,16 +291,19 @@ impl Database {
         name: &CanonicalName,
         digest: &Digest,
         member: &Member,
+        seen: Timestamp,
     ) -> Result<()> {
         self.run(
-            "INSERT INTO members (name, digest, media_type, doubted) VALUES (?1, ?2, ?3, ?4)
+            "INSERT INTO members (name, digest, media_type, doubted, seen)
+             VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT DO UPDATE SET media_type = coalesce(excluded.media_type, media_type),
-                doubted = excluded.doubted",
+                doubted = excluded.doubted, seen = excluded.seen",
             params![
                 name.to_string(),
                 digest.as_str(),
                 member.media_type.as_ref().map(MediaType::as_str),
-                member.doubted.map(to_millis)
+                member.doubted.map(to_millis),
+                to_millis(seen)
             ],
         )
     }
@@ -361,11 +395,11 @@ fn class_of(manifest: bool) -> EvictionClass {
     if manifest { EvictionClass::Manifest } else { EvictionClass::Blob }
 }
 
-fn to_millis(at: Timestamp) -> u64 {
+pub(super) fn to_millis(at: Timestamp) -> u64 {
     u64::try_from(at.unix().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn from_millis(millis: u64) -> Timestamp {
+pub(super) fn from_millis(millis: u64) -> Timestamp {
     Timestamp::from_unix(Duration::from_millis(millis))
 }
 
@@ -384,7 +418,11 @@ mod tests {
             repository: Repository::parse("a/b").expect("valid"),
         };
         let before = Connection::open(&path).expect("a new file");
-        before.execute_batch(&TABLES.replace(" doubted INTEGER,", "")).expect("version 1");
+        let first = TABLES
+            .replace(" doubted INTEGER,", "")
+            .replace("seen INTEGER NOT NULL DEFAULT 0,", "")
+            .replace(", uses INTEGER NOT NULL DEFAULT 1", "");
+        before.execute_batch(&first).expect("version 1");
         before.pragma_update(None, "user_version", 1).expect("version 1");
         before
             .execute(

@@ -13,7 +13,7 @@ use std::sync::Weak;
 
 use super::blob::OpenBlob;
 use super::entries::{Entries, IndexEntry};
-use super::order::{EvictionClass, EvictionOrder, Slot, Standing, Tick, USES_MAX};
+use super::order::{EvictionClass, EvictionOrder, Slot, Standing, Tick, USES_MAX, Usage};
 use crate::oci::Digest;
 
 /// What a look at content is to the order in which content goes.
@@ -36,6 +36,8 @@ pub(super) struct Disk {
     pub(super) pending: u64,
     /// Files that have to go before more can be made.
     pub(super) files_short: usize,
+    /// Bytes of the records, which count against the limit as well.
+    pub(super) records: u64,
 }
 
 /// Room for one file that is being written.
@@ -149,6 +151,17 @@ impl Index {
         self.enter(entry);
     }
 
+    /// Enters content that was found on disk, as it was used before.
+    pub(super) fn insert_found(&mut self, size: u64, class: EvictionClass, usage: &Usage) {
+        if self.contains(&usage.digest) {
+            return;
+        }
+        self.last_tick = self.last_tick.max(usage.used);
+        let mut entry = IndexEntry::new(&usage.digest, size, class, usage.used);
+        entry.uses = usage.uses.clamp(1, USES_MAX);
+        self.enter(entry);
+    }
+
     fn enter(&mut self, entry: IndexEntry) {
         let (size, stuck, at) = (entry.size, entry.stuck, standing(&entry));
         let Some(slot) = self.entries.insert(entry) else { return };
@@ -220,12 +233,12 @@ impl Index {
         let evictable = if self.loaded { self.used } else { 0 };
         let disk = if self.loaded { disk } else { Disk { pending: 0, ..disk } };
         let asked = self.promised - self.given + more;
-        if self.promised + more > self.limit || disk.shortage(asked) > evictable {
+        if self.promised + more + disk.records > self.limit || disk.shortage(asked) > evictable {
             return Err(NoRoom);
         }
         self.promised += more;
         promise.bytes += more;
-        Ok(self.used + self.promised <= self.limit && disk.shortage(asked) == 0)
+        Ok(self.used + self.promised + disk.records <= self.limit && disk.shortage(asked) == 0)
     }
 
     /// The disk has given all bytes of the promise.
@@ -268,7 +281,8 @@ impl Index {
         if !self.loaded {
             return victims;
         }
-        let short = (self.used + self.held).saturating_sub(self.limit).max(disk.shortage(more));
+        let ours = (self.used + self.held + disk.records).saturating_sub(self.limit);
+        let short = ours.max(disk.shortage(more));
         let mut freed = 0;
         while (freed < short || victims.len() < disk.files_short)
             && let Some(victim) = self.order.next_victim(self.limit, self.last_tick)
@@ -288,16 +302,21 @@ impl Index {
     }
 
     /// The uses since the last call, for the records.
-    pub(super) fn take_touched(&mut self) -> Vec<(Digest, Tick)> {
+    pub(super) fn take_touched(&mut self) -> Vec<Usage> {
         let touched: Vec<Slot> = self.touched.drain().collect();
         let entries = touched.into_iter().filter_map(|slot| self.entries.get(slot));
-        entries.map(|entry| (entry.digest(), entry.used)).collect()
+        let usage = |entry: &IndexEntry| Usage {
+            digest: entry.digest(),
+            used: entry.used,
+            uses: entry.uses,
+        };
+        entries.map(usage).collect()
     }
 
     /// Bytes that content may take in all, by our own limit and by the disk's.
     pub(super) fn effective_limit(&self, disk: Disk) -> u64 {
         let free = disk.available.saturating_add(disk.pending).saturating_sub(disk.keep_free);
-        self.limit.min((self.used + self.held).saturating_add(free))
+        self.limit.saturating_sub(disk.records).min((self.used + self.held).saturating_add(free))
     }
 }
 
@@ -320,7 +339,8 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
 
-    const ROOMY: Disk = Disk { available: u64::MAX / 4, keep_free: 0, pending: 0, files_short: 0 };
+    const ROOMY: Disk =
+        Disk { available: u64::MAX / 4, keep_free: 0, pending: 0, files_short: 0, records: 0 };
 
     fn digest(n: u64) -> Digest {
         Digest::of(Algorithm::Sha256, &n.to_le_bytes())
@@ -426,6 +446,16 @@ mod tests {
         assert!(index.contains(&digest(1)));
         let full = Disk { available: 40, ..ROOMY };
         assert_eq!(evicted_for(&mut index, 50, full), Err(NoRoom));
+    }
+
+    #[test]
+    fn records_count_against_the_limit() {
+        let mut index = loaded(100);
+        index.insert(&digest(1), 50, EvictionClass::Blob, 1);
+        let records = |records| Disk { records, ..ROOMY };
+        assert_eq!(evicted_for(&mut index, 40, records(10)), Ok(vec![]));
+        assert_eq!(evicted_for(&mut index, 40, records(11)), Ok(vec![digest(1)]));
+        assert_eq!(evicted_for(&mut index, 40, records(61)), Err(NoRoom));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod recover;
 mod room;
 mod staged;
 mod tables;
+mod trim;
 
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -98,6 +99,12 @@ struct StoreInner {
 impl BlobStore {
     /// A loaded store in `path` with everything at its default.
     fn in_test(path: &Path) -> Self {
+        let store = Self::unloaded_in_test(path);
+        recover::load(&store.0);
+        store
+    }
+
+    fn unloaded_in_test(path: &Path) -> Self {
         let cache = config::Cache {
             path: path.to_path_buf(),
             max_size: 1 << 30,
@@ -113,9 +120,7 @@ impl BlobStore {
             Clock::manual(Duration::ZERO),
             Arc::new(Metrics::new()),
         );
-        let store = store.expect("the directory can be used");
-        recover::load(&store.0).expect("the directory can be read");
-        store
+        store.expect("the directory can be used")
     }
 }
 
@@ -137,7 +142,8 @@ impl BlobStore {
         let pool = IoPool::new(Arc::clone(&metrics))
             .map_err(Error::file("start the I/O pool of", layout.root()))?;
         let pool = Arc::new(pool);
-        let records = Records::open(&layout.database(), Arc::clone(&pool));
+        let records =
+            Records::open(&layout.database(), cache.max_size, Arc::clone(&pool), clock.clone());
         metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
         Ok(Self(Arc::new(StoreInner {
@@ -195,6 +201,7 @@ impl BlobStore {
     pub fn resize(&self, cache: &config::Cache) {
         self.0.metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         *lock(&self.0.min_free) = cache.min_free;
+        self.0.records.set_max_size(cache.max_size);
         self.0.index().set_limit(cache.max_size);
         // If not enough can be evicted now, the next download that needs room evicts it.
         if let Err(StageError::Failed(error)) = self.0.meet_limit() {
@@ -210,7 +217,11 @@ impl BlobStore {
     /// Reads the index from the records and the tree; until it is done, nothing is evicted.
     pub async fn load(&self) -> Result<(), Error> {
         let shared = Arc::clone(&self.0);
-        self.0.pool.run(move || recover::load(&shared)).await
+        let load = move || {
+            recover::load(&shared);
+            Ok(())
+        };
+        self.0.pool.run(load).await
     }
 
     /// Writes uses to the records from time to time; never returns.

@@ -8,6 +8,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::oci::Digest;
+
 /// What eviction takes first: blobs before manifests, which are small and hold images together
 /// (DESIGN §14.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +23,14 @@ pub(super) type Slot = u32;
 
 /// A moment of use; later is larger.
 pub(super) type Tick = u64;
+
+/// How some content was used, as the records keep it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) digest: Digest,
+    pub(super) used: Tick,
+    pub(super) uses: u8,
+}
 
 /// Zero: was asked for once. Larger goes later.
 type Rank = u64;

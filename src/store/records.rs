@@ -9,6 +9,8 @@
 use std::hash::Hash;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use moka::sync::Cache;
 
@@ -16,28 +18,45 @@ use super::Error;
 use super::database::Database;
 use super::facts::{Member, Stamp, TagRecord};
 use super::io::IoPool;
-use super::order::{EvictionClass, Tick};
+use super::order::{EvictionClass, Tick, Usage};
 use super::tables::Tables;
-use crate::clock::Timestamp;
+use super::trim::Doomed;
+use crate::clock::{Clock, Timestamp};
+use crate::expiring::weight;
 use crate::oci::{CanonicalName, Digest, Tag};
 
-/// Rows of each kind that are kept in memory. What a row holds is bounded by the grammar: two names
-/// of 255 bytes, a tag of 128 or a digest, a media type of 255.
-const CACHED_ROWS: u64 = 100_000;
+/// The share of the cache that the tables may take: 2 %, or a mebibyte if that is more and no more
+/// than a quarter.
+fn share_of(max_size: u64) -> u64 {
+    (max_size / 50).max((1 << 20).min(max_size / 4))
+}
+
+/// How long what is not stored here is remembered.
+const IDLE_LIFE: Duration = Duration::from_hours(1);
+
+/// Writes after which the tables are measured.
+const WRITES_UNMEASURED: u64 = 256;
+
+/// Bytes of rows of each kind that are kept in memory: some 50,000 members.
+const TAGS_BYTES: u64 = 8 << 20;
+const MEMBERS_BYTES: u64 = 32 << 20;
+const CONFIRMED_BYTES: u64 = 4 << 20;
 
 #[derive(Debug)]
 pub struct Records {
     tables: Arc<Tables>,
     pool: Arc<IoPool>,
+    clock: Clock,
     tags: Cache<(CanonicalName, Tag), TagRecord>,
     members: Cache<(CanonicalName, Digest), Member>,
     confirmed: Cache<CanonicalName, Timestamp>,
+    writes: AtomicU64,
 }
 
 impl Records {
     /// Opens the tables as well as the disk allows: they must never stop a start.
-    pub(super) fn open(path: &Path, pool: Arc<IoPool>) -> Self {
-        let (tables, trouble) = Tables::open(path);
+    pub(super) fn open(path: &Path, max_size: u64, pool: Arc<IoPool>, clock: Clock) -> Self {
+        let (tables, trouble) = Tables::open(path, share_of(max_size));
         if let Some(error) = trouble {
             pool.count(&error);
             tracing::warn!(
@@ -50,15 +69,27 @@ impl Records {
         Self {
             tables: Arc::new(tables),
             pool,
+            clock,
             tags: Cache::builder()
-                .max_capacity(CACHED_ROWS)
+                .max_capacity(TAGS_BYTES)
+                .weigher(|(name, tag): &(CanonicalName, Tag), record: &TagRecord| {
+                    weight(name.text_len() + tag.as_str().len() + record.digest.as_str().len())
+                })
                 .support_invalidation_closures()
                 .build(),
             members: Cache::builder()
-                .max_capacity(CACHED_ROWS)
+                .max_capacity(MEMBERS_BYTES)
+                .weigher(|(name, digest): &(CanonicalName, Digest), member: &Member| {
+                    let kind = member.media_type.as_ref().map_or(0, |kind| kind.as_str().len());
+                    weight(name.text_len() + digest.as_str().len() + kind)
+                })
                 .support_invalidation_closures()
                 .build(),
-            confirmed: Cache::new(CACHED_ROWS),
+            confirmed: Cache::builder()
+                .max_capacity(CONFIRMED_BYTES)
+                .weigher(|name: &CanonicalName, _: &Timestamp| weight(name.text_len()))
+                .build(),
+            writes: AtomicU64::new(1),
         }
     }
 
@@ -131,8 +162,9 @@ impl Records {
         member: Member,
     ) -> Result<(), Error> {
         let (name, digest, cache) = (name.clone(), digest.clone(), self.members.clone());
+        let seen = self.clock.now();
         self.write(move |database| {
-            database.put_member(&name, &digest, &member)?;
+            database.put_member(&name, &digest, &member, seen)?;
             // The table may know a media type that this proof does not.
             cache.invalidate(&(name, digest));
             Ok(())
@@ -195,20 +227,31 @@ impl Records {
         self.tables.run("write", |database| database.drop_stamps(digests))
     }
 
-    /// Keeps the tables from growing with everything that was ever pulled.
-    pub(super) fn prune(&self) -> Result<(), Error> {
-        self.tables.run("write", Database::prune)
-    }
-
-    pub(super) fn put_recency(&self, uses: &[(Digest, Tick)]) -> Result<(), Error> {
+    pub(super) fn put_recency(&self, uses: &[Usage]) -> Result<(), Error> {
         self.tables.run("write", |database| database.put_recency(uses))
     }
 
-    pub(super) fn each_blob(
-        &self,
-        each: impl FnMut(Digest, EvictionClass, Tick),
-    ) -> Result<(), Error> {
-        self.tables.run("read", |database| database.each_blob(each))
+    /// What is recorded of stamped files whose digest begins so.
+    pub(super) fn blobs(&self, beginning: &str) -> Result<Vec<(EvictionClass, Usage)>, Error> {
+        self.tables.run("read", |database| database.blobs(beginning))
+    }
+
+    /// Takes over a changed `max_size`.
+    pub(super) fn set_max_size(&self, max_size: u64) {
+        self.tables.set_share(share_of(max_size));
+    }
+
+    /// Bytes of the tables and their log.
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        self.tables.bytes_on_disk()
+    }
+
+    /// Keeps the tables from growing with everything that was ever asked for: removes what they say
+    /// of content that is not here, and then what is too much, the oldest first.
+    pub(super) fn tidy(&self, now: Timestamp) -> Result<(), Error> {
+        let before = Timestamp::from_unix(now.unix().saturating_sub(IDLE_LIFE));
+        self.tables.sweep(Doomed::Idle, before)?;
+        self.tables.meet_share()
     }
 
     /// Tries again what the disk has not allowed.
@@ -256,7 +299,17 @@ impl Records {
         change: impl FnOnce(&Database) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), Error> {
         let tables = Arc::clone(&self.tables);
-        self.pool.run(move || tables.run("write", |database| change(database))).await
+        self.pool.run(move || tables.run("write", |database| change(database))).await?;
+        self.keep_measured().await
+    }
+
+    /// Measures the tables after so many writes, before they are far too large.
+    async fn keep_measured(&self) -> Result<(), Error> {
+        if !self.writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(WRITES_UNMEASURED) {
+            return Ok(());
+        }
+        let tables = Arc::clone(&self.tables);
+        self.pool.run(move || tables.meet_share()).await
     }
 
     /// As [`Records::write`], for what must not be believed any more.

@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::layout::{ALGORITHMS, Layout};
-use super::order::{EvictionClass, Tick};
+use super::order::{EvictionClass, Usage};
 use super::{Error, StageError, StoreInner, create_folder};
 use crate::oci::{Algorithm, Digest};
 
@@ -46,30 +46,17 @@ pub(super) fn sweep(layout: &Layout) -> Result<(), Error> {
     Ok(())
 }
 
-/// Enters every file of the tree into the index, with the recency that the records have.
-pub(super) fn load(shared: &StoreInner) -> Result<(), Error> {
-    let mut recorded: HashMap<Digest, (EvictionClass, Tick)> = HashMap::new();
-    let read = shared.records.each_blob(|digest, class, used| {
-        recorded.insert(digest, (class, used));
-    });
-    shared.tolerate(read);
+/// Enters every file of the tree into the index, with the uses that the records have: shelf by
+/// shelf, so that neither memory nor whoever wants the records meanwhile pays for all at once.
+pub(super) fn load(shared: &StoreInner) {
     for algorithm in ALGORITHMS {
-        for shelf in entries(&shared.layout.algorithm(algorithm))? {
-            if !shelf.path().is_dir() {
-                // Not made by us: left alone, and not counted.
-                continue;
-            }
-            for file in entries(&shelf.path())? {
-                enter(shared, algorithm, &file, &mut recorded);
-            }
+        for shelf in 0..=u8::MAX {
+            // What cannot be listed is neither counted nor forgotten; all else is.
+            shared.tolerate(load_shelf(shared, algorithm, &format!("{shelf:02x}")));
         }
     }
     shared.index().set_loaded();
-    // What is recorded but no longer there.
-    let missing: Vec<Digest> =
-        recorded.into_keys().filter(|digest| !shared.index().contains(digest)).collect();
-    shared.tolerate(shared.records.drop_stamps(&missing));
-    shared.tolerate(shared.records.prune());
+    shared.tolerate(shared.records.tidy(shared.clock.now()));
     // The configuration may have a lower limit than when the content was stored.
     match shared.meet_limit() {
         Ok(()) => {}
@@ -79,26 +66,126 @@ pub(super) fn load(shared: &StoreInner) -> Result<(), Error> {
         Err(StageError::Failed(error)) => shared.tolerate(Err(error)),
     }
     shared.report();
-    Ok(())
+}
+
+fn load_shelf(shared: &StoreInner, algorithm: Algorithm, shelf: &str) -> Result<(), Error> {
+    let files = entries_if_any(&shared.layout.algorithm(algorithm).join(shelf))?;
+    let recorded = shared.records.blobs(&format!("{}:{shelf}", algorithm.name()));
+    let recorded = recorded.unwrap_or_else(|error| {
+        shared.tolerate(Err(error));
+        Vec::new()
+    });
+    let mut recorded: HashMap<Digest, (EvictionClass, Usage)> =
+        recorded.into_iter().map(|blob| (blob.1.digest.clone(), blob)).collect();
+    for file in files {
+        enter(shared, algorithm, &file, &mut recorded);
+    }
+    // What is recorded but no longer there, nor published meanwhile.
+    let missing: Vec<Digest> =
+        recorded.into_keys().filter(|digest| !shared.index().contains(digest)).collect();
+    if missing.is_empty() { Ok(()) } else { shared.records.drop_stamps(&missing) }
 }
 
 fn enter(
     shared: &StoreInner,
     algorithm: Algorithm,
     file: &DirEntry,
-    recorded: &mut HashMap<Digest, (EvictionClass, Tick)>,
+    recorded: &mut HashMap<Digest, (EvictionClass, Usage)>,
 ) {
     let name = file.file_name();
     let digest =
         name.to_str().and_then(|hex| Digest::parse(&format!("{}:{hex}", algorithm.name())).ok());
     let (Some(digest), Ok(metadata)) = (digest, file.metadata()) else { return };
     if metadata.is_file() {
-        let (class, used) = recorded.remove(&digest).unwrap_or((EvictionClass::Blob, 0));
-        shared.index().insert(&digest, metadata.len(), class, used);
+        let unknown = || (EvictionClass::Blob, Usage { digest: digest.clone(), used: 0, uses: 1 });
+        let (class, usage) = recorded.remove(&digest).unwrap_or_else(unknown);
+        shared.index().insert_found(metadata.len(), class, &usage);
     }
+}
+
+/// What is in a folder that need not be there.
+fn entries_if_any(folder: &Path) -> Result<Vec<DirEntry>, Error> {
+    if folder.try_exists().is_ok_and(|exists| !exists) { Ok(Vec::new()) } else { entries(folder) }
 }
 
 fn entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {
     let listed = std::fs::read_dir(folder).and_then(Iterator::collect);
     listed.map_err(Error::file("list", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::store::database::Database;
+    use crate::store::facts::Stamp;
+    use crate::store::index::Use;
+    use crate::store::{BlobStore, Found, staged};
+
+    /// Blobs, with their records: a few, or as many as `BLOBS` says, and then the figures are
+    /// worth something. `BLOBS=1000000 cargo test --release --lib beside_serving -- --nocapture`
+    #[test]
+    fn the_index_is_read_beside_serving() {
+        let many = std::env::var("BLOBS").ok().and_then(|text| text.parse().ok());
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let digests = fill(folder.path(), many.unwrap_or(3000));
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let before = resident();
+        let store = BlobStore::unloaded_in_test(folder.path());
+        let began = Instant::now();
+        let loading = std::thread::spawn({
+            let shared = std::sync::Arc::clone(&store.0);
+            move || load(&shared)
+        });
+        let mut slowest = std::time::Duration::ZERO;
+        for digest in digests.iter().step_by(digests.len() / 50).rev() {
+            let asked = Instant::now();
+            let found = runtime.block_on(store.open(digest, Use::Whole)).expect("it can be opened");
+            assert!(matches!(found, Some(Found::Memory(_))), "{found:?}");
+            slowest = slowest.max(asked.elapsed());
+        }
+        loading.join().expect("it does not panic");
+        let index = store.0.index();
+        assert_eq!((index.len(), index.is_loaded()), (digests.len(), true));
+        let _ = writeln!(
+            std::io::stderr(),
+            "{} blobs: read in {:.1} s, the slowest of 50 hits meanwhile {:.1} ms, {} bytes a blob",
+            digests.len(),
+            began.elapsed().as_secs_f64(),
+            slowest.as_secs_f64() * 1e3,
+            resident().saturating_sub(before) / digests.len(),
+        );
+    }
+
+    fn fill(folder: &Path, blobs: usize) -> Vec<Digest> {
+        let store = BlobStore::in_test(folder);
+        let digests: Vec<Digest> =
+            (0..blobs).map(|n| Digest::of(Algorithm::Sha256, &n.to_le_bytes())).collect();
+        let stamps: Vec<Stamp> = digests
+            .iter()
+            .enumerate()
+            .map(|(n, digest)| {
+                create_folder(&store.0.layout.shelf(digest)).expect("the directory is ours");
+                let path = store.0.layout.blob(digest);
+                std::fs::write(&path, n.to_le_bytes()).expect("the directory is ours");
+                staged::stamp_of(&File::open(path).expect("it is there")).expect("a stamp")
+            })
+            .collect();
+        let database = Database::open(&store.0.layout.database()).expect("tables");
+        database.connection().execute_batch("BEGIN").expect("begun");
+        for (digest, stamp) in digests.iter().zip(stamps) {
+            database.put_stamp(digest, stamp, EvictionClass::Blob, 1).expect("written");
+        }
+        database.connection().execute_batch("COMMIT").expect("written");
+        digests
+    }
+
+    /// Bytes of memory that this process has.
+    fn resident() -> usize {
+        let figures = std::fs::read_to_string("/proc/self/statm").expect("linux");
+        let pages = figures.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+        pages.expect("a number") * 4096
+    }
 }

@@ -146,6 +146,7 @@ impl StoreInner {
             keep_free,
             pending: self.pending.load(Ordering::Relaxed),
             files_short: usize::try_from(files_short).unwrap_or(usize::MAX),
+            records: self.records.bytes_on_disk(),
         })
     }
 
@@ -193,7 +194,7 @@ mod tests {
     use crate::store::index::Use;
     use crate::store::order::EvictionClass;
 
-    const SIZE: u64 = 200_000;
+    const SIZE: u64 = 1 << 20;
 
     fn content(n: u8) -> (Digest, bytes::Bytes) {
         let bytes = vec![n; usize::try_from(SIZE).expect("small")];
@@ -261,7 +262,7 @@ mod tests {
             })
         });
         let openers: Vec<_> = openers.collect();
-        for n in (0..8).cycle().take(400) {
+        for n in (0..8).cycle().take(200) {
             publish(&store, n).await;
             let used = store.0.index().used();
             assert!(used <= 3 * SIZE + SIZE / 2, "{used} after {n}");

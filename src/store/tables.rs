@@ -8,16 +8,22 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::ErrorCode;
 
 use super::database::Database;
+use super::trim::{AgeingTable, Doomed, SweepCursor};
 use super::{Error, lock};
+use crate::clock::Timestamp;
 use crate::oci::CanonicalName;
 
 /// Damaged databases that are kept to be looked at. Those that come later are removed: an earlier
 /// one tells how it began.
 const EVIDENCE_MAX: usize = 10;
+
+/// Rounds after which next to nothing is left of what ages.
+const ROUNDS_MAX: usize = 32;
 
 /// Names whose rows are not believed, one by one; with more of them nobody's rows are.
 const DISBELIEVED_MAX: usize = 10_000;
@@ -25,6 +31,10 @@ const DISBELIEVED_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Tables {
     path: PathBuf,
+    /// The file and its log.
+    files: [PathBuf; 2],
+    /// Bytes that the tables may take.
+    share: AtomicU64,
     open: Mutex<OpenTables>,
 }
 
@@ -47,14 +57,66 @@ struct Disbelieved {
 impl Tables {
     /// Opens the tables as well as the disk allows, and tells what kept them from being opened
     /// whole. Never fails: without records upstream is asked.
-    pub(super) fn open(path: &Path) -> (Self, Option<Error>) {
+    pub(super) fn open(path: &Path, share: u64) -> (Self, Option<Error>) {
         let (database, trouble) = open_or_stand_in(path);
         let open = OpenTables {
             database,
             makeshift: trouble.is_some(),
             disbelieved: Disbelieved::default(),
         };
-        (Self { path: path.to_path_buf(), open: Mutex::new(open) }, trouble)
+        let files = [path.to_path_buf(), with(path, &["-wal"])];
+        let share = AtomicU64::new(share);
+        (Self { path: path.to_path_buf(), files, share, open: Mutex::new(open) }, trouble)
+    }
+
+    pub(super) fn set_share(&self, bytes: u64) {
+        self.share.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        let len = |file: &PathBuf| file.metadata().map_or(0, |metadata| metadata.len());
+        self.files.iter().map(len).sum()
+    }
+
+    /// Removes the doomed rows as old as `before`, a step at a time.
+    pub(super) fn sweep(&self, doomed: Doomed, before: Timestamp) -> Result<(), Error> {
+        for table in AgeingTable::ALL {
+            self.sweep_table(table, doomed, before)?;
+        }
+        Ok(())
+    }
+
+    fn sweep_table(
+        &self,
+        table: AgeingTable,
+        doomed: Doomed,
+        before: Timestamp,
+    ) -> Result<(), Error> {
+        let mut next = Some(SweepCursor::default());
+        while let Some(from) = next {
+            next = self.run("write", |database| database.sweep(table, doomed, before, &from))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest rows until the tables take no more than their share, and gives back the
+    /// space.
+    pub(super) fn meet_share(&self) -> Result<(), Error> {
+        // Each round removes an eighth of what is left. What then is too much are the stamps of
+        // files, which go with them.
+        for _ in 0..ROUNDS_MAX {
+            let share = self.share.load(Ordering::Relaxed);
+            if self.run("read", |database| database.bytes_in_use())? <= share {
+                break;
+            }
+            for table in AgeingTable::ALL {
+                if let Some(age) = self.run("read", |database| database.oldest_eighth(table))? {
+                    self.sweep_table(table, Doomed::All, age)?;
+                }
+            }
+        }
+        while self.run("write", |database| database.shrink())? {}
+        Ok(())
     }
 
     pub(super) fn run<T>(
@@ -249,9 +311,11 @@ fn with(path: &Path, more: &[&str]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::oci::{Algorithm, Digest, Repository, UpstreamName};
-    use crate::store::facts::{Member, Stamp};
+    use crate::oci::{Algorithm, Digest, Repository, Tag, UpstreamName};
+    use crate::store::facts::{Member, Stamp, TagRecord};
     use crate::store::order::EvictionClass;
 
     #[test]
@@ -260,7 +324,7 @@ mod tests {
         let path = folder.path().join("records.sqlite");
         let digest = |n: u32| Digest::of(Algorithm::Sha256, &n.to_le_bytes());
         let stamp = Stamp { size: 1, mtime: 2 };
-        let (tables, trouble) = Tables::open(&path);
+        let (tables, trouble) = Tables::open(&path, 1 << 20);
         assert!(trouble.is_none(), "new tables");
         for n in 0..1000 {
             tables
@@ -273,7 +337,7 @@ mod tests {
         let mut content = std::fs::read(&path).expect("the tables");
         content[8192..].fill(0xff);
         std::fs::write(&path, content).expect("damaged");
-        let (tables, _first_page_is_whole) = Tables::open(&path);
+        let (tables, _first_page_is_whole) = Tables::open(&path, 1 << 20);
         let damaged =
             (0..1000).any(|n| tables.run("read", |database| database.stamp(&digest(n))).is_err());
         assert!(damaged, "the damage is met");
@@ -287,11 +351,65 @@ mod tests {
     }
 
     fn written(path: &Path, name: &CanonicalName, digest: &Digest) -> Tables {
-        let (tables, trouble) = Tables::open(path);
+        let (tables, trouble) = Tables::open(path, 1 << 20);
         assert!(trouble.is_none(), "{trouble:?}");
         let member = Member { media_type: None, doubted: None };
-        tables.run("write", |database| database.put_member(name, digest, &member)).expect("kept");
         tables
+            .run("write", |database| database.put_member(name, digest, &member, now()))
+            .expect("kept");
+        tables
+    }
+
+    #[test]
+    fn what_is_too_much_goes_with_age_and_gives_its_space_back() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("records.sqlite");
+        let share = 512 << 10;
+        let (tables, _) = Tables::open(&path, share);
+        let digest = |n: u64| Digest::of(Algorithm::Sha256, &n.to_le_bytes());
+        let at = |n: u64| Timestamp::from_unix(Duration::from_secs(1000 + n));
+        let (name, member) = (a_name(), Member { media_type: None, doubted: None });
+        let fill = |database: &mut Database| {
+            database.connection().execute_batch("BEGIN")?;
+            for n in 0..10_000 {
+                database.put_member(&name, &digest(n), &member, at(n))?;
+                let tag = Tag::parse(&format!("v{n}")).expect("a tag");
+                database.put_tag(&name, &tag, &TagRecord { digest: digest(n), checked: at(n) })?;
+            }
+            let stamp = Stamp { size: 1, mtime: 2 };
+            database.put_stamp(&digest(3), stamp, EvictionClass::Blob, 1)?;
+            database.connection().execute_batch("COMMIT")
+        };
+        tables.run("write", fill).expect("written");
+        assert!(tables.bytes_on_disk() > 5 * share);
+        tables.sweep(Doomed::Idle, at(99)).expect("swept");
+        let known = |n| tables.ask(&name, |database| database.member(&name, &digest(n)));
+        let known = |n| known(n).expect("it can be asked").is_some();
+        assert_eq!([known(3), known(99), known(100)], [true, false, true], "3 is stored");
+        tables.meet_share().expect("trimmed");
+        assert!(tables.bytes_on_disk() <= share + (4 << 10), "{}", tables.bytes_on_disk());
+        assert_eq!([known(3), known(5000), known(9999)], [false, false, true]);
+        tables.meet_share().expect("nothing to do");
+        assert!(known(9999), "what is small enough stays");
+    }
+
+    #[test]
+    fn tables_of_a_version_that_could_not_shrink_learn_it() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("records.sqlite");
+        let before = rusqlite::Connection::open(&path).expect("a new file");
+        before.execute_batch("CREATE TABLE large (x); PRAGMA user_version = 3").expect("made");
+        before.execute("INSERT INTO large VALUES (zeroblob(4000000))", []).expect("filled");
+        before.execute_batch("DROP TABLE large").expect("emptied");
+        drop(before);
+        let (tables, trouble) = Tables::open(&path, 1 << 20);
+        assert!(trouble.is_none(), "{trouble:?}");
+        tables.meet_share().expect("trimmed");
+        assert!(tables.bytes_on_disk() < 1 << 20, "{}", tables.bytes_on_disk());
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix(Duration::from_secs(1000))
     }
 
     fn a_name() -> CanonicalName {
@@ -321,7 +439,7 @@ mod tests {
         tables.heal().expect("written");
         assert!(matches!(member(), Ok(None)), "gone");
         drop(tables);
-        let (tables, _) = Tables::open(&path);
+        let (tables, _) = Tables::open(&path, 1 << 20);
         let found = tables.ask(&name, |database| database.member(&name, &digest));
         assert!(matches!(found, Ok(None)), "after a start too");
     }
@@ -332,7 +450,7 @@ mod tests {
         let path = folder.path().join("records.sqlite");
         for damage in 0..EVIDENCE_MAX + 3 {
             std::fs::write(&path, format!("damage {damage}").repeat(1000)).expect("ours");
-            let (_, trouble) = Tables::open(&path);
+            let (_, trouble) = Tables::open(&path, 1 << 20);
             assert!(trouble.is_none(), "{trouble:?}");
         }
         for damage in 0..EVIDENCE_MAX {
@@ -355,10 +473,11 @@ mod tests {
             } else {
                 std::fs::create_dir(&path).expect("ours");
             }
-            let (tables, trouble) = Tables::open(&path);
+            let (tables, trouble) = Tables::open(&path, 1 << 20);
             assert!(trouble.is_some());
             let member = Member { media_type: None, doubted: None };
-            let put = tables.run("write", |database| database.put_member(&name, &digest, &member));
+            let put =
+                tables.run("write", |database| database.put_member(&name, &digest, &member, now()));
             put.expect("in memory");
             tables.heal().expect_err("it is there still");
             assert_eq!(std::fs::read(&elsewhere).expect("there"), b"another's");

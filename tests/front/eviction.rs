@@ -115,6 +115,70 @@ async fn manifests_go_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_listed_does_not_stop_eviction() {
+    let origin = Origin::start().await;
+    let layers: Vec<Blob> = (0..4).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
+    let mut proxy = proxy_of(&origin, 5 * MIB).await;
+    proxy.stop().await;
+    let shelf = |n: u8| format!("{n:02x}");
+    let unused = (0..=u8::MAX)
+        .map(shelf)
+        .find(|shelf| !layers.iter().any(|layer| layer.digest.hex().starts_with(shelf.as_str())));
+    let place = proxy.directory().join("cache/blobs/sha256").join(unused.expect("there are 256"));
+    std::fs::write(place, "no folder").expect("the directory is ours");
+    proxy.start().await;
+    for layer in &layers {
+        pull(&proxy, layer).await;
+    }
+    eventually("the first one goes", || !proxy.has_stored(&layers[0].digest)).await;
+    assert!(proxy.metric("roadstead_store_errors_total", &[("operation", "list")]) >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_used_is_known_after_a_restart() {
+    let origin = Origin::start().await;
+    let mut proxy = proxy_of(&origin, 10 * MIB).await;
+    let hot: Vec<Blob> = (0..3).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
+    for layer in hot.iter().chain(&hot) {
+        pull(&proxy, layer).await;
+    }
+    proxy.restart().await;
+    for seed in 100..112 {
+        pull(&proxy, &origin.blob("a/b", seed, MIB)).await;
+    }
+    assert!(hot.iter().all(|layer| proxy.has_stored(&layer.digest)));
+}
+
+/// Bytes of the records and their log.
+fn records(proxy: &Proxy) -> u64 {
+    let file = |name: &str| proxy.directory().join("cache").join(name);
+    let files = [file("records.sqlite"), file("records.sqlite-wal")];
+    files.iter().map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_take_their_share_whatever_is_asked_for() {
+    const LIMIT: u64 = 4 * MIB;
+    let origin = Origin::start().await;
+    let proxy = proxy_of(&origin, LIMIT).await;
+    let kept = origin.blob("a/b", 1, MIB);
+    pull(&proxy, &kept).await;
+    let repository = format!("a/{}", "b".repeat(200));
+    let mut largest = 0;
+    for seed in 0..6000 {
+        let layer = origin.blob(&repository, 1000 + seed, 10);
+        assert_eq!(proxy.head(&blob(&repository, &layer.digest)).await.status, 200);
+        proxy.clock().advance(Duration::from_millis(10));
+        largest = largest.max(records(&proxy));
+    }
+    assert!(largest <= MIB + MIB + MIB / 4, "{largest}: a share of 1 MiB and the log");
+    assert!(proxy.has_stored(&kept.digest), "they drive nothing out");
+    let content = i64::try_from(LIMIT - records(&proxy)).expect("small");
+    pull(&proxy, &origin.blob("a/b", 2, 2 * MIB)).await;
+    assert!(proxy.metric("roadstead_store_bytes", &[]) <= content, "and count as well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_strange_file_among_the_blobs_does_not_stop_eviction() {
     let origin = Origin::start().await;
     let layers: Vec<Blob> = (0..4).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
@@ -212,7 +276,7 @@ async fn downloads_in_progress_count_and_a_third_is_passed_through() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_announced_evicts_nothing_until_its_bytes_come() {
     let origin = Origin::start().await;
-    let proxy = proxy_of(&origin, 10 * MIB).await;
+    let proxy = proxy_of(&origin, 11 * MIB).await;
     let kept: Vec<Blob> = (0..4).map(|seed| origin.blob("a/b", seed, 2 * MIB)).collect();
     for layer in &kept {
         pull(&proxy, layer).await;
@@ -234,7 +298,7 @@ async fn what_is_announced_evicts_nothing_until_its_bytes_come() {
         eventually("a promise is kept", || proxy.has_stored(&layer.digest)).await;
     }
     assert_eq!(proxy.metric("roadstead_evictions_total", &[]), 3, "room for their bytes alone");
-    assert!(bytes_below(&proxy.directory().join("cache/blobs")) <= 10 * MIB);
+    assert!(bytes_below(&proxy.directory().join("cache/blobs")) <= 11 * MIB);
 }
 
 #[tokio::test(flavor = "multi_thread")]

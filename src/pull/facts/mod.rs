@@ -13,5 +13,5 @@ pub(crate) mod sizes;
 pub(crate) mod subject;
 pub(crate) mod writes;
 
-/// Facts of each kind in memory, some 200 bytes each.
-const FACTS_MAX: u64 = 100_000;
+/// Bytes of facts of each kind in memory: some 20,000.
+const FACTS_BYTES: u64 = 8 << 20;

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::FACTS_MAX;
-use super::subject::Subject;
+use super::FACTS_BYTES;
+use super::subject::{Subject, weigh};
 use super::writes::RecentWrites;
 use crate::clock::{Clock, Timestamp};
 use crate::expiring::ExpiringCache;
@@ -22,7 +22,8 @@ pub(crate) struct NegativeCache {
 
 impl NegativeCache {
     pub(crate) fn new(writes: Arc<RecentWrites>, clock: Clock) -> Self {
-        Self { absent: ExpiringCache::new(FACTS_MAX, clock.clone()), writes, clock }
+        let absent = ExpiringCache::weighing(FACTS_BYTES, weigh, clock.clone());
+        Self { absent, writes, clock }
     }
 
     /// Remembers that there is no such thing, unless it was written a moment ago: the answer may be

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use moka::sync::Cache;
 
-use super::FACTS_MAX;
+use super::FACTS_BYTES;
 use super::freshness::Known;
 use crate::clock::Timestamp;
+use crate::expiring::weight;
 use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 
 /// What the HEAD said.
@@ -40,7 +41,19 @@ pub(crate) struct ProvisionalTags {
 
 impl ProvisionalTags {
     pub(crate) fn new() -> Self {
-        Self { by_tag: Cache::new(FACTS_MAX), by_digest: Cache::new(FACTS_MAX) }
+        let weigh_tag = |(name, tag): &(CanonicalName, Tag), head: &Provisional| {
+            let media_type = head.media_type.as_ref().map_or(0, |kind| kind.as_str().len());
+            let digest = head.known.digest.as_str().len();
+            weight(name.text_len() + tag.as_str().len() + digest + media_type)
+        };
+        let weigh_digest = |(name, digest): &(CanonicalName, Digest), tags: &Arc<[Tag]>| {
+            let tags: usize = tags.iter().map(|tag| tag.as_str().len() + 32).sum();
+            weight(name.text_len() + digest.as_str().len() + tags)
+        };
+        Self {
+            by_tag: Cache::builder().max_capacity(FACTS_BYTES).weigher(weigh_tag).build(),
+            by_digest: Cache::builder().max_capacity(FACTS_BYTES).weigher(weigh_digest).build(),
+        }
     }
 
     pub(crate) fn get(&self, name: &CanonicalName, tag: &Tag) -> Option<Provisional> {

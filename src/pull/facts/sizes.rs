@@ -6,7 +6,8 @@
 
 use moka::sync::Cache;
 
-use super::FACTS_MAX;
+use super::FACTS_BYTES;
+use crate::expiring::weight;
 use crate::oci::{CanonicalName, Digest, Manifest};
 
 /// Sizes by repository and digest; `None` where they are disputed.
@@ -15,7 +16,10 @@ pub(crate) struct DescribedSizes(Cache<(CanonicalName, Digest), Option<u64>>);
 
 impl DescribedSizes {
     pub(crate) fn new() -> Self {
-        Self(Cache::new(FACTS_MAX))
+        let weigh = |(name, digest): &(CanonicalName, Digest), _: &Option<u64>| {
+            weight(name.text_len() + digest.as_str().len())
+        };
+        Self(Cache::builder().max_capacity(FACTS_BYTES).weigher(weigh).build())
     }
 
     /// The size in bytes, if the manifests of `name` that were seen agree about the digest.

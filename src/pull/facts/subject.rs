@@ -1,6 +1,7 @@
 //! What a fact says something about. The repository for which it holds is not part of it.
 
-use crate::oci::{Digest, Reference};
+use crate::expiring::weight;
+use crate::oci::{CanonicalName, Digest, Reference};
 
 /// What can be absent, and what a write can change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,4 +23,16 @@ impl Subject {
             Self::Manifest(Reference::Tag(_)) | Self::Tags | Self::Referrers(_) => None,
         }
     }
+}
+
+/// Bytes that a fact costs which is kept by this key.
+pub(super) fn weigh((subject, name): &(Subject, CanonicalName)) -> u32 {
+    let subject = match subject {
+        Subject::Manifest(Reference::Tag(tag)) => tag.as_str(),
+        Subject::Manifest(Reference::Digest(digest))
+        | Subject::Blob(digest)
+        | Subject::Referrers(digest) => digest.as_str(),
+        Subject::Tags => "",
+    };
+    weight(name.text_len() + subject.len())
 }

@@ -6,8 +6,7 @@
 
 use std::time::Duration;
 
-use super::FACTS_MAX;
-use super::subject::Subject;
+use super::subject::{Subject, weigh};
 use crate::clock::{Clock, Timestamp};
 use crate::expiring::ExpiringCache;
 use crate::oci::CanonicalName;
@@ -15,6 +14,10 @@ use crate::oci::CanonicalName;
 /// How long a write is remembered. Longer than any question to an upstream takes
 /// (`limits.flight_head` is 60 s), so that no answer is older than a write that has been forgotten.
 const WRITE_MEMORY: Duration = Duration::from_mins(2);
+
+/// Bytes of writes that are remembered: what is forgotten too early could be undone by an answer
+/// that is older.
+const WRITES_BYTES: u64 = 32 << 20;
 
 #[derive(Debug)]
 pub(crate) struct RecentWrites {
@@ -29,7 +32,8 @@ pub(crate) struct WriteEpoch(Option<Timestamp>);
 
 impl RecentWrites {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { written_at: ExpiringCache::new(FACTS_MAX, clock.clone()), clock }
+        let written_at = ExpiringCache::weighing(WRITES_BYTES, weigh, clock.clone());
+        Self { written_at, clock }
     }
 
     /// Notes that it has been written or deleted through us just now, or refused.
