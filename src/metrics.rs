@@ -6,6 +6,7 @@
 mod registers;
 mod series;
 
+use http::StatusCode;
 use prometheus::{
     HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
@@ -385,5 +386,19 @@ impl StoreMetrics {
             errors: r.counters("store_errors_total", "Disk and database errors.", &["operation"]),
             evictions: r.counters("evictions_total", "Blobs removed to make room.", &["reason"]),
         }
+    }
+}
+
+/// A status as a label: those that no standard names by their class, so that a registry which
+/// makes them up does not make a series of each.
+pub(crate) fn status_label(status: &StatusCode) -> &str {
+    match (status.canonical_reason(), status.as_u16()) {
+        (Some(_), _) => status.as_str(),
+        (None, 100..200) => "1xx",
+        (None, 200..300) => "2xx",
+        (None, 300..400) => "3xx",
+        (None, 400..500) => "4xx",
+        (None, 500..600) => "5xx",
+        (None, _) => "other",
     }
 }

@@ -93,6 +93,7 @@ fn the_example_holds_every_key_once_its_examples_are_taken_in() {
     let helper = Login::Helper {
         program: "/bin/true".into(),
         server: "https://index.docker.io/v1/".to_owned(),
+        withheld: vec!["SET".to_owned()],
     };
     assert_eq!(credential("cloud/**").map(|credential| &credential.login), Some(&helper));
     assert_eq!(config.access.rules.len(), 2);
@@ -361,8 +362,10 @@ fn a_helper_is_found_on_the_path_or_by_its_own_and_asked_for_the_host() {
     let text = |upstream: &str, keys: &str| {
         format!("upstreams: {{ {upstream}: {{ credentials: [{{ {keys} }}] }} }}")
     };
-    let asked_for =
-        |server: &str| Ok(Login::Helper { program: program.clone(), server: server.to_owned() });
+    let asked_for = |server: &str| {
+        let (program, server) = (program.clone(), server.to_owned());
+        Ok(Login::Helper { program, server, withheld: vec![] })
+    };
     let absolute = format!("helper: {}", program.display());
     for (upstream, server) in [
         ("quay.io", "quay.io"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::access::{self, IdentitySources, RuleContext};
 use super::applications;
 use super::cache;
-use super::credentials::UpstreamContext;
+use super::credentials::{self, UpstreamContext};
 use super::files_read::FilesRead;
 use super::hosts;
 use super::keys;
@@ -35,7 +35,8 @@ pub(super) fn config(root: &Place<'_>, around: &Surroundings<'_>) -> Config {
     let ignored_variables =
         if way_out.is_none() { proxy::set_variables(around.environment) } else { Vec::new() };
     let way_out = way_out.unwrap_or_default();
-    let upstreams = upstreams::read(&top, &UpstreamContext { way_out: &way_out, ..context });
+    let mut upstreams = upstreams::read(&top, &UpstreamContext { way_out: &way_out, ..context });
+    credentials::withhold(&mut upstreams, &root.secret_variables());
     let access = top.get("access").map(|place| place.fields(keys::ACCESS));
     let sources = IdentitySources {
         users: access.as_ref().is_some_and(|access| access.get("users").is_some()),

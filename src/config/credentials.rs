@@ -154,9 +154,24 @@ fn whole_logins(
         "helper" => {
             let server = if upstream.library { DOCKER_HUB_KEY } else { host_and_port(upstream) };
             let program = program(place.text()?, place, context)?;
-            Ok(Logins::of(Login::Helper { program, server: server.to_owned() }))
+            Ok(Logins::of(helper(program, server)))
         }
         _ => from_licence(place, context.around.now).map(Logins::of),
+    }
+}
+
+/// What it must not see is known once the whole document is read: see [`withhold`].
+fn helper(program: PathBuf, server: &str) -> Login {
+    Login::Helper { program, server: server.to_owned(), withheld: Vec::new() }
+}
+
+/// Keeps these variables of the environment from all helpers.
+pub(super) fn withhold(upstreams: &mut [Upstream], variables: &[String]) {
+    let credentials = upstreams.iter_mut().flat_map(|upstream| &mut upstream.credentials);
+    for credential in credentials {
+        if let Login::Helper { withheld, .. } = &mut credential.login {
+            *withheld = variables.to_vec();
+        }
     }
 }
 
@@ -181,9 +196,12 @@ pub(super) fn password(
         "password_file" => {
             Secret::of_line(&place.read_text()?).ok_or_else(|| format!("{text} is empty"))
         }
-        "password_env" => (context.around.environment)(text)
-            .and_then(|value| Secret::of_line(&value))
-            .ok_or_else(|| format!("the environment variable {text} is not set")),
+        "password_env" => {
+            place.note_secret_variable(text);
+            (context.around.environment)(text)
+                .and_then(|value| Secret::of_line(&value))
+                .ok_or_else(|| format!("the environment variable {text} is not set"))
+        }
         _ if context.allow_inline_secrets => {
             Secret::of_line(text).ok_or_else(|| "should not be empty".to_owned())
         }
@@ -226,14 +244,12 @@ fn from_docker_config(
     let login = |login| match login {
         DockerLogin::Here { username, password } => Ok(Login::Fixed { username, password }),
         DockerLogin::Helper { name, server } => program(&name, place, context)
-            .map(|program| Login::Helper { program, server })
+            .map(|program| helper(program, &server))
             .map_err(|message| format!("{} names a helper: {message}", path.display())),
     };
     let whole = found.whole.map(login).transpose()?.map(|whole| match whole {
         // Docker keeps Docker Hub's login under no other key.
-        Login::Helper { program, .. } if upstream.library => {
-            Login::Helper { program, server: DOCKER_HUB_KEY.to_owned() }
-        }
+        Login::Helper { program, .. } if upstream.library => helper(program, DOCKER_HUB_KEY),
         login @ (Login::Fixed { .. } | Login::Helper { .. }) => login,
     });
     let scoped =

@@ -165,6 +165,9 @@ pub enum Login {
         program: PathBuf,
         /// What the helper is asked for: a host with an optional port, or Docker Hub's key.
         server: String,
+        /// Variables of the environment that hold passwords of other credentials, which it does
+        /// not get.
+        withheld: Vec<String>,
     },
 }
 

@@ -6,6 +6,7 @@
 //! used: a document with problems yields no configuration.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::document::{Node, YamlValue, line_of};
@@ -18,6 +19,7 @@ use crate::files;
 pub(super) struct Report {
     problems: RefCell<Vec<(usize, Problem)>>,
     files_read: RefCell<FilesRead>,
+    secret_variables: RefCell<BTreeSet<String>>,
 }
 
 impl Report {
@@ -115,6 +117,16 @@ impl<'d> Place<'d> {
     /// Whether there is a program; one that comes or goes is a change of the document.
     pub(super) fn find_program(&self, path: &Path) -> Result<(), String> {
         self.report.files_read.borrow_mut().find_program(path)
+    }
+
+    /// A variable of the environment holds a password.
+    pub(super) fn note_secret_variable(&self, name: &str) {
+        self.report.secret_variables.borrow_mut().insert(name.to_owned());
+    }
+
+    /// Those that have been noted until now, anywhere in the document.
+    pub(super) fn secret_variables(&self) -> Vec<String> {
+        self.report.secret_variables.borrow().iter().cloned().collect()
     }
 
     /// Text, or a whole number as text: sizes need no quotes.

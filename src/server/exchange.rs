@@ -15,7 +15,7 @@ use super::foreign::cleaned;
 use super::notes::{FailureNote, Notes};
 use super::request_id::RequestIds;
 use crate::licence::Slug;
-use crate::metrics::{Counted, Metrics};
+use crate::metrics::{Counted, Metrics, status_label};
 use crate::oci::{Digest, Repository, Tag};
 use crate::pull::Outcome;
 
@@ -123,7 +123,7 @@ impl Exchange {
     fn count(&self, route: &'static str, bytes: u64) {
         let metrics = &self.arrival.metrics;
         let method = method_label(&self.arrival.sender.method);
-        metrics.http.requests.with_label_values(&[route, method, self.status.as_str()]).inc();
+        metrics.http.requests.with_label_values(&[route, method, status_label(&self.status)]).inc();
         metrics
             .http
             .request_duration

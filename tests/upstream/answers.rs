@@ -384,3 +384,14 @@ async fn no_error_shows_a_secret_a_query_or_a_repository() {
         assert!(error.to_string().starts_with("acme.test: blob_get: "), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_status_that_a_registry_made_up_is_counted_by_its_class() {
+    for (status, label) in [(418, "418"), (419, "4xx"), (599, "5xx"), (799, "other")] {
+        let origin = origin(move |_| reply(status, &[], "")).await;
+        let setup = Setup::new(&origin.url());
+        let _ = setup.build().get_manifest(&repository(), &tag(), soon()).await;
+        let of_it = format!("roadstead_upstream_requests_total{{code=\"{label}\"");
+        assert!(setup.metrics.render().expect("it renders").contains(&of_it), "{status}");
+    }
+}

@@ -279,3 +279,18 @@ async fn nothing_is_dialled_nor_run_while_the_upstream_is_left_alone() {
     pull(&upstream).await.expect_err("left alone");
     assert_eq!(helper.runs().len(), before);
 }
+
+#[tokio::test]
+async fn a_helper_does_not_see_the_variables_that_hold_other_passwords() {
+    // Cargo sets both for this process.
+    let names = ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"];
+    let (origin, helper) = (basic(BASIC).await, Helper::new(&format!("env > seen; {LOGIN}")));
+    let upstream = setup(&origin, &helper).withholding(&names[..1]).build();
+    pull(&upstream).await.expect("with the login");
+    let seen = fs::read_to_string(helper.path("seen")).expect("the helper wrote it");
+    let is_visible = |name: &str| seen.lines().any(|line| line.starts_with(&format!("{name}=")));
+    assert_eq!(
+        names.map(|name| (std::env::var(name).is_ok(), is_visible(name))),
+        [(true, false), (true, true)]
+    );
+}

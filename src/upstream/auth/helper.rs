@@ -4,7 +4,7 @@
 //! whatever it has started are killed. What it prints is held back even in failures, since a secret
 //! may stand in it; of what it says on stderr one line goes to the log.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(in crate::upstream) struct CredentialHelper {
     pub(in crate::upstream) program: PathBuf,
     /// The key under which it keeps the login.
     pub(in crate::upstream) server: String,
+    /// Variables of the environment that it does not get.
+    pub(in crate::upstream) withheld: Vec<String>,
     pub(in crate::upstream) deadline: Duration,
 }
 
@@ -83,8 +85,8 @@ impl CredentialHelper {
     }
 
     async fn run(&self) -> Result<HelperOutput, String> {
-        let mut child = HelperProcess::start(&self.program)
-            .map_err(|error| format!("cannot be run: {error}"))?;
+        let mut child =
+            HelperProcess::start(self).map_err(|error| format!("cannot be run: {error}"))?;
         let (stdin, stdout, stderr) =
             (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
         let send_server = async {
@@ -112,8 +114,11 @@ impl CredentialHelper {
 struct HelperProcess(Child);
 
 impl HelperProcess {
-    fn start(program: &Path) -> std::io::Result<Self> {
-        let mut command = Command::new(program);
+    fn start(helper: &CredentialHelper) -> std::io::Result<Self> {
+        let mut command = Command::new(&helper.program);
+        for variable in &helper.withheld {
+            command.env_remove(variable);
+        }
         command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own, since helpers are often scripts: what they start is killed with them.
         command.process_group(0).kill_on_drop(true).spawn().map(Self)

@@ -53,11 +53,11 @@ impl Logins {
                 config::Login::Fixed { username, password } => {
                     LoginSource::Fixed(BasicLogin::new(username, password.clone()))
                 }
-                config::Login::Helper { program, server } => {
+                config::Login::Helper { program, server, withheld } => {
                     let (upstream, program, server) =
                         (upstream.name.clone(), program.clone(), server.clone());
-                    let helper =
-                        CredentialHelper { upstream, program, server, deadline: limits.helper };
+                    let (withheld, deadline) = (withheld.clone(), limits.helper);
+                    let helper = CredentialHelper { upstream, program, server, withheld, deadline };
                     let helper = CachedHelper::new(helper, clock.clone(), limits.login_life);
                     LoginSource::Helper(Arc::new(helper))
                 }

@@ -28,7 +28,7 @@ use super::way::Way;
 use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
-use crate::metrics::{Counter, Metrics};
+use crate::metrics::{Counter, Metrics, status_label};
 use crate::oci::UpstreamName;
 use crate::shortage::is_shortage;
 use crate::upstream::cause::{Cause, ProxyError, ProxyFault, find};
@@ -208,7 +208,7 @@ impl Drop for CountedRequest<'_> {
     fn drop(&mut self) {
         let Transport { name, metrics, .. } = self.transport;
         let (upstream, operation) = (name.as_str(), self.operation.as_str());
-        let code = self.outcome.as_ref().map_or_else(|word| *word, StatusCode::as_str);
+        let code = self.outcome.as_ref().map_or_else(|word| *word, status_label);
         metrics.upstream.requests.with_label_values(&[upstream, operation, code]).inc();
         let duration = &metrics.upstream.request_duration;
         let seconds = self.sent_at.elapsed().as_secs_f64();

@@ -91,7 +91,8 @@ impl Setup {
         // test forks.
         let installed = std::process::Command::new("install").args([&text, &program]).status();
         assert!(installed.expect("install runs").success());
-        let login = Login::Helper { program, server: "registry.test".to_owned() };
+        let (server, withheld) = ("registry.test".to_owned(), vec![]);
+        let login = Login::Helper { program, server, withheld };
         Credential {
             images: Pattern::parse(images).expect("a glob"),
             login,

@@ -67,12 +67,22 @@ impl Setup {
     }
 
     pub(crate) fn helper(mut self, images: &str, program: PathBuf) -> Self {
-        let login = Login::Helper { program, server: "acme.test".into() };
+        let login = Login::Helper { program, server: "acme.test".into(), withheld: vec![] };
         self.config.credentials.push(Credential {
             images: Pattern::parse(images).expect("a pattern"),
             login,
             when_rejected: roadstead::config::WhenRejected::default(),
         });
+        self
+    }
+
+    /// With variables of the environment that no helper gets.
+    pub(crate) fn withholding(mut self, variables: &[&str]) -> Self {
+        for credential in &mut self.config.credentials {
+            if let Login::Helper { withheld, .. } = &mut credential.login {
+                *withheld = variables.iter().map(ToString::to_string).collect();
+            }
+        }
         self
     }
 
