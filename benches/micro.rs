@@ -23,7 +23,7 @@ use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{CanonicalName, RangeRequest, Repository, Target, UpstreamName};
 use roadstead::pull::{Content as Pulled, Parts, PullThrough};
-use roadstead::store::{BlobStore, EvictionClass, Reader};
+use roadstead::store::{BlobStore, EvictionClass, Reader, RoomOwner};
 use roadstead::upstream::{Lookup, Upstreams};
 use tokio::runtime::Runtime;
 
@@ -98,7 +98,11 @@ fn warm_body(c: &mut Criterion) {
     let bed = Bed::new();
     let content = Content::blob(0, 64 * MIB);
     let blob = bed.runtime.block_on(async {
-        let mut staged = bed.store.stage(&content.digest, Some(content.size)).await.expect("room");
+        let mut staged = bed
+            .store
+            .stage(&content.digest, Some(content.size), RoomOwner::default())
+            .await
+            .expect("room");
         staged.append(content.blocks().collect(), |_| ()).await.expect("a disk that works");
         let verified = staged.verify().expect("the right digest");
         verified
@@ -162,7 +166,8 @@ impl Bed {
 }
 
 async fn stage(store: &BlobStore, content: &Content) -> Reader {
-    let mut staged = store.stage(&content.digest, Some(content.size)).await.expect("room");
+    let mut staged =
+        store.stage(&content.digest, Some(content.size), RoomOwner::default()).await.expect("room");
     staged.append(content.blocks().collect(), |_| ()).await.expect("a disk that works");
     staged.reader()
 }

@@ -15,7 +15,7 @@ use super::facts::subject::Subject;
 use super::outcome::Outcome;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
-use crate::store::{EvictionClass, Found, StageError, Use};
+use crate::store::{EvictionClass, Found, RoomOwner, StageError, Use};
 use crate::upstream::FetchedManifest;
 
 /// A manifest as upstream sent it, and when the GET was sent.
@@ -222,7 +222,8 @@ impl PullCore {
     }
 
     async fn stage_manifest(&self, digest: &Digest, bytes: Bytes) -> Result<(), StageError> {
-        let mut staged = self.store.stage(digest, Some(bytes.len() as u64)).await?;
+        let mut staged =
+            self.store.stage(digest, Some(bytes.len() as u64), RoomOwner::default()).await?;
         staged.append(vec![bytes], |_| {}).await?;
         // The digest was computed from these very bytes.
         if let Ok(verified) = staged.verify() {

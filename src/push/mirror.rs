@@ -5,8 +5,8 @@
 use super::PushCore;
 use super::relay::ClientChunk;
 use super::sessions::{Mirrored, SessionId};
-use crate::oci::Digest;
-use crate::store::{EvictionClass, Staged};
+use crate::oci::{CanonicalName, Digest};
+use crate::store::{EvictionClass, RoomOwner, Staged};
 use crate::upstream::UpstreamClient;
 
 impl PushCore {
@@ -18,6 +18,7 @@ impl PushCore {
     pub(super) async fn mirror_for<B>(
         &self,
         upstream: &UpstreamClient,
+        name: &CanonicalName,
         session: &SessionId,
         chunk: &ClientChunk<B>,
     ) -> Option<Staged> {
@@ -36,7 +37,7 @@ impl PushCore {
                 // With a digest these are all bytes of the blob, so that room for all of it can be
                 // reserved at once.
                 let size = chunk.length.filter(|_| chunk.digest.is_some());
-                self.store.stage_unnamed(algorithm, size).await.ok()
+                self.store.stage_unnamed(algorithm, size, RoomOwner::of(name)).await.ok()
             }
         }
     }

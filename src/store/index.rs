@@ -8,7 +8,9 @@
 //! bytes that are only waiting for their last reader come free by themselves, and evicting more
 //! would not free them sooner.
 
-use std::collections::HashSet;
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Weak;
 
 use super::blob::OpenBlob;
@@ -40,15 +42,30 @@ pub(super) struct Disk {
     pub(super) records: u64,
 }
 
+/// For whom room is promised. What one owner has in flight may drive out half of the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RoomOwner(u64);
+
+impl RoomOwner {
+    pub fn of(owner: &impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        owner.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
 /// Room for one file that is being written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Promise {
+    pub(super) owner: RoomOwner,
     /// Bytes that it may come to.
     pub(super) bytes: u64,
     /// Of these, bytes that are here.
     pub(super) held: u64,
     /// Of these, bytes that the disk has given for it already.
     pub(super) given: u64,
+    /// Of these, bytes that found no free room when they were promised: others go for them.
+    pub(super) evicting: u64,
 }
 
 #[derive(Debug)]
@@ -61,6 +78,8 @@ pub(super) struct Index {
     promised: u64,
     /// Promised, and given by the disk.
     given: u64,
+    /// Promised, and to be made room for by eviction.
+    evicting: HashMap<RoomOwner, u64>,
     last_tick: Tick,
     /// Whether the start-up scan has finished. Before that nothing is evicted: the index does not
     /// know yet what was used least recently.
@@ -85,6 +104,7 @@ impl Index {
             held: 0,
             promised: 0,
             given: 0,
+            evicting: HashMap::new(),
             last_tick: 0,
             loaded: false,
             touched: HashSet::new(),
@@ -220,7 +240,8 @@ impl Index {
     /// is.
     ///
     /// # Errors
-    /// [`NoRoom`] if that is more than half of the limit, or if removing everything would not do.
+    /// [`NoRoom`] if that is more than half of the limit, if its owner's promises would drive out
+    /// more than half, or if removing everything would not do.
     pub(super) fn promise(
         &mut self,
         promise: &mut Promise,
@@ -235,6 +256,16 @@ impl Index {
         let asked = self.promised - self.given + more;
         if self.promised + more + disk.records > self.limit || disk.shortage(asked) > evictable {
             return Err(NoRoom);
+        }
+        let free = self.limit.saturating_sub(self.used + self.promised + disk.records);
+        let evicting = more.saturating_sub(free);
+        let of_owner = self.evicting.get(&promise.owner).copied().unwrap_or(0) + evicting;
+        if of_owner > self.largest() {
+            return Err(NoRoom);
+        }
+        if evicting > 0 {
+            self.evicting.insert(promise.owner, of_owner);
+            promise.evicting += evicting;
         }
         self.promised += more;
         promise.bytes += more;
@@ -299,6 +330,12 @@ impl Index {
         self.promised -= promise.bytes;
         self.held -= promise.held;
         self.given -= promise.given;
+        if let Entry::Occupied(mut of_owner) = self.evicting.entry(promise.owner) {
+            *of_owner.get_mut() -= promise.evicting;
+            if *of_owner.get() == 0 {
+                of_owner.remove();
+            }
+        }
     }
 
     /// The uses since the last call, for the records.
@@ -388,7 +425,8 @@ mod tests {
         for n in 0..10 {
             index.insert(&digest(n), 10, EvictionClass::Blob, n);
         }
-        let mut promises = [Promise::default(), Promise::default()];
+        let of = |owner| Promise { owner: RoomOwner::of(&owner), ..Promise::default() };
+        let mut promises = [of("a"), of("b")];
         for promise in &mut promises {
             assert_eq!(index.promise(promise, 50, ROOMY), Ok(false));
         }
@@ -402,6 +440,24 @@ mod tests {
         assert_eq!((index.len(), index.used, index.held), (0, 0, 100));
         promises.iter().for_each(|promise| index.release(promise));
         assert_eq!((index.promised, index.held, index.given), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_one_owner_has_in_flight_drives_out_half_and_leaves_the_rest_to_others() {
+        let mut index = loaded(100);
+        for n in 0..8 {
+            index.insert(&digest(n), 10, EvictionClass::Blob, n);
+        }
+        let of = |owner| Promise { owner: RoomOwner::of(&owner), ..Promise::default() };
+        let mut promises = [of("a"), of("a"), of("a"), of("b")];
+        assert_eq!(index.promise(&mut promises[0], 40, ROOMY), Ok(false), "20 of them are free");
+        assert_eq!(index.promise(&mut promises[1], 30, ROOMY), Ok(false));
+        assert_eq!(index.promise(&mut promises[2], 1, ROOMY), Err(NoRoom));
+        assert_eq!(index.promise(&mut promises[3], 30, ROOMY), Ok(false));
+        index.release(&std::mem::take(&mut promises[1]));
+        assert_eq!(index.promise(&mut promises[2], 30, ROOMY), Ok(false), "one has ended");
+        promises.iter().for_each(|promise| index.release(promise));
+        assert!(index.evicting.is_empty());
     }
 
     #[test]

@@ -45,7 +45,7 @@ use crate::oci::{Algorithm, Digest};
 pub use blob::{Blob, Slice};
 pub use error::{Error, StageError};
 pub use facts::{Member, TagRecord};
-pub use index::Use;
+pub use index::{RoomOwner, Use};
 pub use mapping::SLICE;
 pub use open::{Found, Suspect};
 pub use order::EvictionClass;
@@ -175,9 +175,14 @@ impl BlobStore {
     ///
     /// # Errors
     /// [`StageError::NoRoom`] if neither free space nor eviction can hold them (DESIGN §14.10).
-    pub async fn stage(&self, digest: &Digest, size: Option<u64>) -> Result<Staged, StageError> {
+    pub async fn stage(
+        &self,
+        digest: &Digest,
+        size: Option<u64>,
+        owner: RoomOwner,
+    ) -> Result<Staged, StageError> {
         let (shared, digest) = (Arc::clone(&self.0), digest.clone());
-        let staged = self.0.pool.run(move || Staged::create(&shared, &digest, size)).await;
+        let staged = self.0.pool.run(move || Staged::create(&shared, &digest, size, owner)).await;
         self.0.note_room(size.unwrap_or(1), &staged);
         staged
     }
@@ -192,9 +197,10 @@ impl BlobStore {
         &self,
         algorithm: Algorithm,
         size: Option<u64>,
+        owner: RoomOwner,
     ) -> Result<Staged, StageError> {
         // The name in the staging folder is unique by its serial, whatever digest it begins with.
-        self.stage(&Digest::of(algorithm, b""), size).await
+        self.stage(&Digest::of(algorithm, b""), size, owner).await
     }
 
     /// Takes over a changed `max_size` and `min_free`, and evicts what is too much; blocks.

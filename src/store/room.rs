@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::entries::IndexEntry;
-use super::index::{self, Disk, Index, Promise};
+use super::index::{self, Disk, Index, Promise, RoomOwner};
 use super::{Error, StageError, StoreInner, lock};
 use crate::config::MinFree;
 use crate::oci::Digest;
@@ -27,9 +27,11 @@ impl Room {
     /// Promises `bytes`, and evicts nothing for them yet; whether they find room as it is.
     pub(super) fn promise(
         shared: &Arc<StoreInner>,
+        owner: RoomOwner,
         bytes: u64,
     ) -> Result<(Self, bool), StageError> {
-        let mut room = Self { promise: Promise::default(), shared: Arc::clone(shared) };
+        let promise = Promise { owner, ..Promise::default() };
+        let mut room = Self { promise, shared: Arc::clone(shared) };
         let is_free = room.extend(bytes)?;
         Ok((room, is_free))
     }
@@ -203,7 +205,8 @@ mod tests {
 
     async fn publish(store: &BlobStore, n: u8) -> Digest {
         let (digest, bytes) = content(n);
-        let mut staged = store.stage(&digest, Some(SIZE)).await.expect("there is room");
+        let mut staged =
+            store.stage(&digest, Some(SIZE), RoomOwner::default()).await.expect("there is room");
         staged.append(vec![bytes], |_| {}).await.expect("it is written");
         let verified = staged.verify().expect("the digest is right");
         let now = store.0.clock.now();

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
 use super::facts::Stamp;
+use super::index::RoomOwner;
 use super::order::EvictionClass;
 use super::room::Room;
 use super::{Blob, Error, Reader, StageError, StoreInner};
@@ -68,8 +69,9 @@ impl Staged {
         shared: &Arc<StoreInner>,
         digest: &Digest,
         size: Option<u64>,
+        owner: RoomOwner,
     ) -> Result<Self, StageError> {
-        let (mut room, is_free) = Room::promise(shared, size.unwrap_or(0))?;
+        let (mut room, is_free) = Room::promise(shared, owner, size.unwrap_or(0))?;
         // Evicts only where the disk can make no more files.
         room.hold_up_to(0)?;
         let name = StagingName {

@@ -16,7 +16,7 @@ use crate::pull::core::PullCore;
 use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
 use crate::pull::source::Arrived;
-use crate::store::{EvictionClass, StageError, Staged, Suspect, Verified};
+use crate::store::{EvictionClass, RoomOwner, StageError, Staged, Suspect, Verified};
 use crate::upstream::FailureClass;
 
 /// What a fill needs; it runs once.
@@ -136,7 +136,7 @@ impl Fill {
         if self.core.unstorable.contains(&self.digest) {
             return None;
         }
-        let staged = self.core.store.stage(&self.digest, size).await;
+        let staged = self.core.store.stage(&self.digest, size, RoomOwner::of(&self.name)).await;
         if let Err(StageError::Failed(error)) = &staged {
             tracing::error!(%error, digest = %self.digest,
                 "cannot store a blob; passing it through");
