@@ -26,6 +26,7 @@
 //! | [`reload`] | configuration, users, licence keys, revocations and certificate, each read again and replaced by itself |
 //! | [`app`] | the composition root: a configuration becomes a running proxy |
 //! | [`cli`] | the commands, and their exit codes |
+//! | `fuzzing` | in tests and for `fuzz/` alone: what has to hold whatever strangers write |
 //!
 //! One blob, top to bottom:
 //!
@@ -51,6 +52,8 @@ pub mod clock;
 pub mod config;
 mod expiring;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod identity;
 mod jws;
 pub mod licence;

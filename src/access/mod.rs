@@ -12,6 +12,8 @@
 mod caller;
 mod credential;
 mod forwarded;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gatekeeper;
 mod keys;
 mod ledger;

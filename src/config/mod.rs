@@ -15,6 +15,8 @@ mod docker_config;
 mod document;
 mod draft;
 mod files_read;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hosts;
 mod keys;
 mod licence_file;

@@ -5,6 +5,8 @@
 
 pub mod calendar;
 mod claimed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod key;
 mod name;
 mod standing;

@@ -47,6 +47,8 @@ pub enum ManifestError {
     NotAnObject,
     #[error("the manifest nests deeper than {DEPTH_MAX} levels")]
     TooDeep,
+    #[error("the manifest is not UTF-8")]
+    NotText(#[source] std::str::Utf8Error),
     #[error("the manifest is not of the expected form")]
     Malformed(#[source] serde_json::Error),
     #[error("the manifest calls itself {body:?} but was sent as {header}")]
@@ -88,7 +90,9 @@ impl Manifest {
         if depth(bytes) > DEPTH_MAX {
             return Err(ManifestError::TooDeep);
         }
-        let raw: Raw = serde_json::from_slice(bytes).map_err(ManifestError::Malformed)?;
+        // From bytes, serde would not look at what it skips.
+        let text = str::from_utf8(bytes).map_err(ManifestError::NotText)?;
+        let raw: Raw = serde_json::from_str(text).map_err(ManifestError::Malformed)?;
         raw.check(media_type)?;
         let subject =
             raw.subject.as_ref().and_then(|subject| Digest::parse(subject.digest.as_deref()?).ok());
@@ -305,6 +309,15 @@ mod tests {
             );
         }
         assert!(inspect(" \r\n\t{}\n", OCI_MANIFEST).is_ok());
+    }
+
+    #[test]
+    fn a_body_that_is_not_utf_8_is_refused_wherever_that_stands() {
+        let media_type = MediaType::parse(OCI_MANIFEST).expect("valid");
+        for body in [&b"{\"annotations\":{\"a\":\"\x80\"}}"[..], b"{\"layers\":[],\"\xff\":1}"] {
+            let refused = Manifest::inspect(body, &media_type);
+            assert!(matches!(refused, Err(ManifestError::NotText(_))), "{body:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod digest;
 mod endpoint;
 mod error;
 mod extent;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod headers;
 mod manifest;
 mod media_type;

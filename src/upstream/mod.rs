@@ -18,6 +18,8 @@ mod call;
 mod cause;
 mod client;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod heads;
 mod reads;
 mod room;

@@ -1,4 +1,4 @@
-//! Only what tests, benchmarks and `main` need is public: of everything else the compiler says when
+//! Only what tests, benchmarks, `fuzz` and `main` need is public: of everything else the compiler says when
 //! nobody calls it any more. Within a module that is not public, rustc's `unreachable_pub` sees to
 //! the same.
 
@@ -13,7 +13,7 @@ fn only_what_tests_and_main_need_is_public() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &Path| fs::read_to_string(path).expect("a readable source");
     let mut files = vec![root.join("src/main.rs")];
-    for folder in ["tests", "benches"] {
+    for folder in ["tests", "benches", "fuzz/src"] {
         rust_files(&root.join(folder), &mut files);
     }
     let needed: BTreeSet<String> = files.iter().flat_map(|file| needed(&read(file))).collect();

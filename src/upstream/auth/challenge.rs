@@ -28,6 +28,16 @@ impl Challenge {
     pub(in crate::upstream) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
+
+    /// The header that says this and nothing else.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(in crate::upstream) fn written(&self) -> String {
+        let quoted = |value: &str| value.replace('\\', r"\\").replace('"', "\\\"");
+        let parameters = self.parameters.iter();
+        let all: Vec<String> =
+            parameters.map(|(name, value)| format!("{name}=\"{}\"", quoted(value))).collect();
+        format!("{} {}", self.scheme, all.join(", "))
+    }
 }
 
 /// The challenges of all `WWW-Authenticate` lines, in order.
