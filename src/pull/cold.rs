@@ -130,7 +130,10 @@ impl PullThrough {
         if file.size.is_some_and(|size| size <= hold_back) {
             // All of the blob is held back until it is verified. So the head waits as well, and a
             // wrong digest is a 502 with a reason instead of a body that is cut (DESIGN §14.7).
-            wait_for_ending(&mut state).await?;
+            match wait_for_ending(&mut state).await {
+                Err(error) if error.is_of_our_disk() => return self.relay(query, None).await,
+                ended => ended?,
+            }
         }
         // What is verified has the size that it has, whatever was said before.
         let verified = matches!(state.borrow().ending, Some(Ok(())));
@@ -156,8 +159,8 @@ impl PullThrough {
             }
         }
         let size = file.size;
-        let upstream = query.name.upstream.clone();
-        let tail = Tail { upstream, state, file, span, hold_back };
+        let blob = self.relayed(query.name, query.digest);
+        let tail = Tail { blob, state, file, span, is_part: part.is_some(), hold_back };
         Ok(BlobAnswer { size, part, content: Content::Stream(tail.into_stream()), outcome })
     }
 

@@ -167,6 +167,11 @@ impl Error {
         matches!(self.class(), FailureClass::Passing | FailureClass::Credential)
     }
 
+    /// The cache could not keep or read the bytes; upstream can still give them.
+    pub(super) fn is_of_our_disk(&self) -> bool {
+        matches!(self, Self::NoRoom | Self::Storage(_))
+    }
+
     /// Upstream has just said that there is no such thing.
     pub(super) fn absent(what: Missing) -> Self {
         Self::Absent { what, remembered: false }

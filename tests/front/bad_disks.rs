@@ -5,11 +5,14 @@ use std::path::Path;
 
 use roadstead::config::MinFree;
 
+use crate::support::content::Blob;
 use crate::support::disk::Disk;
 use crate::support::eventually;
 use crate::support::image::Image;
-use crate::support::origin::Origin;
+use crate::support::origin::{Fault, Gate, On, Origin};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
+
+const MIB: u64 = 1 << 20;
 
 /// A proxy whose cache lies on `disk`, and that has pulled `a/b:v1` whole.
 async fn pulled(disk: &Disk) -> (Origin, Image, Proxy) {
@@ -55,4 +58,46 @@ async fn a_start_on_a_full_disk_loses_no_records() {
     disk.free();
     proxy.start().await;
     pull(&proxy, &image).await;
+}
+
+/// Two readers of one download, of all of it and of its middle, when the disk takes no more.
+async fn readers_go_on(
+    proxy: &Proxy,
+    origin: &Origin,
+    gate: &Gate,
+    layer: &Blob,
+    fail: impl FnOnce(),
+) {
+    let path = blob("a/b", &layer.digest);
+    let mut whole = proxy.open(&path).await;
+    whole.read(200_000).await;
+    let mut late = proxy.open(&path).await;
+    late.read(1).await;
+    eventually("the origin holds back the rest", || gate.reached() == 1).await;
+    fail();
+    gate.open();
+    for (who, reader) in [("ahead", whole), ("behind", late)] {
+        let answer = reader.finish().await;
+        assert!(answer.complete, "the reader {who}");
+        assert_eq!(answer.digest(), layer.digest, "the reader {who}");
+    }
+    let rest: Vec<_> = origin.ranges(&layer.digest).into_iter().flatten().collect();
+    assert_eq!(rest.len(), 2, "each asked for what it had not: {rest:?}");
+    assert!(rest.iter().all(|range| range != "bytes=0-"), "{rest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_during_a_download_cuts_no_reader() {
+    let Some(disk) = Disk::of(16) else { return };
+    let (origin, _, proxy) = pulled(&disk).await;
+    let (layer, gate) = (origin.blob("a/b", 7, 3 * MIB), Gate::new());
+    // Of unknown length, so that nothing could be allocated ahead.
+    let once = || On::path(&layer.digest).gets().once();
+    origin.fault(once(), Fault::Chunked);
+    origin.fault(once(), Fault::HoldAt(MIB, gate.clone()));
+    readers_go_on(&proxy, &origin, &gate, &layer, || disk.fill()).await;
+    assert!(!proxy.has_stored(&layer.digest));
+    disk.free();
+    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    eventually("it is kept as soon as there is room", || proxy.has_stored(&layer.digest)).await;
 }

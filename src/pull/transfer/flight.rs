@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::pace::Pace;
-use crate::oci::{CanonicalName, Digest, Repository, UpstreamName};
+use crate::oci::{CanonicalName, Digest, Hasher, Repository, UpstreamName};
 use crate::pull::error::Error;
 use crate::pull::source::Arrived;
 use crate::store::Reader;
@@ -60,6 +60,9 @@ pub(crate) struct FlightState {
     pub(crate) pace: Pace,
     /// `Ok` once the digest is known to be right.
     pub(crate) ending: Option<Result<(), Error>>,
+    /// The hash of the bytes up to the watermark, if it was our own disk that took no more: readers
+    /// go on without the file.
+    pub(crate) left_off: Option<Hasher>,
 }
 
 /// What is known before the first byte arrives.
@@ -122,7 +125,7 @@ impl Flights {
             return JoinedOrStarted::Stored;
         }
         let (opening, pace) = (Opening::Pending, Pace::new(Instant::now()));
-        let state = FlightState { opening, written: 0, pace, ending: None };
+        let state = FlightState { opening, written: 0, pace, ending: None, left_off: None };
         let flight = Arc::new(Flight {
             starter: repository.clone(),
             disowned: AtomicBool::new(false),
@@ -221,6 +224,11 @@ impl FlightGuard {
                 state.pace.note(Instant::now(), written);
             });
         }
+    }
+
+    /// The disk takes no more; what it has can be read still, and hashes to `known`.
+    pub(crate) fn leave_off(&self, known: Hasher) {
+        self.flight.state.send_modify(|state| state.left_off = Some(known));
     }
 
     fn leave_table(&self) {

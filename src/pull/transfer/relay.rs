@@ -2,6 +2,7 @@
 //! a download. A body that breaks off is continued, as a download is (DESIGN §14.6).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,7 +28,8 @@ pub(crate) struct RelayedBlob {
 /// A body that is passed through.
 struct Relay {
     blob: RelayedBlob,
-    body: SourceBody,
+    /// `None` before the source was asked for a rest.
+    body: Option<SourceBody>,
     /// Came behind what was skipped when the body was continued.
     pending: Option<Bytes>,
     /// Where in the blob the next byte is, and where the last one that is wanted ends, if that is
@@ -60,12 +62,32 @@ impl RelayedBlob {
             held_bytes: 0,
             hold_back: self.core.limits.hold_back,
         };
-        Relay::new(self, body, 0, size, Some(end)).into_stream()
+        Relay::new(self, Some(body), 0, size, Some(end)).into_stream()
     }
 
     /// A part of it. It cannot be verified, so nothing of it is held back.
     pub(crate) fn part(self, body: SourceBody, part: ByteSpan) -> ByteStream {
-        Relay::new(self, body, part.first(), Some(part.end()), None).into_stream()
+        Relay::new(self, Some(body), part.first(), Some(part.end()), None).into_stream()
+    }
+
+    /// The rest of a blob of `size` bytes whose beginning, `held` at its end, was read from a
+    /// flight's file: hashed on from `known`, so that its end is withheld as if it came from there.
+    pub(super) fn rest(
+        self,
+        known: Hasher,
+        held: Vec<Bytes>,
+        at: u64,
+        size: Option<u64>,
+    ) -> ByteStream {
+        let held_bytes = held.iter().map(|chunk| chunk.len() as u64).sum();
+        let hold_back = self.core.limits.hold_back;
+        let check = HeldBack { hasher: known, held: held.into(), held_bytes, hold_back };
+        Relay::new(self, None, at, size, Some(check)).into_stream()
+    }
+
+    /// The rest of a part of it.
+    pub(super) fn rest_of_part(self, span: Range<u64>) -> ByteStream {
+        Relay::new(self, None, span.start, Some(span.end), None).into_stream()
     }
 
     fn untrue(&self, reason: impl Into<Arc<str>>) -> Error {
@@ -76,7 +98,7 @@ impl RelayedBlob {
 impl Relay {
     fn new(
         blob: RelayedBlob,
-        body: SourceBody,
+        body: Option<SourceBody>,
         at: u64,
         end: Option<u64>,
         verification: Option<HeldBack>,
@@ -116,7 +138,11 @@ impl Relay {
             if let Some(chunk) = self.pending.take() {
                 return Ok(Some(chunk));
             }
-            let last = match self.body.chunk().await {
+            let Some(body) = &mut self.body else {
+                self.resume().await?;
+                continue;
+            };
+            let last = match body.chunk().await {
                 Ok(Some(chunk)) => return Ok(Some(chunk)),
                 Ok(None) if self.end.is_none_or(|end| self.at >= end) => return Ok(None),
                 Err(_) if self.end == Some(self.at) => return Ok(None),
@@ -172,7 +198,7 @@ impl Relay {
                 return Err(self.blob.untrue("other bytes than the rest that was asked for"));
             }
         }
-        self.body = body;
+        self.body = Some(body);
         Ok(())
     }
 

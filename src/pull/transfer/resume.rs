@@ -116,13 +116,19 @@ impl Fill {
     }
 
     async fn write(&self, staged: &mut Staged, batch: Vec<Bytes>) -> Result<(), Error> {
+        let known = staged.hasher();
         staged.append(batch, self.guard.watermark()).await.map_err(|error| {
-            // The readers are cut. The next request passes the blob through instead of trying this
-            // again (DESIGN §14.10).
-            self.core.unstorable.insert(self.digest.clone(), (), UNSTORABLE_LIFE);
+            // Readers go on without the file (DESIGN §14.10).
+            if let Some(known) = known {
+                self.guard.leave_off(known);
+            }
             match error {
+                // The next request tries again: a disk is often full for a moment only.
                 StageError::NoRoom => Error::NoRoom,
-                StageError::Failed(error) => error.into(),
+                StageError::Failed(error) => {
+                    self.core.unstorable.insert(self.digest.clone(), (), UNSTORABLE_LIFE);
+                    error.into()
+                }
             }
         })
     }

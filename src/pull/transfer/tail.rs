@@ -1,14 +1,15 @@
 //! A reader that follows a flight's file at its own speed, and gets the last bytes only once they
-//! are verified.
+//! are verified. If our own disk fails meanwhile, the reader goes on from the source.
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use futures_util::stream;
+use bytes::{Buf, Bytes};
+use futures_util::{TryStreamExt, stream};
 use tokio::sync::watch;
 
 use super::flight::{FlightState, GrowingFile};
-use crate::oci::UpstreamName;
+use super::relay::RelayedBlob;
+use crate::oci::Hasher;
 use crate::pull::answers::ByteStream;
 use crate::pull::error::Error;
 use crate::store::READ_MAX;
@@ -16,13 +17,27 @@ use crate::store::READ_MAX;
 /// One reader of a flight.
 #[derive(Debug)]
 pub(crate) struct Tail {
-    pub(crate) upstream: UpstreamName,
+    /// What it reads, to go on from the source.
+    pub(crate) blob: RelayedBlob,
     pub(crate) state: watch::Receiver<FlightState>,
     pub(crate) file: GrowingFile,
     /// What is still to be read; an unknown end is `u64::MAX`.
     pub(crate) span: Range<u64>,
+    /// It reads a part of the blob, which cannot be verified by itself.
+    pub(crate) is_part: bool,
     /// Bytes at the end that wait for verification.
     pub(crate) hold_back: u64,
+}
+
+/// Where a reader's bytes come from.
+enum Following {
+    File(Tail),
+    /// The disk has failed: the rest from the source, of which the reader has so many bytes
+    /// already.
+    Source {
+        rest: ByteStream,
+        had: u64,
+    },
 }
 
 /// What a look at the state tells a reader to do.
@@ -36,16 +51,17 @@ enum NextStep {
 
 impl Tail {
     pub(crate) fn into_stream(self) -> ByteStream {
-        Box::pin(stream::unfold(Some(self), |tail| async {
-            let mut tail = tail?;
-            match tail.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(tail))),
+        Box::pin(stream::unfold(Some(Following::File(self)), |following| async {
+            let mut following = following?;
+            match following.next().await {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(following))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
             }
         }))
     }
 
+    /// The next bytes of the file; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let next = self.next_step();
@@ -59,11 +75,46 @@ impl Tail {
         }
     }
 
+    /// The rest from the source, after `error` of our own disk.
+    ///
+    /// # Errors
+    /// `error`, if it is not known that what the reader has is right, and cannot be found out.
+    async fn rest(&mut self, error: Error) -> Result<Following, Error> {
+        let ended = self.state.wait_for(|state| state.ending.is_some()).await;
+        let (is_verified, known, written) = {
+            let state = ended.map_err(|_| Error::Abandoned)?;
+            (matches!(state.ending, Some(Ok(()))), state.left_off.clone(), state.written)
+        };
+        let blob = self.blob.clone();
+        match known {
+            _ if self.is_part && (is_verified || known.is_some()) => {
+                Ok(Following::Source { rest: blob.rest_of_part(self.span.clone()), had: 0 })
+            }
+            // All that came in was right, and so is what this reader has of it. The rest is hashed
+            // with all that is before it.
+            _ if is_verified => {
+                let nothing = Hasher::new(blob.digest.algorithm());
+                let rest = blob.rest(nothing, Vec::new(), 0, Some(written));
+                Ok(Following::Source { rest, had: self.span.start })
+            }
+            // What the file holds is hashed until the watermark; it is at most what was held back.
+            Some(known) => {
+                let mut held = Vec::new();
+                while self.span.start < written {
+                    held.push(self.read(written - self.span.start).await?);
+                }
+                let rest = blob.rest(known, held, written, self.file.size);
+                Ok(Following::Source { rest, had: 0 })
+            }
+            None => Err(error),
+        }
+    }
+
     fn next_step(&mut self) -> NextStep {
         let state = self.state.borrow_and_update();
         if let Some(size) = misled(&state, self.file.size) {
             let reason = format!("{} bytes where a manifest says {size}", state.written);
-            return NextStep::Cut(Error::untrue(&self.upstream, reason));
+            return NextStep::Cut(Error::untrue(&self.blob.name.upstream, reason));
         }
         let readable = readable(&state, self.file.size, self.hold_back).min(self.span.end);
         if readable > self.span.start {
@@ -84,6 +135,28 @@ impl Tail {
         let bytes = self.file.reader.read_at(self.span.start, len).await?;
         self.span.start += bytes.len() as u64;
         Ok(bytes)
+    }
+}
+
+impl Following {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            match self {
+                Self::File(tail) => match tail.next().await {
+                    Err(error) if error.is_of_our_disk() => *self = tail.rest(error).await?,
+                    next => return next,
+                },
+                Self::Source { rest, had } => {
+                    let Some(mut bytes) = rest.try_next().await? else { return Ok(None) };
+                    let known = usize::try_from(*had).unwrap_or(usize::MAX).min(bytes.len());
+                    *had -= known as u64;
+                    bytes.advance(known);
+                    if !bytes.is_empty() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -112,7 +185,7 @@ mod tests {
 
     fn state(written: u64, ending: Option<Result<(), Error>>) -> FlightState {
         let pace = Pace::new(tokio::time::Instant::now());
-        FlightState { opening: Opening::Pending, written, pace, ending }
+        FlightState { opening: Opening::Pending, written, pace, ending, left_off: None }
     }
 
     #[test]
