@@ -250,9 +250,14 @@ async fn a_layer_that_is_passed_through_goes_on_from_the_cut() {
         let answer = proxy.get(&blob("a/b", &layer.digest)).await;
         assert_eq!((answer.status, answer.complete), (200, true), "{faults:?}");
         assert_eq!(answer.digest(), layer.digest, "{faults:?}");
-        assert_eq!(origin.ranges(&layer.digest), [None, Some(from(3_000_000))], "{faults:?}");
+        // Without a length it is stored until it has outgrown its room, and passed through then.
+        let outgrown = usize::from(matches!(faults, [Fault::Chunked]));
+        let ranges = origin.ranges(&layer.digest);
+        assert_eq!(ranges[..2], [None, Some(from(3_000_000))], "{faults:?}");
+        assert_eq!(ranges.len(), 2 + outgrown, "{faults:?}: {ranges:?}");
         assert!(!proxy.has_stored(&layer.digest));
-        assert_eq!(proxy.metric("roadstead_fill_resumes_total", &[("upstream", "docker.io")]), 1);
+        let resumes = proxy.metric("roadstead_fill_resumes_total", &[("upstream", "docker.io")]);
+        assert_eq!(usize::try_from(resumes), Ok(1 + outgrown), "{faults:?}");
     }
 }
 
