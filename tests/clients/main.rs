@@ -6,6 +6,7 @@
 
 #[path = "../docs/blocks.rs"]
 mod blocks;
+mod campaigns;
 mod concurrent_pushes;
 mod container_image;
 mod crash;

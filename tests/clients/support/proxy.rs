@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     /// The file's `upstreams`.
     upstreams: String,
     cache: PathBuf,
+    /// Further keys of the file's `cache`.
+    cache_keys: String,
     /// Further top-level keys.
     extra: String,
 }
@@ -45,8 +47,14 @@ impl Settings {
     /// No upstreams yet.
     pub(crate) fn empty(folder: PathBuf, default_upstream: &'static str) -> Self {
         fs::create_dir_all(&folder).expect("the folder is the test's own");
-        let (upstreams, extra) = (String::new(), String::new());
-        Self { cache: folder.join("cache"), folder, default_upstream, upstreams, extra }
+        Self {
+            cache: folder.join("cache"),
+            cache_keys: String::new(),
+            folder,
+            default_upstream,
+            upstreams: String::new(),
+            extra: String::new(),
+        }
     }
 
     /// With a registry that is reached at `address`, and what opens it.
@@ -96,15 +104,19 @@ impl Settings {
         Self { cache: path.into(), ..self }
     }
 
+    pub(crate) fn with_max_size(self, size: &str) -> Self {
+        Self { cache_keys: format!(", max_size: {size}"), ..self }
+    }
+
     pub(crate) fn cache(&self) -> &Path {
         &self.cache
     }
 
     /// What the configuration file says.
     pub(crate) fn text(&self) -> String {
-        let Self { cache, default_upstream, extra, upstreams, .. } = self;
+        let Self { cache, cache_keys, default_upstream, extra, upstreams, .. } = self;
         format!(
-            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndrain_delay: 0s\ncache: {{ path: '{}' }}\ndefault_upstream: {default_upstream}\n\
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ndrain_delay: 0s\ncache: {{ path: '{}'{cache_keys} }}\ndefault_upstream: {default_upstream}\n\
              {extra}upstreams:\n{upstreams}",
             cache.display(),
         )

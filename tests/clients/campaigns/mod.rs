@@ -1,0 +1,31 @@
+//! Campaigns: the same accident again and again, at every moment that there is.
+//!
+//! `./test` runs each a few times. A variable makes it long: `POINTS=all`, `CUTS=300`,
+//! `FAULTS=200`, `KILLS=5000`, `SOAK=1200` (CONTRIBUTING.md). Each prints one line that sums it up.
+
+mod crash_points;
+mod disk_faults;
+mod fault_disk;
+mod power_cuts;
+mod soak;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::process::run;
+
+/// How often, if the variable `name` does not say.
+pub(crate) fn how_often(name: &str, short: u64) -> u64 {
+    let told = std::env::var(name).ok();
+    told.map_or(short, |told| told.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Compiles a C file of this folder, and gives the program.
+async fn compile(source: &str, folder: &Path, flags: &[&str]) -> PathBuf {
+    let program = folder.join(source.trim_end_matches(".c"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/campaigns").join(source);
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-o"]).arg(&program).arg(source).args(flags);
+    run("cc", folder, cc).await;
+    program
+}
