@@ -84,7 +84,9 @@ mod tests {
     fn run(name: &str) {
         let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target");
         let corpus = corpus(name);
-        corpus.iter().for_each(|input| target(input));
+        for input in &corpus {
+            target(input);
+        }
         let piece = prop_oneof![vec(any::<u8>(), 0..4), "[ -~]{0,3}".prop_map(String::into_bytes)];
         let edits = vec((any::<Index>(), 0_usize..4, piece), 0..5);
         let mut config = ProptestConfig::with_cases(VARIATIONS);

@@ -131,8 +131,8 @@ mod tests {
     }
 
     fn rules(rules: &[&str]) -> String {
-        let rules: String = rules.iter().map(|rule| format!("\n    - {{ {rule} }}")).collect();
-        format!("access:\n  users: /u\n  rules:{rules}\n")
+        let rules: Vec<String> = rules.iter().map(|rule| format!("    - {{ {rule} }}")).collect();
+        format!("access:\n  users: /u\n  rules:\n{}\n", rules.join("\n"))
     }
 
     #[test]

@@ -182,7 +182,11 @@ fn is_list(page: &Page) -> bool {
 
 /// Whether upstream has answered, but with something that cannot be an answer.
 fn is_malformed(error: &Error) -> bool {
-    matches!(error, Error::Untrue { .. } | Error::Upstream { fault: UpstreamFault::Malformed, .. })
+    matches!(
+        error,
+        Error::Untrue { .. }
+            | Error::Upstream { fault: UpstreamFault::Malformed | UpstreamFault::TooLarge, .. }
+    )
 }
 
 /// The bytes of an image index; `None` if it is another manifest.

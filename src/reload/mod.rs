@@ -46,6 +46,8 @@ pub(crate) struct Reloader {
     /// What the configuration was read from. If that was refused, these are not the files of
     /// `config`: a secret that it misses may come later.
     files_read: Watched<FilesRead>,
+    /// The configuration has changed and is to be looked at again.
+    is_settling: bool,
     service: Arc<Service>,
     metrics: Arc<Metrics>,
     /// The files of each input, good or bad, by its label. A bad file is remembered as well, so that
@@ -66,8 +68,18 @@ impl Reloader {
         let inputs = Input::ALL.map(|input| (input.as_str(), Watched::new(print(input)))).into();
         let (file, logging) = (None, None);
         let (due, refused) = (HashMap::new(), HashSet::new());
-        let mut reloader =
-            Self { file, logging, config, files_read, service, metrics, inputs, due, refused };
+        let mut reloader = Self {
+            file,
+            logging,
+            config,
+            files_read,
+            is_settling: false,
+            service,
+            metrics,
+            inputs,
+            due,
+            refused,
+        };
         reloader.show_state("start", true);
         reloader
     }
@@ -123,7 +135,9 @@ impl Reloader {
             Ok((next, _)) => next.files_read.clone(),
             Err(problems) => problems.files_read().clone(),
         };
-        match self.files_read.look(files_read) {
+        let look = self.files_read.look(files_read);
+        self.is_settling = look == Look::Unsettled;
+        match look {
             Look::Unsettled => return false,
             Look::Same if wanted == Wanted::Changes => return true,
             Look::Same | Look::Changed => {}
@@ -240,7 +254,8 @@ impl Reloader {
         }
         let metrics = &self.metrics.config;
         metrics.last_reload_successful.set(i64::from(self.refused.is_empty()));
-        if self.refused.is_empty() {
+        // While the configuration is still being written, it is not known whether it will be refused.
+        if self.refused.is_empty() && !self.is_settling {
             let now = self.service.clock.now().unix().as_secs();
             metrics.last_reload_success.set(i64::try_from(now).unwrap_or(i64::MAX));
         }

@@ -438,7 +438,9 @@ mod tests {
             index.hold(promise, 50 - promise.held, ROOMY).expect("it was promised");
         }
         assert_eq!((index.len(), index.used, index.held), (0, 0, 100));
-        promises.iter().for_each(|promise| index.release(promise));
+        for promise in &promises {
+            index.release(promise);
+        }
         assert_eq!((index.promised, index.held, index.given), (0, 0, 0));
     }
 
@@ -456,7 +458,9 @@ mod tests {
         assert_eq!(index.promise(&mut promises[3], 30, ROOMY), Ok(false));
         index.release(&std::mem::take(&mut promises[1]));
         assert_eq!(index.promise(&mut promises[2], 30, ROOMY), Ok(false), "one has ended");
-        promises.iter().for_each(|promise| index.release(promise));
+        for promise in &promises {
+            index.release(promise);
+        }
         assert!(index.evicting.is_empty());
     }
 

@@ -116,7 +116,7 @@ fn entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::store::database::Database;

@@ -241,7 +241,10 @@ impl Error {
         match self.fault.symptom {
             Symptom::Status(status) => matches!(status, 400 | 404..=406 | 410 | 501),
             Symptom::Answered => {
-                matches!(self.fault.kind, ErrorKind::Protocol | ErrorKind::ForbiddenAddress)
+                matches!(
+                    self.fault.kind,
+                    ErrorKind::Protocol | ErrorKind::TooLarge | ErrorKind::ForbiddenAddress
+                )
             }
             Symptom::Connect
             | Symptom::Silence
