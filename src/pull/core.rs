@@ -31,8 +31,20 @@ use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::BlobStore;
 use crate::upstream::{BuildError, ManifestHead, NextUpstreams};
 
+/// Why a blob was not kept to its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unstorable {
+    /// Writing it has failed, and not for want of room.
+    Failed,
+    /// It has so many bytes at least, and they found no room.
+    Outgrown(u64),
+}
+
 /// How long a blob is passed through after writing it to the disk has failed (DESIGN §14.10).
 pub(super) const UNSTORABLE_LIFE: Duration = Duration::from_mins(1);
+/// How long it is remembered how large a blob is at least that found no room. It costs nothing: the
+/// blob is kept as soon as that much finds room.
+pub(super) const OUTGROWN_LIFE: Duration = Duration::from_hours(1);
 /// How many such blobs are remembered.
 const UNSTORABLE_MAX: u64 = 10_000;
 
@@ -73,7 +85,7 @@ pub(super) struct PullCore {
     pub(super) flights: Flights,
     pub(super) turns: Turns,
     /// Blobs that the disk did not take a moment ago; they are passed through without trying again.
-    pub(super) unstorable: ExpiringCache<Digest, ()>,
+    pub(super) unstorable: ExpiringCache<Digest, Unstorable>,
     pub(super) tag_heads: SingleFlight<TagHeadKey, Result<ManifestHead, Error>>,
     pub(super) tag_moves: SingleFlight<TagHeadKey, Result<ManifestAnswer, Error>>,
     pub(super) manifest_gets: SingleFlight<ManifestGetKey, Result<ManifestAnswer, Error>>,

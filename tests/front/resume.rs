@@ -258,6 +258,9 @@ async fn a_layer_that_is_passed_through_goes_on_from_the_cut() {
         assert!(!proxy.has_stored(&layer.digest));
         let resumes = proxy.metric("roadstead_fill_resumes_total", &[("upstream", "docker.io")]);
         assert_eq!(usize::try_from(resumes), Ok(1 + outgrown), "{faults:?}");
+        // Known to be too large from now on, so that nothing goes for it again.
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+        assert_eq!(origin.ranges(&layer.digest)[2 + outgrown..], [None], "{faults:?}");
     }
 }
 

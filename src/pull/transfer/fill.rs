@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::flight::{FlightGuard, GrowingFile};
 use crate::metrics::Counted;
 use crate::oci::{CanonicalName, Digest, Extent};
-use crate::pull::core::PullCore;
+use crate::pull::core::{PullCore, Unstorable};
 use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
 use crate::pull::source::Arrived;
@@ -133,9 +133,13 @@ impl Fill {
 
     /// A staged file for the bytes, if there is room for them.
     async fn stage(&self, size: Option<u64>) -> Option<Staged> {
-        if self.core.unstorable.contains(&self.digest) {
-            return None;
-        }
+        // Without a length it would be written until it is too much again, and what others use would
+        // go for it.
+        let size = match self.core.unstorable.get(&self.digest) {
+            Some(Unstorable::Failed) => return None,
+            Some(Unstorable::Outgrown(least)) => size.or(Some(least)),
+            None => size,
+        };
         let staged = self.core.store.stage(&self.digest, size, RoomOwner::of(&self.name)).await;
         if let Err(StageError::Failed(error)) = &staged {
             tracing::error!(%error, digest = %self.digest,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::continuing::{TransferFailures, skip_prefix};
 use super::fill::{ExpectedSize, Fill};
 use crate::oci::{Extent, Part};
-use crate::pull::core::UNSTORABLE_LIFE;
+use crate::pull::core::{OUTGROWN_LIFE, UNSTORABLE_LIFE, Unstorable};
 use crate::pull::error::Error;
 use crate::pull::source::{Arrived, SourceBody};
 use crate::store::{StageError, Staged};
@@ -117,16 +117,20 @@ impl Fill {
 
     async fn write(&self, staged: &mut Staged, batch: Vec<Bytes>) -> Result<(), Error> {
         let known = staged.hasher();
+        let least = staged.written() + batch.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let remember = |why, life| self.core.unstorable.insert(self.digest.clone(), why, life);
         staged.append(batch, self.guard.watermark()).await.map_err(|error| {
             // Readers go on without the file (DESIGN §14.10).
             if let Some(known) = known {
                 self.guard.leave_off(known);
             }
             match error {
-                // The next request tries again: a disk is often full for a moment only.
-                StageError::NoRoom => Error::NoRoom,
+                StageError::NoRoom => {
+                    remember(Unstorable::Outgrown(least), OUTGROWN_LIFE);
+                    Error::NoRoom
+                }
                 StageError::Failed(error) => {
-                    self.core.unstorable.insert(self.digest.clone(), (), UNSTORABLE_LIFE);
+                    remember(Unstorable::Failed, UNSTORABLE_LIFE);
                     error.into()
                 }
             }
