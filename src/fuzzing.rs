@@ -5,9 +5,9 @@
 //! them; `fuzz/run` lets libFuzzer look for more. Part of no build but those two.
 
 /// A name and what is called with the bytes.
-pub type Target = (&'static str, fn(&[u8]));
+pub type FuzzTarget = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [FuzzTarget; 10] = [
     ("names", |data| with_text(data, crate::oci::fuzzing::names)),
     ("endpoints", |data| with_text(data, crate::oci::fuzzing::endpoints)),
     ("ranges", crate::oci::fuzzing::ranges),

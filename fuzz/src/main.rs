@@ -4,9 +4,9 @@
 
 use std::sync::OnceLock;
 
-use roadstead::fuzzing::{TARGETS, Target};
+use roadstead::fuzzing::{TARGETS, FuzzTarget};
 
-fn chosen() -> Target {
+fn chosen() -> FuzzTarget {
     let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
     let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     let target = TARGETS.iter().find(|(known, _)| *known == name);
@@ -14,6 +14,6 @@ fn chosen() -> Target {
 }
 
 // libFuzzer calls a function and passes nothing but the bytes.
-static TARGET: OnceLock<Target> = OnceLock::new();
+static TARGET: OnceLock<FuzzTarget> = OnceLock::new();
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| TARGET.get_or_init(chosen).1(data));

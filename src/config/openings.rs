@@ -9,7 +9,7 @@ use crate::identity::Identity;
 use crate::oci::Pattern;
 
 /// What strangers may do with some images, and from where.
-struct Grant<'c> {
+struct StrangersRight<'c> {
     allow: Allow,
     images: &'c Pattern,
     /// Empty: any address.
@@ -19,46 +19,47 @@ struct Grant<'c> {
 impl Config {
     /// What strangers may do under `next` and may not under this one, in a sentence each.
     pub fn openings(&self, next: &Self) -> Vec<String> {
-        let (before, after) = (self.grants_to_strangers(), next.grants_to_strangers());
-        let distrusted: Vec<&IpNet> = self.access.trusted_proxies.iter().collect();
-        let distrusted: Vec<&IpNet> = distrusted
-            .into_iter()
-            .filter(|network| !holds(&next.access.trusted_proxies, network))
-            .collect();
-        after.iter().filter_map(|grant| opening(&before, grant, &distrusted)).collect()
+        let (before, after) = (self.rights_of_strangers(), next.rights_of_strangers());
+        let is_distrusted = |network: &&IpNet| !holds(&next.access.trusted_proxies, network);
+        let distrusted: Vec<_> = self.access.trusted_proxies.iter().filter(is_distrusted).collect();
+        after.iter().filter_map(|right| opening(&before, right, &distrusted)).collect()
     }
 
     /// The rights of whoever shows no credential. Where clients have to show a certificate, nobody
     /// is a stranger.
-    fn grants_to_strangers(&self) -> Vec<Grant<'_>> {
+    fn rights_of_strangers(&self) -> Vec<StrangersRight<'_>> {
         let verified =
             |tls: &super::Tls| tls.client_ca.is_some() && tls.client_auth == ClientAuth::Required;
         if self.tls.as_ref().is_some_and(verified) {
             return Vec::new();
         }
         let rules = self.access.rules.iter().filter(|rule| rule.who == Identity::Anonymous);
-        let grants = rules.flat_map(|rule| {
+        let rights = rules.flat_map(|rule| {
             let named =
                 |application: &&super::Application| rule.applications.contains(&application.slug);
             let of_applications = self.applications.iter().filter(named);
             let of_applications = of_applications.flat_map(|application| &application.images);
-            rule.images.iter().chain(of_applications).map(|images| Grant {
+            rule.images.iter().chain(of_applications).map(|images| StrangersRight {
                 allow: rule.allow,
                 images,
                 networks: &rule.networks,
             })
         });
-        grants.collect()
+        rights.collect()
     }
 }
 
-/// The sentence about a grant that the ones before do not hold. `distrusted` are the proxies behind
+/// The sentence about a right that the ones before do not hold. `distrusted` are the proxies behind
 /// which strangers had addresses of their own, and now have the proxy's.
-fn opening(before: &[Grant<'_>], grant: &Grant<'_>, distrusted: &[&IpNet]) -> Option<String> {
-    let images = grant.images.as_str();
-    let missing = actions(grant.allow).into_iter().find(|action| !is_held(before, grant, action));
-    if let Some(Action { word, .. }) = missing {
-        let from = match grant.networks {
+fn opening(
+    before: &[StrangersRight<'_>],
+    right: &StrangersRight<'_>,
+    distrusted: &[&IpNet],
+) -> Option<String> {
+    let images = right.images.as_str();
+    let missing = given_by(right.allow).find(|(_, is_given)| !is_held(before, right, *is_given));
+    if let Some((word, _)) = missing {
+        let from = match right.networks {
             [] => "any address".to_owned(),
             networks => networks.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" and "),
         };
@@ -66,36 +67,38 @@ fn opening(before: &[Grant<'_>], grant: &Grant<'_>, distrusted: &[&IpNet]) -> Op
     }
     let is_of_proxy = |network: &&&IpNet| {
         let proxy = ***network;
-        grant.networks.iter().any(|ours| ours.contains(&proxy) || proxy.contains(ours))
+        right.networks.iter().any(|ours| ours.contains(&proxy) || proxy.contains(ours))
     };
     let proxy = distrusted.iter().find(is_of_proxy)?;
-    let everywhere = Grant { networks: &[], ..*grant };
-    let open = actions(grant.allow).iter().all(|action| is_held(before, &everywhere, action));
+    let everywhere = StrangersRight { networks: &[], ..*right };
+    let open = given_by(right.allow).all(|(_, is_given)| is_held(before, &everywhere, is_given));
     (!open).then(|| format!("anonymous behind the proxies in {proxy} could get {images}"))
 }
 
-/// One thing that a rule may give.
-struct Action {
-    word: &'static str,
+/// One thing that a rule may give, and the word for it.
+type NamedRight = (&'static str, fn(&Allow) -> bool);
+
+const ALL_RIGHTS: [NamedRight; 4] = [
+    ("pull", |allow| allow.pull),
+    ("list", |allow| allow.list),
+    ("push", |allow| allow.push),
+    ("delete", |allow| allow.delete),
+];
+
+fn given_by(allow: Allow) -> impl Iterator<Item = NamedRight> {
+    ALL_RIGHTS.into_iter().filter(move |(_, is_given)| is_given(&allow))
+}
+
+/// Whether for each network some right before gave this, on all of these images.
+fn is_held(
+    before: &[StrangersRight<'_>],
+    right: &StrangersRight<'_>,
     is_given: fn(&Allow) -> bool,
-}
-
-fn actions(allow: Allow) -> Vec<Action> {
-    let all = [
-        Action { word: "pull", is_given: |allow| allow.pull },
-        Action { word: "list", is_given: |allow| allow.list },
-        Action { word: "push", is_given: |allow| allow.push },
-        Action { word: "delete", is_given: |allow| allow.delete },
-    ];
-    all.into_iter().filter(|action| (action.is_given)(&allow)).collect()
-}
-
-/// Whether for each network some grant before gave this action on all of these images.
-fn is_held(before: &[Grant<'_>], grant: &Grant<'_>, action: &Action) -> bool {
+) -> bool {
     let gives =
-        |known: &&Grant<'_>| (action.is_given)(&known.allow) && known.images.covers(grant.images);
+        |known: &&StrangersRight<'_>| is_given(&known.allow) && known.images.covers(right.images);
     let mut known = before.iter().filter(gives);
-    match grant.networks {
+    match right.networks {
         [] => known.any(|known| known.networks.is_empty()),
         networks => {
             let known: Vec<_> = known.collect();

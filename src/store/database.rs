@@ -47,7 +47,7 @@ const TABLES: &str = "
 /// Pages of the log, 512 KiB, after which it is written back. It counts against the cache.
 const LOG_PAGES: i64 = 128;
 
-type Result<T> = rusqlite::Result<T>;
+pub(super) type Result<T> = rusqlite::Result<T>;
 
 #[derive(Debug)]
 pub(super) struct Database(Connection);

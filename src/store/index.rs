@@ -15,7 +15,7 @@ use std::sync::Weak;
 
 use super::blob::OpenBlob;
 use super::entries::{Entries, IndexEntry};
-use super::order::{EvictionClass, EvictionOrder, Slot, Standing, Tick, USES_MAX, Usage};
+use super::order::{EvictionClass, EvictionOrder, QueuePosition, Slot, Tick, USES_MAX, Usage};
 use crate::oci::Digest;
 
 /// What a look at content is to the order in which content goes.
@@ -155,9 +155,9 @@ impl Index {
     /// Gives an entry its place in the order by another use.
     fn stand(&mut self, slot: Slot, tick: Tick, uses: impl FnOnce(u8) -> u8) {
         let Some(entry) = self.entries.get_mut(slot).filter(|entry| !entry.stuck) else { return };
-        self.order.remove(slot, standing(entry));
+        self.order.remove(slot, position(entry));
         (entry.uses, entry.used) = (uses(entry.uses), tick);
-        self.order.insert(slot, standing(entry));
+        self.order.insert(slot, position(entry));
         self.touched.insert(slot);
     }
 
@@ -183,7 +183,7 @@ impl Index {
     }
 
     fn enter(&mut self, entry: IndexEntry) {
-        let (size, stuck, at) = (entry.size, entry.stuck, standing(&entry));
+        let (size, stuck, at) = (entry.size, entry.stuck, position(&entry));
         let Some(slot) = self.entries.insert(entry) else { return };
         self.used += size;
         if stuck {
@@ -207,7 +207,7 @@ impl Index {
 
     fn take(&mut self, slot: Slot) -> Option<IndexEntry> {
         let entry = self.entries.remove(slot)?;
-        self.order.remove(slot, standing(&entry));
+        self.order.remove(slot, position(&entry));
         self.touched.remove(&slot);
         self.stuck.remove(&slot);
         self.used -= entry.size;
@@ -357,9 +357,9 @@ impl Index {
     }
 }
 
-fn standing(entry: &IndexEntry) -> Standing {
+fn position(entry: &IndexEntry) -> QueuePosition {
     let IndexEntry { class, uses, used, size, .. } = *entry;
-    Standing { class, uses, used, size }
+    QueuePosition { class, uses, used, size }
 }
 
 impl Disk {

@@ -43,14 +43,14 @@ const SPAN: Tick = 6 * 3600 * 1_000_000;
 
 /// Where an entry stands in the order.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
+pub(super) struct QueuePosition {
     pub(super) class: EvictionClass,
     pub(super) uses: u8,
     pub(super) used: Tick,
     pub(super) size: u64,
 }
 
-impl Standing {
+impl QueuePosition {
     fn rank(self) -> Rank {
         if self.uses < 2 { 0 } else { self.used / SPAN + Rank::from(self.uses) }
     }
@@ -86,7 +86,7 @@ pub(super) struct EvictionOrder {
 }
 
 impl EvictionOrder {
-    pub(super) fn insert(&mut self, slot: Slot, at: Standing) {
+    pub(super) fn insert(&mut self, slot: Slot, at: QueuePosition) {
         let (queue, rank) = (self.queue_mut(at.class), at.rank());
         if queue.order.insert((rank, at.used, slot)) {
             queue.bytes += at.size;
@@ -94,7 +94,7 @@ impl EvictionOrder {
         }
     }
 
-    pub(super) fn remove(&mut self, slot: Slot, at: Standing) {
+    pub(super) fn remove(&mut self, slot: Slot, at: QueuePosition) {
         let (queue, rank) = (self.queue_mut(at.class), at.rank());
         if queue.order.remove(&(rank, at.used, slot)) {
             queue.bytes -= at.size;

@@ -5,7 +5,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::database::{Database, from_millis, to_millis};
+use super::database::{Database, Result, from_millis, to_millis};
 use crate::clock::Timestamp;
 
 /// Rows that are looked at in one step.
@@ -13,8 +13,6 @@ const STEP_ROWS: usize = 2000;
 
 /// Pages that are given back in one step.
 const STEP_PAGES: u32 = 1000;
-
-type Result<T> = rusqlite::Result<T>;
 
 /// A table whose rows go with age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,18 +1,20 @@
 //! kill -9 at any moment: the next start is quick and clean, and no wrong byte is ever served.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::campaigns::how_often;
-use crate::support::crash::{SIZES, every_blob_is_whole, files, kill_during, restart};
+use crate::support::crash::{
+    SIZES, every_blob_is_whole, files, kill_during, prefix, registry_of_each, restart,
+};
 use crate::support::http_client::pull;
 use crate::support::image::{Image, Random};
 use crate::support::process::ready;
 use crate::support::proxy::{Proxy, Settings};
-use crate::support::registry::{Auth, NEED, Registry};
+use crate::support::registry::NEED;
 use crate::support::tcp_forwarder::TcpForwarder;
 
 /// How often it is killed, if `KILLS` does not say.
@@ -31,7 +33,7 @@ async fn killed_during_pulls_it_starts_clean_and_pulls_again() {
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let kills = how_often("KILLS", KILLS);
     let images = Image::make_each(scratch.path(), kills.min(IN_ONE_CACHE), SIZES).await;
-    let registry = registry(scratch.path(), &images).await;
+    let registry = registry_of_each(scratch.path(), &images).await;
     let forwarder = TcpForwarder::limiting_answers(registry.address, RATE).await;
     let mut random = Random::new(9);
     let (mut done, mut interrupted) = (0, 0);
@@ -72,15 +74,4 @@ async fn kill_in_one_cache(settings: &Settings, images: &[Image], random: &mut R
             .expect("what was there is still there");
     }
     interrupted
-}
-
-async fn registry(folder: &Path, images: &[Image]) -> Registry {
-    let repositories: Vec<String> =
-        (0..images.len()).map(|round| format!("acme/app{round}")).collect();
-    let held: Vec<(&str, &Image)> = repositories.iter().map(String::as_str).zip(images).collect();
-    Registry::holding(folder, Auth::Anonymous, &held).await
-}
-
-fn prefix(round: usize) -> String {
-    format!("/v2/quay.io/acme/app{round}")
 }

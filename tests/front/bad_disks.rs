@@ -10,7 +10,8 @@ use crate::support::disk::Disk;
 use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, On, Origin};
-use crate::support::proxy::{Proxy, Setup, blob, manifest};
+use crate::support::proxy::{Proxy, Setup, blob};
+use crate::support::pulled::pull_exactly;
 
 const MIB: u64 = 1 << 20;
 
@@ -22,18 +23,11 @@ async fn pulled(disk: &Disk) -> (Origin, Image, Proxy) {
     setup.config.cache.path = disk.path("cache");
     setup.config.cache.min_free = MinFree::Bytes(0);
     let proxy = setup.start().await;
-    pull(&proxy, &image).await;
+    pull_exactly(&proxy, &image).await;
     for layer in image.layers.iter().chain([&image.config]) {
         eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
     }
     (origin, image, proxy)
-}
-
-async fn pull(proxy: &Proxy, image: &Image) {
-    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
-    for layer in image.layers.iter().chain([&image.config]) {
-        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
-    }
 }
 
 fn evidence(cache: &Path) -> Vec<String> {
@@ -51,13 +45,13 @@ async fn a_start_on_a_full_disk_loses_no_records() {
     origin.stop().await;
     for start in 0..2 {
         proxy.start().await;
-        pull(&proxy, &image).await;
+        pull_exactly(&proxy, &image).await;
         assert_eq!(evidence(&disk.path("cache")), [""; 0], "start {start}");
         proxy.stop().await;
     }
     disk.free();
     proxy.start().await;
-    pull(&proxy, &image).await;
+    pull_exactly(&proxy, &image).await;
 }
 
 /// Two readers of one download, of all of it and of its middle, when the disk takes no more.

@@ -5,25 +5,19 @@ use roadstead::app::{App, Environment};
 use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::{Kind, Origin};
-use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::proxy::{Proxy, blob};
+use crate::support::pulled::pull_exactly;
 
 /// A proxy that has pulled `a/b:v1` whole.
 async fn pulled() -> (Origin, Image, Proxy) {
     let image = Image::new(1, &[300_000, 200_000]);
     let origin = Origin::with("a/b", "v1", &image).await;
     let proxy = Proxy::of(&origin).await;
-    pull(&proxy, &image).await;
+    pull_exactly(&proxy, &image).await;
     for layer in &image.layers {
         eventually("the blob is stored", || proxy.has_stored(&layer.digest)).await;
     }
     (origin, image, proxy)
-}
-
-async fn pull(proxy: &Proxy, image: &Image) {
-    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
-    for layer in image.layers.iter().chain([&image.config]) {
-        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,7 +25,7 @@ async fn a_second_start_needs_nothing_from_upstream() {
     let (origin, image, mut proxy) = pulled().await;
     let before = origin.requests().len();
     proxy.restart().await;
-    pull(&proxy, &image).await;
+    pull_exactly(&proxy, &image).await;
     assert_eq!(origin.requests().len(), before);
     eventually("the sizes are known again", || proxy.metric("roadstead_store_blobs", &[]) == 4)
         .await;
@@ -48,7 +42,7 @@ async fn what_was_half_written_is_swept() {
     std::fs::write(staging.join("left-behind"), b"half").expect("the directory is ours");
     proxy.start().await;
     eventually("it is swept", || proxy.staged_files() == 0).await;
-    pull(&proxy, &image).await;
+    pull_exactly(&proxy, &image).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +65,7 @@ async fn a_broken_or_missing_database_stops_no_start_and_no_right_byte() {
             _ => std::fs::remove_file(&database).expect("the database is there"),
         }
         proxy.start().await;
-        pull(&proxy, &image).await;
+        pull_exactly(&proxy, &image).await;
         let gets = origin.count(|request| request.is_get(Kind::Blob));
         assert_eq!(
             gets, 3,
@@ -94,7 +88,7 @@ async fn a_key_file_that_was_cut_short_stops_no_start() {
         let key = proxy.directory().join("cache/keys/access");
         std::fs::write(&key, left).expect("the directory is ours");
         proxy.start().await;
-        pull(&proxy, &image).await;
+        pull_exactly(&proxy, &image).await;
         proxy.restart().await;
         assert!(std::fs::read(&key).expect("the key").len() >= 32, "{left:?}");
     }
@@ -108,7 +102,7 @@ async fn strange_files_in_the_cache_are_left_alone() {
     std::fs::create_dir_all(&strange).expect("the directory is ours");
     std::fs::write(strange.join("README"), b"what is this").expect("the directory is ours");
     proxy.start().await;
-    pull(&proxy, &image).await;
+    pull_exactly(&proxy, &image).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +113,7 @@ async fn one_directory_serves_one_process() {
     let second = App::start(&config, environment()).expect_err("the directory is in use");
     let said = format!("{second:#}");
     assert!(said.contains("cache") && said.contains("use"), "{said}");
-    pull(&proxy, &image).await;
+    pull_exactly(&proxy, &image).await;
     proxy.stop().await;
     assert!(App::start(&config, environment()).is_ok(), "free again");
 }

@@ -3,12 +3,12 @@
 use libc::{EIO, ENOSPC, EROFS};
 use tempfile::TempDir;
 
-use crate::support::crash::{every_blob_is_whole, restart};
+use crate::support::crash::{every_blob_is_whole, prefix, registry_of_each, restart};
 use crate::support::http_client::pull;
 use crate::support::image::{Image, Random};
 use crate::support::process::{Need, ready};
 use crate::support::proxy::Settings;
-use crate::support::registry::{Auth, NEED, Registry};
+use crate::support::registry::NEED;
 
 use super::fault_disk::{FaultDisk, Strike};
 use super::how_often;
@@ -27,17 +27,13 @@ async fn a_disk_that_fails_costs_no_pull_and_no_wrong_byte() {
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let faults = how_often("FAULTS", FAULTS);
     let images = Image::make_each(scratch.path(), faults + 1, SIZES).await;
-    let names: Vec<String> = (0..images.len()).map(|nth| format!("acme/app{nth}")).collect();
-    let held: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(&images).collect();
-    let registry = Registry::holding(scratch.path(), Auth::Anonymous, &held).await;
+    let registry = registry_of_each(scratch.path(), &images).await;
     let disk = FaultDisk::make(scratch.path()).await;
     let mut random = Random::new(12);
     for (word, errno) in [("ENOSPC", ENOSPC), ("EIO", EIO), ("EROFS", EROFS)] {
         let settings = Settings::mirroring(&scratch.path().join(word), &registry);
         let proxy = disk.proxy(&settings).await;
-        let pulled = async |nth: usize| {
-            pull(proxy.clients, &format!("/v2/quay.io/{}", names[nth]), "1", &images[nth]).await
-        };
+        let pulled = async |nth: usize| pull(proxy.clients, &prefix(nth), "1", &images[nth]).await;
         pulled(0).await.expect("the disk is well");
         let mut failed = 0;
         for nth in 1..images.len() {
@@ -56,7 +52,6 @@ async fn a_disk_that_fails_costs_no_pull_and_no_wrong_byte() {
         drop(proxy);
         every_blob_is_whole(settings.cache());
         let proxy = restart(&settings).await;
-        let prefix = format!("/v2/quay.io/{}", names[0]);
-        pull(proxy.clients, &prefix, "1", &images[0]).await.expect("served after a restart");
+        pull(proxy.clients, &prefix(0), "1", &images[0]).await.expect("served after a restart");
     }
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::crash::{every_blob_is_whole, restart};
+use crate::support::crash::{every_blob_is_whole, prefix, registry_of_each, restart};
 use crate::support::http_client::pull;
 use crate::support::image::{Image, Random};
 use crate::support::process::{Need, PATIENCE, ready, run};
 use crate::support::proxy::{Proxy, Settings};
-use crate::support::registry::{Auth, NEED, Registry};
+use crate::support::registry::NEED;
 use crate::support::tcp_forwarder::TcpForwarder;
 
 use super::{compile, how_often};
@@ -34,9 +34,7 @@ async fn a_power_cut_leaves_nothing_that_is_wrong() {
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let cuts = how_often("CUTS", CUTS);
     let images = Image::make_each(scratch.path(), cuts, SIZES).await;
-    let names: Vec<String> = (0..images.len()).map(|nth| format!("acme/app{nth}")).collect();
-    let held: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(&images).collect();
-    let registry = Registry::holding(scratch.path(), Auth::Anonymous, &held).await;
+    let registry = registry_of_each(scratch.path(), &images).await;
     let forwarder = TcpForwarder::limiting_answers(registry.address, RATE).await;
     let cut = compile("power_cut.c", scratch.path(), &[]).await;
     let mut disk = Disk::make(scratch.path()).await;
@@ -48,8 +46,8 @@ async fn a_power_cut_leaves_nothing_that_is_wrong() {
     let mut proxy = Proxy::start(&settings).await;
     for (nth, image) in images.iter().enumerate() {
         let moment = Duration::from_millis(random.number() % LATEST);
-        let (address, prefix) = (proxy.clients, format!("/v2/quay.io/{}", names[nth]));
-        let (pulled, of) = (image.clone(), prefix.clone());
+        let (address, path) = (proxy.clients, prefix(nth));
+        let (pulled, of) = (image.clone(), path.clone());
         let mut transfer = tokio::spawn(async move { pull(address, &of, "1", &pulled).await });
         let early = tokio::time::timeout(moment, &mut transfer).await;
         let mut power = Command::new(&cut);
@@ -65,10 +63,11 @@ async fn a_power_cut_leaves_nothing_that_is_wrong() {
         disk.remount().await;
         every_blob_is_whole(&cache);
         proxy = restart(&settings).await;
-        pull(proxy.clients, &prefix, "1", image).await.expect("pulled after the cut");
+        pull(proxy.clients, &path, "1", image).await.expect("pulled after the cut");
         let earlier = usize::try_from(random.number()).expect("64 bits") % (nth + 1);
-        let prefix = format!("/v2/quay.io/{}", names[earlier]);
-        pull(proxy.clients, &prefix, "1", &images[earlier]).await.expect("pulled before the cut");
+        pull(proxy.clients, &prefix(earlier), "1", &images[earlier])
+            .await
+            .expect("pulled before the cut");
     }
     println!("power cuts: {cuts}, {interrupted} of them during a pull, no wrong blob");
     drop(proxy);

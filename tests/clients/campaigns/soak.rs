@@ -7,12 +7,12 @@ use rustix::process::Pid;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::support::crash::every_blob_is_whole;
+use crate::support::crash::{every_blob_is_whole, prefix, registry_of_each};
 use crate::support::http_client::pull;
 use crate::support::image::{Image, Random};
 use crate::support::process::ready;
 use crate::support::proxy::{Proxy, Settings};
-use crate::support::registry::{Auth, NEED, Registry};
+use crate::support::registry::NEED;
 
 use super::how_often;
 
@@ -32,15 +32,13 @@ async fn pulls_for_hours_leave_memory_and_descriptors_as_they_were() {
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let length = Duration::from_secs(how_often("SOAK", SOAK));
     let images = Image::make_each(scratch.path(), IMAGES, SIZES).await;
-    let names: Vec<String> = (0..images.len()).map(|nth| format!("acme/app{nth}")).collect();
-    let held: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(&images).collect();
-    let registry = Registry::holding(scratch.path(), Auth::Anonymous, &held).await;
+    let registry = registry_of_each(scratch.path(), &images).await;
     let settings = Settings::mirroring(scratch.path(), &registry).with_max_size(MAX_SIZE);
     let proxy = Proxy::start(&settings).await;
     let third = Instant::now() + length / 3;
-    let warm = pulls_until(third, &proxy, &images, &names).await;
+    let warm = pulls_until(third, &proxy, &images).await;
     let before = Held::by(proxy.process.pid());
-    let rest = pulls_until(third + length * 2 / 3, &proxy, &images, &names).await;
+    let rest = pulls_until(third + length * 2 / 3, &proxy, &images).await;
     let after = Held::by(proxy.process.pid());
     println!(
         "soak: {} pulls in {} s, none failed; after a third {before:?}, at the end {after:?}",
@@ -53,15 +51,14 @@ async fn pulls_for_hours_leave_memory_and_descriptors_as_they_were() {
 }
 
 /// Some clients at once, each with one image after the other; how many pulls there were.
-async fn pulls_until(end: Instant, proxy: &Proxy, images: &[Image], names: &[String]) -> u64 {
+async fn pulls_until(end: Instant, proxy: &Proxy, images: &[Image]) -> u64 {
     let clients = (0..CLIENTS).map(async |seed| {
         let (mut random, mut pulls) = (Random::new(seed), 0);
         while Instant::now() < end {
             // The lower numbers more often, as some images are wanted more than others.
             let bound = 1 + random.number() % IMAGES;
             let nth = usize::try_from(random.number() % bound).expect("small");
-            let prefix = format!("/v2/quay.io/{}", names[nth]);
-            pull(proxy.clients, &prefix, "1", &images[nth]).await.expect("a pull");
+            pull(proxy.clients, &prefix(nth), "1", &images[nth]).await.expect("a pull");
             pulls += 1;
         }
         pulls

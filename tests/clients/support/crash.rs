@@ -8,8 +8,10 @@ use roadstead::oci::{Algorithm, Digest};
 use rustix::process::Signal;
 use tokio::time::{Instant, timeout};
 
+use super::image::Image;
 use super::process::PATIENCE;
 use super::proxy::{Proxy, Settings};
+use super::registry::{Auth, Registry};
 
 /// Layers of the images that are transferred meanwhile, in bytes.
 pub(crate) const SIZES: &[usize] = &[300_000, 1 << 20, 3 << 20];
@@ -46,6 +48,18 @@ pub(crate) fn every_blob_is_whole(cache: &Path) {
         let name = path.file_name().and_then(|name| name.to_str()).expect("a digest");
         assert_eq!(Digest::of(Algorithm::Sha256, &bytes).hex(), name, "{}", path.display());
     }
+}
+
+/// A registry that holds each image in a repository of its own; see [`prefix`].
+pub(crate) async fn registry_of_each(folder: &Path, images: &[Image]) -> Registry {
+    let names: Vec<String> = (0..images.len()).map(|nth| format!("acme/app{nth}")).collect();
+    let held: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(images).collect();
+    Registry::holding(folder, Auth::Anonymous, &held).await
+}
+
+/// Where the proxy has the image of this number, as Quay's.
+pub(crate) fn prefix(nth: usize) -> String {
+    format!("/v2/quay.io/acme/app{nth}")
 }
 
 /// Every file below `folder`; none if there is no such folder.

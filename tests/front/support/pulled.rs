@@ -24,6 +24,14 @@ pub(crate) async fn pull(proxy: &Proxy, image: &Image) {
     }
 }
 
+/// Pulls `a/b:v1`, and compares every byte that is kept.
+pub(crate) async fn pull_exactly(proxy: &Proxy, image: &Image) {
+    assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);
+    for layer in image.layers.iter().chain([&image.config]) {
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    }
+}
+
 /// Everything that a pull of `a/b:v1` asks for: by tag, by digest, the configuration, the first
 /// layer.
 pub(crate) fn paths(image: &Image) -> [String; 4] {
