@@ -48,6 +48,10 @@ pub struct Limits {
     /// Downloads into the cache at once for one upstream, so that a slow one leaves places to
     /// others.
     pub fills_per_upstream: usize,
+    /// Questions to one upstream at once, of all that is read there.
+    pub questions: usize,
+    /// A transfer that brings less than 1 KiB/s for so long yields its place to others.
+    pub slow_transfer: Duration,
     /// How long a download may wait for its turn.
     pub fill_queue: Duration,
     /// Bytes withheld from readers until the digest is known (DESIGN §14.7).
@@ -103,6 +107,8 @@ impl Default for Limits {
             request_idle: Duration::from_secs(95),
             fills: 64,
             fills_per_upstream: 16,
+            questions: 256,
+            slow_transfer: Duration::from_secs(10),
             fill_queue: Duration::from_secs(20),
             hold_back: 64 * KIB,
             read_ahead: 64 * MIB,

@@ -65,12 +65,12 @@ impl PullThrough {
         self.check_negative_cache(&Subject::Blob(digest.clone()), name, Missing::Blob)?;
         let query = BlobQuery { name, digest, range, deadline };
         loop {
-            let mut proven = self.0.membership.proven(name, digest).await?.is_some();
+            let mut proven = self.membership().proven(name, digest).await?.is_some();
             let stored = self.look_up(digest, use_of(range)).await;
             if !proven && matches!(stored, Stored::Content(_)) {
                 // The bytes were stored for other repositories, and knowing a digest gives no right
                 // to it (DESIGN §14.1).
-                self.0.membership.prove_blob(name, digest).await?;
+                self.membership().prove_blob(name, digest).await?;
                 proven = true;
             }
             let readable = !matches!(stored, Stored::Unreadable);
@@ -96,7 +96,7 @@ impl PullThrough {
         digest: &Digest,
     ) -> Result<BlobHead, Error> {
         self.check_negative_cache(&Subject::Blob(digest.clone()), name, Missing::Blob)?;
-        if self.0.membership.proven(name, digest).await?.is_some() {
+        if self.membership().proven(name, digest).await?.is_some() {
             match self.look_up(digest, Use::Part).await {
                 // A suspect may have been cut short, so its size is not told; upstream is asked.
                 Stored::Content(Found::Unchecked(_)) => {}
@@ -112,7 +112,7 @@ impl PullThrough {
                 }
             }
         }
-        let size = self.0.membership.prove_blob(name, digest).await?;
+        let size = self.membership().prove_blob(name, digest).await?;
         Ok(BlobHead { size: size.or(self.0.sizes.get(name, digest)), outcome: Outcome::Miss })
     }
 

@@ -13,6 +13,7 @@ use super::core::PullThrough;
 use super::error::Error;
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
+use super::shares::Precedence;
 use super::source::Arrived;
 use super::transfer::fill::Fill;
 use super::transfer::flight::{
@@ -20,6 +21,7 @@ use super::transfer::flight::{
 };
 use super::transfer::relay::RelayedBlob;
 use super::transfer::tail::Tail;
+use super::transfer::turns::TransferPlace;
 use crate::limits::Limits;
 use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Part, RangeRequest};
 use crate::store::Suspect;
@@ -74,7 +76,7 @@ impl PullThrough {
                 JoinedOrStarted::NotProven => {
                     // The flight proves the digest for the repository that started it, and for no
                     // other (DESIGN §14.1).
-                    self.0.membership.prove_blob(name, digest).await?;
+                    self.membership().prove_blob(name, digest).await?;
                     proven = true;
                     continue;
                 }
@@ -101,7 +103,7 @@ impl PullThrough {
         if described.is_none_or(|size| resolve(range, size).is_ok()) {
             return Ok(false);
         }
-        let size = self.0.membership.prove_blob(name, digest).await?;
+        let size = self.membership().prove_blob(name, digest).await?;
         if let Some(size) = size {
             resolve(range, size)?;
         }
@@ -153,6 +155,7 @@ impl PullThrough {
                     | Error::Upstream { .. }
                     | Error::Unconfirmed { .. }
                     | Error::Exhausted(_)
+                    | Error::Overloaded
                     | Error::RateLimited { .. },
                 ) => {}
                 answer => return answer,
@@ -186,8 +189,9 @@ impl PullThrough {
         {
             return self.relay_part(query, part, Some(total)).await;
         }
+        let place = self.relay_place(query).await?;
         let hold_back = self.0.limits.hold_back;
-        let stream = self.relayed(name, digest).whole(arrived.body, size);
+        let stream = self.relayed(name, digest).whole(place, arrived.body, size);
         let content = if size.is_some_and(|size| size <= hold_back) {
             // As with a flight, what is no larger than the hold-back is verified before its head
             // leaves. An upstream that answers with Content-Length 0 would otherwise make a
@@ -212,7 +216,9 @@ impl PullThrough {
             Extent::Part { span, total }
                 if span == part && (total.is_none() || size.is_none() || total == size) =>
             {
-                let stream = self.relayed(query.name, query.digest).part(arrived.body, part);
+                let place = self.relay_place(query).await?;
+                let blob = self.relayed(query.name, query.digest);
+                let stream = blob.part(place, arrived.body, part);
                 let content = Content::Stream(stream);
                 Ok(BlobAnswer { size, part: Some(part), content, outcome: Outcome::Relay })
             }
@@ -222,8 +228,15 @@ impl PullThrough {
         }
     }
 
+    /// What is passed through takes a place like any other transfer.
+    async fn relay_place(&self, query: BlobQuery<'_>) -> Result<TransferPlace, Error> {
+        let until = query.deadline.min(Instant::now() + self.0.limits.fill_queue);
+        self.0.turns.place(query.name, self.1, Precedence::Wanted, until).await
+    }
+
     fn relayed(&self, name: &CanonicalName, digest: &Digest) -> RelayedBlob {
-        RelayedBlob { core: Arc::clone(&self.0), name: name.clone(), digest: digest.clone() }
+        let (name, digest) = (name.clone(), digest.clone());
+        RelayedBlob { core: Arc::clone(&self.0), name, digest, asker: self.1 }
     }
 
     /// Opens the source for this request alone. A refusal takes back what was believed of the blob.
@@ -233,7 +246,8 @@ impl PullThrough {
         part: Option<Part>,
     ) -> Result<Arrived, Error> {
         let BlobQuery { name, digest, deadline, .. } = query;
-        let opened = self.0.sources.open(name, digest, part, deadline).await;
+        let question = self.0.sources.ask(name, self.1, deadline).await?;
+        let opened = question.blob(&name.repository, digest, part, deadline).await;
         if let Err(error) = &opened {
             let subject = Subject::Blob(digest.clone());
             self.0.membership.withdraw(name, subject, error).await;
@@ -253,7 +267,7 @@ impl PullThrough {
 
     fn fill(&self, query: BlobQuery<'_>, guard: FlightGuard) -> Fill {
         let (name, digest) = (query.name.clone(), query.digest.clone());
-        Fill { core: Arc::clone(&self.0), name, digest, guard }
+        Fill { core: Arc::clone(&self.0), name, digest, asker: self.1, guard }
     }
 }
 

@@ -17,6 +17,7 @@ use super::facts::sizes::DescribedSizes;
 use super::facts::subject::Subject;
 use super::facts::writes::{RecentWrites, WriteEpoch};
 use super::parts::{CacheSettings, Parts};
+use super::shares::Asker;
 use super::single_flight::SingleFlight;
 use super::source::Sources;
 use super::tasks::Tasks;
@@ -64,9 +65,9 @@ pub(super) struct ManifestGetKey {
     pub(super) epoch: WriteEpoch,
 }
 
-/// The service; clones share it.
+/// The service, as one asker uses it; clones share it.
 #[derive(Clone, Debug)]
-pub struct PullThrough(pub(super) Arc<PullCore>);
+pub struct PullThrough(pub(super) Arc<PullCore>, pub(super) Asker);
 
 #[derive(Debug)]
 pub(super) struct PullCore {
@@ -96,7 +97,7 @@ impl PullThrough {
     /// A service that knows nothing yet but what the store's records say.
     pub fn new(parts: Parts, cache: &config::Cache) -> Self {
         let tasks = Tasks::default();
-        let sources = Sources::new(parts.upstreams);
+        let sources = Sources::new(parts.upstreams, &parts.limits);
         let writes = Arc::new(RecentWrites::new(parts.clock.clone()));
         let negative = Arc::new(NegativeCache::new(Arc::clone(&writes), parts.clock.clone()));
         let flights = Flights::default();
@@ -112,7 +113,7 @@ impl PullThrough {
             settings: Arc::clone(&settings),
             tasks: tasks.clone(),
         });
-        Self(Arc::new(PullCore {
+        let core = Arc::new(PullCore {
             sources,
             settings,
             membership,
@@ -132,7 +133,8 @@ impl PullThrough {
             clock: parts.clock,
             limits: parts.limits,
             metrics: parts.metrics,
-        }))
+        });
+        Self(core, Asker::default())
     }
 
     /// Builds changed upstreams; nothing uses them yet.
@@ -141,6 +143,17 @@ impl PullThrough {
     /// If an upstream cannot be used.
     pub fn prepare(&self, upstreams: &[config::Upstream]) -> Result<NextUpstreams, BuildError> {
         self.0.sources.upstreams().prepare(upstreams)
+    }
+
+    /// The service as `asker` uses it: others are served before somebody who takes a lot (SHARE-1).
+    #[must_use]
+    pub fn asked_by(&self, asker: Asker) -> Self {
+        Self(Arc::clone(&self.0), asker)
+    }
+
+    /// What is known of members, and asked for this asker.
+    pub(super) fn membership(&self) -> Membership {
+        self.0.membership.asked_by(self.1)
     }
 
     /// Takes over changed upstreams and times to live. Transfers that are under way go on.

@@ -66,7 +66,7 @@ impl PullThrough {
         self.check_negative_cache(&Subject::Tags, name, Missing::Repository)?;
         let key = PageKey { name: name.clone(), subject: Subject::Tags, page: page.clone() };
         let (sent_at, deadline) = (self.0.clock.now(), self.list_deadline(&key, false, deadline));
-        let upstream = self.0.sources.upstream(name)?;
+        let upstream = self.0.sources.ask(name, self.1, deadline).await?;
         let answer = upstream.list_tags(&name.repository, page, deadline).await;
         let settled = self.0.membership.settle(name, Subject::Tags, answer, Missing::Repository);
         let listed = match settled.await {

@@ -13,6 +13,8 @@ use super::facts::freshness::Known;
 use super::facts::provisional::Provisional;
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
+use super::shares::Asker;
+use super::single_flight::Unwaited;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
 use crate::store::{EvictionClass, Found, RoomOwner, StageError, Use};
@@ -76,13 +78,13 @@ impl PullThrough {
         digest: &Digest,
         want: Want,
     ) -> Result<ManifestAnswer, Error> {
-        let proven = self.0.membership.proven(name, digest).await?;
+        let proven = self.membership().proven(name, digest).await?;
         let (media_type, outcome) = match proven.and_then(|member| member.media_type) {
             Some(media_type) => (Some(media_type), Outcome::Hit),
             // The bytes were stored for another repository. One HEAD proves them for this one, and
             // tells the type that goes with them here (MAN-4).
             None if self.0.stored_manifest(digest).await.is_some() => (
-                self.0.membership.prove_manifest(name, digest).await?.media_type,
+                self.membership().prove_manifest(name, digest).await?.media_type,
                 Outcome::Revalidated,
             ),
             None => (None, Outcome::Miss),
@@ -96,7 +98,7 @@ impl PullThrough {
         // A HEAD of what is not stored fetches nothing, if upstream's HEAD says enough for an
         // answer.
         if want == Want::Head {
-            let head = self.0.membership.prove_manifest(name, digest).await?;
+            let head = self.membership().prove_manifest(name, digest).await?;
             if let Some(answer) = head_answer(digest.clone(), head, Outcome::Miss) {
                 return Ok(answer);
             }
@@ -113,15 +115,15 @@ impl PullThrough {
         // Any write of a manifest or tag in the repository begins a new question, because a
         // manifest that is deleted takes tags with it, and which ones is not always known.
         let epoch = self.0.writes.epoch(&Subject::Tags, name);
-        let core = Arc::clone(&self.0);
+        let (core, asker) = (Arc::clone(&self.0), self.1);
         let key = ManifestGetKey { name: name.clone(), reference: reference.clone(), epoch };
-        let fetched = self.0.manifest_gets.run(key.clone(), || async move {
+        let fetched = self.0.manifest_gets.run(key.clone(), Unwaited::Cancelled, || async move {
             let ManifestGetKey { name, reference, .. } = key;
             // A run may have ended after this caller looked at the store and before it came here.
             if let Some(answer) = core.known_manifest(&name, &reference).await {
                 return Ok(answer);
             }
-            let fetched = core.get_manifest(&name, &reference).await?;
+            let fetched = core.get_manifest(&name, &reference, asker).await?;
             let sent_at = fetched.sent_at;
             let answer = core.keep_manifest(&name, &reference, fetched).await?;
             if let Reference::Tag(tag) = &reference {
@@ -140,9 +142,11 @@ impl PullCore {
         &self,
         name: &CanonicalName,
         reference: &Reference,
+        asker: Asker,
     ) -> Result<DatedManifest, Error> {
-        let (sent_at, upstream) = (self.clock.now(), self.sources.upstream(name)?);
         let deadline = Instant::now() + self.limits.flight_head;
+        let upstream = self.sources.ask(name, asker, deadline).await?;
+        let sent_at = self.clock.now();
         let answer = upstream.get_manifest(&name.repository, reference, deadline).await;
         let manifest = match reference {
             Reference::Tag(tag) => self.settle_tag(name, tag, answer).await?,

@@ -40,13 +40,13 @@ impl PullThrough {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        self.0.membership.prove_blob(name, digest).await
+        self.membership().prove_blob(name, digest).await
     }
 
     /// The registry has accepted the blob, or mounted it.
     pub async fn pushed_blob(&self, name: &CanonicalName, digest: &Digest) {
         self.0.written(&Subject::Blob(digest.clone()), name);
-        self.0.membership.prove(name, digest, None).await;
+        self.membership().prove(name, digest, None).await;
     }
 
     /// The registry has accepted the manifest. With `keep` it is stored, and served from here at

@@ -97,7 +97,7 @@ impl PullThrough {
         let tag_is_known = matches!(self.0.store.records().tag(name, &tag).await, Ok(Some(_)));
         let (sent_at, deadline) =
             (self.0.clock.now(), self.list_deadline(key, tag_is_known, deadline));
-        let upstream = self.0.sources.upstream(name)?;
+        let upstream = self.0.sources.ask(name, self.1, deadline).await?;
         let answer = upstream.referrers(&name.repository, digest, page, deadline).await;
         // Some answer 200 with something else than a list.
         let answer = answer.map(|page| page.filter(is_list));

@@ -1,26 +1,58 @@
 //! One run of a piece of work for all callers who need it at the same time.
 //!
 //! The work is a task of its own: a caller that leaves, even the first, changes nothing for the
-//! others.
+//! others. When all have left it is cancelled, unless it is of use without them (SHARE-1).
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
-use futures_util::future::Shared;
+use futures_util::future::{Shared, WeakShared};
+use tokio::task::AbortHandle;
 
 use super::tasks::Tasks;
 
 type Run<T> = Shared<Pin<Box<dyn Future<Output = Option<T>> + Send>>>;
 
-/// Runs in progress by what they are for.
+type Runs<K, T> = Mutex<HashMap<K, OpenRun<T>>>;
+
+/// A run that can be joined.
+struct OpenRun<T> {
+    serial: u64,
+    run: WeakRun<T>,
+    /// Keeps it for those who come when nobody waits.
+    _kept: Option<Run<T>>,
+}
+
+type WeakRun<T> = WeakShared<Pin<Box<dyn Future<Output = Option<T>> + Send>>>;
+
+/// Runs for those who ask.
 pub(super) struct SingleFlight<K, T> {
-    runs: Arc<Mutex<HashMap<K, Run<T>>>>,
+    runs: Arc<Runs<K, T>>,
+    serial: AtomicU64,
     tasks: Tasks,
+}
+
+/// What becomes of a run for which nobody waits any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unwaited {
+    Cancelled,
+    /// What it finds out is of use to whoever comes next.
+    Finished,
+}
+
+/// Cancels a task when it is dropped.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl<K, T> SingleFlight<K, T>
@@ -29,37 +61,57 @@ where
     T: Clone + Send + Sync + 'static,
 {
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self { runs: Arc::default(), tasks }
+        Self { runs: Arc::default(), serial: AtomicU64::new(0), tasks }
     }
 
     /// Joins the run for `key`, or starts `work`. `None` if the work panicked or the process is
     /// ending.
-    pub(super) async fn run<W>(&self, key: K, work: impl FnOnce() -> W) -> Option<T>
+    pub(super) async fn run<W>(
+        &self,
+        key: K,
+        unwaited: Unwaited,
+        work: impl FnOnce() -> W,
+    ) -> Option<T>
     where
         W: Future<Output = T> + Send + 'static,
     {
         let run = {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(run) = runs.get(&key) {
-                run.clone()
+            if let Some(run) = runs.get(&key).and_then(|open| open.run.upgrade()) {
+                run
             } else {
                 // Started under the lock: a run that ends at once waits for it before it takes
                 // itself off the table, so that it cannot do so before it is entered.
-                let run = self.start(key.clone(), work());
-                runs.insert(key, run.clone());
+                let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+                let run = self.start((serial, key.clone()), unwaited, work());
+                if let Some(weak) = run.downgrade() {
+                    let kept = (unwaited == Unwaited::Finished).then(|| run.clone());
+                    runs.insert(key, OpenRun { serial, run: weak, _kept: kept });
+                }
                 run
             }
         };
         run.await
     }
 
-    fn start(&self, key: K, work: impl Future<Output = T> + Send + 'static) -> Run<T> {
-        let entry = RunEntry { key, runs: Arc::clone(&self.runs) };
+    fn start(
+        &self,
+        (serial, key): (u64, K),
+        unwaited: Unwaited,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Run<T> {
+        let entry = RunEntry { key, serial, runs: Arc::clone(&self.runs) };
         let task = self.tasks.spawn(async move {
             let _entry = entry; // dropped with the task, also if that panics or is cancelled
             work.await
         });
-        task.map(|ended| ended.ok().flatten()).boxed().shared()
+        let cancel = (unwaited == Unwaited::Cancelled).then(|| AbortOnDrop(task.abort_handle()));
+        async move {
+            let _cancel = cancel;
+            task.await.ok().flatten()
+        }
+        .boxed()
+        .shared()
     }
 }
 
@@ -67,12 +119,17 @@ where
 /// ended.
 struct RunEntry<K: Eq + Hash, T> {
     key: K,
-    runs: Arc<Mutex<HashMap<K, Run<T>>>>,
+    serial: u64,
+    runs: Arc<Runs<K, T>>,
 }
 
 impl<K: Eq + Hash, T> Drop for RunEntry<K, T> {
     fn drop(&mut self) {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was cancelled may have been followed by another.
+        if runs.get(&self.key).is_some_and(|open| open.serial == self.serial) {
+            runs.remove(&self.key);
+        }
     }
 }
 
@@ -103,20 +160,49 @@ mod tests {
             }
         };
         assert!(
-            flights.run(1, work).now_or_never().is_none(),
+            flights.run(1, Unwaited::Finished, work).now_or_never().is_none(),
             "the first caller leaves while it waits"
         );
-        let waiting = futures_util::future::join(flights.run(1, work), flights.run(1, work));
+        let waiting = futures_util::future::join(
+            flights.run(1, Unwaited::Finished, work),
+            flights.run(1, Unwaited::Finished, work),
+        );
         gate.add_permits(1);
         assert_eq!(waiting.await, (Some(0), Some(0)));
         gate.add_permits(1);
-        assert_eq!(flights.run(1, work).await, Some(1), "a run that has ended is not joined");
+        assert_eq!(
+            flights.run(1, Unwaited::Finished, work).await,
+            Some(1),
+            "a run that has ended is not joined"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_cancelled_and_begun_anew() {
+        let flights = SingleFlight::<u8, usize>::new(Tasks::default());
+        let running = Arc::new(());
+        let endless = || {
+            let running = Arc::clone(&running);
+            async move {
+                std::future::pending::<()>().await;
+                drop(running);
+                0
+            }
+        };
+        assert!(flights.run(1, Unwaited::Cancelled, endless).now_or_never().is_none());
+        assert_eq!(flights.run(1, Unwaited::Cancelled, || async { 7 }).await, Some(7));
+        while Arc::strong_count(&running) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
     async fn a_panic_reaches_nobody_and_leaves_nothing_behind() {
         let flights = SingleFlight::<u8, usize>::new(Tasks::default());
-        assert_eq!(flights.run(1, || async { panic!("on purpose") }).await, None);
-        assert_eq!(flights.run(1, || async { 7 }).await, Some(7));
+        assert_eq!(
+            flights.run(1, Unwaited::Cancelled, || async { panic!("on purpose") }).await,
+            None
+        );
+        assert_eq!(flights.run(1, Unwaited::Cancelled, || async { 7 }).await, Some(7));
     }
 }

@@ -4,13 +4,16 @@
 //! Only what the upstream itself answers proves that a repository holds a digest (DESIGN §14.1). So
 //! whoever opens a source looks at [`Arrived::proves_membership`] before recording a proof.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::error::{Error, Missing};
-use crate::oci::{CanonicalName, Digest, Extent, Part};
+use super::shares::{Asker, Precedence, Share, SharesByUpstream};
+use crate::limits::Limits;
+use crate::oci::{CanonicalName, Digest, Extent, Part, Repository};
 use crate::upstream::{BlobBody, BlobResponse, UpstreamClient, Upstreams};
 
 /// A blob, or a part of it, whose body is still to be read.
@@ -43,11 +46,88 @@ impl SourceBody {
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
     upstreams: Arc<Upstreams>,
+    questions: Arc<SharesByUpstream>,
+}
+
+/// The leave to ask an upstream one thing, which others wait for while it is held.
+#[derive(Debug)]
+pub(super) struct Question {
+    upstream: Arc<UpstreamClient>,
+    share: Share,
+}
+
+impl Deref for Question {
+    type Target = UpstreamClient;
+
+    fn deref(&self) -> &UpstreamClient {
+        &self.upstream
+    }
+}
+
+impl Question {
+    /// Starts fetching `digest`, or `part` of it.
+    ///
+    /// # Errors
+    /// What the source says, if it does before `deadline`.
+    pub(super) async fn blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        part: Option<Part>,
+        deadline: Instant,
+    ) -> Result<Arrived, Error> {
+        let opened = self.upstream.get_blob(repository, digest, part, deadline).await;
+        let BlobResponse { extent, may_be_a_page, body } =
+            opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
+        let body = SourceBody(body);
+        Ok(Arrived { extent, body, proves_membership: true, may_be_a_page })
+    }
+
+    /// As [`Question::blob`] for all of it, given up if somebody else has a question while this one
+    /// is `unneeded`.
+    ///
+    /// # Errors
+    /// As [`Question::blob`], and `Abandoned`.
+    pub(super) async fn whole_blob(
+        mut self,
+        name: &CanonicalName,
+        digest: &Digest,
+        deadline: Instant,
+        unneeded: impl Fn() -> bool,
+    ) -> Result<Arrived, Error> {
+        let Self { upstream, share } = &mut self;
+        let opened = tokio::select! {
+            opened = upstream.get_blob(&name.repository, digest, None, deadline) => opened,
+            () = share.yielded(unneeded) => return Err(Error::Abandoned),
+        };
+        let BlobResponse { extent, may_be_a_page, body } =
+            opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
+        let body = SourceBody(body);
+        Ok(Arrived { extent, body, proves_membership: true, may_be_a_page })
+    }
 }
 
 impl Sources {
-    pub(crate) fn new(upstreams: Arc<Upstreams>) -> Self {
-        Self { upstreams }
+    pub(crate) fn new(upstreams: Arc<Upstreams>, limits: &Limits) -> Self {
+        Self { upstreams, questions: Arc::new(SharesByUpstream::new(limits.questions)) }
+    }
+
+    /// Waits until the upstream of `name` may be asked, as it is configured then: a transfer that
+    /// is continued uses the newest credential.
+    ///
+    /// # Errors
+    /// `Overloaded` if that is not before `deadline`, or too many wait.
+    pub(super) async fn ask(
+        &self,
+        name: &CanonicalName,
+        asker: Asker,
+        deadline: Instant,
+    ) -> Result<Question, Error> {
+        self.upstream(name)?;
+        let shares = self.questions.of(&name.upstream);
+        let share = shares.get(asker, name, Precedence::Wanted);
+        let share = tokio::time::timeout_at(deadline, share).await.ok().flatten();
+        Ok(Question { share: share.ok_or(Error::Overloaded)?, upstream: self.upstream(name)? })
     }
 
     /// Waits until it is known with which login the source will be asked, for which a credential
@@ -62,26 +142,6 @@ impl Sources {
     ) -> Result<(), Error> {
         let known = self.upstream(name)?.ensure_login(&name.repository, deadline).await;
         known.map_err(|error| Error::from_upstream(error, Missing::Blob))
-    }
-
-    /// Starts fetching `digest`, or `part` of it, from where `name` comes from, as that is
-    /// configured now: a transfer that is continued uses the newest credential.
-    ///
-    /// # Errors
-    /// What the source says, if it does before `deadline`.
-    pub(crate) async fn open(
-        &self,
-        name: &CanonicalName,
-        digest: &Digest,
-        part: Option<Part>,
-        deadline: Instant,
-    ) -> Result<Arrived, Error> {
-        let upstream = self.upstream(name)?;
-        let opened = upstream.get_blob(&name.repository, digest, part, deadline).await;
-        let BlobResponse { extent, may_be_a_page, body } =
-            opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
-        let body = SourceBody(body);
-        Ok(Arrived { extent, body, proves_membership: true, may_be_a_page })
     }
 
     /// The registry itself, for questions that only it can answer.

@@ -63,7 +63,7 @@ impl Service {
         notes.digest = Some(digest.clone());
         let client_has_it = client_has(read.headers, digest);
         if read.may_push && *read.method == Method::HEAD {
-            let size = self.pull.blob_upstream(&read.name, digest).await?;
+            let size = self.pull.asked_by(read.asker).blob_upstream(&read.name, digest).await?;
             notes.outcome = Some(Outcome::Revalidated);
             return Ok(respond::blob_head(
                 BlobHead { size, outcome: Outcome::Revalidated },
@@ -71,7 +71,7 @@ impl Service {
             ));
         }
         if client_has_it || *read.method == Method::HEAD {
-            let head = self.pull.blob_head(&read.name, digest).await?;
+            let head = self.pull.asked_by(read.asker).blob_head(&read.name, digest).await?;
             notes.outcome = Some(head.outcome);
             return Ok(if client_has_it {
                 respond::not_modified(digest)
@@ -80,7 +80,8 @@ impl Service {
             });
         }
         let range = requested_range(read.headers, digest)?;
-        let answer = self.pull.blob(&read.name, digest, range, read.deadline).await?;
+        let answer =
+            self.pull.asked_by(read.asker).blob(&read.name, digest, range, read.deadline).await?;
         notes.outcome = Some(answer.outcome);
         Ok(respond::blob(answer, digest))
     }
@@ -95,7 +96,7 @@ impl Service {
             notes.tag = Some(tag.clone());
         }
         let want = if *read.method == Method::HEAD { Want::Head } else { Want::Body };
-        let answer = self.pull.manifest(&read.name, reference, want).await?;
+        let answer = self.pull.asked_by(read.asker).manifest(&read.name, reference, want).await?;
         notes.outcome = Some(answer.outcome);
         notes.digest = Some(answer.digest.clone());
         Ok(if client_has(read.headers, &answer.digest) {
@@ -111,7 +112,7 @@ impl Service {
         page: &PageQuery,
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
-        let answer = self.pull.tags(&read.name, page, read.deadline).await?;
+        let answer = self.pull.asked_by(read.asker).tags(&read.name, page, read.deadline).await?;
         notes.outcome = Some(answer.outcome);
         Ok(listing::tags(&read.route, answer))
     }
@@ -124,7 +125,8 @@ impl Service {
         notes: &mut Notes,
     ) -> Result<Answer, Refusal> {
         notes.digest = Some(digest.clone());
-        let listed = self.pull.referrers(&read.name, digest, page, read.deadline).await;
+        let listed =
+            self.pull.asked_by(read.asker).referrers(&read.name, digest, page, read.deadline).await;
         let referrers = listed.map_err(listing::referrers_failed)?;
         if referrers.source == ReferrersSource::FallbackTag {
             notes.kind = Some("tag");

@@ -15,6 +15,7 @@ use super::identify::Identified;
 use super::snapshot::RequestConfig;
 use crate::access::{Action, Caller, VirtualHost};
 use crate::oci::{CanonicalName, Endpoint, ErrorCode, Repository, Target};
+use crate::pull::Asker;
 use crate::route::Route;
 
 /// What is known of a connection before a request comes.
@@ -70,6 +71,8 @@ pub(super) struct ReadRequest<'a> {
     pub(super) name: CanonicalName,
     pub(super) method: &'a Method,
     pub(super) headers: &'a HeaderMap,
+    /// For whom upstream is asked.
+    pub(super) asker: Asker,
     /// The caller may also push there, and is told what upstream has, not what we remember: a blob
     /// that a client believes to be there is not pushed, and the manifest is then refused (UPL-12).
     pub(super) may_push: bool,

@@ -2,6 +2,7 @@
 //! (`reads`) or passed on (`writes`).
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -36,7 +37,7 @@ use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Endpoint, ErrorCode, Target};
-use crate::pull::PullThrough;
+use crate::pull::{Asker, PullThrough};
 use crate::push::PushThrough;
 use crate::route::{Route, Routes};
 
@@ -197,7 +198,8 @@ impl Service {
         let may_push =
             route.writable && identified.decide(&config.policy, Action::Push, &route).is_ok();
         let (method, headers) = (request.method(), request.headers());
-        let read = ReadRequest { route, name, method, headers, may_push, deadline };
+        let asker = asker(&identified.caller);
+        let read = ReadRequest { route, name, method, headers, asker, may_push, deadline };
         let answer = self.serve_read(&read, &target.endpoint, notes).await;
         self.check_newest_rules(to, action, &read.route)?;
         let mut answer = answer?;
@@ -291,6 +293,16 @@ impl Service {
             &identified.caller,
             LastPull { at: self.clock.now(), image: name.clone(), expires },
         );
+    }
+}
+
+/// Whose share of an upstream a request takes: its identity's, or its network's if it has none.
+fn asker(caller: &Caller) -> Asker {
+    match (&caller.identity, caller.address) {
+        (Identity::Anonymous, IpAddr::V4(address)) => Asker::new(address),
+        // A network is given to one subscriber (RFC 6177).
+        (Identity::Anonymous, IpAddr::V6(address)) => Asker::new(address.to_bits() >> 64),
+        (identity, _) => Asker::new(identity),
     }
 }
 

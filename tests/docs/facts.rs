@@ -152,6 +152,8 @@ fn the_limits_page_has_the_figures_of_the_code() {
             "downloads at once",
             [limits.fills, limits.fills_per_upstream].map(|count| count.to_string()).into(),
         ),
+        ("questions at once", vec![limits.questions.to_string()]),
+        ("a download that brings less", vec![time(limits.slow_transfer)]),
         ("waiting for a place to download", vec![time(limits.fill_queue)]),
         ("a range that begins ahead", vec![size(limits.read_ahead)]),
         ("one run of a credential helper", vec![time(limits.helper), time(limits.login_life)]),

@@ -25,6 +25,7 @@ mod outbound;
 mod outcomes;
 mod paths;
 mod ping;
+mod places;
 mod push;
 mod ranges;
 mod referrers;

@@ -12,6 +12,7 @@ use super::membership::{Membership, or_ask_upstream};
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest};
 use crate::pull::error::{Error, Missing};
+use crate::pull::single_flight::Unwaited;
 use crate::store::Member;
 use crate::upstream::FailureClass;
 
@@ -94,7 +95,7 @@ impl Membership {
         // about another, so each digest gets a HEAD of its own.
         let (this, key) = (self.clone(), (name.clone(), Some(digest.clone())));
         let (name, digest) = (name.clone(), digest.clone());
-        let run = self.0.confirmations.run(key, || async move {
+        let run = self.0.confirmations.run(key, Unwaited::Cancelled, || async move {
             // A run may have ended after this caller looked at the records.
             match this.proof(&name, &digest).await {
                 Some(proof) if !this.is_fresh(&proof) => {
@@ -123,10 +124,10 @@ impl Membership {
     /// repository.
     async fn repository_is_confirmed(&self, name: &CanonicalName) -> Result<bool, Error> {
         let (this, key) = (self.clone(), name.clone());
-        let run = self
-            .0
-            .confirmations
-            .run((name.clone(), None), || async move { this.confirm_by_manifest(&key).await });
+        let run =
+            self.0.confirmations.run((name.clone(), None), Unwaited::Cancelled, || async move {
+                this.confirm_by_manifest(&key).await
+            });
         run.await.unwrap_or(Err(Error::Abandoned))
     }
 

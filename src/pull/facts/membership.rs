@@ -17,7 +17,8 @@ use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, MediaType, Reference};
 use crate::pull::error::{Error, Missing};
 use crate::pull::parts::CacheSettings;
-use crate::pull::single_flight::SingleFlight;
+use crate::pull::shares::Asker;
+use crate::pull::single_flight::{SingleFlight, Unwaited};
 use crate::pull::source::Sources;
 use crate::pull::tasks::Tasks;
 use crate::pull::transfer::flight::{FlightKey, Flights};
@@ -38,7 +39,7 @@ struct ProofKey {
 
 /// Clones share everything.
 #[derive(Clone, Debug)]
-pub(crate) struct Membership(pub(super) Arc<MembershipCore>);
+pub(crate) struct Membership(pub(super) Arc<MembershipCore>, Asker);
 
 #[derive(Debug)]
 pub(super) struct MembershipCore {
@@ -66,12 +67,18 @@ pub(crate) struct MembershipInputs {
 
 impl Membership {
     pub(crate) fn new(inputs: MembershipInputs) -> Self {
-        Self(Arc::new(MembershipCore {
+        let core = MembershipCore {
             blob_proofs: SingleFlight::new(inputs.tasks.clone()),
             manifest_proofs: SingleFlight::new(inputs.tasks.clone()),
             confirmations: SingleFlight::new(inputs.tasks.clone()),
             inputs,
-        }))
+        };
+        Self(Arc::new(core), Asker::default())
+    }
+
+    /// The same, whose questions are those of `asker`.
+    pub(crate) fn asked_by(&self, asker: Asker) -> Self {
+        Self(Arc::clone(&self.0), asker)
     }
 
     /// Records that upstream has answered 2xx for `digest` under `name` to a question that was sent
@@ -222,12 +229,12 @@ impl Membership {
         let epoch = self.0.inputs.writes.epoch(&Subject::Blob(digest.clone()), name);
         let key = ProofKey { name: name.clone(), digest: digest.clone(), epoch };
         let this = self.clone();
-        let head = self.0.blob_proofs.run(key.clone(), || async move {
+        let head = self.0.blob_proofs.run(key.clone(), Unwaited::Cancelled, || async move {
             let ProofKey { name, digest, .. } = key;
             let MembershipInputs { clock, sources, .. } = &this.0.inputs;
             // Before the question: a write that happens while it is under way must win.
             let sent_at = clock.now();
-            let upstream = sources.upstream(&name)?;
+            let upstream = sources.ask(&name, this.1, deadline).await?;
             let head = upstream.head_blob(&name.repository, &digest, deadline).await;
             let subject = Subject::Blob(digest.clone());
             let size = this.settle(&name, subject, head, Missing::Blob).await?;
@@ -248,11 +255,11 @@ impl Membership {
         let epoch = self.0.inputs.writes.epoch(&Subject::Manifest(reference.clone()), name);
         let key = ProofKey { name: name.clone(), digest: digest.clone(), epoch };
         let this = self.clone();
-        let head = self.0.manifest_proofs.run(key.clone(), || async move {
+        let head = self.0.manifest_proofs.run(key.clone(), Unwaited::Cancelled, || async move {
             let ProofKey { name, digest, .. } = key;
             let MembershipInputs { clock, sources, .. } = &this.0.inputs;
             let sent_at = clock.now();
-            let upstream = sources.upstream(&name)?;
+            let upstream = sources.ask(&name, this.1, deadline).await?;
             let known = or_ask_upstream(this.0.inputs.store.records().member(&name, &digest).await);
             let head = if known.flatten().is_some() {
                 upstream.head_known_manifest(&name.repository, &reference, deadline).await

@@ -1,7 +1,10 @@
 //! What it takes to continue a transfer that broke off: patience, and the same bytes as before
 //! (DESIGN §14.6).
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::oci::{CanonicalName, Hasher, UpstreamName};
 use crate::pull::core::PullCore;
@@ -36,8 +39,13 @@ impl TransferFailures {
     /// A refusal ends the transfer: upstream has taken the blob back, or will not say more for now.
     pub(super) fn not_resumed(&mut self, error: Error) -> Result<(), Error> {
         // Storage that says 404 once may have the blob in another place (UP-12).
-        if matches!(error, Error::Upstream { .. } | Error::Unconfirmed { .. } | Error::Exhausted(_))
-        {
+        if matches!(
+            error,
+            Error::Upstream { .. }
+                | Error::Unconfirmed { .. }
+                | Error::Exhausted(_)
+                | Error::Overloaded
+        ) {
             (self.count, self.last) = (self.count + 1, Some(error));
             Ok(())
         } else {
@@ -59,6 +67,36 @@ impl TransferFailures {
         core.metrics.fills.resumes.with_label_values(&[name.upstream.as_str()]).inc();
         tokio::time::sleep(core.limits.retry_pause * self.count).await;
         Ok(())
+    }
+}
+
+/// Bytes a second that a transfer has to bring, if others wait for its place.
+const RATE_MIN: u64 = 1 << 10;
+
+/// Whether a transfer brings too little to keep its place (SHARE-1).
+#[derive(Debug)]
+pub(super) struct MinimumRate {
+    window: Duration,
+    /// When the window began, and how many bytes there were then.
+    begun: Option<(Instant, u64)>,
+    was_missed: bool,
+}
+
+impl MinimumRate {
+    pub(super) fn new(window: Duration) -> Self {
+        Self { window, begun: None, was_missed: false }
+    }
+
+    /// Whether there was too little in the last whole window, with `written` bytes now.
+    pub(super) fn is_missed(&mut self, now: Instant, written: u64) -> bool {
+        let (at, before) = *self.begun.get_or_insert((now, written));
+        let time = now.duration_since(at);
+        if time >= self.window {
+            let due = u128::from(RATE_MIN) * time.as_millis() / 1000;
+            self.was_missed = u128::from(written.saturating_sub(before)) < due;
+            self.begun = Some((now, written));
+        }
+        self.was_missed
     }
 }
 

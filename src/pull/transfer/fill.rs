@@ -6,15 +6,18 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::flight::{FlightGuard, GrowingFile};
+use super::turns::TransferPlace;
 use crate::metrics::Counted;
 use crate::oci::{CanonicalName, Digest, Extent};
 use crate::pull::core::{PullCore, Unstorable};
 use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
+use crate::pull::shares::{Asker, Precedence};
 use crate::pull::source::Arrived;
 use crate::store::{EvictionClass, RoomOwner, StageError, Staged, Suspect, Verified};
 use crate::upstream::FailureClass;
@@ -24,6 +27,8 @@ pub(crate) struct Fill {
     pub(in crate::pull) core: Arc<PullCore>,
     pub(crate) name: CanonicalName,
     pub(crate) digest: Digest,
+    /// Who has started it.
+    pub(in crate::pull) asker: Asker,
     pub(crate) guard: FlightGuard,
 }
 
@@ -36,11 +41,9 @@ pub(super) struct ExpectedSize {
     pub(super) described: Option<u64>,
 }
 
-/// A place among the downloads; dropping it makes room for the next.
-struct FillPermits {
-    _of_upstream: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
-}
+/// How long nobody may wait for a download that waits for a place itself. Whoever has started it
+/// may not watch it yet.
+const UNWAITED: Duration = Duration::from_secs(1);
 
 impl Fill {
     /// Runs the flight to its end; every failure reaches the readers through the guard.
@@ -73,18 +76,21 @@ impl Fill {
     async fn transfer(&self) -> Result<(), Error> {
         // One deadline for the login, the queue and the headers (DESIGN §14.8).
         let deadline = Instant::now() + self.core.limits.flight_head;
-        // The login comes before the place: a credential helper that hangs must not hold one that
-        // other downloads wait for.
+        // The login comes before the question: a credential helper that hangs must not hold one
+        // that others have.
         self.core.sources.prepare(&self.name, deadline).await?;
-        let _permits = self.wait_for_place(deadline).await?;
+        let question = self.core.sources.ask(&self.name, self.asker, deadline).await?;
         // Before the question: a write that happens while it is under way must win.
         let sent_at = self.core.clock.now();
-        let arrived = self.core.sources.open(&self.name, &self.digest, None, deadline).await?;
+        let unneeded = || self.guard.flight().is_unwatched();
+        let arrived = question.whole_blob(&self.name, &self.digest, deadline, unneeded).await?;
         let size = self.size_of(&arrived)?;
         let (is_proof, may_be_a_page) = (arrived.proves_membership, arrived.may_be_a_page);
         if is_proof && !may_be_a_page {
             self.core.membership.prove_as_of(sent_at, &self.name, &self.digest, None).await;
         }
+        // Only now: what is not there, and what is slow to answer, takes no place from what comes.
+        let place = self.first_place().await?;
         // Room is reserved before the readers are let in, so that a full disk is noticed before
         // their response headers leave (DESIGN §14.10).
         let promised = size.announced.or(size.described);
@@ -93,7 +99,7 @@ impl Fill {
             return Ok(());
         };
         self.guard.open(GrowingFile { reader: staged.reader(), size: promised });
-        let staged = self.receive_all(staged, arrived.body, size).await?;
+        let staged = self.receive_all(staged, place, arrived.body, size).await?;
         let written = staged.written();
         let verified = staged
             .verify()
@@ -109,17 +115,27 @@ impl Fill {
         Ok(())
     }
 
-    /// Waits for a place among the downloads: first among those of this upstream, so that waiting
-    /// for a busy upstream takes no place from the others.
-    async fn wait_for_place(&self, deadline: Instant) -> Result<FillPermits, Error> {
-        let queue = async {
-            let of_upstream =
-                self.core.turns.of_upstream(&self.name.upstream).acquire_owned().await.ok()?;
-            let of_all = self.core.turns.all().acquire_owned().await.ok()?;
-            Some(FillPermits { _of_upstream: of_upstream, _of_all: of_all })
-        };
-        let until = deadline.min(Instant::now() + self.core.limits.fill_queue);
-        tokio::time::timeout_at(until, queue).await.ok().flatten().ok_or(Error::Overloaded)
+    /// Waits for a place among the downloads, as long as somebody waits for this one.
+    async fn first_place(&self) -> Result<TransferPlace, Error> {
+        let Self { core, name, asker, .. } = self;
+        let until = Instant::now() + core.limits.fill_queue;
+        tokio::select! {
+            place = core.turns.place(name, *asker, Precedence::Wanted, until) => place,
+            () = self.guard.flight().unwanted(UNWAITED) => Err(Error::Abandoned),
+        }
+    }
+
+    /// Waits for another place, after the first was given back. Whoever is served meanwhile comes
+    /// to an end some time, or yields as well.
+    pub(super) async fn place_again(&self, unneeded: bool) -> Result<TransferPlace, Error> {
+        let Self { core, name, asker, .. } = self;
+        let abandon_after = core.settings.load().abandon_after;
+        let until = Instant::now() + abandon_after.max(core.limits.fill_queue);
+        let precedence = if unneeded { Precedence::Yielded } else { Precedence::Wanted };
+        tokio::select! {
+            place = core.turns.place(name, *asker, precedence, until) => place,
+            () = self.guard.flight().unwanted(abandon_after) => Err(Error::Abandoned),
+        }
     }
 
     /// The size by Content-Length, else by the repository's descriptor (DESIGN §14.5).

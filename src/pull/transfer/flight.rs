@@ -172,6 +172,16 @@ impl Flight {
         self.unstored.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// The watermark.
+    pub(super) fn written(&self) -> u64 {
+        self.state.borrow().written
+    }
+
+    /// Nobody follows it just now.
+    pub(crate) fn is_unwatched(&self) -> bool {
+        self.state.receiver_count() == 0
+    }
+
     /// Resolves once nobody has watched the flight, or joined it, for `patience`.
     pub(crate) async fn unwanted(&self, patience: Duration) {
         loop {

@@ -10,11 +10,13 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use super::continuing::{TransferFailures, skip_prefix};
+use super::turns::TransferPlace;
 use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Hasher, Part};
 use crate::pull::answers::ByteStream;
 use crate::pull::core::PullCore;
 use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
+use crate::pull::shares::{Asker, Precedence};
 use crate::pull::source::{Arrived, SourceBody};
 
 /// What is passed through.
@@ -23,6 +25,7 @@ pub(crate) struct RelayedBlob {
     pub(in crate::pull) core: Arc<PullCore>,
     pub(crate) name: CanonicalName,
     pub(crate) digest: Digest,
+    pub(in crate::pull) asker: Asker,
 }
 
 /// A body that is passed through.
@@ -55,39 +58,54 @@ struct HeldBack {
 impl RelayedBlob {
     /// All of it, of `size` bytes, if that is known: hashed on the way, its end withheld until the
     /// digest is right.
-    pub(crate) fn whole(self, body: SourceBody, size: Option<u64>) -> ByteStream {
+    pub(crate) fn whole(
+        self,
+        place: TransferPlace,
+        body: SourceBody,
+        size: Option<u64>,
+    ) -> ByteStream {
         let end = HeldBack {
             hasher: Hasher::new(self.digest.algorithm()),
             held: VecDeque::new(),
             held_bytes: 0,
             hold_back: self.core.limits.hold_back,
         };
-        Relay::new(self, Some(body), 0, size, Some(end)).into_stream()
+        Relay::new(self, Some(body), (0, size), Some(end)).into_stream(place)
     }
 
     /// A part of it. It cannot be verified, so nothing of it is held back.
-    pub(crate) fn part(self, body: SourceBody, part: ByteSpan) -> ByteStream {
-        Relay::new(self, Some(body), part.first(), Some(part.end()), None).into_stream()
+    pub(crate) fn part(self, place: TransferPlace, body: SourceBody, part: ByteSpan) -> ByteStream {
+        let span = (part.first(), Some(part.end()));
+        Relay::new(self, Some(body), span, None).into_stream(place)
     }
 
-    /// The rest of a blob of `size` bytes whose beginning, `held` at its end, was read from a
-    /// flight's file: hashed on from `known`, so that its end is withheld as if it came from there.
+    /// The rest of a blob whose beginning, `held` at its end, was read from a flight's file: hashed
+    /// on from `known`, so that its end is withheld as if it came from there.
     pub(super) fn rest(
         self,
+        place: TransferPlace,
         known: Hasher,
         held: Vec<Bytes>,
-        at: u64,
-        size: Option<u64>,
+        span: (u64, Option<u64>),
     ) -> ByteStream {
         let held_bytes = held.iter().map(|chunk| chunk.len() as u64).sum();
         let hold_back = self.core.limits.hold_back;
         let check = HeldBack { hasher: known, held: held.into(), held_bytes, hold_back };
-        Relay::new(self, None, at, size, Some(check)).into_stream()
+        Relay::new(self, None, span, Some(check)).into_stream(place)
     }
 
     /// The rest of a part of it.
-    pub(super) fn rest_of_part(self, span: Range<u64>) -> ByteStream {
-        Relay::new(self, None, span.start, Some(span.end), None).into_stream()
+    pub(super) fn rest_of_part(self, place: TransferPlace, span: Range<u64>) -> ByteStream {
+        Relay::new(self, None, (span.start, Some(span.end)), None).into_stream(place)
+    }
+
+    /// Waits for the place of a reader that goes on without the file. It has a part of its answer
+    /// already, so it waits longer than one that has none.
+    pub(super) async fn place_for_rest(&self) -> Result<TransferPlace, Error> {
+        let Self { core, name, asker, .. } = self;
+        let patience = core.settings.load().abandon_after.max(core.limits.fill_queue);
+        let until = Instant::now() + patience;
+        core.turns.place(name, *asker, Precedence::Wanted, until).await
     }
 
     fn untrue(&self, reason: impl Into<Arc<str>>) -> Error {
@@ -99,19 +117,18 @@ impl Relay {
     fn new(
         blob: RelayedBlob,
         body: Option<SourceBody>,
-        at: u64,
-        end: Option<u64>,
+        (at, end): (u64, Option<u64>),
         verification: Option<HeldBack>,
     ) -> Self {
         let failures = TransferFailures::default();
         Self { blob, body, pending: None, at, end, continued_at: at, failures, verification }
     }
 
-    fn into_stream(self) -> ByteStream {
-        Box::pin(stream::unfold(Some(self), |relay| async {
-            let mut relay = relay?;
+    fn into_stream(self, place: TransferPlace) -> ByteStream {
+        Box::pin(stream::unfold(Some((self, place)), |relay| async {
+            let (mut relay, place) = relay?;
             match relay.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(relay))),
+                Ok(Some(bytes)) => Some((Ok(bytes), Some((relay, place)))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
             }
@@ -172,14 +189,16 @@ impl Relay {
 
     /// One request for the bytes that are still wanted.
     async fn rest(&mut self) -> Result<(), Error> {
-        let RelayedBlob { core, name, digest } = &self.blob;
+        let RelayedBlob { core, name, digest, asker } = &self.blob;
         let span = self.end.and_then(|end| ByteSpan::new(self.at, end.checked_sub(1)?));
         let wanted = match (&self.verification, span) {
             (None, Some(span)) => Part::Span(span),
             (None, None) | (Some(_), _) => Part::From(self.at),
         };
         let deadline = Instant::now() + core.limits.flight_head;
-        let opened = core.sources.open(name, digest, Some(wanted), deadline).await;
+        let question = core.sources.ask(name, *asker, deadline).await?;
+        let opened = question.blob(&name.repository, digest, Some(wanted), deadline).await;
+        drop(question);
         if let Err(error) = &opened {
             core.membership.withdraw(name, Subject::Blob(digest.clone()), error).await;
         }

@@ -1,13 +1,16 @@
 //! How a fill receives its bytes. Reading and writing go on side by side over a short queue, and a
 //! transfer that breaks off is continued from the watermark (DESIGN §14.6).
 
+use std::future::Future;
+
 use bytes::Bytes;
 use futures_util::future::try_join;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::continuing::{TransferFailures, skip_prefix};
+use super::continuing::{MinimumRate, TransferFailures, skip_prefix};
 use super::fill::{ExpectedSize, Fill};
+use super::turns::TransferPlace;
 use crate::oci::{Extent, Part};
 use crate::pull::core::{OUTGROWN_LIFE, UNSTORABLE_LIFE, Unstorable};
 use crate::pull::error::Error;
@@ -23,6 +26,10 @@ enum Stop {
     /// The framing ended cleanly.
     End,
     Broken(Error),
+    /// The place is given back to somebody who waits.
+    Yielded {
+        unneeded: bool,
+    },
 }
 
 impl Fill {
@@ -30,6 +37,7 @@ impl Fill {
     pub(super) async fn receive_all(
         &self,
         mut staged: Staged,
+        mut place: TransferPlace,
         mut body: SourceBody,
         size: ExpectedSize,
     ) -> Result<Staged, Error> {
@@ -37,9 +45,17 @@ impl Fill {
         let mut failures = TransferFailures::default();
         loop {
             let before = staged.written();
-            let last = match self.receive(&mut staged, &mut body, announced).await? {
+            let last = match self.receive(&mut staged, &mut place, &mut body, announced).await? {
                 _ if Some(staged.written()) == announced => return Ok(staged),
                 Stop::End if self.may_be_whole(&staged, size) => return Ok(staged),
+                Stop::Yielded { unneeded } => {
+                    // The staged file waits for the rest.
+                    drop((body, place));
+                    place = self.place_again(unneeded).await?;
+                    let failures = TransferFailures::default();
+                    body = self.continue_from(&mut staged, announced, failures).await?;
+                    continue;
+                }
                 Stop::End => None,
                 Stop::Broken(error) => Some(error),
             };
@@ -60,12 +76,16 @@ impl Fill {
     async fn receive(
         &self,
         staged: &mut Staged,
+        place: &mut TransferPlace,
         body: &mut SourceBody,
         size: Option<u64>,
     ) -> Result<Stop, Error> {
         let (to_disk, from_source) = mpsc::channel(CHUNKS_AHEAD);
         let announced = size.map(|size| size.saturating_sub(staged.written()));
-        let read = self.read_body(body, announced, to_disk);
+        let flight = self.guard.flight();
+        let mut rate = MinimumRate::new(self.core.limits.slow_transfer);
+        let unneeded = || rate.is_missed(Instant::now(), flight.written()) || flight.is_unwatched();
+        let read = self.read_body(body, announced, to_disk, place.yielded(unneeded));
         let write = self.write_chunks(staged, from_source);
         let abandon_after = self.core.settings.load().abandon_after;
         tokio::select! {
@@ -82,9 +102,16 @@ impl Fill {
         body: &mut SourceBody,
         mut announced: Option<u64>,
         to_disk: mpsc::Sender<Bytes>,
+        yielded: impl Future<Output = bool>,
     ) -> Result<Stop, Error> {
+        tokio::pin!(yielded);
         loop {
-            let chunk = match body.chunk().await {
+            let chunk = tokio::select! {
+                biased;
+                chunk = body.chunk() => chunk,
+                unneeded = &mut yielded => return Ok(Stop::Yielded { unneeded }),
+            };
+            let chunk = match chunk {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Ok(Stop::End),
                 Err(error) => return Ok(Stop::Broken(error)),
@@ -159,8 +186,9 @@ impl Fill {
         let written = staged.written();
         let deadline = Instant::now() + self.core.limits.flight_head;
         let rest = Some(Part::From(written));
+        let question = self.core.sources.ask(&self.name, self.asker, deadline).await?;
         let Arrived { extent, mut body, .. } =
-            self.core.sources.open(&self.name, &self.digest, rest, deadline).await?;
+            question.blob(&self.name.repository, &self.digest, rest, deadline).await?;
         match extent {
             Extent::Part { span, total }
                 if span.first() == written

@@ -1,43 +1,68 @@
-//! Places for downloads: a number of them in all (`limits.fills`), and a number for each upstream
-//! (`limits.fills_per_upstream`), so that a slow upstream leaves places to the others.
+//! Places for transfers from upstream: a number of them in all (`limits.fills`), and a number for
+//! each upstream (`limits.fills_per_upstream`), so that a slow upstream leaves places to the
+//! others. A place belongs to bytes that come, not to the question for them (SHARE-1).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::limits::Limits;
-use crate::oci::UpstreamName;
+use crate::oci::CanonicalName;
+use crate::pull::error::Error;
+use crate::pull::shares::{Asker, LOOK_INTERVAL, Precedence, Share, Shares, SharesByUpstream};
 
-/// The places, as semaphores whose permits are places.
+/// All places.
 #[derive(Debug)]
 pub(crate) struct Turns {
-    all: Arc<Semaphore>,
-    /// Made on first use: upstreams come and go with the configuration.
-    by_upstream: Mutex<HashMap<UpstreamName, Arc<Semaphore>>>,
-    /// Places for each upstream.
-    per_upstream: usize,
+    all: Shares,
+    by_upstream: SharesByUpstream,
+}
+
+/// A place among the transfers; dropping it makes room for the next.
+#[derive(Debug)]
+pub(crate) struct TransferPlace {
+    of_upstream: Share,
+    of_all: Share,
 }
 
 impl Turns {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(limits.fills)),
-            by_upstream: Mutex::default(),
-            per_upstream: limits.fills_per_upstream,
+        let by_upstream = SharesByUpstream::new(limits.fills_per_upstream);
+        Self { all: Shares::new(limits.fills), by_upstream }
+    }
+
+    /// Waits for a place: first among those of this upstream, so that waiting for a busy upstream
+    /// takes no place from the others.
+    ///
+    /// # Errors
+    /// `Overloaded` if there is none until then, or too many wait.
+    pub(in crate::pull) async fn place(
+        &self,
+        name: &CanonicalName,
+        asker: Asker,
+        precedence: Precedence,
+        until: Instant,
+    ) -> Result<TransferPlace, Error> {
+        let queue = async {
+            let shares = self.by_upstream.of(&name.upstream);
+            let of_upstream = shares.get(asker, name, precedence).await?;
+            let of_all = self.all.get(asker, name, precedence).await?;
+            Some(TransferPlace { of_upstream, of_all })
+        };
+        tokio::time::timeout_at(until, queue).await.ok().flatten().ok_or(Error::Overloaded)
+    }
+}
+
+impl TransferPlace {
+    /// Resolves once the place should be given back to others, with whether it was `unneeded`; see
+    /// [`Share::yielded`].
+    pub(super) async fn yielded(&mut self, mut unneeded: impl FnMut() -> bool) -> bool {
+        loop {
+            let is_unneeded = unneeded();
+            tokio::select! {
+                biased;
+                () = self.of_upstream.yields(is_unneeded) => return is_unneeded,
+                () = self.of_all.yields(is_unneeded) => return is_unneeded,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
         }
-    }
-
-    /// The places of all upstreams together.
-    pub(crate) fn all(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.all)
-    }
-
-    /// The places of one upstream, which the caller knows to be configured: an entry is never
-    /// removed.
-    pub(crate) fn of_upstream(&self, upstream: &UpstreamName) -> Arc<Semaphore> {
-        let mut by_upstream = self.by_upstream.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = by_upstream.entry(upstream.clone());
-        Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(self.per_upstream))))
     }
 }
