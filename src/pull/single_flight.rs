@@ -10,10 +10,11 @@ use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
 
 use super::tasks::Tasks;
 
@@ -46,14 +47,9 @@ pub(super) enum Unwaited {
     Finished,
 }
 
-/// Cancels a task when it is dropped.
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+/// How long a run goes on that nobody waits for. Its own deadline may be that of whoever has just
+/// given up, and then tells something of the upstream.
+const UNWAITED: Duration = Duration::from_secs(1);
 
 impl<K, T> SingleFlight<K, T>
 where
@@ -101,18 +97,27 @@ where
         work: impl Future<Output = T> + Send + 'static,
     ) -> Run<T> {
         let entry = RunEntry { key, serial, runs: Arc::clone(&self.runs) };
+        let (waiting, all_left) = oneshot::channel::<()>();
         let task = self.tasks.spawn(async move {
             let _entry = entry; // dropped with the task, also if that panics or is cancelled
-            work.await
+            tokio::select! {
+                done = work => Some(done),
+                () = unwaited_for_long(all_left), if unwaited == Unwaited::Cancelled => None,
+            }
         });
-        let cancel = (unwaited == Unwaited::Cancelled).then(|| AbortOnDrop(task.abort_handle()));
         async move {
-            let _cancel = cancel;
-            task.await.ok().flatten()
+            let _waiting = waiting;
+            task.await.ok().flatten().flatten()
         }
         .boxed()
         .shared()
     }
+}
+
+/// Resolves some time after the sender was dropped.
+async fn unwaited_for_long(all_left: oneshot::Receiver<()>) {
+    drop(all_left.await);
+    tokio::time::sleep(UNWAITED).await;
 }
 
 /// A run's place on the table. Dropping it takes the run off, so that nobody joins one that has
@@ -177,7 +182,7 @@ mod tests {
         );
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_is_cancelled_and_begun_anew() {
         let flights = SingleFlight::<u8, usize>::new(Tasks::default());
         let running = Arc::new(());
@@ -192,7 +197,7 @@ mod tests {
         assert!(flights.run(1, Unwaited::Cancelled, endless).now_or_never().is_none());
         assert_eq!(flights.run(1, Unwaited::Cancelled, || async { 7 }).await, Some(7));
         while Arc::strong_count(&running) > 1 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(UNWAITED).await;
         }
     }
 

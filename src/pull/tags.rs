@@ -235,10 +235,10 @@ impl PullThrough {
 }
 
 impl PullCore {
-    /// By when upstream has to have answered a question that several requests may share. Later than
-    /// each request's own deadline, at which that request gives up by itself (DESIGN §14.8).
+    /// By when upstream has to have answered a question that several requests may share: when
+    /// whoever has asked first gives up (DESIGN §14.8), so that a silence is noted as one.
     fn shared_deadline(&self) -> Instant {
-        Instant::now() + self.limits.flight_head
+        Instant::now() + self.limits.flight_head.min(self.limits.head)
     }
 
     async fn ask_for_tag(
