@@ -72,8 +72,8 @@ impl App {
         // between is loaded again later; the other way round, its change would go unseen.
         let reloader = Reloader::new(config.clone(), Arc::clone(&service), Arc::clone(&metrics));
         for input in Input::ALL {
-            let loaded = input.read(config, &service).map_err(|unusable| anyhow!("{unusable}"))?;
-            loaded.apply(&service);
+            let loaded = input.read(config, &service).and_then(|loaded| loaded.apply(&service));
+            loaded.map_err(|unusable| anyhow!("{unusable}"))?;
         }
         let draining = CancellationToken::new();
         let expiries = Arc::new(Expiries::new(Arc::clone(&service), upstreams, clock));

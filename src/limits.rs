@@ -82,6 +82,9 @@ pub struct Limits {
     /// Between two looks at a file that has changed: it is read when it is the same at both, since
     /// somebody may still be writing it.
     pub settle: Duration,
+    /// How long a list of revocations that has lost lines has to stay as it is before licences are
+    /// good again.
+    pub good_again: Duration,
 }
 
 impl Default for Limits {
@@ -123,6 +126,7 @@ impl Default for Limits {
             connections: 4096,
             watch: Duration::from_secs(4),
             settle: Duration::from_secs(1),
+            good_again: Duration::from_secs(30),
         }
     }
 }

@@ -105,6 +105,10 @@ impl Gatekeeper {
         self.keys.store(Arc::new(keys));
     }
 
+    pub(crate) fn revocations(&self) -> Arc<Revocations> {
+        self.revocations.load_full()
+    }
+
     pub(crate) fn set_revocations(&self, revocations: Revocations) {
         self.revocations.store(Arc::new(revocations));
     }

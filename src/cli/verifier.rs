@@ -15,6 +15,7 @@ use crate::licence::{
     Licence, LicenceRefusal, PublicKey, PublicKeys, Revocations, SignedLicence, Standing, calendar,
 };
 use crate::reload::inputs;
+use crate::reload::revocations::RevocationLists;
 
 /// What a licence is verified against.
 pub(super) struct LicenceVerifier {
@@ -47,7 +48,8 @@ impl LicenceVerifier {
         let issuer = licences.issuer.clone();
         let unusable = |wrong: inputs::Unusable| CommandFailure::Files(wrong.to_string());
         let keys = inputs::public_keys(&config).map_err(unusable)?;
-        let revocations = inputs::revocations(&config).map_err(unusable)?;
+        // A line that is wrong may be the one that is about this licence.
+        let revocations = RevocationLists::read(&config).all_right().map_err(unusable)?;
         Ok(Self { keys, issuer, revocations, proxy: Some((file.to_owned(), config)) })
     }
 

@@ -79,6 +79,12 @@ impl Revocations {
     /// # Errors
     /// Every line that is wrong, by number from 1.
     pub fn parse(text: &str) -> Result<Self, Vec<(usize, String)>> {
+        let (list, problems) = Self::parse_lines(text);
+        if problems.is_empty() { Ok(list) } else { Err(problems) }
+    }
+
+    /// What the lines say that can be read, and every line that is wrong, by number from 1.
+    pub fn parse_lines(text: &str) -> (Self, Vec<(usize, String)>) {
         let (mut list, mut problems) = (Self::default(), Vec::new());
         for (i, line) in text.lines().enumerate() {
             match entry(line) {
@@ -87,7 +93,17 @@ impl Revocations {
                 Err(message) => problems.push((i + 1, message)),
             }
         }
-        if problems.is_empty() { Ok(list) } else { Err(problems) }
+        (list, problems)
+    }
+
+    /// Whose licences, or some of them, would be good again if `next` took the place of this list.
+    pub fn good_again_under(&self, next: &Self) -> Vec<LicenceId> {
+        let taken_back = |(id, at): (&LicenceId, &Timestamp)| {
+            next.latest(id).is_none_or(|later| later < *at).then(|| id.clone())
+        };
+        let mut ids: Vec<_> = self.0.iter().filter_map(taken_back).collect();
+        ids.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        ids
     }
 
     /// Both lists as one.

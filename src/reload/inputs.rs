@@ -11,7 +11,8 @@ use crate::clock::Timestamp;
 use crate::config::{self, Config, Validity, certificate_flaws};
 use crate::files;
 use crate::identity::Identity;
-use crate::licence::{PublicKey, PublicKeys, Revocations};
+use crate::licence::{PublicKey, PublicKeys};
+use crate::reload::revocations::RevocationLists;
 use crate::reload::token_key::token_key;
 use crate::server::{Service, TlsContext};
 
@@ -28,11 +29,11 @@ pub(crate) struct Unusable {
 pub(crate) type KeyedMessage = (String, String);
 
 impl Unusable {
-    fn new(problems: Vec<KeyedMessage>) -> Self {
+    pub(super) fn new(problems: Vec<KeyedMessage>) -> Self {
         Self { problems, until: None }
     }
 
-    fn one(key: &str, message: String) -> Self {
+    pub(super) fn one(key: &str, message: String) -> Self {
         Self::new(vec![(key.to_owned(), message)])
     }
 
@@ -87,7 +88,7 @@ impl Input {
             Self::Key => Loaded::Key(next_keys(config, service)?),
             Self::Users => Loaded::Users(users(config)?),
             Self::PublicKeys => Loaded::PublicKeys(public_keys(config)?),
-            Self::Revocations => Loaded::Revocations(revocations(config)?),
+            Self::Revocations => Loaded::Revocations(RevocationLists::read(config)),
             Self::Tls => Loaded::Tls(next_tls(config, service)?),
         })
     }
@@ -132,7 +133,7 @@ impl Input {
             Self::Key => Ok(()),
             Self::Users => users(config).map(drop),
             Self::PublicKeys => public_keys(config).map(drop),
-            Self::Revocations => revocations(config).map(drop),
+            Self::Revocations => RevocationLists::read(config).can_be_read(),
             Self::Tls => tls(config).map(drop),
         }
     }
@@ -140,7 +141,8 @@ impl Input {
     /// What is probably not meant, where the files can be used.
     pub(crate) fn warnings(self, config: &Config, now: Timestamp) -> Vec<KeyedMessage> {
         match self {
-            Self::Key | Self::PublicKeys | Self::Revocations => Vec::new(),
+            Self::Key | Self::PublicKeys => Vec::new(),
+            Self::Revocations => RevocationLists::read(config).wrong_lines(),
             Self::Users => {
                 users(config).map(|users| unknown_users(config, &users)).unwrap_or_default()
             }
@@ -158,22 +160,30 @@ pub(crate) enum Loaded {
     Key(Option<KeyRing>),
     Users(Users),
     PublicKeys(PublicKeys),
-    Revocations(Revocations),
+    Revocations(RevocationLists),
     Tls(Option<TlsContext>),
 }
 
 impl Loaded {
     /// Puts it in the place of what `service` uses; at once, since it may stand between two other
     /// steps of a reload.
-    pub(crate) fn apply(self, service: &Service) {
+    ///
+    /// # Errors
+    /// What cannot be used of it, although the rest is in use.
+    pub(crate) fn apply(self, service: &Service) -> Result<(), Unusable> {
         let gatekeeper = &service.gatekeeper;
         match self {
             Self::Key(keys) => gatekeeper.set_keys(keys),
             Self::Users(users) => gatekeeper.set_users(users),
             Self::PublicKeys(keys) => gatekeeper.set_public_keys(keys),
-            Self::Revocations(revocations) => gatekeeper.set_revocations(revocations),
+            Self::Revocations(lists) => {
+                let readable = lists.can_be_read();
+                gatekeeper.set_revocations(lists.all);
+                return readable;
+            }
             Self::Tls(tls) => drop(service.tls.send_replace(tls.map(Arc::new))),
         }
+        Ok(())
     }
 }
 
@@ -234,26 +244,6 @@ pub(crate) fn public_keys(config: &Config) -> Result<PublicKeys, Unusable> {
         }
     }
     if problems.is_empty() { Ok(PublicKeys::new(keys)) } else { Err(Unusable::new(problems)) }
-}
-
-/// What was revoked, in all lists together.
-///
-/// # Errors
-/// Everything that is wrong with them.
-pub(crate) fn revocations(config: &Config) -> Result<Revocations, Unusable> {
-    const KEY: &str = "licences.revoked";
-    let Some(path) = config.licences.as_ref().and_then(|licences| licences.revoked.as_ref()) else {
-        return Ok(Revocations::default());
-    };
-    let (mut all, mut problems) = (Revocations::default(), Vec::new());
-    let lists = files::read_all(path).map_err(|message| Unusable::one(KEY, message))?;
-    for (file, text) in lists {
-        match Revocations::parse(&text) {
-            Ok(list) => all = all.and(list),
-            Err(wrong) => problems.extend(Unusable::lines(KEY, &file, wrong).problems),
-        }
-    }
-    if problems.is_empty() { Ok(all) } else { Err(Unusable::new(problems)) }
 }
 
 /// TLS as it comes to be. A certificate that clients would refuse does not replace one that is

@@ -2,12 +2,14 @@
 //! names (users, keys, revocations, certificate), each by itself (ACCESS §8).
 //!
 //! Every few seconds the files are compared with what was read, and whatever has changed is loaded
-//! when it is the same a second later; SIGHUP loads everything at once. A file that cannot be used changes nothing, is logged once, and
-//! does not keep the others from being replaced. Of a configuration that is refused the files are
-//! watched that it names, since one that is missing may come later.
+//! when it is the same a second later; SIGHUP loads everything at once. A file that cannot be used
+//! changes nothing, is logged once, and does not keep the others from being replaced. Of a
+//! configuration that is refused the files are watched that it names, since one that is missing may
+//! come later. Revocations are read line by line, and taken back slowly.
 
 pub(crate) mod inputs;
 mod looks;
+pub(crate) mod revocations;
 pub(crate) mod token_key;
 
 use std::collections::{HashMap, HashSet};
@@ -22,6 +24,7 @@ use crate::files::Fingerprint;
 use crate::metrics::Metrics;
 use crate::reload::inputs::{Input, Loaded, Unusable};
 use crate::reload::looks::{Look, Watched};
+use crate::reload::revocations::LostLines;
 use crate::server::{RequestConfig, Service};
 use crate::telemetry::Logging;
 
@@ -55,6 +58,8 @@ pub(crate) struct Reloader {
     inputs: HashMap<&'static str, Watched<Fingerprint>>,
     /// When an input that was refused can be used, if that is only a matter of time.
     due: HashMap<&'static str, Timestamp>,
+    /// Whether the revocations have lost lines.
+    lost_lines: LostLines,
     /// The parts whose files were refused when they were read last.
     refused: HashSet<&'static str>,
 }
@@ -68,6 +73,7 @@ impl Reloader {
         let inputs = Input::ALL.map(|input| (input.as_str(), Watched::new(print(input)))).into();
         let (file, logging) = (None, None);
         let (due, refused) = (HashMap::new(), HashSet::new());
+        let lost_lines = LostLines::new(service.limits.good_again);
         let mut reloader = Self {
             file,
             logging,
@@ -78,6 +84,7 @@ impl Reloader {
             metrics,
             inputs,
             due,
+            lost_lines,
             refused,
         };
         reloader.show_state("start", true);
@@ -155,7 +162,8 @@ impl Reloader {
         let print = Fingerprint::of_all(&files);
         let look = self.inputs.entry(part).or_insert_with(|| Watched::new(print)).look(print);
         let asked = wanted == Wanted::Everything && !files.is_empty();
-        let due = self.due.get(part).is_some_and(|due| *due <= now);
+        let due = self.due.get(part).is_some_and(|due| *due <= now)
+            || (input == Input::Revocations && self.lost_lines.are_due());
         match look {
             Look::Unsettled => return false,
             Look::Same if !asked && !due => return true,
@@ -166,9 +174,21 @@ impl Reloader {
             // What was read is not what was looked at twice.
             return false;
         }
-        let outcome = loaded.map(|loaded| loaded.apply(&self.service));
+        let outcome = loaded.and_then(|loaded| self.apply(loaded));
         self.end_input(input, outcome);
         true
+    }
+
+    /// Uses it from now on; of revocations, whatever can be used.
+    ///
+    /// # Errors
+    /// What cannot be used of it.
+    fn apply(&mut self, loaded: Loaded) -> Result<(), Unusable> {
+        let Loaded::Revocations(lists) = loaded else { return loaded.apply(&self.service) };
+        let before = self.service.gatekeeper.revocations();
+        let (revoked, outcome) = self.lost_lines.next(&before, lists);
+        self.service.gatekeeper.set_revocations(revoked);
+        outcome
     }
 
     /// Remembers what has become of an input, and tells it.
@@ -200,15 +220,16 @@ impl Reloader {
             logging.set(&next.log).map_err(|error| error.to_string())?;
         }
         self.service.config.store(rules);
-        let apply = |loaded: Loaded| loaded.apply(&self.service);
-        let moved: Vec<_> =
-            moved.into_iter().map(|(input, loaded)| (input, loaded.map(apply))).collect();
+        let mut outcomes = Vec::new();
+        for (input, loaded) in moved {
+            outcomes.push((input, loaded.and_then(|loaded| self.apply(loaded))));
+        }
         self.service.pull.reconfigure(upstreams, &next.cache);
         for warning in warnings.to_string().lines() {
             tracing::warn!(part = CONFIGURATION, "{warning}");
         }
         self.config = next;
-        for (input, outcome) in moved {
+        for (input, outcome) in outcomes {
             self.end_input(input, outcome);
         }
         Ok(())

@@ -50,7 +50,6 @@ fn files_that_cannot_be_used_are_told_at_their_keys_with_all_other_mistakes() {
          lisen: x\n",
     );
     fs::write(directory.path().join("users"), "ci:plain\n").expect("writable");
-    fs::write(directory.path().join("revoked"), "acme soon\n").expect("writable");
     let (code, _, told) = check(&directory, &["config.yaml"]);
     assert_eq!(code, Some(64), "{told}");
     let expected = [
@@ -60,7 +59,7 @@ fn files_that_cannot_be_used_are_told_at_their_keys_with_all_other_mistakes() {
         "10: access.users: users:1: ci: the hash is neither bcrypt nor argon2id",
         "15: licences.public_keys[0]: cannot read gone.pub: ",
         "16: licences.public_keys[1]: users holds no PUBLIC KEY block",
-        "17: licences.revoked: revoked:1: ",
+        "17: licences.revoked: cannot read revoked: ",
         "18: lisen: unknown key",
     ];
     assert_eq!(told.lines().count(), expected.len(), "{told}");

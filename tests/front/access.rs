@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use roadstead::config::{self, Credential, UnknownCredentials};
-use roadstead::licence::{Licence, revocation_line};
+use roadstead::licence::Licence;
 use roadstead::oci::Pattern;
 use roadstead::secret::Secret;
 use tokio::time::Instant;
@@ -264,42 +264,6 @@ async fn a_licence_ends_on_its_day_also_under_a_running_token() {
     );
     let far = vendor.customer("acme-next", &["myapp"]);
     assert_eq!(get(&vendor, &far, MYAPP).await.header("warning"), None);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_counts_at_once_and_a_broken_list_changes_nothing() {
-    let vendor = Vendor::start().await;
-    let customer = vendor.customer("acme-prod", &["myapp"]);
-    let bearer = token(&vendor, &customer).await;
-    let list = vendor.proxy.directory().join("revoked");
-    let reloads = |outcome| {
-        vendor
-            .proxy
-            .metric("roadstead_reloads_total", &[("part", "revocations"), ("outcome", outcome)])
-    };
-    std::fs::write(&list, "acme-prod yesterday\n").expect("writable");
-    vendor.proxy.reload();
-    eventually("the broken list is seen", || reloads("refused") == 1).await;
-    assert_eq!(vendor.status(&bearer, MYAPP).await, 200);
-    let id = roadstead::licence::LicenceId::parse("acme-prod").expect("an id");
-    // As an editor on Windows saves it.
-    let line = revocation_line(&id, vendor.proxy.clock().now(), Some("left"));
-    std::fs::write(&list, format!("\u{feff}{}", line.replace('\n', "\r\n"))).expect("writable");
-    vendor.proxy.reload();
-    eventually("the list is read", || reloads("loaded") == 1).await;
-    for authorization in [&customer, &bearer] {
-        let answer = get(&vendor, authorization, MYAPP).await;
-        assert!(
-            answer.status == 401
-                && answer.message().starts_with("licence acme-prod was revoked on ")
-        );
-    }
-    vendor.proxy.clock().advance(2 * DAY);
-    assert_eq!(
-        vendor.status(&vendor.customer("acme-prod", &["myapp"]), MYAPP).await,
-        200,
-        "issued after the revocation"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,7 @@ mod reload_rules;
 mod reload_under_load;
 mod restart;
 mod resume;
+mod revocations;
 mod routing;
 mod secrets;
 mod shortage;
