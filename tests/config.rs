@@ -469,6 +469,8 @@ fn a_file_that_is_missing_or_no_yaml_is_one_problem() {
     );
     assert!(problem("listen: [\n").starts_with("2: is not valid YAML:"));
     assert!(problem("a: &a [*a]\n").contains("is not valid YAML"));
+    let two = problem("listen: 127.0.0.1:5000\n---\nlisten: 127.0.0.1:5001\n");
+    assert_eq!(two.trim_end(), "2: begins a second YAML document; keep one of them");
 }
 
 #[test]

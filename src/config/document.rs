@@ -106,6 +106,12 @@ pub(super) fn in_plain_words(text: &str, error: &Error) -> (Option<usize>, Strin
         Some(line) => {
             (Some(line), "begins with a tab; YAML is indented with spaces only".to_owned())
         }
+        // The parser says this without a line.
+        None if line.is_none() && serde_yaml::Deserializer::from_str(text).take(2).count() > 1 => {
+            let begins = |line: &str| line.starts_with("---") || line.starts_with("...");
+            let second = text.lines().skip(1).position(begins).map(|behind| behind + 2);
+            (second, "begins a second YAML document; keep one of them".to_owned())
+        }
         None => (line, format!("is not valid YAML: {error}")),
     }
 }

@@ -8,9 +8,9 @@ use super::problem::Severity;
 use super::{Config, Draft, Problem, Surroundings};
 use crate::clock::Timestamp;
 
-/// Problems that concern the file as a whole or what it leaves out: these name no line.
+/// Errors name a line, but for a second document whose beginning is no line of its own.
 fn concerns_a_line(problem: &Problem) -> bool {
-    problem.severity == Severity::Error
+    problem.severity == Severity::Error && !problem.message.contains("a second YAML document")
 }
 
 /// A text ends in a configuration that is sound, or in problems that say where they are. Files that
