@@ -77,7 +77,12 @@ impl App {
         }
         let draining = CancellationToken::new();
         let expiries = Arc::new(Expiries::new(Arc::clone(&service), upstreams, clock));
-        let admin = Admin::new(&service, draining.clone(), store.clone(), Arc::clone(&expiries));
+        let admin = Admin::new(
+            Arc::clone(&service),
+            draining.clone(),
+            store.clone(),
+            Arc::clone(&expiries),
+        );
         let (admin, reload) = (Arc::new(admin), Arc::default());
         Ok(Self { store, service, admin, expiries, draining, reloader, reload })
     }

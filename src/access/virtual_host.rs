@@ -1,7 +1,8 @@
-//! The names under which clients call the proxy, and what holds there (ACCESS §1.2, §1.3).
+//! The names under which clients and operators call the proxy, and what holds there (ACCESS §1.2,
+//! §1.3).
 
 use crate::config::{Config, Host, UnknownCredentials};
-use crate::oci::{UpstreamName, normal_host, split_port};
+use crate::oci::{UpstreamName, needs_no_lookup, normal_host, split_port};
 
 /// Every name that the proxy answers to.
 #[derive(Debug)]
@@ -9,11 +10,13 @@ pub(crate) struct VirtualHosts {
     hosts: Vec<Host>,
     /// Host names bound to upstreams; they need no entry of their own.
     bound: Vec<String>,
+    /// Names of the admin listener.
+    admin: Vec<String>,
     /// There are users or licences: a login can lead to something.
     anybody_can_log_in: bool,
     /// Only this machine reaches the listener. Without listed hosts the realm is then http on a
-    /// plain connection; elsewhere a balancer with TLS is assumed to stand in front, and an http
-    /// realm would put passwords in clear.
+    /// plain connection, and names that lead here by DNS alone are not ours; elsewhere a balancer
+    /// with TLS is assumed to stand in front, and an http realm would put passwords in clear.
     listens_on_loopback: bool,
 }
 
@@ -39,6 +42,7 @@ impl VirtualHosts {
         Self {
             hosts: config.hosts.clone(),
             bound: config.upstreams.iter().flat_map(|upstream| upstream.hosts.clone()).collect(),
+            admin: config.admin_hosts.clone(),
             anybody_can_log_in: config.access.users.is_some() || config.licences.is_some(),
             listens_on_loopback: config.listen.ip().to_canonical().is_loopback(),
         }
@@ -52,9 +56,9 @@ impl VirtualHosts {
         let is_host = UpstreamName::parse(&called).is_ok();
         let (name, _) = split_port(&called);
         let listed = self.hosts.iter().find(|host| host.name == name);
-        let known = self.hosts.is_empty()
-            || listed.is_some()
-            || self.bound.iter().any(|bound| bound == name);
+        let known = listed.is_some()
+            || self.bound.iter().any(|bound| bound == name)
+            || (self.hosts.is_empty() && self.takes_unlisted(name));
         if !known || (!is_host && !self.hosts.is_empty()) {
             return None;
         }
@@ -80,6 +84,21 @@ impl VirtualHosts {
             service: authority,
             open,
         })
+    }
+
+    /// Whether the admin listener answers to `host`, the `Host` header as received. It asks for no
+    /// login, and a browser on an operator's machine may be following somebody else's page.
+    pub(crate) fn is_for_operators(&self, host: Option<&str>) -> bool {
+        let called = normal_host(host.unwrap_or_default());
+        let (name, _) = split_port(&called);
+        name.is_empty() || needs_no_lookup(name) || self.admin.iter().any(|admin| admin == name)
+    }
+
+    /// Whether a name will do where none are listed. A browser on this machine reaches a loopback
+    /// listener, too, and a page whose name has been pointed at it could read what is here; a page
+    /// cannot make the browser send another name, or none.
+    fn takes_unlisted(&self, name: &str) -> bool {
+        !self.listens_on_loopback || name.is_empty() || needs_no_lookup(name)
     }
 }
 
@@ -176,8 +195,31 @@ mod tests {
         ] {
             assert_eq!(vendor().find(called, true), None, "{called:?}");
         }
-        let any = hosts(|_| {});
-        assert!(any.find(None, false).is_some() && any.find(Some("evil.example"), false).is_some());
+    }
+
+    #[test]
+    fn without_names_a_loopback_listener_takes_those_that_no_dns_leads_here() {
+        let local = hosts(|config| config.upstreams[0].hosts = vec!["hub.example.com".to_owned()]);
+        let far = hosts(|config| config.listen = "0.0.0.0:5000".parse().expect("an address"));
+        for (called, here) in [
+            (None, true),
+            (Some("127.0.0.1:5000"), true),
+            (Some("10.0.0.7"), true),
+            (Some("[::1]:5000"), true),
+            (Some("localhost:5000"), true),
+            (Some("LOCALHOST."), true),
+            (Some("cache.localhost"), true),
+            (Some("hub.example.com"), true),
+            (Some("evil.example"), false),
+            (Some("localhost.evil.example:5000"), false),
+            (Some("127.0.0.1.evil.example"), false),
+            (Some("127.0.0.1@evil.example"), false),
+            (Some("0x7f000001"), false),
+            (Some("a\"b"), false),
+        ] {
+            assert_eq!(local.find(called, false).is_some(), here, "{called:?}");
+            assert!(far.find(called, false).is_some(), "{called:?}");
+        }
     }
 
     #[test]
@@ -195,24 +237,28 @@ mod tests {
 
     #[test]
     fn without_names_a_proxy_is_open_until_somebody_can_log_in() {
-        let host =
-            |hosts: VirtualHosts, secure| hosts.find(Some("cache:5000"), secure).expect("any name");
+        let host = |hosts: VirtualHosts, secure| {
+            hosts.find(Some("10.0.0.1:5000"), secure).expect("no name")
+        };
         let nobody = host(hosts(|_| {}), false);
         assert_eq!((nobody.open, nobody.challenges), (true, false));
         let users = host(hosts(|config| config.access.users = Some("users".into())), false);
         assert_eq!(
             (users.open, users.challenges, users.realm.as_str()),
-            (false, true, "http://cache:5000/token")
+            (false, true, "http://10.0.0.1:5000/token")
         );
         let secure = host(hosts(|config| config.access.users = Some("users".into())), true);
-        assert_eq!(secure.realm, "https://cache:5000/token");
+        assert_eq!(secure.realm, "https://10.0.0.1:5000/token");
         let far = hosts(|config| config.listen = "0.0.0.0:5000".parse().expect("an address"));
         assert_eq!(
             host(far, false).realm,
-            "https://cache:5000/token",
+            "https://10.0.0.1:5000/token",
             "a balancer in front is taken to have TLS"
         );
-        let broken = hosts(|config| config.access.users = Some("users".into()));
+        let broken = hosts(|config| {
+            config.access.users = Some("users".into());
+            config.listen = "0.0.0.0:5000".parse().expect("an address");
+        });
         assert!(
             !broken.find(Some("a\"b"), false).expect("any name").challenges,
             "no realm can be written"

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONTENT_TYPE, HOST};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,9 +20,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{LastPull, Ledger};
+use crate::access::LastPull;
 use crate::licence::{LicenceId, calendar};
-use crate::metrics::Metrics;
 use crate::server::{Service, accept};
 use crate::store::BlobStore;
 
@@ -39,27 +39,25 @@ const MEASURE_MAX: Duration = Duration::from_secs(1);
 /// What the operator's side shows.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    metrics: Arc<Metrics>,
+    service: Arc<Service>,
     /// Set once the proxy should get no more new work.
     draining: CancellationToken,
-    ledger: Arc<Ledger>,
     store: BlobStore,
     expiries: Arc<Expiries>,
 }
 
 impl Admin {
     pub(crate) fn new(
-        service: &Service,
+        service: Arc<Service>,
         draining: CancellationToken,
         store: BlobStore,
         expiries: Arc<Expiries>,
     ) -> Self {
-        let (metrics, ledger) = (Arc::clone(&service.metrics), Arc::clone(&service.ledger));
-        if let Err(error) = metrics.registry().register(Box::new(process::ProcessCollector::new()))
-        {
+        let process = Box::new(process::ProcessCollector::new());
+        if let Err(error) = service.metrics.registry().register(process) {
             tracing::warn!(%error, "no metrics of the process itself");
         }
-        Self { metrics, draining, ledger, store, expiries }
+        Self { service, draining, store, expiries }
     }
 
     /// Serves until `stop` resolves; open connections are dropped then.
@@ -80,9 +78,7 @@ impl Admin {
                     let _permit = accepted.permit;
                     let answer = service_fn(move |request: Request<Incoming>| {
                         let (this, (head, _)) = (Arc::clone(&this), request.into_parts());
-                        async move {
-                            Ok::<_, Infallible>(this.answer(&head.method, head.uri.path()).await)
-                        }
+                        async move { Ok::<_, Infallible>(this.answer(&head).await) }
                     });
                     let mut http = http1::Builder::new();
                     http.timer(TokioTimer::new()).header_read_timeout(REQUEST_IDLE);
@@ -100,11 +96,17 @@ impl Admin {
         connections.wait().await;
     }
 
-    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        if !matches!(*method, Method::GET | Method::HEAD) {
+    async fn answer(&self, head: &Parts) -> Response<Full<Bytes>> {
+        // What is no text is no name of ours.
+        let host = head.headers.get(HOST).map(|host| host.to_str().unwrap_or("?"));
+        if !self.service.config.load().virtual_hosts.is_for_operators(host) {
+            let why = "this is no name of this listener; list it under admin_hosts\n";
+            return text(StatusCode::MISDIRECTED_REQUEST, why.into());
+        }
+        if !matches!(head.method, Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".into());
         }
-        match path {
+        match head.uri.path() {
             "/metrics" => self.metrics().await,
             "/licences" => text(StatusCode::OK, self.licences()),
             "/healthz" => text(StatusCode::OK, "ok\n".into()),
@@ -120,7 +122,7 @@ impl Admin {
         // What changes without an event is looked at when somebody asks.
         let _late = tokio::time::timeout(MEASURE_MAX, self.store.measure()).await;
         self.expiries.measure();
-        match self.metrics.render() {
+        match self.service.metrics.render() {
             Ok(metrics) => text(StatusCode::OK, metrics),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
@@ -136,7 +138,7 @@ impl Admin {
                 "expires": pull.expires.map(calendar::format),
             })
         };
-        let list: Vec<_> = self.ledger.entries().iter().map(entry).collect();
+        let list: Vec<_> = self.service.ledger.entries().iter().map(entry).collect();
         format!("{}\n", serde_json::Value::from(list))
     }
 }
@@ -144,9 +146,8 @@ impl Admin {
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
-    );
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
 }

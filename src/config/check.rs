@@ -50,6 +50,7 @@ pub(super) fn config(root: &Place<'_>, around: &Surroundings<'_>) -> Config {
     Config {
         listen,
         admin,
+        admin_hosts: listen::admin_hosts(&top),
         hosts,
         allow_plain_http,
         cache: cache::read(&top),

@@ -3,6 +3,7 @@
 pub(super) const TOP: &[&str] = &[
     "listen",
     "admin",
+    "admin_hosts",
     "tls",
     "hosts",
     "allow_plain_http",

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::keys;
 use super::place::{Fields, Place};
+use super::upstreams;
 
 /// The listeners for clients and for operators; `tls` tells whether clients speak TLS.
 pub(super) fn read(
@@ -42,6 +43,12 @@ fn admin(top: &Fields<'_>, allow_plain_http: bool) -> SocketAddr {
         refuse_exposed(fields.get("listen").unwrap_or(place), admin, EXPOSED, "");
     }
     admin
+}
+
+/// Names that operators give to the admin listener, beside those that DNS has no say in.
+pub(super) fn admin_hosts(top: &Fields<'_>) -> Vec<String> {
+    let items = top.get("admin_hosts").map(Place::items).unwrap_or_default();
+    items.iter().filter_map(|item| item.noted(item.text().and_then(upstreams::host_name))).collect()
 }
 
 /// A problem if other machines reach the address; `instead` is another way to allow it.

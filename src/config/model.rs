@@ -21,6 +21,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
+    /// Names under which operators call that listener; without port. IP addresses and `localhost`
+    /// need no entry.
+    pub admin_hosts: Vec<String>,
     /// None: clients speak plain HTTP.
     pub tls: Option<Tls>,
     /// Names that clients use for this proxy. Empty: clients may use any name.

@@ -24,7 +24,10 @@ pub use error::{ErrorCode, ParseError, error_document, is_invisible, message_of_
 pub use extent::{ContentRange, Extent, Part};
 pub use manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
 pub use media_type::{MediaType, OCI_INDEX};
-pub use name::{CanonicalName, Reference, Repository, Tag, UpstreamName, ipv6_literal, split_port};
+pub use name::{
+    CanonicalName, Reference, Repository, Tag, UpstreamName, ipv6_literal, needs_no_lookup,
+    split_port,
+};
 pub use pattern::Pattern;
 pub use platform::Platform;
 pub use query::{Namespace, Ns, PageQuery, normal_host};

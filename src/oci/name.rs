@@ -1,7 +1,7 @@
 //! Names: upstream, repository, tag, and the canonical image name that policy and records speak of.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::{Digest, ErrorCode, ParseError};
@@ -61,6 +61,16 @@ pub fn split_port(text: &str) -> (&str, Option<&str>) {
 /// The address in brackets that a host is.
 pub fn ipv6_literal(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
+}
+
+/// Whether DNS has no say in where the host leads: it is an IP address, `localhost` or a name below
+/// it (RFC 6761 §6.3). Any other name may lead a browser to us that follows somebody else's page
+/// (DNS rebinding).
+pub fn needs_no_lookup(host: &str) -> bool {
+    host.parse::<Ipv4Addr>().is_ok()
+        || ipv6_literal(host).is_some()
+        || host == "localhost"
+        || host.ends_with(".localhost")
 }
 
 /// The spec's `<name>`: components of lower-case letters and digits, joined by slashes.

@@ -14,7 +14,7 @@ use crate::route::Routes;
 pub(crate) struct RequestConfig {
     pub(super) routes: Routes,
     pub(super) policy: Policy,
-    pub(super) virtual_hosts: VirtualHosts,
+    pub(crate) virtual_hosts: VirtualHosts,
     /// Whose `X-Forwarded-For` is believed.
     pub(super) trusted_proxies: Vec<IpNet>,
     /// Who issues licences, if anybody does.

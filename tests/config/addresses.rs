@@ -1,6 +1,6 @@
 //! Names, ports and IPv6 addresses, wherever one may stand.
 
-use super::{only, valid};
+use super::{only, problem, valid};
 
 #[test]
 fn an_ipv6_address_may_stand_wherever_a_name_may() {
@@ -42,6 +42,14 @@ fn a_name_may_bring_the_port_that_clients_call() {
             ("plain.example.com", None)
         ]
     );
+}
+
+#[test]
+fn the_admin_listener_has_names_of_its_own() {
+    let names = valid("admin_hosts: [Metrics.Example.com., roadstead]\n").admin_hosts;
+    assert_eq!(names, ["metrics.example.com", "roadstead"]);
+    assert!(problem("admin_hosts: ['http://a']\n").contains("is no host name"));
+    assert!(problem("admin_hosts: ['http://a']\n").contains("is no host name"));
 }
 
 #[test]

@@ -222,6 +222,38 @@ async fn addresses_of_ipv6_are_names_and_upstreams() {
     assert!(proxy.metric("roadstead_upstream_requests_total", &[("upstream", &name)]) > 0);
 }
 
+/// DNS rebinding: a web page whose name leads to this machine reaches a listener on loopback.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_has_its_name_lead_to_loopback_reads_nothing() {
+    let origin = Origin::start().await;
+    let layer = origin.blob("acme/app", 1, 100);
+    let mut setup = Setup::new();
+    setup.upstream("registry.test", &origin);
+    setup.config.admin_hosts = vec!["roadstead.monitoring.svc".to_owned()];
+    let proxy = setup.start().await;
+    let path = format!("/v2/registry.test/acme/app/blobs/{}", layer.digest);
+    for (host, clients, admin) in [
+        ("evil.example", 421, 421),
+        ("evil.example:5001", 421, 421),
+        ("127.0.0.1.evil.example", 421, 421),
+        ("localhost.evil.example", 421, 421),
+        ("roadstead.monitoring.svc:5001", 421, 200),
+        ("Localhost:5000", 200, 200),
+        ("127.0.0.1:5000", 200, 200),
+        ("10.1.2.3:5000", 200, 200),
+        ("[::1]:5000", 200, 200),
+        ("registry.test", 421, 421),
+    ] {
+        let pulled = proxy.request(Method::GET, &path, &[("host", host)]).await;
+        assert_eq!(pulled.status, clients, "{host}");
+        for path in ["/metrics", "/licences", "/healthz", "/nowhere"] {
+            let answer = proxy.admin_called(host, path).await;
+            let expected = if path == "/nowhere" && admin == 200 { 404 } else { admin };
+            assert_eq!(answer.status, expected, "{host} {path}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listed_port_stands_in_the_realm_though_the_balancer_lost_it() {
     let vendor = Vendor::start_with(|setup| {

@@ -242,6 +242,14 @@ impl Proxy {
         Reading::new(response.expect("the admin listener answers")).finish().await
     }
 
+    /// What the admin listener answers to a GET under that name.
+    pub(crate) async fn admin_called(&self, host: &str, path: &str) -> Answer {
+        let running = self.running();
+        let request = running.http.get(format!("http://{}{path}", running.admin));
+        let response = soon(path, request.header("host", host).send()).await;
+        Reading::new(response.expect("the admin listener answers")).finish().await
+    }
+
     /// A bare connection.
     pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.running().clients).await.expect("the proxy listens")

@@ -141,6 +141,7 @@ fn config(path: PathBuf) -> Config {
     Config {
         listen: any_port,
         admin: any_port,
+        admin_hosts: Vec::new(),
         tls: None,
         hosts: Vec::new(),
         allow_plain_http: false,
