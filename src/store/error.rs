@@ -14,6 +14,11 @@ pub enum Error {
     Database { operation: &'static str, source: rusqlite::Error },
     #[error("the cache directory {path} is in use by another roadstead")]
     Locked { path: PathBuf },
+    #[error(
+        "{path} belongs to user {owner}, who could change what is served from it; give the cache \
+         directory to the user that roadstead runs as (chown -R), or run it as that user"
+    )]
+    Foreign { path: PathBuf, owner: u32 },
     /// The I/O pool is gone: the process is ending.
     #[error("the store is shut down")]
     Closed,
@@ -35,6 +40,7 @@ impl Error {
         match self {
             Self::File { operation, .. } | Self::Database { operation, .. } => operation,
             Self::Locked { .. } => "lock",
+            Self::Foreign { .. } => "open",
             Self::Closed => "close",
         }
     }
@@ -45,8 +51,16 @@ impl Error {
             Self::File { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Self::Database { .. } | Self::Locked { .. } | Self::Closed => false,
+            Self::Database { .. } | Self::Locked { .. } | Self::Foreign { .. } | Self::Closed => {
+                false
+            }
         }
+    }
+
+    /// Whether this file, or the file system that it lies on, is what is wrong, and not the rights
+    /// of this user. An immutable file is the former (`EPERM`).
+    pub(super) fn is_of_the_file(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.raw_os_error() != Some(libc::EACCES))
     }
 }
 

@@ -32,7 +32,25 @@ impl Layout {
         self.root.join("staging")
     }
 
-    /// A name no other download uses; `serial` is unique in this process, and start-up empties the
+    /// Every folder that has to be there.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        let algorithms = ALGORITHMS.map(|algorithm| self.algorithm(algorithm));
+        [self.staging(), self.root.join("blobs")].into_iter().chain(algorithms).collect()
+    }
+
+    /// Folders that may be there, of others than the store.
+    pub(super) fn other_folders(&self) -> [PathBuf; 1] {
+        [self.root.join("keys")]
+    }
+
+    /// Files that may be there beside content.
+    pub(super) fn files(&self) -> [PathBuf; 5] {
+        let names =
+            ["LOCK", "records.sqlite", "records.sqlite-wal", "records.sqlite-shm", "keys/access"];
+        names.map(|name| self.root.join(name))
+    }
+
+    /// A name no other download uses; `serial` is unique in this process, and start-up sweeps the
     /// folder.
     pub(super) fn staged(&self, digest: &Digest, serial: u64) -> PathBuf {
         self.staging().join(format!("{}-{serial}", digest.hex()))
@@ -49,5 +67,37 @@ impl Layout {
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.shelf(digest).join(digest.hex())
+    }
+}
+
+/// Whether this process or an earlier one may have made a file of this name to write to:
+/// `<hex>-<serial>`.
+pub(super) fn is_staging_name(name: &[u8]) -> bool {
+    let name = std::str::from_utf8(name).unwrap_or_default();
+    let Some((hex, serial)) = name.split_once('-') else { return false };
+    let of_digest =
+        |algorithm: Algorithm| Digest::parse(&format!("{}:{hex}", algorithm.name())).is_ok();
+    ALGORITHMS.into_iter().any(of_digest) && serial.parse::<u64>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_as_we_do_is_taken_for_ours() {
+        let layout = Layout::new(Path::new("/cache"));
+        for algorithm in ALGORITHMS {
+            let path = layout.staged(&Digest::of(algorithm, b"a blob"), 17);
+            let name = path.file_name().expect("a name").as_encoded_bytes();
+            assert!(is_staging_name(name), "{}", path.display());
+            assert!(!is_staging_name(&name[1..]));
+            assert!(!is_staging_name(&[name, b"x"].concat()));
+            assert!(!is_staging_name(&name.to_ascii_uppercase()));
+        }
+        for name in ["", "-", "1-1", "left-behind", "budget-2026"] {
+            assert!(!is_staging_name(name.as_bytes()), "{name}");
+        }
+        assert!(!is_staging_name(b"\xff-1"));
     }
 }

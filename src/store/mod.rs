@@ -18,6 +18,7 @@ mod layout;
 mod mapping;
 mod open;
 mod order;
+mod premises;
 mod reader;
 mod records;
 mod recover;
@@ -57,6 +58,7 @@ use fullness::Fullness;
 use index::Index;
 use io::IoPool;
 use layout::Layout;
+use premises::Premises;
 use reader::BufferPool;
 
 /// How often uses are written to the records. A crash loses the uses since the last time: eviction
@@ -91,7 +93,7 @@ struct StoreInner {
     clock: Clock,
     metrics: Arc<Metrics>,
     serial: AtomicU64,
-    /// `LOCK`, locked as long as this process uses the directory.
+    /// `LOCK`, or the directory, locked as long as this process uses the directory.
     lock: Mutex<Option<File>>,
 }
 
@@ -129,7 +131,8 @@ impl BlobStore {
     /// Blocks, but walks no tree: [`BlobStore::load`] does that later.
     ///
     /// # Errors
-    /// If the directory cannot be made or used, or another process has it.
+    /// If the directory cannot be made or used, is open to somebody else, or another process has
+    /// it.
     pub fn new(
         cache: &config::Cache,
         limits: &Limits,
@@ -137,11 +140,15 @@ impl BlobStore {
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
         let layout = Layout::new(&cache.path);
-        let file = recover::take(&layout)?;
-        recover::sweep(&layout)?;
+        let Premises { lock, troubles } = premises::take(&layout)?;
         let pool = IoPool::new(Arc::clone(&metrics))
             .map_err(Error::file("start the I/O pool of", layout.root()))?;
         let pool = Arc::new(pool);
+        for error in troubles {
+            tracing::warn!(%error, "a part of the cache directory cannot be used; what is cached is \
+                served as far as possible, and other content passed through");
+            pool.count(&error);
+        }
         let records =
             Records::open(&layout.database(), cache.max_size, Arc::clone(&pool), clock.clone());
         metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
@@ -162,7 +169,7 @@ impl BlobStore {
             clock,
             metrics,
             serial: AtomicU64::new(0),
-            lock: Mutex::new(Some(file)),
+            lock: Mutex::new(Some(lock)),
         })))
     }
 

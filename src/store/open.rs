@@ -11,7 +11,7 @@ use super::facts::Stamp;
 use super::index::Use;
 use super::order::EvictionClass;
 use super::staged::{Mismatch, stamp_of};
-use super::{Blob, BlobStore, Error, Reader, StoreInner, lock, tick};
+use super::{Blob, BlobStore, Error, Reader, StoreInner, lock, premises, tick};
 use crate::oci::{Digest, Hasher};
 use crate::shortage::is_shortage;
 
@@ -78,7 +78,7 @@ impl StoreInner {
             None
         });
         let class = recorded.map_or(EvictionClass::Blob, |(_, class)| class);
-        let Some(file) = self.open_name(digest, class)? else { return Ok(None) };
+        let Some((file, is_ours)) = self.open_name(digest, class)? else { return Ok(None) };
         let path = self.layout.blob(digest);
         let stamp = stamp_of(&file).map_err(Error::file("stat", &path))?;
         let suspect = Suspect {
@@ -88,7 +88,7 @@ impl StoreInner {
             class,
             shared: Arc::clone(self),
         };
-        if recorded.is_some_and(|(recorded, _)| recorded == stamp) {
+        if is_ours && recorded.is_some_and(|(recorded, _)| recorded == stamp) {
             return suspect.trusted().map(Some);
         }
         // Small enough to be hashed while its reader waits; larger content is hashed by a fill,
@@ -101,12 +101,18 @@ impl StoreInner {
         Ok(suspect.accept(hasher)?.ok())
     }
 
-    /// Opens the file and sees to it that the index has it, in one step as deleting sees it.
-    fn open_name(&self, digest: &Digest, class: EvictionClass) -> Result<Option<File>, Error> {
+    /// Opens the file and sees to it that the index has it, in one step as deleting sees it. Tells
+    /// whether its stamp may be believed.
+    fn open_name(
+        &self,
+        digest: &Digest,
+        class: EvictionClass,
+    ) -> Result<Option<(File, bool)>, Error> {
         let path = self.layout.blob(digest);
         let _names = lock(&self.names);
-        match File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file))) {
-            Ok((size, file)) => {
+        let opened = premises::open_file(&path);
+        match opened.and_then(|(file, is_ours)| Ok((file.metadata()?.len(), file, is_ours))) {
+            Ok((size, file, is_ours)) => {
                 let mut index = self.index();
                 if index.is_loaded() && !index.contains(digest) {
                     // Taken out of the index by an eviction, which unlinks the file next. Looked at
@@ -114,7 +120,7 @@ impl StoreInner {
                     return Ok(None);
                 }
                 index.insert(digest, size, class, tick(self.clock.now()));
-                Ok(Some(file))
+                Ok(Some((file, is_ours)))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 // Somebody removed the file; forget it, so that the next request fetches it again.

@@ -1,50 +1,13 @@
-//! Start-up: taking the directory, sweeping the staging folder, and reading the index while
-//! requests are served already.
+//! Start-up: reading the index while requests are served already.
 
 use std::collections::HashMap;
-use std::fs::{DirEntry, File, TryLockError};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::DirEntry;
 use std::path::Path;
 
-use super::layout::{ALGORITHMS, Layout};
+use super::layout::ALGORITHMS;
 use super::order::{EvictionClass, Usage};
-use super::{Error, StageError, StoreInner, create_folder};
+use super::{Error, StageError, StoreInner};
 use crate::oci::{Algorithm, Digest};
-
-/// Makes the folders and locks the directory for this process.
-pub(super) fn take(layout: &Layout) -> Result<File, Error> {
-    create_folder(layout.root())?;
-    create_folder(&layout.staging())?;
-    for algorithm in ALGORITHMS {
-        create_folder(&layout.algorithm(algorithm))?;
-    }
-    // The content may be private; an older or looser folder is made ours alone.
-    let private = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(layout.root(), private)
-        .map_err(Error::file("protect", layout.root()))?;
-    let path = layout.lock();
-    let mut options = File::options();
-    let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file = file.map_err(Error::file("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: layout.root().to_path_buf() }),
-        Err(TryLockError::Error(error)) => Err(Error::file("lock", &path)(error)),
-    }
-}
-
-/// Removes what an earlier process was writing; none of it was ever visible.
-pub(super) fn sweep(layout: &Layout) -> Result<(), Error> {
-    let staging = layout.staging();
-    for entry in entries(&staging)? {
-        let path = entry.path();
-        let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed =
-            if folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.map_err(Error::file("remove", &path))?;
-    }
-    Ok(())
-}
 
 /// Enters every file of the tree into the index, with the uses that the records have: shelf by
 /// shelf, so that neither memory nor whoever wants the records meanwhile pays for all at once.
@@ -115,14 +78,16 @@ fn entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
+
     use tokio::time::Instant;
 
     use super::*;
     use crate::store::database::Database;
     use crate::store::facts::Stamp;
     use crate::store::index::Use;
-    use crate::store::{BlobStore, Found, staged};
+    use crate::store::{BlobStore, Found, create_folder, staged};
 
     /// Blobs, with their records: a few, or as many as `BLOBS` says, and then the figures are
     /// worth something. `BLOBS=1000000 cargo test --release --lib beside_serving -- --nocapture`

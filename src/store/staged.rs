@@ -17,7 +17,7 @@ use super::facts::Stamp;
 use super::index::RoomOwner;
 use super::order::EvictionClass;
 use super::room::Room;
-use super::{Blob, Error, Reader, StageError, StoreInner};
+use super::{Blob, Error, Reader, StageError, StoreInner, premises};
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Hasher};
 
@@ -242,6 +242,7 @@ struct StagingName {
 
 impl StagingName {
     fn create_file(&self) -> Result<File, Error> {
+        premises::check_folder(&self.shared.layout.staging())?;
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600);
         options.open(&self.path).map_err(Error::file("create", &self.path))

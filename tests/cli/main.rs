@@ -7,3 +7,4 @@ mod descriptors;
 mod licences;
 mod serve;
 mod support;
+mod volumes;

@@ -39,9 +39,13 @@ async fn what_was_half_written_is_swept() {
     proxy.stop().await;
     let staging = proxy.directory().join("cache/staging");
     std::fs::create_dir_all(&staging).expect("the directory is ours");
-    std::fs::write(staging.join("left-behind"), b"half").expect("the directory is ours");
+    let left = format!("{}-3", image.layers[0].digest.hex());
+    for name in [left.as_str(), "somebody-else's"] {
+        std::fs::write(staging.join(name), b"half").expect("the directory is ours");
+    }
     proxy.start().await;
-    eventually("it is swept", || proxy.staged_files() == 0).await;
+    eventually("it is swept", || !staging.join(&left).exists()).await;
+    assert!(staging.join("somebody-else's").exists(), "this is not ours");
     pull_exactly(&proxy, &image).await;
 }
 

@@ -5,7 +5,7 @@ pub(crate) mod licences;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -42,7 +42,8 @@ pub(crate) fn run(command: &mut Command) -> Output {
 pub(crate) struct Serving {
     child: Child,
     stderr: BufReader<ChildStderr>,
-    _directory: TempDir,
+    /// Goes with it.
+    directory: Option<TempDir>,
 }
 
 impl Serving {
@@ -55,10 +56,17 @@ impl Serving {
     /// By a command that ends up as `roadstead serve`.
     pub(crate) fn spawn(command: &mut Command, more: &str) -> Self {
         let (directory, file) = directory(more);
-        command.env("ROADSTEAD_CONFIG", &file).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut serving = Self::spawn_with(&file, command);
+        serving.directory = Some(directory);
+        serving
+    }
+
+    /// With a configuration that is there already, and stays.
+    pub(crate) fn spawn_with(file: &Path, command: &mut Command) -> Self {
+        command.env("ROADSTEAD_CONFIG", file).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().expect("the binary runs");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
-        Self { child, stderr, _directory: directory }
+        Self { child, stderr, directory: None }
     }
 
     /// Lines up to and with the first that contains `mark`.

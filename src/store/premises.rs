@@ -1,0 +1,230 @@
+//! The cache directory as a start finds it: whose it is, who else may change it, and what of it is
+//! not what it should be.
+//!
+//! Whoever may write to a folder may put something else in the place of what is ours. So what lies
+//! in the directory has to be this user's or root's, and what is made in it is for this user alone.
+//! The directory itself may be root's and open to others, as volumes often are: then it is used, and
+//! that is told. What is of a wrong kind, or cannot be made because the file system takes nothing,
+//! is told and left as it is: content is served from the rest, or passed through.
+
+use std::fs::{File, Metadata, OpenOptions, Permissions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir};
+
+use super::layout::{Layout, is_staging_name};
+use super::{Error, create_folder};
+
+/// The rights of everybody but the owner.
+const OTHERS: u32 = 0o077;
+const OTHERS_WRITE: u32 = 0o022;
+
+/// The directory, for this process alone.
+#[derive(Debug)]
+pub(super) struct Premises {
+    pub(super) lock: File,
+    /// What cannot be used as it is.
+    pub(super) troubles: Vec<Error>,
+}
+
+/// Makes the folders, locks the directory for this process, and sweeps what an earlier one left
+/// half done.
+///
+/// # Errors
+/// If the directory cannot be made or entered, if somebody else could change what is served from
+/// it, or if another process has it.
+pub(super) fn take(layout: &Layout) -> Result<Premises, Error> {
+    let root = layout.root();
+    create_folder(root)?;
+    // It may be reached over a link.
+    let opened = File::open(root).map_err(Error::file("open", root))?;
+    make_ours(&opened, root)?;
+    let mut troubles = Vec::new();
+    // Before anything in it is changed, which may be another process's.
+    let lock = lock(layout, &mut troubles)?;
+    for folder in layout.folders() {
+        let made = claim(&folder, Kind::Folder).and_then(|()| create_folder(&folder));
+        troubles.extend(unless_fatal(made)?);
+    }
+    for folder in layout.other_folders() {
+        troubles.extend(unless_fatal(claim(&folder, Kind::Folder))?);
+    }
+    for file in layout.files() {
+        troubles.extend(unless_fatal(claim(&file, Kind::File))?);
+    }
+    troubles.extend(sweep(&layout.staging()).err());
+    Ok(Premises { lock, troubles })
+}
+
+/// A trouble to go on with. Missing rights are a mistake of whoever set this up, and would be found
+/// out late.
+fn unless_fatal(done: Result<(), Error>) -> Result<Option<Error>, Error> {
+    match done {
+        Ok(()) => Ok(None),
+        Err(error) if error.is_of_the_file() => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// What something in the directory has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    File,
+}
+
+/// Sees to it that what is there, if anything is, is of this kind and nobody else's to change.
+fn claim(path: &Path, kind: Kind) -> Result<(), Error> {
+    let found = match path.symlink_metadata() {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::file("stat", path)(error)),
+    };
+    check_kind(&found, kind).map_err(Error::file("use", path))?;
+    if is_foreign(&found) || found.mode() & OTHERS != 0 {
+        match no_follow(File::options().read(true)).open(path) {
+            Ok(file) => make_ours(&file, path)?,
+            Err(_) if is_foreign(&found) => return Err(foreign(&found, path)),
+            // What is root's, and not for us to read, is not for us to change either.
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What is another user's becomes root's if root runs this, and is refused otherwise. What is ours
+/// loses the rights of others.
+fn make_ours(file: &File, path: &Path) -> Result<(), Error> {
+    let stat = || file.metadata().map_err(Error::file("stat", path));
+    let found = stat()?;
+    if is_foreign(&found) {
+        adopt(file).map_err(|_| foreign(&found, path))?;
+        tracing::warn!(path = %path.display(), owner = found.uid(),
+            "this belonged to another user, who could change what is served; now it is root's");
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & OTHERS != 0 {
+        // Not ours to change, or without effect, on many a volume: what counts is what comes of it.
+        drop(file.set_permissions(Permissions::from_mode(mode & !OTHERS)));
+        warn_if_others_may_write(&stat()?, path);
+    }
+    Ok(())
+}
+
+fn warn_if_others_may_write(found: &Metadata, path: &Path) {
+    if found.mode() & OTHERS_WRITE != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            owner = found.uid(),
+            group = found.gid(),
+            mode = format_args!("{:04o}", found.mode() & 0o7777),
+            "others may write to the cache directory, and this user cannot change that: they could \
+             remove what is cached, or put something else in its place"
+        );
+    }
+}
+
+/// Whether it is neither this user's nor root's.
+fn is_foreign(found: &Metadata) -> bool {
+    ![0, rustix::process::geteuid().as_raw()].contains(&found.uid())
+}
+
+fn foreign(found: &Metadata, path: &Path) -> Error {
+    Error::Foreign { path: path.to_path_buf(), owner: found.uid() }
+}
+
+/// Makes it root's, which only root can.
+fn adopt(file: &File) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        fchown(file, Some(0), Some(0))
+    } else {
+        Err(ErrorKind::PermissionDenied.into())
+    }
+}
+
+fn check_kind(found: &Metadata, kind: Kind) -> io::Result<()> {
+    let (is_right, wanted) = match kind {
+        Kind::Folder => (found.is_dir(), "a folder"),
+        Kind::File => (found.is_file(), "a plain file"),
+    };
+    if is_right { Ok(()) } else { Err(io::Error::other(format!("it is not {wanted}"))) }
+}
+
+/// Neither follows a link nor waits for somebody at the other end of a pipe.
+fn no_follow(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+}
+
+/// Locks `LOCK` or, where there is something else in its place or it cannot be made, the directory
+/// itself.
+fn lock(layout: &Layout, troubles: &mut Vec<Error>) -> Result<File, Error> {
+    let path = layout.lock();
+    let file = match open_lock(&path).map_err(Error::file("open", &path)) {
+        Ok(file) => file,
+        Err(error) if error.is_of_the_file() => {
+            troubles.push(error);
+            File::open(layout.root()).map_err(Error::file("open", layout.root()))?
+        }
+        Err(error) => return Err(error),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: layout.root().to_path_buf() }),
+        Err(TryLockError::Error(error)) => Err(Error::file("lock", &path)(error)),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    // To be locked it need not be written to, which an immutable file does not allow.
+    let to_read = || no_follow(File::options().read(true)).open(path);
+    let file = no_follow(&mut options).open(path).or_else(|error| to_read().map_err(|_| error))?;
+    check_kind(&file.metadata()?, Kind::File).map(|()| file)
+}
+
+/// Removes what an earlier process was writing; none of it was ever visible. Whatever else lies
+/// there is not ours, nor is a folder that a link leads to.
+fn sweep(staging: &Path) -> Result<(), Error> {
+    let cannot =
+        |operation| move |error: rustix::io::Errno| Error::file(operation, staging)(error.into());
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY);
+    let folder = options.open(staging).map_err(Error::file("open", staging))?;
+    let mut left = Vec::new();
+    for entry in Dir::read_from(&folder).map_err(cannot("list"))? {
+        let entry = entry.map_err(cannot("list"))?;
+        if is_staging_name(entry.file_name().to_bytes()) {
+            left.push(entry.file_name().to_owned());
+        }
+    }
+    let mut swept = Ok(());
+    // All that can go goes.
+    for name in &left {
+        if let Err(error) = rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+            swept = Err(cannot("remove from")(error));
+        }
+    }
+    swept
+}
+
+/// Whether files may be made in this folder: a link would lead to somebody else's.
+pub(super) fn check_folder(path: &Path) -> Result<(), Error> {
+    let found = path.symlink_metadata().map_err(Error::file("stat", path))?;
+    check_kind(&found, Kind::Folder).map_err(Error::file("use", path))
+}
+
+/// Opens a file of the store, and tells whether it has been ours all the time. Somebody else's could
+/// be changed at any time and made to look as before.
+pub(super) fn open_file(path: &Path) -> io::Result<(File, bool)> {
+    let file = no_follow(File::options().read(true)).open(path)?;
+    let found = file.metadata()?;
+    check_kind(&found, Kind::File)?;
+    if !is_foreign(&found) {
+        return Ok((file, true));
+    }
+    adopt(&file).map_err(|_| io::Error::other(format!("it belongs to user {}", found.uid())))?;
+    Ok((file, false))
+}
