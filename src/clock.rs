@@ -22,6 +22,12 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// Whether `earlier` was less than `life` ago. What lies ahead was noted by a clock that has been
+    /// set back since: nothing is known of its age, so it was not.
+    pub fn is_within(self, life: Duration, earlier: Self) -> bool {
+        self.0.checked_sub(earlier.0).is_some_and(|age| age < life)
+    }
+
     #[must_use]
     pub fn plus(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(wait))

@@ -267,14 +267,15 @@ impl Database {
     }
 
     pub(super) fn member(&self, name: &CanonicalName, digest: &Digest) -> Result<Option<Member>> {
-        let select = "SELECT media_type, doubted FROM members WHERE name = ?1 AND digest = ?2";
-        let row = self.one(select, params![name.to_string(), digest.as_str()], |row| {
-            Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<u64>>(1)?))
-        })?;
-        Ok(row.map(|(media_type, doubted)| Member {
-            media_type: media_type.as_deref().and_then(MediaType::parse),
-            doubted: doubted.map(from_millis),
-        }))
+        let select =
+            "SELECT media_type, doubted, seen FROM members WHERE name = ?1 AND digest = ?2";
+        self.one(select, params![name.to_string(), digest.as_str()], |row| {
+            Ok(Member {
+                media_type: row.get::<_, Option<String>>(0)?.as_deref().and_then(MediaType::parse),
+                doubted: row.get::<_, Option<u64>>(1)?.map(from_millis),
+                seen: from_millis(row.get(2)?),
+            })
+        })
     }
 
     /// Some manifest of the repository that is not in doubt, to re-confirm the repository by.
@@ -291,7 +292,6 @@ impl Database {
         name: &CanonicalName,
         digest: &Digest,
         member: &Member,
-        seen: Timestamp,
     ) -> Result<()> {
         self.run(
             "INSERT INTO members (name, digest, media_type, doubted, seen)
@@ -303,7 +303,7 @@ impl Database {
                 digest.as_str(),
                 member.media_type.as_ref().map(MediaType::as_str),
                 member.doubted.map(to_millis),
-                to_millis(seen)
+                to_millis(member.seen)
             ],
         )
     }
@@ -434,7 +434,8 @@ mod tests {
         for _ in 0..2 {
             let database = Database::open(&path).expect("it is taken over");
             let member = database.member(&name, &digest).expect("a query");
-            assert_eq!(member, Some(Member { media_type: None, doubted: None }));
+            let seen = from_millis(0);
+            assert_eq!(member, Some(Member { media_type: None, doubted: None, seen }));
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Member {
     /// Set once the upstream has refused something else of the repository: when the repository had
     /// last been confirmed until then. Only the upstream's word on this very digest clears it.
     pub doubted: Option<Timestamp>,
+    /// When the upstream last said so of this very digest, give or take a moment.
+    pub seen: Timestamp,
 }
 
 /// What a published file looked like; another size or time means that somebody else wrote it.

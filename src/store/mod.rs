@@ -149,8 +149,7 @@ impl BlobStore {
                 served as far as possible, and other content passed through");
             pool.count(&error);
         }
-        let records =
-            Records::open(&layout.database(), cache.max_size, Arc::clone(&pool), clock.clone());
+        let records = Records::open(&layout.database(), cache.max_size, Arc::clone(&pool));
         metrics.store.limit_bytes.set(i64::try_from(cache.max_size).unwrap_or(i64::MAX));
         let weigh = |_: &Digest, body: &Bytes| u32::try_from(body.len()).unwrap_or(u32::MAX);
         Ok(Self(Arc::new(StoreInner {

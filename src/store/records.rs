@@ -21,7 +21,7 @@ use super::io::IoPool;
 use super::order::{EvictionClass, Tick, Usage};
 use super::tables::Tables;
 use super::trim::Doomed;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 use crate::expiring::weight;
 use crate::oci::{CanonicalName, Digest, Tag};
 
@@ -46,7 +46,6 @@ const CONFIRMED_BYTES: u64 = 4 << 20;
 pub struct Records {
     tables: Arc<Tables>,
     pool: Arc<IoPool>,
-    clock: Clock,
     tags: Cache<(CanonicalName, Tag), TagRecord>,
     members: Cache<(CanonicalName, Digest), Member>,
     confirmed: Cache<CanonicalName, Timestamp>,
@@ -55,7 +54,7 @@ pub struct Records {
 
 impl Records {
     /// Opens the tables as well as the disk allows: they must never stop a start.
-    pub(super) fn open(path: &Path, max_size: u64, pool: Arc<IoPool>, clock: Clock) -> Self {
+    pub(super) fn open(path: &Path, max_size: u64, pool: Arc<IoPool>) -> Self {
         let (tables, trouble) = Tables::open(path, share_of(max_size));
         if let Some(error) = trouble {
             pool.count(&error);
@@ -69,7 +68,6 @@ impl Records {
         Self {
             tables: Arc::new(tables),
             pool,
-            clock,
             tags: Cache::builder()
                 .max_capacity(TAGS_BYTES)
                 .weigher(|(name, tag): &(CanonicalName, Tag), record: &TagRecord| {
@@ -162,9 +160,8 @@ impl Records {
         member: Member,
     ) -> Result<(), Error> {
         let (name, digest, cache) = (name.clone(), digest.clone(), self.members.clone());
-        let seen = self.clock.now();
         self.write(move |database| {
-            database.put_member(&name, &digest, &member, seen)?;
+            database.put_member(&name, &digest, &member)?;
             // The table may know a media type that this proof does not.
             cache.invalidate(&(name, digest));
             Ok(())

@@ -353,10 +353,8 @@ mod tests {
     fn written(path: &Path, name: &CanonicalName, digest: &Digest) -> Tables {
         let (tables, trouble) = Tables::open(path, 1 << 20);
         assert!(trouble.is_none(), "{trouble:?}");
-        let member = Member { media_type: None, doubted: None };
-        tables
-            .run("write", |database| database.put_member(name, digest, &member, now()))
-            .expect("kept");
+        let member = Member { media_type: None, doubted: None, seen: now() };
+        tables.run("write", |database| database.put_member(name, digest, &member)).expect("kept");
         tables
     }
 
@@ -368,11 +366,12 @@ mod tests {
         let (tables, _) = Tables::open(&path, share);
         let digest = |n: u64| Digest::of(Algorithm::Sha256, &n.to_le_bytes());
         let at = |n: u64| Timestamp::from_unix(Duration::from_secs(1000 + n));
-        let (name, member) = (a_name(), Member { media_type: None, doubted: None });
+        let name = a_name();
+        let member = |n| Member { media_type: None, doubted: None, seen: at(n) };
         let fill = |database: &mut Database| {
             database.connection().execute_batch("BEGIN")?;
             for n in 0..10_000 {
-                database.put_member(&name, &digest(n), &member, at(n))?;
+                database.put_member(&name, &digest(n), &member(n))?;
                 let tag = Tag::parse(&format!("v{n}")).expect("a tag");
                 database.put_tag(&name, &tag, &TagRecord { digest: digest(n), checked: at(n) })?;
             }
@@ -475,9 +474,8 @@ mod tests {
             }
             let (tables, trouble) = Tables::open(&path, 1 << 20);
             assert!(trouble.is_some());
-            let member = Member { media_type: None, doubted: None };
-            let put =
-                tables.run("write", |database| database.put_member(&name, &digest, &member, now()));
+            let member = Member { media_type: None, doubted: None, seen: now() };
+            let put = tables.run("write", |database| database.put_member(&name, &digest, &member));
             put.expect("in memory");
             tables.heal().expect_err("it is there still");
             assert_eq!(std::fs::read(&elsewhere).expect("there"), b"another's");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::content::Blob;
+use crate::support::content::{Blob, Content};
 use crate::support::eventually;
 use crate::support::image::{Image, Manifest, OCI_MANIFEST};
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
@@ -208,6 +208,98 @@ async fn a_manifest_deleted_upstream_is_gone_by_digest_too() {
     assert_eq!(proxy.get(&path).await.status, 200, "within the proof's time");
     proxy.clock().advance(PROOF_TTL);
     assert_eq!(proxy.get(&path).await.refusal(), (404, "MANIFEST_UNKNOWN".into()));
+}
+
+/// Two images of `a/b`, the second of which is tagged `kept`, both pulled by digest.
+async fn two_images() -> (Origin, [Image; 2], Proxy) {
+    let images = [Image::new(1, &[1000]), Image::new(2, &[1000])];
+    let origin = Origin::with("a/b", "gone", &images[0]).await;
+    origin.push("a/b", "kept", &images[1]);
+    let proxy = Proxy::of(&origin).await;
+    for image in &images {
+        assert_eq!(proxy.get(&manifest("a/b", &image.manifest.digest)).await.status, 200);
+        let layer = &image.layers[0].digest;
+        assert_eq!(proxy.get(&blob("a/b", layer)).await.status, 200);
+        eventually("the layer is stored", || proxy.has_stored(layer)).await;
+    }
+    (origin, images, proxy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_image_is_gone_although_another_of_its_repository_is_confirmed() {
+    let (origin, [gone, kept], mut proxy) = two_images().await;
+    origin.remove_manifest("a/b", &gone.manifest.digest);
+    origin.untag("a/b", "gone");
+    let path = manifest("a/b", &gone.manifest.digest);
+    assert_eq!(proxy.get(&path).await.status, 200, "within the proof's time");
+    proxy.clock().advance(PROOF_TTL);
+    // Each confirms the repository anew, in every way.
+    assert_eq!(proxy.get(&manifest("a/b", "kept")).await.status, 200);
+    assert_eq!(proxy.get(&manifest("a/b", &kept.manifest.digest)).await.status, 200);
+    assert_eq!(proxy.get(&blob("a/b", &kept.layers[0].digest)).await.status, 200);
+    for method in [http::Method::HEAD, http::Method::GET] {
+        assert_eq!(proxy.request(method, &path, &[]).await.status, 404);
+    }
+    let layer = blob("a/b", &gone.layers[0].digest);
+    assert_eq!(proxy.get(&layer).await.status, 200, "its blobs stand and fall with the repository");
+    proxy.restart().await;
+    origin.stop().await;
+    assert_ne!(proxy.get(&path).await.status, 200, "an outage does not bring it back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_its_registry_has_as_a_blob_still_is_deleted() {
+    let (origin, [gone, _], proxy) = two_images().await;
+    origin.remove_manifest("a/b", &gone.manifest.digest);
+    let bytes = gone.manifest.bytes.clone();
+    origin.put_blob("a/b", &Blob::new(Content::given(bytes)));
+    proxy.clock().advance(PROOF_TTL);
+    let digest = &gone.manifest.digest;
+    proxy.head(&blob("a/b", digest)).await;
+    assert_eq!(proxy.get(&manifest("a/b", digest)).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_manifest_is_confirmed_once_in_its_time_however_many_ask() {
+    let (origin, images, mut proxy) = two_images().await;
+    let heads = |image: &Image| {
+        let digest = image.manifest.digest.to_string();
+        origin.count(|request| request.method == "HEAD" && request.path.ends_with(&digest))
+    };
+    for round in 1..=2 {
+        proxy.clock().advance(PROOF_TTL);
+        for image in &images {
+            let path = manifest("a/b", &image.manifest.digest);
+            let answers = futures_util::future::join_all((0..5).map(|_| proxy.get(&path))).await;
+            assert!(answers.iter().all(|answer| answer.status == 200));
+        }
+        proxy.restart().await;
+        proxy.clock().advance(PROOF_TTL / 2);
+        let before = origin.requests().len();
+        for image in &images {
+            assert_eq!(proxy.get(&manifest("a/b", &image.manifest.digest)).await.status, 200);
+        }
+        assert_eq!(origin.requests().len(), before, "a warm hit asks nothing");
+        assert_eq!(images.each_ref().map(heads), [round, round]);
+    }
+    // A check of the tag is about its manifest too.
+    proxy.clock().advance(PROOF_TTL);
+    assert_eq!(proxy.get(&manifest("a/b", "kept")).await.status, 200);
+    let before = origin.requests().len();
+    assert_eq!(proxy.get(&manifest("a/b", &images[1].manifest.digest)).await.status, 200);
+    assert_eq!(origin.requests().len(), before, "what the tag's check has named");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_keeps_every_manifest_of_a_repository_that_was_confirmed() {
+    let (origin, images, proxy) = two_images().await;
+    proxy.clock().advance(Duration::from_hours(20));
+    assert_eq!(proxy.get(&manifest("a/b", "kept")).await.status, 200);
+    origin.fault(On::any(), Fault::Status(503));
+    proxy.clock().advance(Duration::from_hours(20));
+    for image in &images {
+        assert_eq!(proxy.get(&manifest("a/b", &image.manifest.digest)).await.status, 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

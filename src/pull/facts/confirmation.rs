@@ -1,9 +1,11 @@
 //! How long a proof of membership is believed (DESIGN §14.1).
 //!
-//! Freshness is kept for the whole repository: any 2xx renews it. When `proof_ttl` has passed
-//! without one, the next request asks upstream once more. A proof that a refusal of something else
-//! has put in doubt is asked about by itself, whatever else was confirmed since. While upstream
-//! fails, proofs stand for as long as a stale answer may be served.
+//! Freshness of blobs is kept for the whole repository: any 2xx renews it. A manifest is an image,
+//! which may be deleted while others of its repository stay, so only what is said of itself renews
+//! its own. When `proof_ttl` has passed without that, the next request asks upstream once more. A
+//! proof that a refusal of something else has put in doubt is asked about by itself, whatever else
+//! was confirmed since. While upstream fails, proofs stand for as long as a stale answer may be
+//! served.
 
 use tokio::time::Instant;
 
@@ -55,8 +57,9 @@ impl Membership {
     fn is_fresh(&self, proof: &Proof) -> bool {
         let proof_ttl = self.0.inputs.settings.load().proof_ttl;
         let now = self.0.inputs.clock.now();
-        proof.member.doubted.is_none()
-            && proof.confirmed.is_some_and(|confirmed| now.since(confirmed) < proof_ttl)
+        let Member { media_type, doubted, seen } = &proof.member;
+        let confirmed = if media_type.is_some() { Some(*seen) } else { proof.confirmed };
+        doubted.is_none() && confirmed.is_some_and(|at| now.is_within(proof_ttl, at))
     }
 
     /// Confirms a proof, or lets it stand while upstream fails.
@@ -88,11 +91,12 @@ impl Membership {
         digest: &Digest,
         member: &Member,
     ) -> Result<(), Error> {
-        if member.doubted.is_none() && self.repository_is_confirmed(name).await? {
+        let is_blob = member.media_type.is_none();
+        if is_blob && member.doubted.is_none() && self.repository_is_confirmed(name).await? {
             return Ok(());
         }
-        // No manifest answers for the repository. What a HEAD finds out about one blob says nothing
-        // about another, so each digest gets a HEAD of its own.
+        // It is a manifest, or none answers for the repository. What a HEAD finds out about one
+        // digest says nothing about another, so each gets a HEAD of its own.
         let (this, key) = (self.clone(), (name.clone(), Some(digest.clone())));
         let (name, digest) = (name.clone(), digest.clone());
         let run = self.0.confirmations.run(key, Unwaited::Cancelled, || async move {
@@ -120,8 +124,8 @@ impl Membership {
         }
     }
 
-    /// One question for everybody whose proof has become old: any manifest stands for its
-    /// repository.
+    /// One question for everybody whose proof of a blob has become old: any manifest stands for
+    /// the blobs of its repository.
     async fn repository_is_confirmed(&self, name: &CanonicalName) -> Result<bool, Error> {
         let (this, key) = (self.clone(), name.clone());
         let run =

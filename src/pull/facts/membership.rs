@@ -25,7 +25,7 @@ use crate::pull::transfer::flight::{FlightKey, Flights};
 use crate::store::{self, BlobStore, Member};
 use crate::upstream::{self, FailureClass, ManifestHead};
 
-/// The least time between two writes of a repository's confirmation time. A confirmation that is
+/// The least time between two writes of a confirmation time. A confirmation that is
 /// lost with the process costs one HEAD.
 const CONFIRMED_WRITE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -47,7 +47,7 @@ pub(super) struct MembershipCore {
     blob_proofs: SingleFlight<ProofKey, Result<Option<u64>, Error>>,
     manifest_proofs: SingleFlight<ProofKey, Result<ManifestHead, Error>>,
     /// Questions whether what was proven still is so: of one digest, or by some known manifest of
-    /// the whole repository.
+    /// all blobs of the repository.
     pub(super) confirmations: SingleFlight<(CanonicalName, Option<Digest>), Result<bool, Error>>,
 }
 
@@ -117,12 +117,15 @@ impl Membership {
         media_type: Option<MediaType>,
     ) {
         let records = self.0.inputs.store.records();
-        let member = Member { media_type, doubted: None };
+        let member = Member { media_type, doubted: None, seen: self.0.inputs.clock.now() };
         let known = or_ask_upstream(records.member(name, digest).await).flatten();
-        // Without a media type this proof says less than the one that is known, which must not lose
-        // its type: a manifest is served with it.
+        // That a manifest's bytes are there as a blob too says nothing of the manifest, which may be
+        // deleted, and must not lose its type: it is served with that.
         let adds = |known: Member| {
-            known.doubted.is_some() || (known != member && member.media_type.is_some())
+            (known.media_type.is_none() || member.media_type.is_some())
+                && (known.doubted.is_some()
+                    || known.media_type != member.media_type
+                    || self.may_be_renewed(known.seen))
         };
         if known.is_none_or(adds) {
             or_ask_upstream(records.put_member(name, digest, member).await);
@@ -261,14 +264,16 @@ impl Membership {
             let sent_at = clock.now();
             let upstream = sources.ask(&name, this.1, deadline).await?;
             let known = or_ask_upstream(this.0.inputs.store.records().member(&name, &digest).await);
-            let head = if known.flatten().is_some() {
+            let known = known.flatten();
+            let head = if known.is_some() {
                 upstream.head_known_manifest(&name.repository, &reference, deadline).await
             } else {
                 upstream.head_manifest(&name.repository, &reference, deadline).await
             };
             let subject = Subject::Manifest(reference);
             let head = this.settle(&name, subject, head, Missing::Manifest).await?;
-            this.prove_as_of(sent_at, &name, &digest, head.media_type.clone()).await;
+            let media_type = head.media_type.clone().or(known.and_then(|known| known.media_type));
+            this.prove_as_of(sent_at, &name, &digest, media_type).await;
             Ok(head)
         });
         head.await.unwrap_or(Err(Error::Abandoned))
@@ -279,12 +284,18 @@ impl Membership {
         let records = self.0.inputs.store.records();
         let now = self.0.inputs.clock.now();
         let confirmed = or_ask_upstream(records.confirmed(name).await).flatten();
-        // Where `proof_ttl` is shorter than the interval, a proof would look old although it has
-        // been confirmed within its time.
-        let pause = CONFIRMED_WRITE_INTERVAL.min(self.0.inputs.settings.load().proof_ttl / 4);
-        if confirmed.is_none_or(|confirmed| now.since(confirmed) >= pause) {
+        if confirmed.is_none_or(|confirmed| self.may_be_renewed(confirmed)) {
             or_ask_upstream(records.put_confirmed(name, now).await);
         }
+    }
+
+    /// Whether a confirmation was recorded so long ago that the next one is worth a write.
+    fn may_be_renewed(&self, confirmed: Timestamp) -> bool {
+        let MembershipInputs { clock, settings, .. } = &self.0.inputs;
+        // Where `proof_ttl` is shorter than the interval, a proof would look old although it has
+        // been confirmed within its time.
+        let pause = CONFIRMED_WRITE_INTERVAL.min(settings.load().proof_ttl / 4);
+        !clock.now().is_within(pause, confirmed)
     }
 }
 
