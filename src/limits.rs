@@ -33,8 +33,8 @@ pub struct Limits {
     pub retry_pause: Duration,
     /// How long a new token may take until the registry takes it, whose clock may be behind (UP-6).
     pub token_settling: Duration,
-    /// A client that takes no byte for this long is cut off. Where HTTP/2 carries several answers,
-    /// only the one that waits ends.
+    /// A client that bytes have waited for this long is cut off; each KiB that it takes makes up for
+    /// a second. Where HTTP/2 carries several answers, only the one that waits ends.
     pub send_idle: Duration,
     /// A client that sends nothing of a body for this long is cut off.
     pub receive_idle: Duration,
@@ -73,6 +73,9 @@ pub struct Limits {
     pub small_body: u64,
     /// Bytes of small bodies in memory.
     pub memory: u64,
+    /// Bytes of answers that wait for their clients, on one connection and in all.
+    pub connection_answers: usize,
+    pub answers: usize,
     /// How long a 404 is believed.
     pub negative: Duration,
     /// Open client connections.
@@ -104,7 +107,7 @@ impl Default for Limits {
             upstream_idle: Duration::from_secs(30),
             retry_pause: Duration::from_millis(100),
             token_settling: Duration::from_millis(1200),
-            send_idle: Duration::from_mins(1),
+            send_idle: Duration::from_secs(30),
             receive_idle: Duration::from_mins(1),
             commit: Duration::from_mins(5),
             request_idle: Duration::from_secs(95),
@@ -122,6 +125,8 @@ impl Default for Limits {
             large_page_wait: Duration::from_secs(10),
             small_body: 128 * KIB,
             memory: 64 * MIB,
+            connection_answers: 2 << 20,
+            answers: 256 << 20,
             negative: Duration::from_secs(10),
             connections: 4096,
             watch: Duration::from_secs(4),

@@ -48,6 +48,8 @@ pub struct HttpMetrics {
     pub in_flight: IntGauge,
     /// Open client connections.
     pub connections: IntGauge,
+    /// Bytes that are in memory for clients.
+    pub waiting_bytes: IntGauge,
     /// Credentials that were checked: scheme (`basic`, `bearer`, `unreadable`) and outcome.
     pub auth_attempts: IntCounterVec,
 }
@@ -229,6 +231,7 @@ impl HttpMetrics {
             ),
             in_flight: r.gauge("http_requests_in_flight", "Requests whose body is not finished."),
             connections: r.gauge("http_connections", "Open client connections."),
+            waiting_bytes: r.gauge("http_waiting_bytes", "Bytes in memory that wait for clients."),
             auth_attempts: r.counters(
                 "auth_attempts_total",
                 "Credentials presented.",

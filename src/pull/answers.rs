@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
@@ -15,6 +17,21 @@ use crate::upstream::ManifestHead;
 /// Bytes of a body as they come. An error ends the stream: the status line has left by then, so the
 /// body is cut short and its client sees that bytes are missing.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+
+/// Bytes that the next piece may have of a stream that reads a file. Whoever polls the stream sets it
+/// before; what is passed through comes in the pieces of its upstream.
+#[derive(Clone, Debug, Default)]
+pub struct PieceMax(Arc<AtomicUsize>);
+
+impl PieceMax {
+    pub fn set(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// A blob, or a part of it, ready to be sent.
 #[derive(Debug)]
@@ -32,7 +49,7 @@ impl std::fmt::Debug for Content {
         f.write_str(match self {
             Self::Memory(_) => "Memory",
             Self::Stored { .. } => "Stored",
-            Self::Stream(_) => "Stream",
+            Self::Stream { .. } => "Stream",
         })
     }
 }
@@ -44,7 +61,7 @@ pub enum Content {
     /// From a published file: the bytes of `blob` in `span`.
     Stored { blob: Blob, span: Range<u64> },
     /// From a download in progress, or passed through.
-    Stream(ByteStream),
+    Stream { stream: ByteStream, piece_max: PieceMax },
 }
 
 /// What is known of a blob without its bytes: the answer to HEAD.

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::answers::{BlobAnswer, Content};
+use super::answers::{BlobAnswer, Content, PieceMax};
 use super::blobs::{BlobQuery, Followed, ResolvedRange, resolve};
 use super::core::PullThrough;
 use super::error::Error;
@@ -163,8 +163,11 @@ impl PullThrough {
         }
         let size = file.size;
         let blob = self.relayed(query.name, query.digest);
-        let tail = Tail { blob, state, file, span, is_part: part.is_some(), hold_back };
-        Ok(BlobAnswer { size, part, content: Content::Stream(tail.into_stream()), outcome })
+        let (is_part, piece_max) = (part.is_some(), PieceMax::default());
+        let tail =
+            Tail { blob, state, file, span, is_part, hold_back, piece_max: piece_max.clone() };
+        let content = Content::Stream { stream: tail.into_stream(), piece_max };
+        Ok(BlobAnswer { size, part, content, outcome })
     }
 
     /// Passes the blob through without storing it. One request takes over the answer `arrived`
@@ -198,7 +201,7 @@ impl PullThrough {
             // complete, empty 200: there is no last byte whose absence the client could notice.
             Content::Memory(stream.try_collect::<Vec<_>>().await?.concat().into())
         } else {
-            Content::Stream(stream)
+            Content::Stream { stream, piece_max: PieceMax::default() }
         };
         Ok(BlobAnswer { size, part: None, content, outcome: Outcome::Relay })
     }
@@ -219,7 +222,7 @@ impl PullThrough {
                 let place = self.relay_place(query).await?;
                 let blob = self.relayed(query.name, query.digest);
                 let stream = blob.part(place, arrived.body, part);
-                let content = Content::Stream(stream);
+                let content = Content::Stream { stream, piece_max: PieceMax::default() };
                 Ok(BlobAnswer { size, part: Some(part), content, outcome: Outcome::Relay })
             }
             Extent::Part { .. } | Extent::Whole { .. } => {

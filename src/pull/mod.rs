@@ -27,7 +27,7 @@ mod tags;
 mod tasks;
 mod transfer;
 
-pub use answers::{BlobAnswer, BlobHead, ByteStream, Content};
+pub use answers::{BlobAnswer, BlobHead, ByteStream, Content, PieceMax};
 pub use answers::{ManifestAnswer, ManifestContent, Want};
 pub use core::PullThrough;
 pub use error::{Error, Missing, UpstreamFault};

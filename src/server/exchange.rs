@@ -55,7 +55,7 @@ pub(super) struct Arrival {
 }
 
 static CLIENT_STALLED: FailureNote =
-    FailureNote { reason: "client_stalled", error: Cow::Borrowed("the client takes no bytes") };
+    FailureNote { reason: "client_stalled", error: Cow::Borrowed("the client takes too little") };
 
 /// A request whose answer is on its way. The body and all its frames share it; when the last of
 /// them is dropped, the request is over, and its log line and metrics are written.

@@ -34,6 +34,7 @@ mod token;
 mod writes;
 
 pub(crate) use connection::accept::accept;
+pub(crate) use connection::memory::AnswerMemory;
 pub(crate) use connection::serve::run;
 pub(crate) use connection::tls::TlsContext;
 pub(crate) use request_id::RequestIds;

@@ -16,7 +16,7 @@ use crate::oci::headers::{
 };
 use crate::oci::{ContentRange, Digest, OCI_INDEX, entity_tag, error_document};
 use crate::pull::{
-    BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome, Referrers,
+    BlobAnswer, BlobHead, Content, ManifestAnswer, ManifestContent, Outcome, PieceMax, Referrers,
 };
 use crate::push::{TakenManifest, UploadHeaders};
 
@@ -41,7 +41,7 @@ pub(super) fn blob(answer: BlobAnswer, digest: &Digest) -> Answer {
     let source = match answer.content {
         Content::Memory(bytes) => Source::Full(bytes),
         Content::Stored { blob, span } => Source::Stored { blob, left: span, loading: None },
-        Content::Stream(stream) => Source::Stream { stream, left: length },
+        Content::Stream { stream, piece_max } => Source::Stream { stream, left: length, piece_max },
     };
     let mut builder = blob_headers(digest, length);
     if let (Some(part), Some(size)) = (answer.part, answer.size) {
@@ -97,7 +97,8 @@ pub(super) fn tags(body: [Bytes; 3], next: Option<String>, outcome: Outcome) -> 
     let length = body.iter().map(Bytes::len).sum::<usize>() as u64;
     let stream = Box::pin(futures_util::stream::iter(body.map(Ok)));
     let builder = builder.header(CONTENT_LENGTH, length);
-    let mut answer = with_body(builder, Source::Stream { stream, left: Some(length) });
+    let piece_max = PieceMax::default();
+    let mut answer = with_body(builder, Source::Stream { stream, left: Some(length), piece_max });
     warn_if_stale(answer.headers_mut(), outcome);
     answer
 }

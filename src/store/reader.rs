@@ -13,6 +13,9 @@ use super::{Error, StoreInner, lock};
 /// The most that is read at once (DESIGN §14.12).
 pub const READ_MAX: usize = 256 * 1024;
 
+/// Shorter reads get memory of just their length: a client that takes little has little held for it.
+const POOLED_MIN: usize = READ_MAX / 2;
+
 /// Idle buffers that are kept for the next reads.
 const IDLE_BUFFERS_MAX: usize = 32;
 
@@ -76,9 +79,11 @@ pub(super) struct BufferPool(Mutex<Vec<Box<[u8]>>>);
 
 impl BufferPool {
     fn take(self: &Arc<Self>, len: usize) -> PooledBuffer {
-        let idle = lock(&self.0).pop();
-        let memory = idle.unwrap_or_else(|| vec![0; READ_MAX].into());
-        PooledBuffer { memory, len: len.min(READ_MAX), home: Arc::clone(self) }
+        let len = len.min(READ_MAX);
+        let idle = if len < POOLED_MIN { None } else { lock(&self.0).pop() };
+        let size = if len < POOLED_MIN { len } else { READ_MAX };
+        let memory = idle.unwrap_or_else(|| vec![0; size].into());
+        PooledBuffer { memory, len, home: Arc::clone(self) }
     }
 }
 
@@ -99,7 +104,7 @@ impl AsRef<[u8]> for PooledBuffer {
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
         let mut idle = lock(&self.home.0);
-        if idle.len() < IDLE_BUFFERS_MAX {
+        if self.memory.len() == READ_MAX && idle.len() < IDLE_BUFFERS_MAX {
             idle.push(std::mem::take(&mut self.memory));
         }
     }

@@ -28,10 +28,10 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-const SHORT: Duration = Duration::from_millis(200);
+pub(crate) const SHORT: Duration = Duration::from_millis(200);
 
 /// A setup with TLS, and who vouches for it.
-fn encrypted(origin: &Origin) -> (Setup, Authority) {
+pub(crate) fn encrypted(origin: &Origin) -> (Setup, Authority) {
     let mut setup = Setup::of(origin);
     let authority = Authority::new();
     setup.config.tls = Some(tls(&setup, &authority, None));
@@ -40,7 +40,7 @@ fn encrypted(origin: &Origin) -> (Setup, Authority) {
 
 /// A well-behaved connection and its driver. The windows are this client's; that of the connection
 /// leaves room beside a stream whose own is full.
-async fn http_2(
+pub(crate) async fn http_2(
     proxy: &Proxy,
     trusts: &Authority,
     stream_window: u32,
@@ -54,7 +54,7 @@ async fn http_2(
 
 const WINDOW: u32 = 65_535;
 
-async fn open(send: &SendRequest<Bytes>, path: &str) -> h2::RecvStream {
+pub(crate) async fn open(send: &SendRequest<Bytes>, path: &str) -> h2::RecvStream {
     let request =
         http::Request::get(format!("https://registry.test{path}")).body(()).expect("a request");
     let mut send = send.clone().ready().await.expect("room for a stream");
@@ -64,7 +64,7 @@ async fn open(send: &SendRequest<Bytes>, path: &str) -> h2::RecvStream {
     response.into_body()
 }
 
-async fn read(mut body: h2::RecvStream, most: usize) -> Vec<u8> {
+pub(crate) async fn read(mut body: h2::RecvStream, most: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < most
         && let Some(piece) = body.data().await
@@ -96,7 +96,7 @@ async fn on_one_http_2_connection_a_reader_that_stops_holds_up_nobody() {
 }
 
 /// What a stream ends with: all its bytes, or a reset.
-async fn end(mut body: h2::RecvStream) -> Result<usize, Option<Reason>> {
+pub(crate) async fn end(mut body: h2::RecvStream) -> Result<usize, Option<Reason>> {
     let mut count = 0;
     while let Some(piece) = soon("a piece or the end", body.data()).await {
         count += piece.map_err(|error| error.reason())?.len();

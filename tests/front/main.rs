@@ -49,5 +49,6 @@ mod tags;
 mod tags_list;
 mod throttle;
 mod tls;
+mod unread_answers;
 mod upstream_down;
 mod wrong_sizes;

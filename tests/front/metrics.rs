@@ -66,6 +66,7 @@ async fn the_names_and_labels_are_the_documented_ones() {
         "roadstead_http_request_duration_seconds_count{route}",
         "roadstead_http_requests_in_flight",
         "roadstead_http_connections",
+        "roadstead_http_waiting_bytes",
         "roadstead_cache_requests_total{application,kind,outcome,upstream}",
         "roadstead_served_bytes_total{application,source,upstream}",
         "roadstead_upstream_requests_total{code,operation,upstream}",

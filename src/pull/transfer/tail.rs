@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::flight::{FlightState, GrowingFile};
 use super::relay::RelayedBlob;
 use crate::oci::Hasher;
-use crate::pull::answers::ByteStream;
+use crate::pull::answers::{ByteStream, PieceMax};
 use crate::pull::error::Error;
 use crate::store::READ_MAX;
 
@@ -27,6 +27,8 @@ pub(crate) struct Tail {
     pub(crate) is_part: bool,
     /// Bytes at the end that wait for verification.
     pub(crate) hold_back: u64,
+    /// Bytes that it reads at once.
+    pub(crate) piece_max: PieceMax,
 }
 
 /// Where a reader's bytes come from.
@@ -135,7 +137,8 @@ impl Tail {
     }
 
     async fn read(&mut self, available: u64) -> Result<Bytes, Error> {
-        let len = usize::try_from(available).map_or(READ_MAX, |available| available.min(READ_MAX));
+        let max = self.piece_max.get().clamp(1, READ_MAX);
+        let len = usize::try_from(available).map_or(max, |available| available.min(max));
         let bytes = self.file.reader.read_at(self.span.start, len).await?;
         self.span.start += bytes.len() as u64;
         Ok(bytes)

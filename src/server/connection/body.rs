@@ -9,7 +9,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
 
-use crate::pull::ByteStream;
+use super::memory::{HeldMemory, SMALL_PIECE};
+use crate::pull::{ByteStream, PieceMax};
 use crate::server::exchange::Exchange;
 use crate::store::{self, Blob, Slice};
 
@@ -25,7 +26,13 @@ use crate::store::{self, Blob, Slice};
 pub(in crate::server) struct Body {
     source: Source,
     exchange: Arc<Exchange>,
+    /// For the next piece.
+    memory: Option<HeldMemory>,
+    /// Waits for memory, where all answers together hold what they may.
+    waiting: Option<Waiting>,
 }
+
+type Waiting = Pin<Box<dyn Future<Output = HeldMemory> + Send>>;
 
 /// Where the bytes of a body come from.
 pub(in crate::server) enum Source {
@@ -46,6 +53,8 @@ pub(in crate::server) enum Source {
     Stream {
         stream: ByteStream,
         left: Option<u64>,
+        /// How large the pieces may be of a stream that reads a file.
+        piece_max: PieceMax,
     },
 }
 
@@ -65,7 +74,7 @@ pub(in crate::server) struct CutShort;
 
 impl Body {
     pub(in crate::server) fn new(source: Source, exchange: Arc<Exchange>) -> Self {
-        Self { source, exchange }
+        Self { source, exchange, memory: None, waiting: None }
     }
 
     /// Notes why the body ends short, and reports it to hyper on the next poll.
@@ -85,13 +94,45 @@ impl Body {
     }
 
     /// Hands a piece to hyper. The socket learns of a slice before hyper can write it.
-    fn frame(&self, piece: Piece) -> Frame<BodyBytes> {
+    fn frame(&mut self, piece: Piece) -> Frame<BodyBytes> {
         let output = self.exchange.output();
         if let Piece::Mapped(slice) = &piece {
             output.queue_slice(slice.clone());
         }
-        output.delivery().add_queued(piece.bytes().len());
-        Frame::data(BodyBytes { piece, written: 0, exchange: Arc::clone(&self.exchange) })
+        let len = piece.bytes().len();
+        output.delivery().add_queued(len);
+        let mut memory = self.memory.take();
+        if let Some(memory) = &mut memory {
+            memory.resize(len);
+        }
+        let exchange = Arc::clone(&self.exchange);
+        Frame::data(BodyBytes { piece, written: 0, memory, exchange })
+    }
+
+    /// Waits until there is memory for the next piece: on the connection, then in all. What is
+    /// shared, a mapping or a small body, takes none.
+    fn poll_memory(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let output = self.exchange.output();
+        if self.memory.is_some() || !self.source.takes_memory(output.tls()) {
+            return Poll::Ready(());
+        }
+        if self.waiting.is_none() {
+            let max = loop {
+                match output.memory().piece_max(output.delivery().taken()) {
+                    Some(max) => break max,
+                    None => ready!(output.delivery().poll_all_written(cx)),
+                }
+            };
+            self.memory = output.memory().try_hold(max);
+            if self.memory.is_some() {
+                return Poll::Ready(());
+            }
+        }
+        let wait = || Box::pin(Arc::clone(output.memory()).hold());
+        let waiting = self.waiting.get_or_insert_with(|| wait());
+        self.memory = Some(ready!(waiting.as_mut().poll(cx)));
+        self.waiting = None;
+        Poll::Ready(())
     }
 }
 
@@ -100,6 +141,7 @@ pub(in crate::server) struct BodyBytes {
     piece: Piece,
     /// How many of them hyper has written.
     written: usize,
+    memory: Option<HeldMemory>,
     exchange: Arc<Exchange>,
 }
 
@@ -121,7 +163,8 @@ impl Buf for BodyBytes {
 impl Drop for BodyBytes {
     fn drop(&mut self) {
         // hyper is done with the frame once TLS has copied it, which is before it is sent.
-        self.exchange.output().hold_until_flushed(Arc::clone(&self.exchange) as _);
+        let exchange = Arc::clone(&self.exchange);
+        self.exchange.output().hold_until_flushed(exchange, self.memory.take());
     }
 }
 
@@ -133,8 +176,9 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<BodyBytes>, CutShort>>> {
-        let tls = self.exchange.output().tls();
-        match ready!(self.source.poll_piece(cx, tls)) {
+        ready!(self.poll_memory(cx));
+        let max = self.memory.as_ref().map(HeldMemory::len);
+        match ready!(self.source.poll_piece(cx, max)) {
             None => {
                 self.source = Source::Empty;
                 self.exchange.output().delivery().poll_all_written(cx).map(|()| None)
@@ -168,10 +212,20 @@ impl http_body::Body for Body {
 }
 
 impl Source {
+    /// Whether its next piece takes memory that nothing else holds.
+    fn takes_memory(&self, tls: bool) -> bool {
+        match self {
+            Self::Empty | Self::Failed | Self::Full(_) => false,
+            Self::Stored { left, .. } => tls && !left.is_empty(),
+            Self::Stream { left, .. } => *left != Some(0),
+        }
+    }
+
+    /// The next piece; where it takes memory, of at most `max` bytes.
     fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
-        tls: bool,
+        max: Option<usize>,
     ) -> Poll<Option<Result<Piece, SourceError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
@@ -182,14 +236,15 @@ impl Source {
             }
             Self::Stored { left, .. } if left.is_empty() => Poll::Ready(None),
             Self::Stored { blob, left, loading } => {
-                let piece = ready!(poll_stored(blob, left, loading, tls, cx));
+                let piece = ready!(poll_stored(blob, left, loading, max, cx));
                 if let Ok(piece) = &piece {
                     left.start += piece.bytes().len() as u64;
                 }
                 *loading = None;
                 Poll::Ready(Some(piece.map_err(SourceError::Store)))
             }
-            Self::Stream { stream, left } => {
+            Self::Stream { stream, left, piece_max } => {
+                piece_max.set(max.unwrap_or(SMALL_PIECE));
                 let next = ready!(stream.as_mut().poll_next(cx));
                 if let (Some(Ok(bytes)), Some(left)) = (&next, left) {
                     *left = left.saturating_sub(bytes.len() as u64);
@@ -223,7 +278,7 @@ impl SourceError {
     }
 }
 
-/// The next slice of the mapping or, where bytes are encrypted, a copy of it.
+/// The next slice of the mapping or, where bytes are encrypted, a copy of at most `copy_max` bytes.
 ///
 /// What is in memory is taken on the connection's own thread: fetched by the I/O pool, pieces
 /// change cores and cost two wake-ups each (1.03 instead of 1.65 times nginx over TLS,
@@ -232,19 +287,20 @@ fn poll_stored(
     blob: &Blob,
     left: &Range<u64>,
     loading: &mut Option<Loading>,
-    tls: bool,
+    copy_max: Option<usize>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Piece, store::Error>> {
-    let load = match loading {
-        Some(load) => load,
-        None if tls => {
-            if let Some(bytes) = blob.read_resident(left) {
+    let load = match (loading, copy_max) {
+        (Some(load), _) => load,
+        (loading @ None, Some(max)) => {
+            let span = left.start..left.end.min(left.start.saturating_add(max as u64));
+            if let Some(bytes) = blob.read_resident(&span) {
                 return Poll::Ready(Ok(Piece::Bytes(bytes)));
             }
-            let read = blob.read(left);
+            let read = blob.read(&span);
             loading.insert(Box::pin(async { read.await.map(Piece::Bytes) }))
         }
-        None => {
+        (loading @ None, None) => {
             if let Some(slice) = blob.resident(left) {
                 return Poll::Ready(Ok(Piece::Mapped(slice)));
             }

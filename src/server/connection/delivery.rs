@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::memory::{ConnectionMemory, HeldMemory, Taken};
+use super::patience::Waiting;
 use crate::store::Slice;
 
 /// What one connection sends. Its socket and all responses on it share this state.
@@ -28,18 +30,26 @@ pub(in crate::server) struct ConnectionOutput(Arc<OutputState>);
 /// A response that is kept alive, since it counts as finished, and is logged, when it is dropped.
 type UnflushedResponse = Arc<dyn Any + Send + Sync>;
 
+/// What TLS has taken of a response, and the kernel perhaps not yet.
+struct Unflushed {
+    _response: UnflushedResponse,
+    /// Encrypted, it takes the memory that it took before.
+    _memory: Option<HeldMemory>,
+}
+
 struct OutputState {
     /// TLS reads what it sends, so bodies must be bytes in user space: no slices of a mapping,
     /// which only the kernel may read (DESIGN §14.11).
     tls: bool,
     /// Bytes that the kernel has taken, heads, framing and encryption included.
     bytes_sent: AtomicU64,
+    memory: Arc<ConnectionMemory>,
     /// Slices that hyper has and has not written yet, oldest first. Each keeps its mapping in
     /// place: were it unmapped, other memory could get its addresses and be taken for the slice.
     slices: Mutex<VecDeque<Slice>>,
     /// Responses whose last bytes TLS has taken, and the kernel perhaps not yet. `None` on plain
     /// connections, where the kernel takes them directly, and once the connection is closed.
-    unflushed: Mutex<Option<Vec<UnflushedResponse>>>,
+    unflushed: Mutex<Option<Vec<Unflushed>>>,
 }
 
 impl fmt::Debug for OutputState {
@@ -49,11 +59,12 @@ impl fmt::Debug for OutputState {
 }
 
 impl ConnectionOutput {
-    pub(in crate::server) fn new(tls: bool) -> Self {
+    pub(in crate::server) fn new(tls: bool, memory: Arc<ConnectionMemory>) -> Self {
         let unflushed = Mutex::new(tls.then(Vec::new));
         Self(Arc::new(OutputState {
             tls,
             bytes_sent: AtomicU64::new(0),
+            memory,
             slices: Mutex::default(),
             unflushed,
         }))
@@ -81,7 +92,7 @@ impl ConnectionOutput {
         drop(never_flushed);
     }
 
-    fn unflushed(&self) -> MutexGuard<'_, Option<Vec<UnflushedResponse>>> {
+    fn unflushed(&self) -> MutexGuard<'_, Option<Vec<Unflushed>>> {
         self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -129,11 +140,21 @@ impl ResponseOutput {
         &self.delivery
     }
 
-    /// Keeps a response from ending until the kernel has what TLS took of it. Plain connections
-    /// need no such wait: hyper lets go of a frame when the kernel has it.
-    pub(in crate::server) fn hold_until_flushed(&self, response: UnflushedResponse) {
+    /// What the answers of the connection hold that wait.
+    pub(in crate::server) fn memory(&self) -> &Arc<ConnectionMemory> {
+        &self.connection.0.memory
+    }
+
+    /// Keeps a response from ending until the kernel has what TLS took of it, and its memory from
+    /// being given back. Plain connections need no such wait: hyper lets go of a frame when the
+    /// kernel has it.
+    pub(in crate::server) fn hold_until_flushed(
+        &self,
+        response: UnflushedResponse,
+        memory: Option<HeldMemory>,
+    ) {
         if let Some(unflushed) = self.connection.unflushed().as_mut() {
-            unflushed.push(response);
+            unflushed.push(Unflushed { _response: response, _memory: memory });
         }
     }
 
@@ -163,12 +184,11 @@ struct DeliveryState {
     queued: u64,
     /// Bytes of these that hyper has written to the connection.
     written: u64,
-    /// When bytes were written last, or, if none were since all was written, when the next were
-    /// queued. A client that has everything is not slow: its clock starts with new bytes.
-    last_progress: Option<Instant>,
+    /// A client that has everything is not slow: its clock starts with new bytes.
+    waiting: Waiting,
     /// The body, which waits until all that is queued is written.
     waker: Option<Waker>,
-    /// The response was given up because its client took nothing.
+    /// The response was given up because its client took too little.
     stalled: bool,
 }
 
@@ -176,23 +196,28 @@ impl Delivery {
     /// `count` more bytes are handed to hyper.
     pub(in crate::server) fn add_queued(&self, count: usize) {
         let mut state = self.state();
-        if state.all_written() {
-            state.last_progress = Some(Instant::now());
-        }
         state.queued += count as u64;
+        state.mark_waiting();
     }
 
     /// hyper has written `count` more bytes.
     pub(in crate::server) fn add_written(&self, count: usize) {
         let mut state = self.state();
         state.written += count as u64;
-        state.last_progress = Some(Instant::now());
+        state.waiting.take(count);
+        state.mark_waiting();
         let waker = if state.all_written() { state.waker.take() } else { None };
         // The task that wakes may run at once, on another thread, and needs the lock.
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// How far the response has come.
+    pub(in crate::server) fn taken(&self) -> Taken {
+        let state = self.state();
+        Taken { bytes: state.written, is_all: state.all_written() }
     }
 
     /// Body bytes that hyper has written.
@@ -215,13 +240,12 @@ impl Delivery {
         Poll::Pending
     }
 
-    /// When the client will have taken nothing for `send_idle`; none if no bytes wait for it.
+    /// When bytes will have waited for the client for `send_idle`; none if none wait.
     pub(in crate::server) fn stalled_at(&self, send_idle: Duration) -> Option<Instant> {
-        let state = self.state();
-        state.last_progress.filter(|_| !state.all_written()).map(|since| since + send_idle)
+        self.state().waiting.ends(send_idle)
     }
 
-    /// Notes that the response ends short because its client takes nothing, for its log line.
+    /// Notes that the response ends short because its client takes too little, for its log line.
     pub(in crate::server) fn set_stalled(&self) {
         self.state().stalled = true;
     }
@@ -236,6 +260,12 @@ impl Delivery {
 }
 
 impl DeliveryState {
+    fn mark_waiting(&mut self) {
+        if !self.all_written() {
+            self.waiting.begin();
+        }
+    }
+
     fn all_written(&self) -> bool {
         self.queued == self.written
     }

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +38,9 @@ const HTTP_2_HEADER_LIST_MAX: u32 = 32 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const HTTP_2_STREAMS_MAX: u32 = 100;
 
-/// Bytes that h2 buffers for one HTTP/2 stream whose client is slow; hyper's own bound is 400 KiB.
-const HTTP_2_SEND_BUFFER_MAX: usize = 128 * 1024;
+/// Bytes that h2 buffers for one HTTP/2 stream whose client is slow before it takes another piece:
+/// one frame. hyper's own bound is 400 KiB, which a client has a hundred of.
+const HTTP_2_SEND_BUFFER_MAX: usize = 16 * 1024;
 
 /// Bytes that a client may send ahead on one HTTP/2 stream, and on all streams of a connection. The
 /// latter is larger, so that one body that is not being read leaves room for the others.
@@ -65,13 +67,13 @@ pub(super) struct ConnectionService {
     pub(super) output: ConnectionOutput,
 }
 
+/// Boxed: hyper keeps the place of a request's future for as long as its body lasts, or its
+/// connection, and that is ten times what a body takes.
+type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
 impl ConnectionService {
-    fn call(
-        &self,
-        output: ResponseOutput,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
-        Arc::clone(&self.service).call(Arc::clone(&self.connection), output, request)
+    fn call(&self, output: ResponseOutput, request: Request<Incoming>) -> ServiceFuture {
+        Box::pin(Arc::clone(&self.service).call(Arc::clone(&self.connection), output, request))
     }
 }
 

@@ -83,7 +83,7 @@ async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: C
     // A reload that comes now is for the connections after this one.
     let contexts = service.tls.subscribe();
     let context = contexts.borrow().clone();
-    let output = ConnectionOutput::new(context.is_some());
+    let output = ConnectionOutput::new(context.is_some(), service.memory.connection());
     let socket = ClientSocket::new(stream, output.clone(), service.limits.send_idle);
     let connection = Arc::new(Connection { peer: peer.ip(), secure: false, certificate: None });
     let plain = ConnectionService { service, connection, output };

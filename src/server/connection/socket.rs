@@ -1,5 +1,5 @@
 //! The socket, below TLS and hyper: sends mapped bytes without a copy, counts what the kernel has
-//! taken, and ends a connection whose client takes nothing.
+//! taken, and ends a connection whose client takes nothing, or next to nothing.
 //!
 //! hyper does not poll a body while its socket is blocked, and what TLS has encrypted ahead waits
 //! below hyper. So only here can a client that has stopped reading be noticed (DESIGN §14.11).
@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::delivery::ConnectionOutput;
+use super::patience::Waiting;
 
 /// A client's connection, as TLS or hyper reads and writes it.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(in crate::server) struct ClientSocket {
 }
 
 impl ClientSocket {
-    /// Writes fail once the client has taken no byte for `send_idle`.
+    /// Writes fail once they have waited for the client for `send_idle`.
     pub(in crate::server) fn new(
         socket: TcpStream,
         output: ConnectionOutput,
@@ -84,32 +85,39 @@ impl ClientSocket {
     }
 }
 
-/// How long writes may wait for the client, one after the other. Any byte that it takes starts the
-/// time anew, so that a slow client is served and a stopped one is not.
+/// How long writes may wait for the client (`patience`).
 #[derive(Debug)]
 struct WriteDeadline {
     send_idle: Duration,
+    waiting: Waiting,
     /// Runs while a write waits.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteDeadline {
     fn new(send_idle: Duration) -> Self {
-        Self { send_idle, timer: None }
+        Self { send_idle, waiting: Waiting::default(), timer: None }
     }
 
-    fn check<T>(
+    fn check(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = written {
             self.timer = None;
-            return written;
+            self.waiting.take(*written.as_ref().unwrap_or(&0));
+            return Poll::Ready(written);
         }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.send_idle)));
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes")))
+        self.waiting.begin();
+        if self.timer.is_none() {
+            let end = self.waiting.ends(self.send_idle);
+            self.timer = end.map(|end| Box::pin(tokio::time::sleep_until(end)));
+        }
+        if let Some(timer) = &mut self.timer {
+            ready!(timer.as_mut().poll(cx));
+        }
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes too little")))
     }
 }
 
@@ -182,21 +190,39 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_nothing_is_cut_off_and_a_slow_one_is_not() {
-        let send_idle = Duration::from_mins(1);
-        let mut deadline = WriteDeadline::new(send_idle);
-        for _ in 0..3 {
-            let mut slow = std::pin::pin!(tokio::time::sleep(send_idle * 9 / 10));
+    /// A client that takes `count` bytes after each `pause` until it is cut off; how long that was,
+    /// at most an hour.
+    async fn cut_off_after(count: usize, pause: Duration) -> Duration {
+        let mut deadline = WriteDeadline::new(Duration::from_secs(30));
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_hours(1) {
+            let mut slow = std::pin::pin!(tokio::time::sleep(pause));
             let written = poll_fn(|cx| {
-                let written = slow.as_mut().poll(cx).map(Ok);
+                let written = slow.as_mut().poll(cx).map(|()| Ok(count));
                 deadline.check(cx, written)
             });
-            written.await.expect("a slow reader is served");
+            if let Err(error) = written.await {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                break;
+            }
         }
-        let started = Instant::now();
-        let written = poll_fn(|cx| deadline.check::<()>(cx, Poll::Pending));
-        let error = written.await.expect_err("a stopped reader is not");
-        assert_eq!((error.kind(), started.elapsed()), (io::ErrorKind::TimedOut, send_idle));
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_less_than_the_least_is_cut_off_and_a_slow_one_is_not() {
+        let second = Duration::from_secs(1);
+        let hour = second * 3600;
+        for (count, pause, after) in [
+            (0, second * 100, second * 30..second * 31),
+            (1, second * 29, second * 30..second * 31),
+            (512, second, second * 59..second * 61),
+            (1025, second, hour..hour + second * 2),
+            (20 << 10, second * 20, hour..hour + second * 21),
+            (1 << 30, second * 29, hour..hour + second * 30),
+        ] {
+            let lasted = cut_off_after(count, pause).await;
+            assert!(after.contains(&lasted), "{count} bytes every {pause:?}: {lasted:?}");
+        }
     }
 }

@@ -77,7 +77,7 @@ where
 /// Runs one stream until it ends, or until its bytes have waited for `send_idle`.
 async fn run_stream(stream: impl Future<Output = ()>, delivery: &Delivery, send_idle: Duration) {
     let mut stream = pin!(stream);
-    // With nothing waiting now, no bytes can be overdue before another `send_idle` has passed.
+    // With nothing waiting now, the next look may be late, but by no more than `send_idle`.
     let next_check =
         || delivery.stalled_at(send_idle).unwrap_or_else(|| Instant::now() + send_idle);
     loop {

@@ -1,0 +1,220 @@
+//! How much memory answers take that wait for their clients.
+//!
+//! hyper asks the body of an HTTP/2 stream for a piece before it knows whether the client's window
+//! takes it, and a client has a hundred streams. So a body asks here first, and gets pieces that
+//! grow with what its client has really taken, as long as there is room on its connection, and in
+//! all. Where room runs short, every connection gets a share of what is left, so that those who
+//! come later find some (dynamic thresholds, as of buffers in switches).
+//!
+//! Nobody who reads waits for somebody who does not: a stream with nothing in its way gets a small
+//! piece however much its connection holds, and one of each connection a small piece however much
+//! all hold. Those who hold and take nothing are ended by `Limits::send_idle`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::store::READ_MAX;
+
+/// The smallest piece that a body is asked for, in bytes: one frame of HTTP/2.
+pub(in crate::server) const SMALL_PIECE: usize = 16 * 1024;
+
+/// Of what all may still hold, one connection may hold this part.
+const SHARE: usize = 16;
+
+/// Bytes of one permit, the unit that is counted in.
+const PERMIT: usize = 1024;
+
+/// What all answers hold together.
+#[derive(Clone, Debug)]
+pub(crate) struct AnswerMemory {
+    free: Arc<Semaphore>,
+    connection_max: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// What the answers of one connection hold.
+#[derive(Debug)]
+pub(in crate::server) struct ConnectionMemory {
+    all: AnswerMemory,
+    /// One small piece that a connection may hold when all together hold what they may.
+    own: Arc<Semaphore>,
+    held: AtomicUsize,
+}
+
+/// How far the answer has come that asks.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) struct Taken {
+    /// Bytes that its client has taken.
+    pub(in crate::server) bytes: u64,
+    /// Nothing of it waits for its client.
+    pub(in crate::server) is_all: bool,
+}
+
+/// Memory of one piece, given back when this is dropped.
+#[derive(Debug)]
+pub(in crate::server) struct HeldMemory {
+    len: usize,
+    permit: OwnedSemaphorePermit,
+    connection: Arc<ConnectionMemory>,
+}
+
+impl AnswerMemory {
+    pub(crate) fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Self {
+        let free = Arc::new(Semaphore::new(permits(limits.answers) as usize));
+        let metrics = Arc::clone(metrics);
+        Self { free, connection_max: limits.connection_answers, metrics }
+    }
+
+    pub(in crate::server) fn connection(&self) -> Arc<ConnectionMemory> {
+        let own = Arc::new(Semaphore::new(permits(SMALL_PIECE) as usize));
+        Arc::new(ConnectionMemory { all: self.clone(), own, held: AtomicUsize::new(0) })
+    }
+}
+
+impl ConnectionMemory {
+    /// How large the next piece may be; `None` if it has to wait until the ones before are taken.
+    pub(in crate::server) fn piece_max(&self, taken: Taken) -> Option<usize> {
+        let grown = usize::try_from(taken.bytes).unwrap_or(READ_MAX).clamp(SMALL_PIECE, READ_MAX);
+        let left = self.all.free.available_permits() * PERMIT;
+        let share = (left / SHARE).min(self.all.connection_max);
+        // A quarter of the room each, so that the first streams of a connection leave some.
+        let room = share.saturating_sub(self.held.load(Ordering::Relaxed)) / 4;
+        if room >= SMALL_PIECE {
+            Some(grown.min(room))
+        } else {
+            taken.is_all.then_some(SMALL_PIECE)
+        }
+    }
+
+    /// Memory for a piece of at most `len` bytes, if all together hold little enough.
+    pub(in crate::server) fn try_hold(self: &Arc<Self>, len: usize) -> Option<HeldMemory> {
+        let permit = Arc::clone(&self.all.free).try_acquire_many_owned(permits(len)).ok()?;
+        Some(self.held(len, permit))
+    }
+
+    /// Memory for a small piece, as soon as there is any: of all, or the connection's own.
+    pub(in crate::server) async fn hold(self: Arc<Self>) -> HeldMemory {
+        let (all, own) = (Arc::clone(&self.all.free), Arc::clone(&self.own));
+        let permit = tokio::select! {
+            permit = all.acquire_many_owned(permits(SMALL_PIECE)) => permit,
+            permit = own.acquire_many_owned(permits(SMALL_PIECE)) => permit,
+        };
+        match permit {
+            Ok(permit) => self.held(SMALL_PIECE, permit),
+            // Unreachable: neither is ever closed. Without memory nothing is sent.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn held(self: &Arc<Self>, len: usize, permit: OwnedSemaphorePermit) -> HeldMemory {
+        self.count(len, 0);
+        HeldMemory { len, permit, connection: Arc::clone(self) }
+    }
+
+    fn count(&self, more: usize, less: usize) {
+        self.held.fetch_add(more, Ordering::Relaxed);
+        self.held.fetch_sub(less, Ordering::Relaxed);
+        let difference = more.cast_signed() - less.cast_signed();
+        self.all.metrics.http.waiting_bytes.add(difference as i64);
+    }
+}
+
+impl HeldMemory {
+    pub(in crate::server) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Counts a piece as what it has turned out to be. It may be larger than was asked for: what is
+    /// passed through comes in the pieces of its upstream, and a list in one. Then it is there
+    /// already, and counts as far as there is room to count.
+    pub(in crate::server) fn resize(&mut self, len: usize) {
+        let (old, new) = (self.permit.num_permits(), permits(len) as usize);
+        if new < old {
+            drop(self.permit.split(old - new));
+        } else if new > old {
+            let all = Arc::clone(&self.connection.all.free);
+            let more =
+                u32::try_from(new - old).ok().and_then(|n| all.try_acquire_many_owned(n).ok());
+            // Not where it is the connection's own that is held.
+            if let Some(more) = more
+                && Arc::ptr_eq(more.semaphore(), self.permit.semaphore())
+            {
+                self.permit.merge(more);
+            }
+        }
+        self.connection.count(len, self.len);
+        self.len = len;
+    }
+}
+
+impl Drop for HeldMemory {
+    fn drop(&mut self) {
+        self.connection.count(0, self.len);
+    }
+}
+
+fn permits(len: usize) -> u32 {
+    u32::try_from(len.div_ceil(PERMIT)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: Taken = Taken { bytes: 0, is_all: true };
+    const UNREAD: Taken = Taken { bytes: 0, is_all: false };
+    const FAST: Taken = Taken { bytes: 1 << 30, is_all: false };
+
+    fn memory(answers: usize) -> AnswerMemory {
+        AnswerMemory::new(&Limits { answers, ..Limits::default() }, &Arc::default())
+    }
+
+    /// As many pieces as the answers of a connection get, if each takes two and nothing leaves.
+    fn fill(connection: &Arc<ConnectionMemory>, streams: usize, second: Taken) -> Vec<HeldMemory> {
+        let asked = (0..streams).flat_map(|_| [NEW, second]);
+        asked.filter_map(|taken| connection.try_hold(connection.piece_max(taken)?)).collect()
+    }
+
+    #[test]
+    fn pieces_grow_with_what_the_client_takes() {
+        let connection = memory(256 << 20).connection();
+        let max = |bytes| connection.piece_max(Taken { bytes, is_all: true }).expect("room");
+        assert_eq!([0, 40_000, 1 << 30].map(max), [SMALL_PIECE, 40_000, READ_MAX]);
+    }
+
+    #[test]
+    fn streams_that_nobody_reads_leave_a_piece_to_one_that_is_read() {
+        let connection = memory(256 << 20).connection();
+        let held = fill(&connection, 99, FAST);
+        let total: usize = held.iter().map(HeldMemory::len).sum();
+        assert!(total <= (2 << 20) + 99 * SMALL_PIECE, "{total}");
+        assert_eq!(connection.piece_max(UNREAD), None);
+        assert_eq!(connection.piece_max(NEW), Some(SMALL_PIECE));
+        drop(held);
+        assert_eq!(connection.piece_max(FAST), Some(READ_MAX));
+    }
+
+    #[tokio::test]
+    async fn all_together_hold_their_bound_and_each_connection_one_piece() {
+        let all = memory(4 << 20);
+        let connections: Vec<_> = (0..40).map(|_| all.connection()).collect();
+        let held: Vec<_> = connections.iter().map(|one| fill(one, 100, FAST)).collect();
+        let total: usize = held.iter().flatten().map(HeldMemory::len).sum();
+        assert!(total <= 4 << 20, "{total}");
+        let late = all.connection();
+        assert!(late.try_hold(SMALL_PIECE).is_none());
+        let own = Arc::clone(&late).hold().await;
+        let mut waits = std::pin::pin!(Arc::clone(&late).hold());
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        drop(own);
+        waits.await;
+        let mut waits = std::pin::pin!(Arc::clone(&connections[0]).hold());
+        let _own = waits.as_mut().await;
+        drop(held);
+        assert!(late.try_hold(READ_MAX).is_some());
+    }
+}
