@@ -10,7 +10,7 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 
 /// Bytes that an entry costs beside its texts: its place in the table and in the order of use, and
 /// what is of a fixed size.
@@ -30,7 +30,7 @@ pub(crate) struct ExpiringCache<K, V> {
 #[derive(Clone, Debug)]
 struct Expiring<V> {
     value: V,
-    until: Timestamp,
+    until: Moment,
 }
 
 impl<K, V> ExpiringCache<K, V>
@@ -58,13 +58,13 @@ where
 
     /// Enters or replaces what is believed for `life` from now on.
     pub(crate) fn insert(&self, key: K, value: V, life: Duration) {
-        let until = self.clock.now().plus(life);
+        let until = self.clock.moment().plus(life);
         self.entries.insert(key, Expiring { value, until });
     }
 
     /// As [`ExpiringCache::insert`], but never shortens the life of what is there.
     pub(crate) fn extend(&self, key: K, value: V, life: Duration) {
-        let until = self.clock.now().plus(life);
+        let until = self.clock.moment().plus(life);
         self.entries.entry(key).and_upsert_with(|known| {
             let until = known.map_or(until, |known| known.value().until.max(until));
             Expiring { value, until }
@@ -78,7 +78,7 @@ where
         Q: Hash + Eq + ?Sized,
     {
         let entry = self.entries.get(key)?;
-        (self.clock.now() < entry.until).then_some(entry.value)
+        (self.clock.moment() < entry.until).then_some(entry.value)
     }
 
     /// Whether there is a value that has not ended.

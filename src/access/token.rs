@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::key_from;
 use super::rejection::Rejection;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::expiring::ExpiringCache;
 use crate::jws::JwsKey;
 use crate::licence::{KeyId, Licence, LicenceId, SKEW, Slug, Term};
@@ -128,7 +128,7 @@ impl SigningKey {
 pub(super) struct AccessTokens {
     current: Arc<SigningKey>,
     /// Verifies what it signed until the longest of that has run out.
-    previous: Option<(Arc<SigningKey>, Timestamp)>,
+    previous: Option<(Arc<SigningKey>, Moment)>,
     clock: Clock,
     /// By SHA-256 of the token. Only the signature is remembered: times and audience are checked
     /// again for every request.
@@ -163,7 +163,7 @@ impl AccessTokens {
         if renewed.current.id == self.current.id {
             return Ok(None);
         }
-        let until = self.clock.now().plus(TOKEN_LIFE_FOR_PUSH + SKEW);
+        let until = self.clock.moment().plus(TOKEN_LIFE_FOR_PUSH + SKEW);
         Ok(Some(Self { previous: Some((Arc::clone(&self.current), until)), ..renewed }))
     }
 
@@ -204,12 +204,15 @@ impl AccessTokens {
         });
         let claims =
             known.filter(|claims| claims.aud == audience).ok_or(Rejection::TokenInvalid)?;
-        let ends = Timestamp::from_unix(Duration::from_secs(claims.exp)).plus(SKEW);
-        if self.clock.now() < ends { Ok(claims.sub) } else { Err(Rejection::TokenExpired) }
+        let at = |seconds| Timestamp::from_unix(Duration::from_secs(seconds));
+        let now = self.clock.now();
+        // One that was issued while our clock was ahead would be good until it gets there again.
+        let is_good = at(claims.iat) <= now.plus(SKEW) && now < at(claims.exp).plus(SKEW);
+        if is_good { Ok(claims.sub) } else { Err(Rejection::TokenExpired) }
     }
 
     fn verify(&self, token: &str) -> Option<AccessClaims> {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let previous = self.previous.iter().filter(|(_, until)| now < *until).map(|(key, _)| key);
         let mut keys = std::iter::once(&self.current).chain(previous);
         let key = keys.find(|key| key.jws.is_named_by(token))?;

@@ -63,7 +63,7 @@ impl Expiries {
 
     fn warn_once(&self, warned: &mut HashMap<Ending, Timestamp>) {
         let now = self.clock.now();
-        warned.retain(|_, at| now.since(*at) < WARNING_INTERVAL);
+        warned.retain(|_, at| now.is_within(WARNING_INTERVAL, *at));
         for (what, ends) in self.presented() {
             if ends.since(now) <= EXPIRY_NOTICE && !warned.contains_key(&what) {
                 what.warn(ends, now);

@@ -241,7 +241,7 @@ impl PullCore {
 fn named_by(answer: &ManifestAnswer, checked: Timestamp) -> Provisional {
     let known = Known { digest: answer.digest.clone(), checked };
     let (media_type, size) = (Some(answer.media_type.clone()), Some(answer.size));
-    Provisional { known, media_type, size, held_until: None }
+    Provisional { known, media_type, size, held_since: None }
 }
 
 /// The digest of `bytes`, if neither the reference nor the upstream's header contradicts it

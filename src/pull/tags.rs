@@ -5,7 +5,6 @@
 //! without fetching the manifest, and the GET that follows must not cost a second HEAD.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -22,10 +21,6 @@ use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::TagRecord;
 use crate::upstream::{self, FailureClass, ManifestHead};
-
-/// How long after a failure a tag that has moved is served from what it led to, before what it
-/// leads to now is asked for again.
-const MOVE_PAUSE: Duration = Duration::from_secs(5);
 
 /// The tag that a client wants.
 #[derive(Clone, Copy)]
@@ -58,7 +53,7 @@ impl PullThrough {
         };
         let provisional = self.0.provisional.get(name, tag);
         let provisional =
-            provisional.map(|Provisional { known, held_until, .. }| Named { known, held_until });
+            provisional.map(|Provisional { known, held_since, .. }| Named { known, held_since });
         let known_head = provisional.as_ref().map(|named| named.known.checked);
         let query = TagQuery { name, tag, want, known_head, old: None };
         let life = {
@@ -137,7 +132,7 @@ impl PullThrough {
         }
         tracing::debug!(%error, image = %name, %tag,
             "serving a tag although upstream does not confirm it");
-        self.0.provisional.hold(name, tag, now.plus(MOVE_PAUSE));
+        self.0.provisional.hold(name, tag, now);
         // Without the bytes nothing can stand in, and upstream's failure is the answer.
         self.serve_stale(query, old).await.map_err(|_| error)
     }
@@ -264,7 +259,7 @@ impl PullCore {
             let known = Known { digest: digest.clone(), checked: sent_at };
             let (media_type, size) = (head.media_type.clone(), head.size);
             self.membership.prove_as_of(sent_at, name, digest, media_type.clone()).await;
-            self.note_head(name, tag, Provisional { known, media_type, size, held_until: None });
+            self.note_head(name, tag, Provisional { known, media_type, size, held_since: None });
         }
         Ok(head)
     }

@@ -12,7 +12,7 @@ use super::call::runner::CallRunner;
 use super::error::{Error, Operation};
 use super::room::PageRoom;
 use super::transport::request::Transport;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::limits::Limits;
 use crate::oci::{Repository, UpstreamName};
@@ -44,7 +44,7 @@ const LEARNT_LIFE: Duration = Duration::from_hours(1);
 /// Something that an upstream has shown of itself, believed for a while.
 pub(super) struct Learnt {
     clock: Clock,
-    until: Mutex<Option<Timestamp>>,
+    until: Mutex<Option<Moment>>,
 }
 
 impl Learnt {
@@ -54,12 +54,12 @@ impl Learnt {
 
     pub(super) fn learn(&self) {
         *self.until.lock().expect("nothing panics while it holds the time") =
-            Some(self.clock.now().plus(LEARNT_LIFE));
+            Some(self.clock.moment().plus(LEARNT_LIFE));
     }
 
     pub(super) fn is_believed(&self) -> bool {
         let until = *self.until.lock().expect("nothing panics while it holds the time");
-        until.is_some_and(|until| self.clock.now() < until)
+        until.is_some_and(|until| self.clock.moment() < until)
     }
 }
 

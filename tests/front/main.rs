@@ -9,6 +9,7 @@ mod bad_input;
 mod blobs;
 mod broken_objects;
 mod causes;
+mod clocks;
 mod corruption;
 mod deadline;
 mod errors;

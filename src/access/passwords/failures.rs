@@ -12,7 +12,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::lanes::AttemptKey;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::expiring::ExpiringCache;
 
 /// Different wrong passwords of one user from one address in [`FAILURE_WINDOW`] (ACCESS §5.3).
@@ -64,7 +64,7 @@ pub(super) type NameHash = u64;
 /// The wrong passwords of a pair since the first of them.
 #[derive(Clone, Copy, Debug)]
 struct WrongPasswords {
-    since: Timestamp,
+    since: Moment,
     number: usize,
     /// The beginnings of their keys. Two keys begin alike once in 2^64, and then one guess is taken
     /// for another.
@@ -72,7 +72,7 @@ struct WrongPasswords {
 }
 
 impl WrongPasswords {
-    fn new(since: Timestamp) -> Self {
+    fn new(since: Moment) -> Self {
         Self { since, number: 0, beginnings: [0; FAILURES_MAX] }
     }
 
@@ -120,7 +120,7 @@ impl Failures {
     /// How long this pair is locked out; none: not at all.
     pub(super) fn locked_out(&self, pair: LoginPair) -> Option<Duration> {
         let wrong = self.wrong(pair)?;
-        let passed = self.clock.now().since(wrong.since);
+        let passed = self.clock.moment().since(wrong.since);
         (wrong.number >= FAILURES_MAX).then(|| FAILURE_WINDOW.saturating_sub(passed))
     }
 
@@ -144,7 +144,7 @@ impl Failures {
 
     /// Notes a wrong password. The same one again is no other failure.
     pub(super) fn count(&self, pair: LoginPair, key: &AttemptKey) {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         self.failing.extend(pair.source, (), FAILURE_WINDOW);
         self.guessed.insert(pair.name, (), FAILURE_WINDOW);
         self.counts.entry(pair).and_upsert_with(|entry| {
@@ -163,7 +163,7 @@ impl Failures {
     }
 
     fn is_current(&self, wrong: &WrongPasswords) -> bool {
-        self.clock.now().since(wrong.since) < FAILURE_WINDOW
+        self.clock.moment().since(wrong.since) < FAILURE_WINDOW
     }
 }
 

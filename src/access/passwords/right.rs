@@ -17,7 +17,7 @@ use moka::sync::Cache;
 
 use super::failures::{LoginPair, REMEMBERED_MAX};
 use super::lanes::AttemptKey;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::expiring::ExpiringCache;
 
 /// Right passwords that are recognised from anywhere, and for how long.
@@ -42,7 +42,7 @@ pub(super) struct RightPasswords {
 
 #[derive(Clone, Copy, Debug)]
 struct Misses {
-    since: Timestamp,
+    since: Moment,
     number: u32,
 }
 
@@ -98,12 +98,12 @@ impl RightPasswords {
             Some(entry) if self.is_current(entry.value()) => {
                 Misses { number: entry.value().number.saturating_add(1), ..*entry.value() }
             }
-            Some(_) | None => Misses { since: self.clock.now(), number: 1 },
+            Some(_) | None => Misses { since: self.clock.moment(), number: 1 },
         });
     }
 
     fn is_current(&self, misses: &Misses) -> bool {
-        self.clock.now().since(misses.since) < COMPARISON_WINDOW
+        self.clock.moment().since(misses.since) < COMPARISON_WINDOW
     }
 }
 

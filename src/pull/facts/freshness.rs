@@ -17,9 +17,13 @@ pub(crate) struct Known {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) known: Known,
-    /// The bytes could not be had a moment ago; until then nobody asks for them again.
-    pub(crate) held_until: Option<Timestamp>,
+    /// When the bytes could not be had; for a moment nobody asks for them again.
+    pub(crate) held_since: Option<Timestamp>,
 }
+
+/// How long after a failure a tag that has moved is served from what it led to, before what it
+/// leads to now is asked for again.
+const MOVE_PAUSE: Duration = Duration::from_secs(5);
 
 /// For how long a tag is believed, and stands in for an upstream that fails.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +59,7 @@ pub(crate) fn decide(
     life: TagLife,
     now: Timestamp,
 ) -> Decision {
-    let fresh = |known: &Known| now.since(known.checked) < life.ttl;
+    let fresh = |known: &Known| now.is_within(life.ttl, known.checked);
     let provisional = provisional.filter(|named| fresh(&named.known));
     match (durable, provisional) {
         (None, None) => Decision::Fetch,
@@ -63,13 +67,15 @@ pub(crate) fn decide(
         (Some(durable), None) if fresh(&durable) => Decision::Serve(durable.digest),
         (Some(durable), None) => Decision::Revalidate(durable),
         // A GET by tag writes the record and leaves an older HEAD's answer where it is.
-        (Some(durable), Some(named)) if named.known.checked < durable.checked => {
+        (Some(durable), Some(named))
+            if named.known.checked < durable.checked && durable.checked <= now =>
+        {
             Decision::Serve(durable.digest)
         }
-        (Some(old), Some(Named { known: new, held_until })) => {
+        (Some(old), Some(Named { known: new, held_since })) => {
             if old.digest == new.digest || !may_stand_in(old.checked, life.stale_if_error, now) {
                 Decision::Serve(new.digest)
-            } else if held_until.is_some_and(|until| now < until) {
+            } else if held_since.is_some_and(|since| now.is_within(MOVE_PAUSE, since)) {
                 Decision::StandIn { old, new }
             } else {
                 Decision::Move { old, new }
@@ -80,7 +86,7 @@ pub(crate) fn decide(
 
 /// Whether an answer that was last checked at `checked` may be served while upstream fails.
 pub(crate) fn may_stand_in(checked: Timestamp, stale_if_error: Duration, now: Timestamp) -> bool {
-    now.since(checked) <= stale_if_error
+    checked <= now && now.since(checked) <= stale_if_error
 }
 
 #[cfg(test)]
@@ -102,8 +108,8 @@ mod tests {
         let life = TagLife { ttl: TTL, stale_if_error: Duration::from_secs(500) };
         let serve = |known: &Known| Decision::Serve(known.digest.clone());
         let named = |known: &Known, held: Option<u64>| {
-            let held_until = held.map(|at| Timestamp::from_unix(Duration::from_secs(at)));
-            Some(Named { known: known.clone(), held_until })
+            let held_since = held.map(|at| Timestamp::from_unix(Duration::from_secs(at)));
+            Some(Named { known: known.clone(), held_since })
         };
         let moves = Decision::Move { old: old.clone(), new: new.clone() };
         let stands_in = Decision::StandIn { old: old.clone(), new: new.clone() };
@@ -112,13 +118,18 @@ mod tests {
             (Some(new.clone()), None, serve(&new)),
             (Some(old.clone()), None, Decision::Revalidate(old.clone())),
             (None, named(&new, None), serve(&new)),
-            (None, named(&new, Some(1001)), serve(&new)),
+            (None, named(&new, Some(996)), serve(&new)),
             (None, named(&old, None), Decision::Fetch),
             (Some(old.clone()), named(&new, None), moves.clone()),
-            (Some(old.clone()), named(&new, Some(1001)), stands_in),
-            (Some(old.clone()), named(&new, Some(1000)), moves),
+            (Some(old.clone()), named(&new, Some(996)), stands_in),
+            (Some(old.clone()), named(&new, Some(995)), moves.clone()),
             (Some(known("too old", 499)), named(&new, None), serve(&new)),
             (Some(known("new", 600)), named(&new, None), serve(&new)),
+            // From a clock that has been set back since.
+            (Some(known("ahead", 1001)), None, Decision::Revalidate(known("ahead", 1001))),
+            (None, named(&known("ahead", 1001), None), Decision::Fetch),
+            (Some(known("ahead", 1001)), named(&new, None), serve(&new)),
+            (Some(old.clone()), named(&new, Some(1001)), moves),
             (Some(known("newest", 950)), named(&new, None), serve(&known("newest", 950))),
             (
                 Some(known("at the edge", 700)),
@@ -138,6 +149,8 @@ mod tests {
     fn a_stale_answer_has_an_age_limit() {
         let day = Duration::from_hours(24);
         let checked = Timestamp::from_unix(Duration::from_secs(1000));
+        let ahead = checked.plus(Duration::from_millis(1));
+        assert!(!may_stand_in(ahead, day, checked), "nobody knows how old it is");
         assert!(may_stand_in(checked, day, checked.plus(day)));
         assert!(!may_stand_in(checked, day, checked.plus(day + Duration::from_millis(1))));
     }

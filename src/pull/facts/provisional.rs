@@ -21,8 +21,8 @@ pub(crate) struct Provisional {
     pub(crate) media_type: Option<MediaType>,
     /// Bytes.
     pub(crate) size: Option<u64>,
-    /// Until when nobody asks for its bytes, because they could not be had.
-    pub(crate) held_until: Option<Timestamp>,
+    /// When its bytes could not be had, so that nobody asks for them for a moment.
+    pub(crate) held_since: Option<Timestamp>,
 }
 
 /// A tag that leads to a digest, and when upstream was asked.
@@ -72,9 +72,9 @@ impl ProvisionalTags {
     }
 
     /// Notes that what the tag leads to cannot be had just now.
-    pub(crate) fn hold(&self, name: &CanonicalName, tag: &Tag, until: Timestamp) {
+    pub(crate) fn hold(&self, name: &CanonicalName, tag: &Tag, now: Timestamp) {
         if let Some(head) = self.get(name, tag) {
-            let head = Provisional { held_until: Some(until), ..head };
+            let head = Provisional { held_since: Some(now), ..head };
             self.by_tag.insert((name.clone(), tag.clone()), head);
         }
     }

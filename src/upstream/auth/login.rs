@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use super::helper::CredentialHelper;
 use super::identity::{BasicLogin, UpstreamIdentity};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::config::{self, Credential, WhenRejected};
 use crate::limits::Limits;
 use crate::oci::{Pattern, Repository};
@@ -131,16 +131,16 @@ struct CachedHelper {
 #[derive(Debug)]
 struct CachedLogin {
     answer: Result<Option<BasicLogin>, Fault>,
-    until: Timestamp,
+    until: Moment,
     /// From here on the helper is run again if the upstream rejects the login.
-    renewable: Timestamp,
+    renewable: Moment,
 }
 
 impl CachedLogin {
     /// Whether it answers a request that was made at `now`, after the upstream had rejected this
     /// login, if any. A login that somebody else has renewed meanwhile is another than the rejected
     /// one, and good.
-    fn is_good(&self, now: Timestamp, rejected: Option<&BasicLogin>) -> bool {
+    fn is_good(&self, now: Moment, rejected: Option<&BasicLogin>) -> bool {
         let is_rejected =
             rejected.is_some() && matches!(&self.answer, Ok(login) if login.as_ref() == rejected);
         // A login that has just been renewed and is rejected again is bad for good, or until the
@@ -161,7 +161,7 @@ impl CachedHelper {
     ) -> Result<Option<BasicLogin>, Fault> {
         // Before the wait for the lock: what the helper has told another task meanwhile is new
         // enough for this request, however short its life.
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let cached = self.cached.lock().await;
         if let Some(cached) = cached.as_ref().filter(|cached| cached.is_good(now, rejected)) {
             return cached.answer.clone();
@@ -181,14 +181,14 @@ impl CachedHelper {
         rejected: Option<BasicLogin>,
     ) -> Result<Option<BasicLogin>, Fault> {
         let mut cached = self.cached.lock().await;
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let good = cached.as_ref().filter(|cached| cached.is_good(now, rejected.as_ref()));
         if let Some(cached) = good {
             return cached.answer.clone();
         }
         let answer = self.helper.login().await;
         // Its life begins when the helper has answered, which may have taken seconds.
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let until = now.plus(if answer.is_ok() { self.login_life } else { HELPER_RERUN_PAUSE });
         let renewable = if rejected.is_some() { now.plus(HELPER_RERUN_PAUSE) } else { now };
         *cached = Some(CachedLogin { answer: answer.clone(), until, renewable });

@@ -20,7 +20,7 @@ use super::rejected::RejectedLogins;
 use super::replacements::Replacements;
 use super::scope;
 use super::token::{CACHED_TOKENS_MAX, ObtainedToken, TokenCache, TokenKey};
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 use crate::upstream::error::{ErrorKind, Fault};
 use crate::upstream::transport::gate::ForbiddenUrl;
 use crate::upstream::transport::request::{Transport, forbidden};
@@ -91,7 +91,7 @@ pub(in crate::upstream) struct Authenticator {
     /// The scope that the registry wants, by ours, where they differ.
     wanted_scopes: Cache<String, String>,
     /// When waiting with a new token was last in vain, by its scope.
-    waited_in_vain: Cache<String, Timestamp>,
+    waited_in_vain: Cache<String, Moment>,
     rejected: RejectedLogins,
     tokens: TokenCache,
     pub(in crate::upstream) replacements: Replacements,

@@ -14,7 +14,7 @@ use url::{Url, form_urlencoded};
 
 use super::identity::{BasicLogin, UpstreamIdentity};
 use super::scope;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::oci::message_of_document;
 use crate::upstream::error::{ErrorKind, FailureClass, Fault, Operation, Symptom};
 use crate::upstream::transport::body::HttpResponse;
@@ -55,8 +55,8 @@ impl TokenKey {
 struct BearerToken {
     header: HeaderValue,
     /// From here on it is replaced, and used only if that fails.
-    renew: Timestamp,
-    expires: Timestamp,
+    renew: Moment,
+    expires: Moment,
 }
 
 /// The header value of a token.
@@ -84,8 +84,8 @@ impl TokenCache {
         Self { cache: Cache::new(CACHED_TOKENS_MAX), endpoint: Arc::new(endpoint) }
     }
 
-    pub(super) fn now(&self) -> Timestamp {
-        self.endpoint.clock.now()
+    pub(super) fn now(&self) -> Moment {
+        self.endpoint.clock.moment()
     }
 
     /// How long a new token may take until the registry takes it.
@@ -103,7 +103,7 @@ impl TokenCache {
         key: TokenKey,
         rejected: Option<&HeaderValue>,
     ) -> Result<ObtainedToken, Fault> {
-        let now = self.endpoint.clock.now();
+        let now = self.endpoint.clock.moment();
         let cached = self.cache.get(&key).await.and_then(Result::ok);
         // A failure in the cache was shared with those who waited for it; whoever comes later tries
         // again.
@@ -133,7 +133,7 @@ impl TokenCache {
         old: Option<BearerToken>,
         rejected: Option<HeaderValue>,
     ) -> TokenResult {
-        let now = self.endpoint.clock.now();
+        let now = self.endpoint.clock.moment();
         // Asked under the key's lock: what another task has put there meanwhile is kept, if it is
         // not the token that was refused.
         let must_be_replaced = |cached: &TokenResult| match cached {
@@ -171,7 +171,7 @@ impl TokenEndpoint {
             // moment, the rest of the life bridges it; without that, every pull would fail with a
             // good token in hand. A definite refusal ends the old token at once.
             (Err(fault), Some(old)) if fault.kind.class() == FailureClass::Passing => {
-                let next_try = self.clock.now().plus(RENEWAL_PAUSE);
+                let next_try = self.clock.moment().plus(RENEWAL_PAUSE);
                 Ok(BearerToken { renew: old.expires.min(next_try), ..old })
             }
             (fetched, _) => fetched,
@@ -256,7 +256,7 @@ impl TokenEndpoint {
         match status {
             200 | 201 => {
                 let body = answer.whole(TOKEN_ANSWER_MAX).await?;
-                parse(&body, self.clock.now())
+                parse(&body, &self.clock)
                     .ok_or_else(|| Fault::protocol("the token endpoint sent no token"))
             }
             401 if identity.login.is_some() => Err(login_rejected(identity, answer).await),
@@ -339,7 +339,7 @@ struct TokenResponse {
 }
 
 /// Reads the answer of a token endpoint; `None` if there is no token in it that could be sent.
-fn parse(body: &[u8], now: Timestamp) -> Option<BearerToken> {
+fn parse(body: &[u8], clock: &Clock) -> Option<BearerToken> {
     let answer: TokenResponse = serde_json::from_slice(body).ok()?;
     let mut tokens = [answer.token, answer.access_token].into_iter().flatten();
     let token = tokens.find(|token| !token.is_empty())?;
@@ -348,11 +348,12 @@ fn parse(body: &[u8], now: Timestamp) -> Option<BearerToken> {
     // itself.
     let life = seconds
         .map(Duration::from_secs)
-        .or_else(|| jwt_life(&token, now))
+        .or_else(|| jwt_life(&token, clock.now()))
         .unwrap_or(DEFAULT_LIFE)
         .min(LONGEST_LIFE);
     let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
     header.set_sensitive(true);
+    let now = clock.moment();
     Some(BearerToken { header, renew: now.plus(life * 4 / 5), expires: now.plus(life) })
 }
 
@@ -373,18 +374,20 @@ fn jwt_life(token: &str, now: Timestamp) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn now() -> Timestamp {
-        Timestamp::from_unix(Duration::ZERO)
+    fn clock() -> Clock {
+        Clock::manual(Duration::ZERO)
     }
 
     fn life(body: &str) -> Option<u64> {
-        parse(body.as_bytes(), now()).map(|token| token.expires.since(now()).as_secs())
+        parse(body.as_bytes(), &clock())
+            .map(|token| token.expires.since(clock().moment()).as_secs())
     }
 
     #[test]
     fn either_name_of_the_token_will_do() {
         let header = |body: &str| {
-            parse(body.as_bytes(), now()).map(|token| token.header.to_str().map(ToOwned::to_owned))
+            parse(body.as_bytes(), &clock())
+                .map(|token| token.header.to_str().map(ToOwned::to_owned))
         };
         assert_eq!(header(r#"{"token":"a"}"#).expect("token").as_deref().ok(), Some("Bearer a"));
         assert_eq!(
@@ -418,13 +421,13 @@ mod tests {
 
     #[test]
     fn a_token_is_renewed_at_four_fifths_of_its_life() {
-        let token = parse(br#"{"token":"a","expires_in":100}"#, now()).expect("token");
-        assert_eq!(token.renew.since(now()), Duration::from_secs(80));
+        let token = parse(br#"{"token":"a","expires_in":100}"#, &clock()).expect("token");
+        assert_eq!(token.renew.since(clock().moment()), Duration::from_secs(80));
     }
 
     #[test]
     fn a_token_is_not_shown() {
-        let token = parse(br#"{"token":"hush"}"#, now()).expect("token");
+        let token = parse(br#"{"token":"hush"}"#, &clock()).expect("token");
         assert!(!format!("{token:?}").contains("hush"));
     }
 }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::Moment;
 use crate::upstream::error::Unanswered;
 
 /// What stays unanswered in a row before it counts.
@@ -45,7 +45,7 @@ pub(super) enum Breaker {
     /// Requests pass. A ping is under way, because the last ones were met with silence.
     Doubted,
     Open {
-        until: Timestamp,
+        until: Moment,
         pause: Duration,
     },
     /// A ping is under way, because the pause is over; `pause` is how long it was.
@@ -57,7 +57,7 @@ pub(super) enum Breaker {
 impl Breaker {
     pub(super) const CLOSED: Self = Self::Closed { unanswered: 0 };
 
-    pub(super) fn admit(&mut self, now: Timestamp) -> Admission {
+    pub(super) fn admit(&mut self, now: Moment) -> Admission {
         match *self {
             Self::Closed { .. } | Self::Doubted => Admission::Granted,
             Self::Open { until, pause } if until <= now => {
@@ -73,7 +73,7 @@ impl Breaker {
         std::mem::replace(self, Self::CLOSED).is_open()
     }
 
-    pub(super) fn unanswered(&mut self, how: Unanswered, now: Timestamp) -> Consequence {
+    pub(super) fn unanswered(&mut self, how: Unanswered, now: Moment) -> Consequence {
         match *self {
             Self::Closed { unanswered } if unanswered + 1 < UNANSWERED_MAX => {
                 *self = Self::Closed { unanswered: unanswered + 1 };
@@ -92,7 +92,7 @@ impl Breaker {
     }
 
     /// The ping was not answered.
-    pub(super) fn ping_unanswered(&mut self, now: Timestamp) -> Consequence {
+    pub(super) fn ping_unanswered(&mut self, now: Moment) -> Consequence {
         match *self {
             Self::Doubted => self.open(now, FIRST_PAUSE),
             Self::Probing { pause } => {
@@ -105,7 +105,7 @@ impl Breaker {
     }
 
     /// The ping could not be sent, for reasons of our own, which says nothing about anybody else.
-    pub(super) fn ping_given_up(&mut self, now: Timestamp) {
+    pub(super) fn ping_given_up(&mut self, now: Moment) {
         match *self {
             Self::Doubted => *self = Self::Closed { unanswered: UNANSWERED_MAX - 1 },
             Self::Probing { pause } => *self = Self::Open { until: now, pause },
@@ -119,7 +119,7 @@ impl Breaker {
     }
 
     /// Whether a request now would be refused.
-    pub(super) fn is_shut(&self, now: Timestamp) -> bool {
+    pub(super) fn is_shut(&self, now: Moment) -> bool {
         match *self {
             Self::Closed { .. } | Self::Doubted => false,
             Self::Open { until, .. } => now < until,
@@ -127,7 +127,7 @@ impl Breaker {
         }
     }
 
-    fn open(&mut self, now: Timestamp, pause: Duration) -> Consequence {
+    fn open(&mut self, now: Moment, pause: Duration) -> Consequence {
         *self = Self::Open { until: now.plus(pause), pause };
         Consequence::LeftAlone
     }
@@ -136,9 +136,10 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::from_unix(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Moment {
+        Clock::manual(Duration::ZERO).moment().plus(Duration::from_secs(seconds))
     }
 
     fn after(unanswered: &[Unanswered]) -> (Breaker, Consequence) {

@@ -24,7 +24,7 @@ use super::tls::BoxError;
 use super::tunnel;
 use super::way::{Way, WaysOut};
 use super::wire::{BoxStream, Wire};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::config::{DialTarget, ForwardProxy};
 use crate::upstream::cause::{ProxyError, ProxyFault};
 
@@ -157,7 +157,7 @@ pub(super) fn authorization(proxy: &ForwardProxy) -> Option<HeaderValue> {
 #[derive(Debug)]
 pub(super) struct ProxyRest {
     clock: Clock,
-    until: Mutex<Option<Timestamp>>,
+    until: Mutex<Option<Moment>>,
 }
 
 impl ProxyRest {
@@ -167,11 +167,11 @@ impl ProxyRest {
 
     fn is_resting(&self) -> bool {
         let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| self.clock.now() < until)
+        until.is_some_and(|until| self.clock.moment() < until)
     }
 
     fn begin(&self) {
-        let until = self.clock.now().plus(PROXY_PAUSE);
+        let until = self.clock.moment().plus(PROXY_PAUSE);
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 }

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::breaker::{Admission, Breaker, Consequence};
 use super::gate::origin_of;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::metrics::Metrics;
 use crate::oci::UpstreamName;
 use crate::upstream::cause::Cause;
@@ -76,7 +76,7 @@ impl Reachability {
     }
 
     pub(super) fn admit(&self, key: &BreakerKey) -> Admission {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         self.breakers().get_mut(key).map_or(Admission::Granted, |breaker| breaker.admit(now))
     }
 
@@ -97,7 +97,7 @@ impl Reachability {
     }
 
     pub(super) fn unanswered(&self, key: &BreakerKey, how: Unanswered, why: &Fault) -> Consequence {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let mut breakers = self.breakers();
         if !breakers.contains_key(key) && !has_room(&mut breakers, key, now) {
             return Consequence::Nothing;
@@ -111,12 +111,12 @@ impl Reachability {
     pub(super) fn ping_unanswered(&self, key: &BreakerKey, why: &Fault) {
         let mut breakers = self.breakers();
         let Some(breaker) = breakers.get_mut(key) else { return };
-        let consequence = breaker.ping_unanswered(self.clock.now());
+        let consequence = breaker.ping_unanswered(self.clock.moment());
         self.tell(&breakers, key, consequence, why);
     }
 
     pub(super) fn ping_given_up(&self, key: &BreakerKey) {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         self.breakers().get_mut(key).into_iter().for_each(|breaker| breaker.ping_given_up(now));
     }
 
@@ -149,7 +149,7 @@ impl Reachability {
 type Breakers = HashMap<BreakerKey, Breaker>;
 
 /// Whether a breaker for `key` may be added. Hosts that would be asked anyway make room.
-fn has_room(breakers: &mut Breakers, key: &BreakerKey, now: Timestamp) -> bool {
+fn has_room(breakers: &mut Breakers, key: &BreakerKey, now: Moment) -> bool {
     let is_host = |key: &BreakerKey| matches!(key, BreakerKey::Host(_));
     let hosts = |breakers: &Breakers| breakers.keys().filter(|key| is_host(key)).count();
     if is_host(key) && hosts(breakers) >= HOSTS_MAX {

@@ -11,7 +11,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use url::Url;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Moment};
 use crate::oci::{UpstreamName, parse_retry_after};
 use crate::upstream::error::{Direction, ErrorKind, Fault, Operation, Symptom};
 
@@ -110,9 +110,9 @@ impl ThrottleKey {
 #[derive(Clone, Copy, Debug)]
 struct Pause {
     /// The end, as the upstream said.
-    until: Timestamp,
+    until: Moment,
     /// From here on one request asks whether the pause still holds.
-    ask_at: Timestamp,
+    ask_at: Moment,
     /// That request is under way.
     is_asked: bool,
 }
@@ -138,7 +138,7 @@ impl Throttle {
     /// # Errors
     /// `RateLimited` while a pause of this kind lasts.
     pub(in crate::upstream) fn check(&self, key: ThrottleKey) -> Result<ThrottlePass<'_>, Fault> {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let mut pauses = self.pauses();
         let Some(pause) = pauses.get_mut(&key) else {
             return Ok(ThrottlePass { throttle: self, key, pause: None });
@@ -155,9 +155,9 @@ impl Throttle {
 
     /// Takes note of a 429 with these headers, and returns the fault that it is.
     pub(in crate::upstream) fn pause(&self, key: &ThrottleKey, headers: &HeaderMap) -> Fault {
-        let now = self.clock.now();
+        let now = self.clock.moment();
         let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let told = value.and_then(|value| parse_retry_after(value, now.unix()));
+        let told = value.and_then(|value| parse_retry_after(value, self.clock.now().unix()));
         let told = told.unwrap_or(DEFAULT_PAUSE);
         let (until, ask_at) = (now.plus(told), now.plus(told.min(ASK_AGAIN_AFTER)));
         let mut pauses = self.pauses();
@@ -231,7 +231,7 @@ impl Drop for ThrottlePass<'_> {
 
 /// Whether one more pause is remembered. A registry that leads to ever other storages would fill
 /// the memory, so those that are over make room, and beyond the bound there is none.
-fn has_room(pauses: &mut HashMap<ThrottleKey, Pause>, key: &ThrottleKey, now: Timestamp) -> bool {
+fn has_room(pauses: &mut HashMap<ThrottleKey, Pause>, key: &ThrottleKey, now: Moment) -> bool {
     let is_storage = |key: &ThrottleKey| matches!(key, ThrottleKey::Storage(_));
     if !is_storage(key) || pauses.contains_key(key) {
         return true;
