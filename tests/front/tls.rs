@@ -17,6 +17,7 @@ use crate::support::proxy::{Proxy, Setup, blob};
 use crate::support::tls::{Authority, client, handshake, handshakes, tls};
 use crate::support::vendor::rule;
 use crate::support::{eventually, soon};
+use rcgen::DnType;
 
 /// One request, and all that comes back until the end.
 async fn exchange(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
@@ -78,6 +79,36 @@ async fn certificates_are_identities_where_rules_name_them() {
     assert_eq!(status(Some(clients.issue("other.test"))).await, Some(404));
     assert_eq!(status(None).await, Some(404));
     assert_eq!(status(Some(authority.issue("node.test"))).await, None, "signed by somebody else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organisation_with_a_comma_in_its_name_is_nobody_else() {
+    use DnType::{CommonName, OrganizationName};
+    let origin = Origin::with("library/a", "1", &Image::new(1, &[10])).await;
+    let mut setup = Setup::of(&origin);
+    let (authority, clients) = (Authority::new(), Authority::new());
+    setup.config.tls = Some(tls(&setup, &authority, Some((&clients, ClientAuth::Optional))));
+    let allowed = ["O=Acme, CN=node", "O=Acme\\, Inc.,CN=node"];
+    setup.config.access.rules = allowed
+        .iter()
+        .map(|subject| {
+            let who = Identity::parse(&format!("certificate:subject:{subject}")).expect("a name");
+            rule(who, Allow { pull: true, ..Allow::default() }, &["**"])
+        })
+        .collect();
+    let proxy = setup.start().await;
+    for (subject, expected) in [
+        (&[(OrganizationName, "Acme"), (CommonName, "node")][..], 200),
+        (&[(OrganizationName, "Acme, Inc."), (CommonName, "node")], 200),
+        (&[(OrganizationName, "Acme, CN=node")], 404),
+        (&[(OrganizationName, "Acme\\, Inc."), (CommonName, "node")], 404),
+        (&[(OrganizationName, "Acme"), (CommonName, "node, O=Acme")], 404),
+        (&[(CommonName, "node"), (OrganizationName, "Acme")], 404),
+    ] {
+        let client = client(&authority, Some(clients.issue_to(subject)), true);
+        let answer = get(&client, &proxy, "/v2/library/a/manifests/1").await.expect("an answer");
+        assert_eq!(answer.0, expected, "{subject:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +207,8 @@ async fn open_narrow(
         .expect("the proxy listens");
     let name = "registry.test".try_into().expect("a name");
     let mut stream = connector.connect(name, socket).await.expect("a handshake");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: {connection}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("the proxy reads");
     let mut status = [0; 12];
     soon("the status", stream.read_exact(&mut status)).await.expect("an answer");

@@ -11,12 +11,14 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
+use x509_parser::asn1_rs::ToDer;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::objects::{oid_registry, oid2abbrev};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
 
 use crate::clock::Timestamp;
 use crate::config::{ClientAuth, Validity};
-use crate::identity::CertificateName;
+use crate::identity::{CertificateName, DistinguishedName, Value};
 use crate::server::error::Refusal;
 
 /// ALPN protocol names (RFC 7301 §6).
@@ -202,7 +204,24 @@ fn names_in(certificate: &X509Certificate<'_>) -> Vec<CertificateName> {
             | GeneralName::Invalid(..) => None,
         })
         .collect();
-    names.push(CertificateName::Subject(certificate.subject().to_string()));
+    names.extend(subject(certificate).map(CertificateName::Subject));
     names.retain(|name| !name.to_string().chars().any(char::is_control));
     names
+}
+
+/// None: it holds what cannot be written.
+fn subject(certificate: &X509Certificate<'_>) -> Option<DistinguishedName> {
+    let sets = certificate.subject().iter().map(|set| set.iter().map(attribute).collect());
+    Some(DistinguishedName::new(sets.collect::<Option<Vec<_>>>()?))
+}
+
+/// The short name of the type, or its number where none is known.
+fn attribute(attribute: &AttributeTypeAndValue<'_>) -> Option<(String, Value)> {
+    let oid = attribute.attr_type();
+    let kind = oid2abbrev(oid, oid_registry()).map_or_else(|_| oid.to_id_string(), str::to_owned);
+    let value = match attribute.as_str() {
+        Ok(text) => Value::Text(text.to_owned()),
+        Err(_) => Value::encoded(&attribute.attr_value().to_der_vec().ok()?),
+    };
+    Some((kind, value))
 }

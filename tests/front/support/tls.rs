@@ -5,7 +5,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    SanType,
+};
 use roadstead::config::{ClientAuth, Tls};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,13 +44,27 @@ impl Authority {
 
     /// From the beginning of the first year to the end of the last.
     pub(crate) fn issue_for(&self, name: &str, years: RangeInclusive<i32>) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
         let mut parameters =
             CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
         parameters.not_before = rcgen::date_time_ymd(*years.start(), 1, 1);
         parameters.not_after = rcgen::date_time_ymd(*years.end(), 12, 31);
         parameters.subject_alt_names.push(SanType::DnsName(name.try_into().expect("a name")));
         parameters.distinguished_name.push(DnType::CommonName, name);
+        self.sign(&parameters)
+    }
+
+    /// For a subject and no other name.
+    pub(crate) fn issue_to(&self, subject: &[(DnType, &str)]) -> (String, String) {
+        let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.distinguished_name = DistinguishedName::new();
+        for (kind, value) in subject {
+            parameters.distinguished_name.push(kind.clone(), *value);
+        }
+        self.sign(&parameters)
+    }
+
+    fn sign(&self, parameters: &CertificateParams) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
         (parameters.signed_by(&key, &self.0).expect("a certificate").pem(), key.serialize_pem())
     }
 

@@ -2,10 +2,15 @@
 //! `anonymous`, `user:ci`, `licence:acme-prod`, `certificate:dns:node.example.com` (ACCESS §1.1).
 //! Pure.
 
+mod distinguished_name;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::licence::LicenceId;
+
+pub use distinguished_name::DistinguishedName;
+pub(crate) use distinguished_name::Value;
 
 /// One identity. In a rule [`Anonymous`](Self::Anonymous) stands for everybody, since a credential
 /// never lowers rights; on a request it is somebody who has shown nothing.
@@ -24,8 +29,7 @@ pub enum CertificateName {
     Dns(String),
     Uri(String),
     Email(String),
-    /// The subject in the order of the certificate, as `C=DE, O=Acme, CN=node`.
-    Subject(String),
+    Subject(DistinguishedName),
 }
 
 impl Identity {
@@ -53,6 +57,15 @@ impl Identity {
             // No name of an htpasswd file holds the colon that ends it.
             "user" if !name.contains(':') => Ok(Self::User(name.to_owned())),
             "licence" => LicenceId::parse(name).map(Self::Licence),
+            "certificate" if name.starts_with("subject:") => {
+                CertificateName::parse(name).map(Self::Certificate).ok_or_else(|| {
+                    format!(
+                        "{text:?} names no subject; write certificate:subject: and its attributes \
+                         in the order of the certificate, as C=DE, O=Acme, CN=node, with a \
+                         backslash before , + \" \\ < > and ; in a value"
+                    )
+                })
+            }
             "certificate" => CertificateName::parse(name).map(Self::Certificate).ok_or_else(wrong),
             _ => Err(wrong()),
         }
@@ -83,12 +96,11 @@ impl fmt::Display for Identity {
 impl CertificateName {
     fn parse(text: &str) -> Option<Self> {
         let (kind, name) = kind_and_name(text)?;
-        let name = name.to_owned();
         match kind {
-            "dns" => Some(Self::Dns(name)),
-            "uri" => Some(Self::Uri(name)),
-            "email" => Some(Self::Email(name)),
-            "subject" => Some(Self::Subject(name)),
+            "dns" => Some(Self::Dns(name.to_owned())),
+            "uri" => Some(Self::Uri(name.to_owned())),
+            "email" => Some(Self::Email(name.to_owned())),
+            "subject" => DistinguishedName::parse(name).map(Self::Subject),
             _ => None,
         }
     }
