@@ -58,7 +58,7 @@ impl VirtualHosts {
         let listed = self.hosts.iter().find(|host| host.name == name);
         let known = listed.is_some()
             || self.bound.iter().any(|bound| bound == name)
-            || (self.hosts.is_empty() && self.takes_unlisted(name));
+            || (self.hosts.is_empty() && (secure || self.takes_unlisted(name)));
         if !known || (!is_host && !self.hosts.is_empty()) {
             return None;
         }
@@ -94,9 +94,10 @@ impl VirtualHosts {
         name.is_empty() || needs_no_lookup(name) || self.admin.iter().any(|admin| admin == name)
     }
 
-    /// Whether a name will do where none are listed. A browser on this machine reaches a loopback
-    /// listener, too, and a page whose name has been pointed at it could read what is here; a page
-    /// cannot make the browser send another name, or none.
+    /// Whether a name will do on a plain connection where none are listed. A browser on this machine
+    /// reaches a loopback listener, too, and a page whose name has been pointed at it could read what
+    /// is here; a page cannot make the browser send another name, or none. With TLS the browser asks
+    /// for a certificate of the page's name.
     fn takes_unlisted(&self, name: &str) -> bool {
         !self.listens_on_loopback || name.is_empty() || needs_no_lookup(name)
     }
@@ -219,6 +220,7 @@ mod tests {
         ] {
             assert_eq!(local.find(called, false).is_some(), here, "{called:?}");
             assert!(far.find(called, false).is_some(), "{called:?}");
+            assert!(local.find(called, true).is_some(), "{called:?}");
         }
     }
 

@@ -144,8 +144,8 @@ async fn a_log_that_nobody_reads_holds_up_no_request() {
 
 /// Sends `count` requests down one connection without waiting for answers, which must all come.
 async fn burst(address: SocketAddr, count: usize) {
-    let requests = "GET /v2/ HTTP/1.1\r\nhost: proxy\r\n\r\n".repeat(count - 1)
-        + "GET /v2/ HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n";
+    let requests = "GET /v2/ HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(count - 1)
+        + "GET /v2/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let (mut from, mut to) =
         TcpStream::connect(address).await.expect("the proxy accepts").into_split();
     let mut answers = Vec::new();

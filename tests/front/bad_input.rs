@@ -10,7 +10,7 @@ use crate::support::proxy::{Proxy, blob};
 use crate::support::soon;
 
 fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 }
 
 fn status(answer: &str) -> u16 {
@@ -79,16 +79,17 @@ async fn a_body_on_a_get_ends_the_connection() {
     let origin = Origin::start().await;
     let proxy = Proxy::of(&origin).await;
     for request in [
-        "GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
-        "HEAD /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
-        "GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-        "GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n",
-        "GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 33\r\n\r\nGET /v2/x HTTP/1.1\r\nHost: x\r\n\r\n..",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+        "HEAD /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 41\r\n\r\nGET /v2/x HTTP/1.1\r\nHost: localhost\r\n\r\n..",
     ] {
         let answer = proxy.raw(request.as_bytes()).await;
         assert_eq!((status(&answer), answers(&answer)), (400, 1), "{request:?}: {answer}");
     }
-    let empty = "GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let empty =
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert_eq!(status(&proxy.raw(empty.as_bytes()).await), 200, "no bytes are no body");
 }
 
@@ -96,9 +97,9 @@ async fn a_body_on_a_get_ends_the_connection() {
 async fn a_body_on_a_write_is_not_read_as_another_request() {
     let origin = Origin::start().await;
     let proxy = Proxy::of(&origin).await;
-    let hidden = "GET /v2/hidden HTTP/1.1\r\nHost: x\r\n\r\n";
+    let hidden = "GET /v2/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let request = format!(
-        "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{hidden}",
+        "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{hidden}",
         hidden.len()
     );
     let answer = proxy.raw(request.as_bytes()).await;
@@ -109,7 +110,7 @@ async fn a_body_on_a_write_is_not_read_as_another_request() {
 async fn shapes_that_two_servers_could_read_differently_are_refused() {
     let origin = Origin::start().await;
     let proxy = Proxy::of(&origin).await;
-    let hidden = "GET /v2/hidden HTTP/1.1\r\nHost: x\r\n\r\n";
+    let hidden = "GET /v2/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for head in [
         "Content-Length: 4\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 4",
@@ -125,8 +126,9 @@ async fn shapes_that_two_servers_could_read_differently_are_refused() {
         "X: a\0b",
     ] {
         for method in ["GET", "POST"] {
-            let request =
-                format!("{method} /v2/ HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n0\r\n\r\n{hidden}");
+            let request = format!(
+                "{method} /v2/ HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n0\r\n\r\n{hidden}"
+            );
             let answer = proxy.raw(request.as_bytes()).await;
             assert!((400..500).contains(&status(&answer)), "{method} {head:?}: {answer}");
             assert_eq!(answers(&answer), 1, "{method} {head:?}: {answer}");
@@ -154,9 +156,10 @@ async fn what_is_no_http_is_refused() {
 async fn a_head_without_end_is_refused() {
     let origin = Origin::start().await;
     let proxy = Proxy::of(&origin).await;
-    let large = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
-    let many = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(10_000));
-    let long = format!("GET /v2/{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(1 << 20));
+    let large =
+        format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    let many = format!("GET /v2/ HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(10_000));
+    let long = format!("GET /v2/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(1 << 20));
     for (what, request) in
         [("a large header", large), ("many headers", many), ("a long path", long)]
     {
@@ -192,7 +195,7 @@ async fn pipelined_requests_are_answered_in_order() {
     let proxy = Proxy::of(&origin).await;
     let path = blob("a/b", &layer.digest);
     let both = format!(
-        "HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\nHEAD /v2/ HTTP/1.1\r\nHost: x\r\n\r\n{}",
+        "HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\nHEAD /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n{}",
         get("/v2/nothing")
     );
     let answer = proxy.raw(both.as_bytes()).await;
@@ -220,7 +223,7 @@ async fn a_client_that_says_nothing_is_let_go() {
 async fn an_upgrade_is_not_taken() {
     let origin = Origin::start().await;
     let proxy = Proxy::of(&origin).await;
-    let request = "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n";
+    let request = "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n";
     let mut stream = proxy.connect().await;
     stream.write_all(request.as_bytes()).await.expect("the proxy reads");
     let mut first = [0; 12];

@@ -136,7 +136,8 @@ async fn scanners_add_no_series() {
         proxy.get(&format!("/v2/a/b/manifests/v1?ns=e{n}.example")).await;
         proxy
             .raw(
-                format!("BREW{n} /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+                format!("BREW{n} /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    .as_bytes(),
             )
             .await;
     }

@@ -104,7 +104,7 @@ async fn new_clients_are_served_until_balancers_have_noticed() {
     }
     let mut stream = proxy.connect().await;
     stream
-        .write_all(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .write_all(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .await
         .expect("somebody listens");
     let mut answer = String::new();

@@ -92,7 +92,7 @@ async fn a_client_that_takes_nothing_is_cut_off() {
     let path = blob("a/b", &layer.digest);
     for round in ["following", "stored"] {
         let mut stalled = proxy.connect().await;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         stalled.write_all(request.as_bytes()).await.expect("the proxy reads");
         let mut first = [0; 12];
         soon("the status", stalled.read_exact(&mut first)).await.expect("an answer");

@@ -32,7 +32,7 @@ async fn nothing_is_left(proxy: &Proxy, origin: &Origin, layer: &Blob) {
     origin.repair();
     let at = ending(&anyone(proxy).begin("c/d").await, &layer.digest);
     let mut stream = proxy.connect().await;
-    let head = format!("PUT {at} HTTP/1.1\r\nHost: x\r\nContent-Length: {HALF}\r\n\r\n");
+    let head = format!("PUT {at} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {HALF}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("it reads");
     eventually("the room is there", || proxy.staged_files() == 1).await;
     drop(stream);
@@ -217,7 +217,7 @@ async fn steps_without_a_body_are_tried_again_and_bodies_are_not() {
 
 /// The head of a PATCH, with what it says of its body.
 fn head(at: &str, says: &str) -> String {
-    format!("PATCH {at} HTTP/1.1\r\nHost: x\r\n{says}\r\n\r\n")
+    format!("PATCH {at} HTTP/1.1\r\nHost: localhost\r\n{says}\r\n\r\n")
 }
 
 async fn answer(mut stream: TcpStream) -> String {
@@ -276,7 +276,7 @@ async fn a_client_that_stalls_is_told_and_let_go() {
     );
     let mut stream = proxy.connect().await;
     let put = format!(
-        "PUT {} HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 9\r\n\r\n{{",
+        "PUT {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\nContent-Length: 9\r\n\r\n{{",
         manifest("a/b", "v1")
     );
     stream.write_all(put.as_bytes()).await.expect("it reads");

@@ -39,7 +39,10 @@ async fn a_registry_that_takes_nothing_holds_up_its_client() {
     let (at, gate) = (anyone(&proxy).begin("a/b").await, Gate::new());
     origin.fault(On::kind(Kind::Upload).method("PATCH"), Fault::TakeUpTo(0, gate.clone()));
     let mut stream = proxy.connect().await;
-    let head = format!("PATCH {at} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 1_u64 << 30);
+    let head = format!(
+        "PATCH {at} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        1_u64 << 30
+    );
     stream.write_all(head.as_bytes()).await.expect("it reads");
     let taken = write_until_stuck(&mut stream, 64 << 20).await;
     println!("{taken} bytes were taken from the client");
@@ -67,7 +70,7 @@ async fn a_registry_that_takes_its_time_gets_everything() {
 async fn expecting(proxy: &Proxy, method: &str, path: &str, length: usize) -> (TcpStream, String) {
     let mut stream = proxy.connect().await;
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {OCI_MANIFEST}\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {OCI_MANIFEST}\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.expect("it reads");
     let mut first = vec![0; 4096];
@@ -134,7 +137,8 @@ async fn a_refused_body_does_not_cost_the_answer() {
         } else {
             format!("Content-Length: {length}")
         };
-        let head = format!("PUT {} HTTP/1.1\r\nHost: x\r\n{says}\r\n\r\n", manifest("a/b", "v1"));
+        let head =
+            format!("PUT {} HTTP/1.1\r\nHost: localhost\r\n{says}\r\n\r\n", manifest("a/b", "v1"));
         stream.write_all(head.as_bytes()).await.expect("it reads");
         if chunked {
             stream.write_all(format!("{:x}\r\n", body.len()).as_bytes()).await.expect("it reads");

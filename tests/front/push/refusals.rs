@@ -244,7 +244,7 @@ async fn a_registry_that_stops_reading_is_told_to_a_client_that_is_still_sending
     for says in [format!("Content-Length: {}", pieces << 20), "Transfer-Encoding: chunked".into()] {
         let chunked = says.starts_with("Transfer");
         let mut stream = proxy.connect().await;
-        let head = format!("PATCH {at} HTTP/1.1\r\nHost: x\r\n{says}\r\n\r\n");
+        let head = format!("PATCH {at} HTTP/1.1\r\nHost: localhost\r\n{says}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.expect("it reads");
         for _ in 0..pieces {
             if chunked {
