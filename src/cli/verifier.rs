@@ -16,6 +16,7 @@ use crate::licence::{
 };
 use crate::reload::inputs;
 use crate::reload::revocations::RevocationLists;
+use crate::reload::unusable::Unusable;
 
 /// What a licence is verified against.
 pub(super) struct LicenceVerifier {
@@ -46,7 +47,7 @@ impl LicenceVerifier {
             .into());
         };
         let issuer = licences.issuer.clone();
-        let unusable = |wrong: inputs::Unusable| CommandFailure::Files(wrong.to_string());
+        let unusable = |wrong: Unusable| CommandFailure::Files(wrong.to_string());
         let keys = inputs::public_keys(&config).map_err(unusable)?;
         // A line that is wrong may be the one that is about this licence.
         let revocations = RevocationLists::read(&config).all_right().map_err(unusable)?;

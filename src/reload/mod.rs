@@ -11,6 +11,7 @@ pub(crate) mod inputs;
 mod looks;
 pub(crate) mod revocations;
 pub(crate) mod token_key;
+pub(crate) mod unusable;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -22,9 +23,10 @@ use crate::clock::Timestamp;
 use crate::config::{Config, Draft, FilesRead, Problems, Surroundings};
 use crate::files::Fingerprint;
 use crate::metrics::Metrics;
-use crate::reload::inputs::{Input, Loaded, Unusable};
+use crate::reload::inputs::{Input, Loaded};
 use crate::reload::looks::{Look, Watched};
 use crate::reload::revocations::LostLines;
+use crate::reload::unusable::Unusable;
 use crate::server::{RequestConfig, Service};
 use crate::telemetry::Logging;
 

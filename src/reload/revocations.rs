@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::files;
 use crate::licence::{LicenceId, Revocations};
-use crate::reload::inputs::{KeyedMessage, Unusable};
+use crate::reload::unusable::{KeyedMessage, Unusable};
 
 /// The key of the configuration that names the lists.
 const KEY: &str = "licences.revoked";
