@@ -31,6 +31,7 @@ pub(super) const UPSTREAM: &[&str] = &[
     "hosts",
     "token_hosts",
     "blob_hosts",
+    "shares_with",
     "proxy",
     "connect",
     "ca",

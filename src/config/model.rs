@@ -111,6 +111,9 @@ pub struct Upstream {
     pub token_hosts: Vec<String>,
     /// Redirect targets allowed although their address is private: `host` or `host:port`.
     pub blob_hosts: Vec<String>,
+    /// Upstreams whose readers may be given what the credentials of this one have brought, once
+    /// they say that they have it too.
+    pub shares_with: Vec<UpstreamName>,
     /// How its hosts are reached.
     pub way_out: WayOut,
     /// Where the host of `url` is dialled instead; TLS is still with that host.

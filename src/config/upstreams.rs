@@ -32,7 +32,9 @@ pub(super) fn read(top: &Fields<'_>, context: &UpstreamContext<'_>) -> Vec<Upstr
     for (key, place) in &entries {
         let Some(name) = place.noted(upstream_name(key)) else { continue };
         let fields = place.fields(keys::UPSTREAM);
-        let upstream = upstream(&fields, name, context);
+        let mut upstream = upstream(&fields, name, context);
+        let others = entries.iter().map(|(key, _)| key.as_str()).filter(|other| other != key);
+        upstream.shares_with = shares_with(&fields, &others.collect::<Vec<_>>());
         let owner = upstream.name.as_str();
         names.claim(owner, owner, place);
         if std::iter::once(owner)
@@ -50,6 +52,18 @@ pub(super) fn read(top: &Fields<'_>, context: &UpstreamContext<'_>) -> Vec<Upstr
         upstreams.push(upstream);
     }
     upstreams
+}
+
+/// Those that this upstream shares with, of the `others` that there are.
+fn shares_with(fields: &Fields<'_>, others: &[&str]) -> Vec<UpstreamName> {
+    fields.list("shares_with", |text| {
+        let name = upstream_name(text)?;
+        if others.contains(&name.as_str()) {
+            return Ok(name);
+        }
+        let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+        Err(format!("{name} is no other upstream; there are: {others}"))
+    })
 }
 
 /// Which upstream has taken which name.
@@ -90,6 +104,7 @@ fn plain(name: UpstreamName) -> Upstream {
         hosts: Vec::new(),
         token_hosts: Vec::new(),
         blob_hosts: Vec::new(),
+        shares_with: Vec::new(),
         way_out: WayOut::default(),
         connect: None,
         ca: None,

@@ -66,7 +66,7 @@ impl PullThrough {
         let query = BlobQuery { name, digest, range, deadline };
         loop {
             let mut proven = self.membership().proven(name, digest).await?.is_some();
-            let stored = self.look_up(digest, use_of(range)).await;
+            let stored = self.look_up(name, digest, use_of(range)).await;
             if !proven && matches!(stored, Stored::Content(_)) {
                 // The bytes were stored for other repositories, and knowing a digest gives no right
                 // to it (DESIGN §14.1).
@@ -97,7 +97,7 @@ impl PullThrough {
     ) -> Result<BlobHead, Error> {
         self.check_negative_cache(&Subject::Blob(digest.clone()), name, Missing::Blob)?;
         if self.membership().proven(name, digest).await?.is_some() {
-            match self.look_up(digest, Use::Part).await {
+            match self.look_up(name, digest, Use::Part).await {
                 // A suspect may have been cut short, so its size is not told; upstream is asked.
                 Stored::Content(Found::Unchecked(_)) => {}
                 Stored::Content(found @ (Found::Memory(_) | Found::File(_))) => {
@@ -116,10 +116,11 @@ impl PullThrough {
         Ok(BlobHead { size: size.or(self.0.sizes.get(name, digest)), outcome: Outcome::Miss })
     }
 
-    async fn look_up(&self, digest: &Digest, how: Use) -> Stored {
+    async fn look_up(&self, name: &CanonicalName, digest: &Digest, how: Use) -> Stored {
         match self.0.store.open(digest, how).await {
-            Ok(Some(found)) => Stored::Content(found),
-            Ok(None) => Stored::Absent,
+            Ok(Some(found)) if self.0.may_use(name, digest).await => Stored::Content(found),
+            // What is another upstream's is not here.
+            Ok(Some(_) | None) => Stored::Absent,
             Err(error) => {
                 tracing::error!(%error, %digest, "cannot open a stored blob; fetching it");
                 Stored::Unreadable

@@ -66,7 +66,8 @@ impl PullThrough {
         proven |= self.check_range(name, digest, range).await?;
         let mut retried = false;
         loop {
-            let stored = || readable && self.0.store.holds(digest);
+            let is_stored = || self.0.store.holds(digest) && self.0.may_use_now(name, digest);
+            let stored = || readable && is_stored();
             let (flight, outcome) = match self.join_or_start(query, proven, stored) {
                 JoinedOrStarted::Joined(flight) => (flight, Outcome::Joined),
                 JoinedOrStarted::Started(flight, guard) => {

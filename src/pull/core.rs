@@ -195,3 +195,23 @@ impl PullThrough {
         }
     }
 }
+
+/// Bytes are shared by digest, but not because an upstream says that it has them: that costs a liar
+/// nothing, and would give its readers what was fetched with the credential of another (DESIGN
+/// §14.1).
+impl PullCore {
+    /// Whether what is stored may be served for `name`, whose upstream has confirmed that it has it.
+    pub(super) async fn may_use(&self, name: &CanonicalName, digest: &Digest) -> bool {
+        let senders = self.store.records().senders(digest).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the records failed; nobody is known to have sent this");
+            None
+        });
+        self.sources.may_share(senders.as_deref(), &name.upstream)
+    }
+
+    /// As [`PullCore::may_use`], of what was published a moment ago.
+    pub(super) fn may_use_now(&self, name: &CanonicalName, digest: &Digest) -> bool {
+        let senders = self.store.records().known_senders(digest);
+        self.sources.may_share(senders.as_deref(), &name.upstream)
+    }
+}

@@ -17,13 +17,14 @@ use super::shares::Asker;
 use super::single_flight::Unwaited;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
-use crate::store::{EvictionClass, Found, RoomOwner, StageError, Use};
+use crate::store::{EvictionClass, Found, RoomOwner, Sender, StageError, Use};
 use crate::upstream::FetchedManifest;
 
 /// A manifest as upstream sent it, and when the GET was sent.
 struct DatedManifest {
     manifest: FetchedManifest,
     sent_at: Timestamp,
+    sender: Sender,
 }
 
 /// A manifest that the store has.
@@ -83,14 +84,15 @@ impl PullThrough {
             Some(media_type) => (Some(media_type), Outcome::Hit),
             // The bytes were stored for another repository. One HEAD proves them for this one, and
             // tells the type that goes with them here (MAN-4).
-            None if self.0.stored_manifest(digest).await.is_some() => (
+            None if self.0.stored_manifest(name, digest).await.is_some() => (
                 self.membership().prove_manifest(name, digest).await?.media_type,
                 Outcome::Revalidated,
             ),
             None => (None, Outcome::Miss),
         };
         if let Some(media_type) = media_type
-            && let Some(StoredManifest { size, content }) = self.0.stored_manifest(digest).await
+            && let Some(StoredManifest { size, content }) =
+                self.0.stored_manifest(name, digest).await
         {
             let digest = digest.clone();
             return Ok(ManifestAnswer { digest, media_type, size, content, outcome });
@@ -146,7 +148,7 @@ impl PullCore {
     ) -> Result<DatedManifest, Error> {
         let deadline = Instant::now() + self.limits.flight_head;
         let upstream = self.sources.ask(name, asker, deadline).await?;
-        let sent_at = self.clock.now();
+        let (sent_at, sender) = (self.clock.now(), self.sources.sender(name));
         let answer = upstream.get_manifest(&name.repository, reference, deadline).await;
         let manifest = match reference {
             Reference::Tag(tag) => self.settle_tag(name, tag, answer).await?,
@@ -155,7 +157,7 @@ impl PullCore {
                 self.membership.settle(name, subject, answer, Missing::Manifest).await?
             }
         };
-        Ok(DatedManifest { manifest, sent_at })
+        Ok(DatedManifest { manifest, sent_at, sender })
     }
 
     /// The manifest, if it is proven and stored by now.
@@ -169,19 +171,27 @@ impl PullCore {
         if member.doubted.is_some() {
             return None;
         }
-        let StoredManifest { size, content } = self.stored_manifest(digest).await?;
+        let StoredManifest { size, content } = self.stored_manifest(name, digest).await?;
         let (media_type, outcome) = (member.media_type?, Outcome::Joined);
         Some(ManifestAnswer { digest: digest.clone(), media_type, size, content, outcome })
     }
 
-    /// The manifest, if it is stored and can be read. This says nothing about anybody's right to
-    /// it.
-    pub(super) async fn stored_manifest(&self, digest: &Digest) -> Option<StoredManifest> {
+    /// The manifest, if it is stored, may be used for `name`, and can be read. This says nothing
+    /// about anybody's right to it.
+    pub(super) async fn stored_manifest(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Option<StoredManifest> {
         let found = self.store.open(digest, Use::Whole).await.unwrap_or_else(|error| {
             tracing::error!(%error, %digest, "cannot open a stored manifest; fetching it");
             None
         });
-        match found? {
+        let found = found?;
+        if !self.may_use(name, digest).await {
+            return None;
+        }
+        match found {
             Found::Memory(body) => Some(StoredManifest {
                 size: body.len() as u64,
                 content: ManifestContent::Memory(body),
@@ -201,7 +211,7 @@ impl PullCore {
         reference: &Reference,
         fetched: DatedManifest,
     ) -> Result<ManifestAnswer, Error> {
-        let DatedManifest { manifest, sent_at } = fetched;
+        let DatedManifest { manifest, sent_at, sender } = fetched;
         let FetchedManifest { digest: reported, media_type, bytes } = manifest;
         let digest = verified_digest(reference, reported.as_ref(), &bytes).map_err(|actual| {
             Error::untrue(&name.upstream, format!("a manifest that hashes to {actual}"))
@@ -210,7 +220,7 @@ impl PullCore {
             Error::untrue(&name.upstream, format!("something that is no manifest: {error}"))
         })?;
         self.sizes.note(name, &manifest);
-        self.store_manifest(&digest, bytes.clone()).await;
+        self.store_manifest(&digest, bytes.clone(), sender).await;
         self.membership.prove_as_of(sent_at, name, &digest, Some(media_type.clone())).await;
         self.make_durable(name, &digest).await;
         let (size, content) = (bytes.len() as u64, ManifestContent::Memory(bytes));
@@ -219,19 +229,24 @@ impl PullCore {
 
     /// Stores bytes that hash to `digest`. Without room, or if the disk fails, the next request
     /// asks upstream again.
-    pub(super) async fn store_manifest(&self, digest: &Digest, bytes: Bytes) {
-        if let Err(StageError::Failed(error)) = self.stage_manifest(digest, bytes).await {
+    pub(super) async fn store_manifest(&self, digest: &Digest, bytes: Bytes, sender: Sender) {
+        if let Err(StageError::Failed(error)) = self.stage_manifest(digest, bytes, sender).await {
             tracing::error!(%error, %digest, "cannot store a manifest");
         }
     }
 
-    async fn stage_manifest(&self, digest: &Digest, bytes: Bytes) -> Result<(), StageError> {
+    async fn stage_manifest(
+        &self,
+        digest: &Digest,
+        bytes: Bytes,
+        sender: Sender,
+    ) -> Result<(), StageError> {
         let mut staged =
             self.store.stage(digest, Some(bytes.len() as u64), RoomOwner::default()).await?;
         staged.append(vec![bytes], |_| {}).await?;
         // The digest was computed from these very bytes.
         if let Ok(verified) = staged.verify() {
-            verified.publish(EvictionClass::Manifest, self.clock.now()).await?;
+            verified.publish(EvictionClass::Manifest, self.clock.now(), sender).await?;
         }
         Ok(())
     }

@@ -107,7 +107,7 @@ impl PullCore {
         }
         let config = manifest.descriptors().first().filter(|listed| listed.platform.is_none());
         if let Some(config) = config
-            && let Some(bytes) = self.stored_bytes(&config.digest).await
+            && let Some(bytes) = self.stored_bytes(name, &config.digest).await
             && let Ok(document) = serde_json::from_slice(&bytes)
         {
             pulled.extend(Platform::read(&document));
@@ -117,13 +117,13 @@ impl PullCore {
 
     async fn inspect_stored(&self, name: &CanonicalName, digest: &Digest) -> Option<Manifest> {
         let member = self.store.records().member(name, digest).await.ok()??;
-        let bytes = self.stored_bytes(digest).await?;
+        let bytes = self.stored_bytes(name, digest).await?;
         Manifest::inspect(&bytes, &member.media_type?).ok()
     }
 
     /// What is stored, if it is no larger than a manifest.
-    async fn stored_bytes(&self, digest: &Digest) -> Option<Bytes> {
-        let stored = self.stored_manifest(digest).await?;
+    async fn stored_bytes(&self, name: &CanonicalName, digest: &Digest) -> Option<Bytes> {
+        let stored = self.stored_manifest(name, digest).await?;
         stored.content.bytes(self.limits.manifest).await.ok()?
     }
 

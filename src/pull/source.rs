@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::error::{Error, Missing};
 use super::shares::{Asker, Precedence, Share, SharesByUpstream};
 use crate::limits::Limits;
-use crate::oci::{CanonicalName, Digest, Extent, Part, Repository};
+use crate::oci::{CanonicalName, Digest, Extent, Part, Repository, UpstreamName};
+use crate::store::{Sender, Senders};
 use crate::upstream::{BlobBody, BlobResponse, UpstreamClient, Upstreams};
 
 /// A blob, or a part of it, whose body is still to be read.
@@ -150,6 +151,30 @@ impl Sources {
     /// If a reload has taken the upstream away since the request was routed.
     pub(crate) fn upstream(&self, name: &CanonicalName) -> Result<Arc<UpstreamClient>, Error> {
         self.upstreams.get(&name.upstream).ok_or(Error::absent(Missing::Repository))
+    }
+
+    /// Whether what these have sent may be given to readers of `upstream`, where it has confirmed
+    /// that it has it too (DESIGN §14.1). If nobody is known to have sent it, whether it can be what
+    /// the credential of another has brought.
+    pub(super) fn may_share(&self, senders: Option<&Senders>, upstream: &UpstreamName) -> bool {
+        let shares = |sender: &UpstreamName| {
+            self.upstreams.get(sender).is_some_and(|sender| sender.shares_with(upstream))
+        };
+        match senders.filter(|senders| !senders.upstreams.is_empty()) {
+            Some(senders) => {
+                senders.is_public
+                    || senders.upstreams.contains(upstream)
+                    || senders.upstreams.iter().any(shares)
+            }
+            None => !self.upstreams.others_have_logins(upstream),
+        }
+    }
+
+    /// That the upstream of `name` sends something now, as it is configured now.
+    pub(super) fn sender(&self, name: &CanonicalName) -> Sender {
+        let upstream = self.upstreams.get(&name.upstream);
+        let is_public = upstream.is_some_and(|it| it.is_anonymous(&name.repository));
+        Sender { upstream: name.upstream.clone(), is_public }
     }
 
     pub(crate) fn upstreams(&self) -> &Upstreams {

@@ -84,7 +84,7 @@ impl PullThrough {
         // Another HEAD before anybody has fetched the manifest: the answer to the first one is
         // enough.
         if let (Want::Head, Some(head)) = (want, head)
-            && self.0.stored_manifest(digest).await.is_none()
+            && self.0.stored_manifest(name, digest).await.is_none()
         {
             let head = ManifestHead { digest: None, media_type: head.media_type, size: head.size };
             if let Some(answer) = head_answer(digest.clone(), head, Outcome::Fresh) {
@@ -179,7 +179,7 @@ impl PullThrough {
         let moves = query.old.is_some_and(|old| *old != digest);
         if want == Want::Head
             && !moves
-            && self.0.stored_manifest(&digest).await.is_none()
+            && self.0.stored_manifest(name, &digest).await.is_none()
             && let Some(answer) = head_answer(digest.clone(), head, Outcome::Miss)
         {
             return Ok(answer);

@@ -6,7 +6,7 @@ use super::PushCore;
 use super::relay::ClientChunk;
 use super::sessions::{Mirrored, SessionId};
 use crate::oci::{CanonicalName, Digest};
-use crate::store::{EvictionClass, RoomOwner, Staged};
+use crate::store::{EvictionClass, RoomOwner, Sender, Staged};
 use crate::upstream::UpstreamClient;
 
 impl PushCore {
@@ -68,14 +68,22 @@ impl PushCore {
 
     /// Stores the mirror as a blob, if it has the digest of what the registry has accepted. A
     /// failure is only logged: the push has succeeded, and the blob is fetched when it is wanted.
-    pub(super) async fn publish_mirror(&self, mirror: Option<Staged>, digest: &Digest) {
+    pub(super) async fn publish_mirror(
+        &self,
+        name: &CanonicalName,
+        mirror: Option<Staged>,
+        digest: &Digest,
+    ) {
         let Some(staged) = mirror else { return };
         let Ok(verified) = staged.verify_as(digest) else {
             tracing::warn!(%digest,
                 "the copy of an upload is not what the registry has accepted; not kept");
             return;
         };
-        if let Err(error) = verified.publish(EvictionClass::Blob, self.clock.now()).await {
+        // The registry has these very bytes, and nobody has shown that they are public.
+        let sender = Sender { upstream: name.upstream.clone(), is_public: false };
+        let kept = verified.publish(EvictionClass::Blob, self.clock.now(), sender).await;
+        if let Err(error) = kept {
             tracing::error!(%error, %digest, "cannot keep what was pushed");
         }
     }

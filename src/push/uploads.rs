@@ -266,7 +266,7 @@ impl PushCore {
         }
         let digest = reported.unwrap_or(requested);
         // The bytes before the proof: a pull that finds the proof first would fetch them again.
-        self.publish_mirror(mirror, &digest).await;
+        self.publish_mirror(name, mirror, &digest).await;
         self.pull.pushed_blob(name, &digest).await;
         Ok(Upload::Done(digest))
     }

@@ -365,6 +365,7 @@ mod tests {
             hosts: list(words[3]),
             token_hosts: vec![],
             blob_hosts: vec![],
+            shares_with: vec![],
             way_out: config::WayOut::default(),
             connect: None,
             ca: None,

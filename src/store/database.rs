@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
-use super::facts::{Member, Stamp, TagRecord};
+use super::facts::{Member, Senders, Stamp, TagRecord};
 use super::order::{EvictionClass, Tick, Usage};
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 
 /// Tables of another version are dropped: what they held can be asked upstream again.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 /// Each adds what the version before lacks, so that nobody's records are lost over it; in one
 /// transaction, so that a crash leaves one version or the other.
-const MIGRATIONS: [(i64, &str); 2] = [
+const MIGRATIONS: [(i64, &str); 3] = [
     (1, "BEGIN; ALTER TABLE members ADD COLUMN doubted INTEGER; PRAGMA user_version = 2; COMMIT"),
     (
         2,
@@ -26,13 +26,26 @@ const MIGRATIONS: [(i64, &str); 2] = [
          ALTER TABLE blobs ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
          PRAGMA user_version = 3; COMMIT",
     ),
+    // Bytes of which one upstream alone is known to have them are taken as sent by it. Where there
+    // are several, one of them may have lied: each sends them once more.
+    (
+        3,
+        "BEGIN; ALTER TABLE blobs ADD COLUMN senders TEXT NOT NULL DEFAULT '';
+         CREATE TEMP TABLE known (digest TEXT PRIMARY KEY, upstream TEXT) WITHOUT ROWID;
+         INSERT INTO known SELECT digest, min(upstream) FROM
+             (SELECT digest, substr(name, 1, instr(name, '/') - 1) AS upstream FROM members)
+             GROUP BY digest HAVING min(upstream) = max(upstream);
+         UPDATE blobs SET senders = coalesce(
+             (SELECT upstream FROM known WHERE known.digest = blobs.digest), '');
+         DROP TABLE known; PRAGMA user_version = 4; COMMIT",
+    ),
 ];
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS blobs (
         digest TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
-        manifest INTEGER NOT NULL, used INTEGER NOT NULL, uses INTEGER NOT NULL DEFAULT 1
-        ) WITHOUT ROWID;
+        manifest INTEGER NOT NULL, used INTEGER NOT NULL, uses INTEGER NOT NULL DEFAULT 1,
+        senders TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS tags (
         name TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, checked INTEGER NOT NULL,
         PRIMARY KEY (name, tag)) WITHOUT ROWID;
@@ -182,9 +195,25 @@ impl Database {
     ) -> Result<()> {
         let manifest = class == EvictionClass::Manifest;
         self.run(
-            "INSERT OR REPLACE INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, ?2, \
-             ?3, ?4, ?5)",
+            "INSERT INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET size = excluded.size, mtime = excluded.mtime,
+                manifest = excluded.manifest, used = excluded.used, uses = 1",
             params![digest.as_str(), stamp.size, stamp.mtime, manifest, used],
+        )
+    }
+
+    /// Who has sent what is stored; nobody, if that is not recorded.
+    pub(super) fn senders(&self, digest: &Digest) -> Result<Option<Senders>> {
+        self.one("SELECT senders FROM blobs WHERE digest = ?1", [digest.as_str()], |row| {
+            Ok(Senders::parse(row.get_ref(0)?.as_str()?))
+        })
+    }
+
+    /// Goes with the stamp of the file, which there has to be.
+    pub(super) fn put_senders(&self, digest: &Digest, senders: &Senders) -> Result<()> {
+        self.run(
+            "UPDATE blobs SET senders = ?2 WHERE digest = ?1",
+            params![digest.as_str(), senders.to_text()],
         )
     }
 
@@ -413,6 +442,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("records.sqlite");
         let digest = Digest::of(Algorithm::Sha256, b"a blob");
+        let shared = Digest::of(Algorithm::Sha256, b"a blob of two");
         let name = CanonicalName {
             upstream: UpstreamName::parse("acme.test").expect("valid"),
             repository: Repository::parse("a/b").expect("valid"),
@@ -421,9 +451,20 @@ mod tests {
         let first = TABLES
             .replace(" doubted INTEGER,", "")
             .replace("seen INTEGER NOT NULL DEFAULT 0,", "")
-            .replace(", uses INTEGER NOT NULL DEFAULT 1", "");
+            .replace(", uses INTEGER NOT NULL DEFAULT 1,", "")
+            .replace("senders TEXT NOT NULL DEFAULT '')", ")");
         before.execute_batch(&first).expect("version 1");
         before.pragma_update(None, "user_version", 1).expect("version 1");
+        let blobs =
+            "INSERT INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, 1, 1, 0, 1)";
+        before.execute(blobs, [digest.as_str()]).expect("a blob");
+        before.execute(blobs, [shared.as_str()]).expect("a blob");
+        for upstream in ["acme.test", "evil.test"] {
+            let row = [format!("{upstream}/c/d"), shared.to_string()];
+            before
+                .execute("INSERT INTO members (name, digest) VALUES (?1, ?2)", row)
+                .expect("a row");
+        }
         before
             .execute(
                 "INSERT INTO members (name, digest) VALUES (?1, ?2)",
@@ -436,6 +477,10 @@ mod tests {
             let member = database.member(&name, &digest).expect("a query");
             let seen = from_millis(0);
             assert_eq!(member, Some(Member { media_type: None, doubted: None, seen }));
+            let senders = |digest| database.senders(digest).expect("a query").expect("a row");
+            let one = Senders { is_public: false, upstreams: vec![name.upstream.clone()] };
+            assert_eq!(senders(&digest), one);
+            assert_eq!(senders(&shared), Senders::default(), "one of them may have lied");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the records hold: small facts that can be asked of an upstream again.
 
 use crate::clock::Timestamp;
-use crate::oci::{Digest, MediaType};
+use crate::oci::{Digest, MediaType, UpstreamName};
 
 /// The digest that a tag was last known to have, and when upstream last said so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,48 @@ pub struct Member {
     pub seen: Timestamp,
 }
 
+/// Who has sent us the bytes of a digest. Whoever has sent them has them; that others say so too
+/// proves nothing about bytes that a credential was needed for (DESIGN §14.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Senders {
+    /// Somebody has sent them without a credential, so they are no secret.
+    pub is_public: bool,
+    pub upstreams: Vec<UpstreamName>,
+}
+
+/// Who sends bytes that are published now.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    pub upstream: UpstreamName,
+    /// No credential was needed.
+    pub is_public: bool,
+}
+
+/// Stands for everybody where the names of upstreams are written down.
+const EVERYBODY: &str = "*";
+
+impl Senders {
+    pub(super) fn add(&mut self, sender: &Sender) {
+        self.is_public |= sender.is_public;
+        if !self.upstreams.contains(&sender.upstream) {
+            self.upstreams.push(sender.upstream.clone());
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Self {
+        let names = text.split_whitespace().filter(|name| *name != EVERYBODY);
+        Self {
+            is_public: text.split_whitespace().any(|name| name == EVERYBODY),
+            upstreams: names.filter_map(|name| UpstreamName::parse(name).ok()).collect(),
+        }
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let names = self.upstreams.iter().map(UpstreamName::as_str);
+        self.is_public.then_some(EVERYBODY).into_iter().chain(names).collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// What a published file looked like; another size or time means that somebody else wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
@@ -29,4 +71,25 @@ pub(super) struct Stamp {
     pub(super) size: u64,
     /// When it was last written, in nanoseconds since the epoch.
     pub(super) mtime: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senders_are_written_down_as_words() {
+        let mut senders = Senders::default();
+        for (name, is_public, text) in [
+            ("a.test", false, "a.test"),
+            ("b.test:5000", false, "a.test b.test:5000"),
+            ("a.test", true, "* a.test b.test:5000"),
+            ("a.test", false, "* a.test b.test:5000"),
+        ] {
+            assert_eq!(Senders::parse(&senders.to_text()), senders);
+            let upstream = UpstreamName::parse(name).expect("a name");
+            senders.add(&Sender { upstream, is_public });
+            assert_eq!(senders.to_text(), text);
+        }
+    }
 }

@@ -16,7 +16,7 @@ use moka::sync::Cache;
 
 use super::Error;
 use super::database::Database;
-use super::facts::{Member, Stamp, TagRecord};
+use super::facts::{Member, Sender, Senders, Stamp, TagRecord};
 use super::io::IoPool;
 use super::order::{EvictionClass, Tick, Usage};
 use super::tables::Tables;
@@ -41,6 +41,7 @@ const WRITES_UNMEASURED: u64 = 256;
 const TAGS_BYTES: u64 = 8 << 20;
 const MEMBERS_BYTES: u64 = 32 << 20;
 const CONFIRMED_BYTES: u64 = 4 << 20;
+const SENDERS_BYTES: u64 = 16 << 20;
 
 #[derive(Debug)]
 pub struct Records {
@@ -49,6 +50,7 @@ pub struct Records {
     tags: Cache<(CanonicalName, Tag), TagRecord>,
     members: Cache<(CanonicalName, Digest), Member>,
     confirmed: Cache<CanonicalName, Timestamp>,
+    senders: Cache<Digest, Arc<Senders>>,
     writes: AtomicU64,
 }
 
@@ -86,6 +88,13 @@ impl Records {
             confirmed: Cache::builder()
                 .max_capacity(CONFIRMED_BYTES)
                 .weigher(|name: &CanonicalName, _: &Timestamp| weight(name.text_len()))
+                .build(),
+            senders: Cache::builder()
+                .max_capacity(SENDERS_BYTES)
+                .weigher(|digest: &Digest, senders: &Arc<Senders>| {
+                    let names = senders.upstreams.iter().map(|name| name.as_str().len() + 24);
+                    weight(digest.as_str().len() + names.sum::<usize>())
+                })
                 .build(),
             writes: AtomicU64::new(1),
         }
@@ -204,6 +213,49 @@ impl Records {
             database.put_confirmed(&name, at)
         })
         .await
+    }
+
+    /// Who has sent the bytes of `digest`, as far as they are stored and that is recorded.
+    pub async fn senders(&self, digest: &Digest) -> Result<Option<Arc<Senders>>, Error> {
+        if let Some(known) = self.known_senders(digest) {
+            return Ok(Some(known));
+        }
+        let (tables, cache, digest) =
+            (Arc::clone(&self.tables), self.senders.clone(), digest.clone());
+        let read = move || {
+            tables.run("read", |database| {
+                let found = database.senders(&digest)?.map(Arc::new);
+                if let Some(senders) = &found {
+                    cache.insert(digest, Arc::clone(senders));
+                }
+                Ok(found)
+            })
+        };
+        self.pool.run(read).await
+    }
+
+    /// As [`Records::senders`], as far as that is in memory.
+    pub fn known_senders(&self, digest: &Digest) -> Option<Arc<Senders>> {
+        self.senders.get(digest)
+    }
+
+    /// The bytes of `digest`, which are published, come from there.
+    pub(super) fn add_sender(&self, digest: &Digest, sender: &Sender) -> Result<(), Error> {
+        self.tables.run("write", |database| {
+            let recorded = database.senders(digest);
+            let mut senders = match (self.senders.get(digest), &recorded) {
+                (Some(known), _) => known.as_ref().clone(),
+                (None, Ok(Some(known))) => known.clone(),
+                (None, Ok(None) | Err(_)) => Senders::default(),
+            };
+            senders.add(sender);
+            // Also where the table cannot be written: what they have sent, they have.
+            self.senders.insert(digest.clone(), Arc::new(senders.clone()));
+            if recorded?.as_ref() == Some(&senders) {
+                return Ok(());
+            }
+            database.put_senders(digest, &senders)
+        })
     }
 
     pub(super) fn stamp(&self, digest: &Digest) -> Result<Option<(Stamp, EvictionClass)>, Error> {

@@ -210,7 +210,9 @@ mod tests {
         staged.append(vec![bytes], |_| {}).await.expect("it is written");
         let verified = staged.verify().expect("the digest is right");
         let now = store.0.clock.now();
-        verified.publish(EvictionClass::Blob, now).await.expect("it is published");
+        let upstream = crate::oci::UpstreamName::parse("acme.test").expect("a name");
+        let sender = crate::store::Sender { upstream, is_public: true };
+        verified.publish(EvictionClass::Blob, now, sender).await.expect("it is published");
         digest
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
-use super::facts::Stamp;
+use super::facts::{Sender, Stamp};
 use super::index::RoomOwner;
 use super::order::EvictionClass;
 use super::room::Room;
@@ -178,9 +178,21 @@ impl Verified {
     ///
     /// # Errors
     /// If the disk fails; nothing is then visible.
-    pub async fn publish(self, class: EvictionClass, now: Timestamp) -> Result<Blob, Error> {
-        let shared = Arc::clone(&self.file.name.shared);
-        shared.pool.run(move || self.publish_blocking(class, now)).await
+    pub async fn publish(
+        self,
+        class: EvictionClass,
+        now: Timestamp,
+        sender: Sender,
+    ) -> Result<Blob, Error> {
+        let (shared, digest) = (Arc::clone(&self.file.name.shared), self.digest.clone());
+        let records = Arc::clone(&shared);
+        let publish = move || {
+            let blob = self.publish_blocking(class, now);
+            // Whatever the disk says: what they have sent, they have.
+            let noted = records.records.add_sender(&digest, &sender);
+            blob.and_then(|blob| noted.map(|()| blob))
+        };
+        shared.pool.run(publish).await
     }
 
     fn publish_blocking(self, class: EvictionClass, now: Timestamp) -> Result<Blob, Error> {

@@ -31,6 +31,7 @@ pub struct UpstreamClient {
     pub(super) blob_head_refused: Learnt,
     /// The largest page of tags that the upstream gives: 100 at Quay, 1,000 at ECR.
     pub(super) page_limit: Option<u32>,
+    shares_with: Vec<UpstreamName>,
     caches_pushes: bool,
     /// Bytes of a manifest.
     pub(super) manifest_max: usize,
@@ -76,6 +77,7 @@ impl UpstreamClient {
             blob_head_refused: Learnt::new(clock.clone()),
             runner: CallRunner::new(config, transport, clock, limits),
             page_limit: config.page_limit,
+            shares_with: config.shares_with.clone(),
             caches_pushes: config.writes == config::Writes::Kept,
             manifest_max: limits.manifest,
             page_room,
@@ -89,6 +91,17 @@ impl UpstreamClient {
     /// Whether what is pushed to it is kept.
     pub fn caches_pushes(&self) -> bool {
         self.caches_pushes
+    }
+
+    /// Whether the repository is asked for without any credential.
+    pub fn is_anonymous(&self, repository: &Repository) -> bool {
+        self.runner.is_anonymous(repository)
+    }
+
+    /// Whether what its credentials have brought may be given to readers of `other`, if that says
+    /// that it has it too.
+    pub fn shares_with(&self, other: &UpstreamName) -> bool {
+        self.shares_with.contains(other)
     }
 
     /// Waits until the login for the repository is known, for which a credential helper may have to

@@ -79,6 +79,7 @@ fn upstream(home: &Url, loose: bool) -> config::Upstream {
         hosts: vec![],
         token_hosts: hosts(&TOKEN_HOSTS),
         blob_hosts: hosts(&BLOB_HOSTS),
+        shares_with: vec![],
         way_out: config::WayOut::default(),
         connect: None,
         ca: None,

@@ -130,6 +130,12 @@ impl Upstreams {
         current.values().flat_map(|known| licences(&known.config)).collect()
     }
 
+    /// Whether any upstream but this one is asked with a credential.
+    pub fn others_have_logins(&self, name: &UpstreamName) -> bool {
+        let current = self.current.load();
+        current.values().any(|it| it.config.name != *name && !it.config.credentials.is_empty())
+    }
+
     /// The client of an upstream; `None` if no such upstream is configured any more.
     pub fn get(&self, name: &UpstreamName) -> Option<Arc<UpstreamClient>> {
         self.current.load().get(name).map(|known| Arc::clone(&known.client))

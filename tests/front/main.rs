@@ -40,6 +40,7 @@ mod resume;
 mod revocations;
 mod routing;
 mod secrets;
+mod shared_content;
 mod shortage;
 mod shutdown;
 mod single_flight;

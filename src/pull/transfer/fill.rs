@@ -19,7 +19,7 @@ use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
 use crate::pull::shares::{Asker, Precedence};
 use crate::pull::source::Arrived;
-use crate::store::{EvictionClass, RoomOwner, StageError, Staged, Suspect, Verified};
+use crate::store::{EvictionClass, RoomOwner, Sender, StageError, Staged, Suspect, Verified};
 use crate::upstream::FailureClass;
 
 /// What a fill needs; it runs once.
@@ -84,6 +84,7 @@ impl Fill {
         let sent_at = self.core.clock.now();
         let unneeded = || self.guard.flight().is_unwatched();
         let arrived = question.whole_blob(&self.name, &self.digest, deadline, unneeded).await?;
+        let sender = self.core.sources.sender(&self.name);
         let size = self.size_of(&arrived)?;
         let (is_proof, may_be_a_page) = (arrived.proves_membership, arrived.may_be_a_page);
         if is_proof && !may_be_a_page {
@@ -111,7 +112,7 @@ impl Fill {
         if size.described.is_some_and(|described| described != written) {
             self.core.sizes.dispute(&self.name, &self.digest);
         }
-        self.publish(verified).await;
+        self.publish(verified, sender).await;
         Ok(())
     }
 
@@ -166,11 +167,12 @@ impl Fill {
 
     /// Releases the readers, and only then waits for the disk: an fsync takes longer than sending
     /// the last 64 KiB, and readers lose nothing if it fails.
-    async fn publish(&self, verified: Verified) {
+    async fn publish(&self, verified: Verified, sender: Sender) {
         self.guard.end(Ok(()));
         // The flight stays on the table until the guard is dropped, which is after this: whoever
         // comes meanwhile joins it instead of fetching the blob again.
-        if let Err(error) = verified.publish(EvictionClass::Blob, self.core.clock.now()).await {
+        let now = self.core.clock.now();
+        if let Err(error) = verified.publish(EvictionClass::Blob, now, sender).await {
             tracing::error!(%error, digest = %self.digest, "cannot publish a blob");
         }
     }

@@ -25,7 +25,7 @@ use crate::upstream::auth::token::{TokenCache, TokenEndpoint};
 use crate::upstream::error::{Error, ErrorKind, FailureClass, Fault, Operation, Symptom};
 use crate::upstream::transport::feed::UploadBody;
 use crate::upstream::transport::request::Transport;
-use crate::upstream::transport::throttle::{Throttle, ThrottleKey, ThrottlePass};
+use crate::upstream::transport::throttle::{CredentialIndex, Throttle, ThrottleKey, ThrottlePass};
 
 /// Runs the operations of one upstream.
 #[derive(Debug)]
@@ -82,6 +82,10 @@ impl CallRunner {
     /// `path`, and the query behind it, at the registry itself.
     pub(in crate::upstream) fn url(&self, path: &str) -> Url {
         self.transport.gate.home_url(path)
+    }
+
+    pub(in crate::upstream) fn is_anonymous(&self, repository: &Repository) -> bool {
+        self.logins.credential(repository) == CredentialIndex(None)
     }
 
     /// Waits until the login for the repository is known. A failure is one of the blob's download,

@@ -259,6 +259,7 @@ mod tests {
             hosts: vec![],
             token_hosts: hosts(&["auth.acme.test", "10.0.0.2:5001"]),
             blob_hosts: hosts(&["10.0.0.3:9000", "CDN.internal"]),
+            shares_with: vec![],
             way_out: config::WayOut::default(),
             connect: None,
             ca: None,

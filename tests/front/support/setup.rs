@@ -117,6 +117,7 @@ impl Setup {
             hosts: Vec::new(),
             token_hosts: Vec::new(),
             blob_hosts: Vec::new(),
+            shares_with: Vec::new(),
             way_out: WayOut::default(),
             connect: None,
             ca: None,

@@ -38,6 +38,7 @@ impl Setup {
                 hosts: vec![],
                 token_hosts: vec![],
                 blob_hosts: vec![],
+                shares_with: vec![],
                 way_out: WayOut::default(),
                 connect: None,
                 ca: None,
