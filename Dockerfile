@@ -1,6 +1,9 @@
 # docker build -t roadstead .
-# docker run --read-only --cap-drop ALL -v ./config.yaml:/etc/roadstead/config.yaml:ro -v roadstead:/var/lib/roadstead \
-#     -p 5000:5000 roadstead
+# docker run --read-only --cap-drop ALL --security-opt no-new-privileges --memory 1g \
+#     -v ./config.yaml:/etc/roadstead/config.yaml:ro -v roadstead:/var/lib/roadstead -p 5000:5000 roadstead
+#
+# The image to build in is named by tag, so that its fixes come by themselves: nothing of it but the libraries and
+# certificates that deploy/rootfs copies gets into ours. Who wants the same bytes each time adds @sha256:… to it.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .

@@ -149,6 +149,12 @@ fn the_composition_mounts_and_opens_what_the_configuration_names() {
         "which listens on 5000"
     );
 
+    for (name, service) in composition["services"].as_mapping().expect("services") {
+        assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name:?}");
+        assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name:?}");
+        assert!(service["mem_limit"].is_string(), "{name:?}");
+    }
+
     let mounts = texts(&service["volumes"]);
     let mounts: Vec<Vec<&str>> = mounts.iter().map(|mount| mount.split(':').collect()).collect();
     let licences = &config["licences"];
