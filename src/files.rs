@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
@@ -106,12 +106,36 @@ pub(crate) fn is_forbidden(path: &Path) -> bool {
     File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// The texts of [`list_files`].
+/// Sees to it that there is a file in a folder, if anything: a pipe would be waited for, and a link
+/// leads who knows where.
+///
+/// # Errors
+/// `NotADirectory` if it is anything else.
+pub(crate) fn check_place(path: &Path) -> io::Result<()> {
+    let is = |path: &Path, kind: fn(&fs::Metadata) -> bool| {
+        path.symlink_metadata().ok().is_none_or(|found| kind(&found))
+    };
+    let is_in_folder = path.parent().is_none_or(|folder| is(folder, fs::Metadata::is_dir));
+    if is_in_folder && is(path, fs::Metadata::is_file) {
+        Ok(())
+    } else {
+        Err(io::Error::new(ErrorKind::NotADirectory, "it is no file in a folder"))
+    }
+}
+
+/// The texts of [`list_files`]. Pipes are not among them: what is in them could be read only once,
+/// and would be waited for.
 ///
 /// # Errors
 /// A sentence that names the file that cannot be read.
 pub(crate) fn read_all(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
-    list_files(path)?.into_iter().map(|file| read_text(&file).map(|text| (file, text))).collect()
+    let read = |file: PathBuf| {
+        if fs::metadata(&file).is_ok_and(|found| found.file_type().is_fifo()) {
+            return Err(format!("{} is a pipe", file.display()));
+        }
+        read_text(&file).map(|text| (file, text))
+    };
+    list_files(path)?.into_iter().map(read).collect()
 }
 
 /// Writes a file that must not exist yet, with these permissions.

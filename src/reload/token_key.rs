@@ -1,6 +1,6 @@
 //! The secret that the keys of our own tokens come from.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::access;
@@ -18,12 +18,16 @@ pub(crate) fn token_key(config: &Config) -> Result<Secret, String> {
 
 /// `ours` says that nobody has asked for this very file: it lies in the cache directory.
 fn read_or_make(path: &Path, ours: bool) -> Result<Secret, String> {
-    match files::read_utf8(path) {
+    let read = if ours { files::check_place(path) } else { Ok(()) };
+    match read.and_then(|()| files::read_utf8(path)) {
         Ok(text) => {
             let key = Secret::new(text.trim_end().to_owned());
             if ours && access::is_too_short(&key) { replace(path) } else { Ok(key) }
         }
         Err(error) if error.kind() == ErrorKind::NotFound => make(path, ours),
+        Err(error) if ours && is_of_the_disk(&error) => {
+            access::generate_key().inspect(|_| warn_of_stand_in(path, &error))
+        }
         Err(error) => Err(files::cannot_read(path, &error)),
     }
 }
@@ -35,8 +39,7 @@ fn make(path: &Path, ours: bool) -> Result<Secret, String> {
         // A replica that shares the folder was faster.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => read_or_make(path, false),
         Err(error) if ours && is_of_the_disk(&error) => {
-            tracing::warn!(%error, path = %path.display(),
-                "cannot create the key file; the tokens and uploads of this process end with it");
+            warn_of_stand_in(path, &error);
             Ok(key)
         }
         Err(error) => Err(format!("cannot create the key file {}: {error}", path.display())),
@@ -52,10 +55,23 @@ fn replace(path: &Path) -> Result<Secret, String> {
     Ok(key)
 }
 
-/// Full, read-only or failing: content is served from such a disk, or passed through.
-fn is_of_the_disk(error: &std::io::Error) -> bool {
-    let kinds = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];
-    kinds.contains(&error.kind()) || error.raw_os_error() == Some(libc::EIO)
+fn warn_of_stand_in(path: &Path, error: &io::Error) {
+    tracing::warn!(%error, path = %path.display(),
+        "the key file cannot be used; the tokens and uploads of this process end with it");
+}
+
+/// Full, read-only or failing, or something else in its place: content is served from such a disk,
+/// or passed through.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::NotADirectory,
+    ];
+    // EPERM: the folder is immutable.
+    kinds.contains(&error.kind())
+        || [libc::EIO, libc::EPERM].map(Some).contains(&error.raw_os_error())
 }
 
 #[cfg(test)]
@@ -99,7 +115,9 @@ mod tests {
     #[test]
     fn a_key_that_cannot_be_read_is_never_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
-        let refused = read_or_make(folder.path(), true).expect_err("a folder is no key");
+        let refused = read_or_make(folder.path(), false).expect_err("a folder is no key");
         assert!(refused.contains(&folder.path().display().to_string()), "{refused}");
+        let stood_in = read_or_make(folder.path(), true).expect("where nobody asked for this file");
+        assert!(stood_in.expose().len() >= 32 && folder.path().is_dir());
     }
 }

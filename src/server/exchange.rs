@@ -57,6 +57,11 @@ pub(super) struct Arrival {
 static CLIENT_STALLED: FailureNote =
     FailureNote { reason: "client_stalled", error: Cow::Borrowed("the client takes too little") };
 
+static FILE_CHANGED: FailureNote = FailureNote {
+    reason: "storage",
+    error: Cow::Borrowed("the stored file was changed while it was sent"),
+};
+
 /// A request whose answer is on its way. The body and all its frames share it; when the last of
 /// them is dropped, the request is over, and its log line and metrics are written.
 #[derive(Debug)]
@@ -113,11 +118,13 @@ impl Exchange {
         self.arrival.output.delivery().written().min(by_connection)
     }
 
-    /// Why the body ended short, else why the request was refused. A client that stalls is the
-    /// reason only if there is no other.
+    /// Why the body ended short, else why the request was refused. What the socket has noticed is
+    /// the reason only if there is no other.
     fn failure(&self) -> Option<&FailureNote> {
         let stalled = || self.arrival.output.delivery().is_stalled().then_some(&CLIENT_STALLED);
-        self.body_failure.get().or(self.notes.failure.as_ref()).or_else(stalled)
+        let changed = || self.arrival.output.is_changed().then_some(&FILE_CHANGED);
+        let noted = self.body_failure.get().or(self.notes.failure.as_ref());
+        noted.or_else(stalled).or_else(changed)
     }
 
     fn count(&self, route: &'static str, bytes: u64) {

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
+use super::facts::Stamp;
 use super::mapping::{Mapping, SLICE};
 use super::reader::{READ_MAX, Reader};
 use super::{Error, StoreInner};
@@ -23,7 +24,8 @@ pub struct Blob(Arc<OpenBlob>);
 #[derive(Debug)]
 pub(super) struct OpenBlob {
     digest: Digest,
-    size: u64,
+    /// What the file looked like when it was last known to be right.
+    stamp: Stamp,
     file: Arc<File>,
     /// Made by the first reader of a warm body.
     mapping: OnceLock<Result<Mapping, io::ErrorKind>>,
@@ -33,10 +35,15 @@ pub(super) struct OpenBlob {
 }
 
 impl Blob {
-    pub(super) fn new(digest: Digest, size: u64, file: Arc<File>, shared: Arc<StoreInner>) -> Self {
+    pub(super) fn new(
+        digest: Digest,
+        stamp: Stamp,
+        file: Arc<File>,
+        shared: Arc<StoreInner>,
+    ) -> Self {
         Self(Arc::new(OpenBlob {
             digest,
-            size,
+            stamp,
             file,
             mapping: OnceLock::new(),
             unlinked: AtomicBool::new(false),
@@ -58,7 +65,7 @@ impl Blob {
 
     /// Bytes.
     pub fn size(&self) -> u64 {
-        self.0.size
+        self.0.stamp.size
     }
 
     /// The next piece of `span` for a plain connection, if it is in memory already.
@@ -67,7 +74,7 @@ impl Blob {
     pub fn resident(&self, span: &Range<u64>) -> Option<Slice> {
         let range = self.0.slice(span)?;
         let mapping = self.0.mapped().ok()?;
-        mapping.is_resident(&range).then(|| Slice { blob: Arc::clone(&self.0), range })
+        mapping.is_resident(&range).then(|| Slice::of(&self.0, range, span))
     }
 
     /// The next piece of `span` for a plain connection, after the I/O pool has made it resident.
@@ -79,7 +86,7 @@ impl Blob {
         span: &Range<u64>,
     ) -> impl Future<Output = Result<Slice, Error>> + Send + use<> {
         let this = self.clone();
-        let range = self.0.slice(span).unwrap_or(0..0);
+        let (range, span) = (self.0.slice(span).unwrap_or(0..0), span.clone());
         self.0.shared.pool.run(move || {
             let path = this.0.shared.layout.blob(&this.0.digest);
             let loaded =
@@ -96,7 +103,7 @@ impl Blob {
                 this.0.shared.discard(&this.0.digest, "unreadable");
                 return Err(Error::file("read", &path)(error));
             }
-            Ok(Slice { blob: this.0, range })
+            Ok(Slice::of(&this.0, range, &span))
         })
     }
 }
@@ -127,6 +134,21 @@ impl Blob {
     }
 }
 
+impl Blob {
+    /// Looks whether the file is still as it was when it was known to be right, before the last of
+    /// an answer leaves: what somebody has written into it meanwhile may have been sent.
+    ///
+    /// # Errors
+    /// If it is not. The next request hashes it.
+    pub fn check_unchanged(&self) -> Result<(), Error> {
+        if self.0.is_unchanged() {
+            return Ok(());
+        }
+        let changed = io::Error::other("it was changed while it was sent");
+        Err(Error::file("read", &self.0.shared.layout.blob(&self.0.digest))(changed))
+    }
+}
+
 fn read_len(span: &Range<u64>) -> usize {
     usize::try_from(span.end - span.start).unwrap_or(READ_MAX).min(READ_MAX)
 }
@@ -136,9 +158,16 @@ fn read_len(span: &Range<u64>) -> usize {
 pub struct Slice {
     blob: Arc<OpenBlob>,
     range: Range<usize>,
+    /// Whether an answer ends with it.
+    is_last: bool,
 }
 
 impl Slice {
+    fn of(blob: &Arc<OpenBlob>, range: Range<usize>, span: &Range<u64>) -> Self {
+        let is_last = range.end as u64 >= span.end;
+        Self { blob: Arc::clone(blob), range, is_last }
+    }
+
     /// The mapped bytes, to be handed to the kernel and not to be read here.
     pub fn bytes(&self) -> &[u8] {
         // A slice is only made after its mapping; an empty one ends the body short, which the
@@ -159,10 +188,13 @@ impl Slice {
     ///
     /// # Errors
     /// Those of `sendfile(2)`, `WouldBlock` among them; `UnexpectedEof` if somebody has cut the
-    /// file short.
+    /// file short, and `InvalidData` instead of the end of an answer if somebody has changed it.
     pub fn send(&self, socket: BorrowedFd<'_>, position: usize, len: usize) -> io::Result<usize> {
         let mut offset = (self.range.start + position) as u64;
         let len = len.min(self.range.len() - position);
+        if self.is_last && position + len == self.range.len() && !self.blob.is_unchanged() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         match rustix::fs::sendfile(socket, &self.blob.file, Some(&mut offset), len)? {
             0 if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
             sent => Ok(sent),
@@ -174,9 +206,15 @@ impl OpenBlob {
     /// The first [`SLICE`] bytes of `span`, aligned so that later slices start on a boundary.
     fn slice(&self, span: &Range<u64>) -> Option<Range<usize>> {
         let start = usize::try_from(span.start).ok()?;
-        let end = usize::try_from(span.end.min(self.size)).ok()?;
+        let end = usize::try_from(span.end.min(self.stamp.size)).ok()?;
         let boundary = (start / SLICE + 1).checked_mul(SLICE)?;
         Some(start..end.min(boundary)).filter(|slice| slice.start < slice.end)
+    }
+
+    /// Whether the file looks as it did when it was last known to be right. One `fstat`, which asks
+    /// no disk.
+    pub(super) fn is_unchanged(&self) -> bool {
+        Stamp::of(&self.file).is_ok_and(|stamp| stamp == self.stamp)
     }
 
     fn reader(&self) -> Reader {
@@ -185,7 +223,7 @@ impl OpenBlob {
 
     fn mapped(&self) -> io::Result<&Mapping> {
         let mapped = self.mapping.get_or_init(|| {
-            let len = usize::try_from(self.size).map_err(|_| io::ErrorKind::Unsupported)?;
+            let len = usize::try_from(self.stamp.size).map_err(|_| io::ErrorKind::Unsupported)?;
             Mapping::new(&self.file, len).map_err(|error| error.kind())
         });
         mapped.as_ref().map_err(|kind| io::Error::from(*kind))
@@ -198,7 +236,7 @@ impl OpenBlob {
 
     /// The whole content; for small bodies only.
     pub(super) fn read_all(&self) -> io::Result<Bytes> {
-        let len = usize::try_from(self.size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let len = usize::try_from(self.stamp.size).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut content = BytesMut::zeroed(len);
         self.file.read_exact_at(&mut content, 0)?;
         Ok(content.freeze())
@@ -208,7 +246,7 @@ impl OpenBlob {
 impl Drop for OpenBlob {
     fn drop(&mut self) {
         if *self.unlinked.get_mut() {
-            self.shared.pending.fetch_sub(self.size, Ordering::Relaxed);
+            self.shared.pending.fetch_sub(self.stamp.size, Ordering::Relaxed);
         }
     }
 }
@@ -218,7 +256,7 @@ impl OpenBlob {
     /// does the drop that may follow, because the index is locked meanwhile.
     pub(super) fn mark_unlinked(&self) {
         if !self.unlinked.swap(true, Ordering::AcqRel) {
-            self.shared.pending.fetch_add(self.size, Ordering::Relaxed);
+            self.shared.pending.fetch_add(self.stamp.size, Ordering::Relaxed);
         }
     }
 }
@@ -240,7 +278,8 @@ mod tests {
         let store = BlobStore::in_test(directory.path());
         let file = Arc::new(tempfile::tempfile().expect("a temporary file"));
         let digest = Digest::of(Algorithm::Sha256, b"evicted");
-        let reader = Blob::new(digest.clone(), 10, file, Arc::clone(&store.0));
+        let stamp = Stamp { size: 10, mtime: 0 };
+        let reader = Blob::new(digest.clone(), stamp, file, Arc::clone(&store.0));
         store.0.index().insert(&digest, 10, EvictionClass::Blob, 0);
         store.0.index().set_open(&digest, Arc::downgrade(reader.open()));
         let pending = move || store.0.pending.load(Ordering::Relaxed);

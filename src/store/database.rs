@@ -109,6 +109,10 @@ impl Database {
     /// full or read-only: without shared memory, whose file it would have to make (the directory is
     /// locked for this process), or, where there is no log and none can be made, as they stand.
     pub(super) fn open_makeshift(path: &Path) -> Result<Self> {
+        if !path.symlink_metadata().is_ok_and(|found| found.is_file()) {
+            // It would be waited for, or be somebody else's.
+            return Err(rusqlite::Error::InvalidPath(path.to_path_buf()));
+        }
         let alone = open_uri(path, "vfs=unix-none", OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(
             |connection| {
                 connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;

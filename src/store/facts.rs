@@ -1,5 +1,9 @@
 //! What the records hold: small facts that can be asked of an upstream again.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
 use crate::clock::Timestamp;
 use crate::oci::{Digest, MediaType, UpstreamName};
 
@@ -71,6 +75,15 @@ pub(super) struct Stamp {
     pub(super) size: u64,
     /// When it was last written, in nanoseconds since the epoch.
     pub(super) mtime: i64,
+}
+
+impl Stamp {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let nanos =
+            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        Ok(Self { size: metadata.len(), mtime: nanos })
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! no room for new content, and when there is again. What finds no room is passed through, so
 //! without them nobody would notice.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{BlobStore, Error, StageError, StoreInner, lock};
@@ -9,12 +10,24 @@ use super::{BlobStore, Error, StageError, StoreInner, lock};
 /// What was last found: the smallest content that there was no room for, in bytes; none while there
 /// is room.
 #[derive(Debug, Default)]
-pub(super) struct Fullness(Mutex<Option<u64>>);
+pub(super) struct Fullness {
+    refused: Mutex<Option<u64>>,
+    /// Whether the file system has been found to be read-only.
+    read_only: AtomicBool,
+}
 
 impl Fullness {
+    pub(super) fn note_read_only(&self, read_only: bool) {
+        self.read_only.store(read_only, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
     /// There is no room for `size` bytes; whether that is news.
     fn note_refused(&self, size: u64) -> bool {
-        let mut refused = lock(&self.0);
+        let mut refused = lock(&self.refused);
         let news = refused.is_none();
         *refused = Some(refused.map_or(size, |known| known.min(size)));
         news
@@ -23,7 +36,7 @@ impl Fullness {
     /// There is room for `size` bytes; whether that is news. A manifest that still fits says
     /// nothing about the layers that do not.
     fn note_stored(&self, size: u64) -> bool {
-        let mut refused = lock(&self.0);
+        let mut refused = lock(&self.refused);
         refused.take_if(|known| size >= *known).is_some()
     }
 }
@@ -50,8 +63,17 @@ impl StoreInner {
 
     fn warn_of_no_room(&self, bytes: u64) {
         self.metrics.store.full.set(1);
+        let cache = self.layout.root().display();
+        if self.fullness.is_read_only() {
+            tracing::warn!(
+                %cache,
+                "the cache's file system is read-only: what is cached is served, and new content \
+                 is passed through and not kept"
+            );
+            return;
+        }
         tracing::warn!(
-            cache = %self.layout.root().display(),
+            %cache,
             bytes,
             "there is no room in the cache, and nothing left to evict: new content is passed \
              through and not kept; look at the disk, cache.min_free and cache.max_size"

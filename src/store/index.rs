@@ -40,6 +40,8 @@ pub(super) struct Disk {
     pub(super) files_short: usize,
     /// Bytes of the records, which count against the limit as well.
     pub(super) records: u64,
+    /// Nothing can be written or removed.
+    pub(super) read_only: bool,
 }
 
 /// For whom room is promised. What one owner has in flight may drive out half of the cache.
@@ -240,7 +242,7 @@ impl Index {
     /// is.
     ///
     /// # Errors
-    /// [`NoRoom`] if that is more than half of the limit, if its owner's promises would drive out
+    /// [`NoRoom`] if nothing can be written, if that is more than half of the limit, if its owner's promises would drive out
     /// more than half, or if removing everything would not do.
     pub(super) fn promise(
         &mut self,
@@ -248,7 +250,7 @@ impl Index {
         more: u64,
         disk: Disk,
     ) -> Result<bool, NoRoom> {
-        if promise.bytes.saturating_add(more) > self.largest() {
+        if disk.read_only || promise.bytes.saturating_add(more) > self.largest() {
             return Err(NoRoom);
         }
         let evictable = if self.loaded { self.used } else { 0 };
@@ -309,7 +311,7 @@ impl Index {
     /// Before the scan is done nothing is evicted; the cap is met once it is.
     fn evict(&mut self, disk: Disk, more: u64) -> Vec<IndexEntry> {
         let mut victims = Vec::new();
-        if !self.loaded {
+        if !self.loaded || disk.read_only {
             return victims;
         }
         let ours = (self.used + self.held + disk.records).saturating_sub(self.limit);
@@ -376,8 +378,14 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
 
-    const ROOMY: Disk =
-        Disk { available: u64::MAX / 4, keep_free: 0, pending: 0, files_short: 0, records: 0 };
+    const ROOMY: Disk = Disk {
+        available: u64::MAX / 4,
+        keep_free: 0,
+        pending: 0,
+        files_short: 0,
+        records: 0,
+        read_only: false,
+    };
 
     fn digest(n: u64) -> Digest {
         Digest::of(Algorithm::Sha256, &n.to_le_bytes())

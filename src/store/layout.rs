@@ -65,6 +65,11 @@ impl Layout {
         self.algorithm(digest.algorithm()).join(&digest.hex()[..2])
     }
 
+    /// The folders that a blob's file lies in.
+    pub(super) fn folders_of(&self, digest: &Digest) -> [PathBuf; 3] {
+        [self.root.join("blobs"), self.algorithm(digest.algorithm()), self.shelf(digest)]
+    }
+
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.shelf(digest).join(digest.hex())
     }

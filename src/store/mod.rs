@@ -257,6 +257,9 @@ impl BlobStore {
     pub async fn flush(&self) {
         let shared = Arc::clone(&self.0);
         let flushed = self.0.pool.run(move || {
+            if shared.disk()?.read_only {
+                return Ok(());
+            }
             shared.retry_evictions();
             shared.records.heal()?;
             let uses = shared.index().take_touched();

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use super::facts::Stamp;
 use super::index::Use;
 use super::order::EvictionClass;
-use super::staged::{Mismatch, stamp_of};
+use super::staged::Mismatch;
 use super::{Blob, BlobStore, Error, Reader, StoreInner, lock, premises, tick};
 use crate::oci::{Digest, Hasher};
 use crate::shortage::is_shortage;
@@ -60,7 +61,8 @@ impl BlobStore {
                 if let Some(body) = self.0.small.get(digest) {
                     return Ok(Some(Found::Memory(body)));
                 }
-                if let Some(open) = open.upgrade() {
+                // Somebody may have changed it since: the name says no more than the open file.
+                if let Some(open) = open.upgrade().filter(|open| open.is_unchanged()) {
                     return Ok(Some(Found::File(Blob::from_open(open))));
                 }
             }
@@ -80,7 +82,7 @@ impl StoreInner {
         let class = recorded.map_or(EvictionClass::Blob, |(_, class)| class);
         let Some((file, is_ours)) = self.open_name(digest, class)? else { return Ok(None) };
         let path = self.layout.blob(digest);
-        let stamp = stamp_of(&file).map_err(Error::file("stat", &path))?;
+        let stamp = Stamp::of(&file).map_err(Error::file("stat", &path))?;
         let suspect = Suspect {
             digest: digest.clone(),
             file: Arc::new(file),
@@ -110,7 +112,7 @@ impl StoreInner {
     ) -> Result<Option<(File, bool)>, Error> {
         let path = self.layout.blob(digest);
         let _names = lock(&self.names);
-        let opened = premises::open_file(&path);
+        let opened = self.open_place(digest, &path);
         match opened.and_then(|(file, is_ours)| Ok((file.metadata()?.len(), file, is_ours))) {
             Ok((size, file, is_ours)) => {
                 let mut index = self.index();
@@ -136,6 +138,16 @@ impl StoreInner {
                 Err(Error::file("open", &path)(error))
             }
         }
+    }
+}
+
+impl StoreInner {
+    /// Opens what lies in the place of a blob, over no link.
+    fn open_place(&self, digest: &Digest, path: &Path) -> io::Result<(File, bool)> {
+        for folder in self.layout.folders_of(digest) {
+            premises::check_folder(&folder)?;
+        }
+        premises::open_file(path)
     }
 }
 
@@ -224,7 +236,7 @@ impl Suspect {
     /// The content, believed to be what the digest names.
     fn trusted(self) -> Result<Found, Error> {
         let Self { digest, file, stamp, shared, .. } = self;
-        let blob = Blob::new(digest, stamp.size, file, Arc::clone(&shared));
+        let blob = Blob::new(digest, stamp, file, Arc::clone(&shared));
         if blob.size() <= shared.small_body {
             let body = blob.open().read_all().map_err(|error| {
                 shared.discard(blob.digest(), "unreadable");

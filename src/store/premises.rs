@@ -210,10 +210,9 @@ fn sweep(staging: &Path) -> Result<(), Error> {
     swept
 }
 
-/// Whether files may be made in this folder: a link would lead to somebody else's.
-pub(super) fn check_folder(path: &Path) -> Result<(), Error> {
-    let found = path.symlink_metadata().map_err(Error::file("stat", path))?;
-    check_kind(&found, Kind::Folder).map_err(Error::file("use", path))
+/// Whether it is a folder, and not a link that leads to somebody else's.
+pub(super) fn check_folder(path: &Path) -> io::Result<()> {
+    check_kind(&path.symlink_metadata()?, Kind::Folder)
 }
 
 /// Opens a file of the store, and tells whether it has been ours all the time. Somebody else's could

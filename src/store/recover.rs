@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs::DirEntry;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::layout::ALGORITHMS;
 use super::order::{EvictionClass, Usage};
-use super::{Error, StageError, StoreInner};
+use super::{Error, StageError, StoreInner, premises};
 use crate::oci::{Algorithm, Digest};
 
 /// Enters every file of the tree into the index, with the uses that the records have: shelf by
@@ -68,7 +69,11 @@ fn enter(
 
 /// What is in a folder that need not be there.
 fn entries_if_any(folder: &Path) -> Result<Vec<DirEntry>, Error> {
-    if folder.try_exists().is_ok_and(|exists| !exists) { Ok(Vec::new()) } else { entries(folder) }
+    match premises::check_folder(folder) {
+        Ok(()) => entries(folder),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::file("list", folder)(error)),
+    }
 }
 
 fn entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {
@@ -87,7 +92,7 @@ mod tests {
     use crate::store::database::Database;
     use crate::store::facts::Stamp;
     use crate::store::index::Use;
-    use crate::store::{BlobStore, Found, create_folder, staged};
+    use crate::store::{BlobStore, Found, create_folder};
 
     /// Blobs, with their records: a few, or as many as `BLOBS` says, and then the figures are
     /// worth something. `BLOBS=1000000 cargo test --release --lib beside_serving -- --nocapture`
@@ -135,7 +140,7 @@ mod tests {
                 create_folder(&store.0.layout.shelf(digest)).expect("the directory is ours");
                 let path = store.0.layout.blob(digest);
                 std::fs::write(&path, n.to_le_bytes()).expect("the directory is ours");
-                staged::stamp_of(&File::open(path).expect("it is there")).expect("a stamp")
+                Stamp::of(&File::open(path).expect("it is there")).expect("a stamp")
             })
             .collect();
         let database = Database::open(&store.0.layout.database()).expect("tables");

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::StatVfsMountFlags;
+
 use super::entries::IndexEntry;
 use super::index::{self, Disk, Index, Promise, RoomOwner};
 use super::{Error, StageError, StoreInner, lock};
@@ -143,7 +145,10 @@ impl StoreInner {
         // Some file systems have no number of files.
         let files_kept = if stat.f_files == 0 { 0 } else { FILES_KEPT_FREE.min(stat.f_files / 8) };
         let files_short = files_kept.saturating_sub(stat.f_favail);
+        let read_only = stat.f_flag.contains(StatVfsMountFlags::RDONLY);
+        self.fullness.note_read_only(read_only);
         Ok(Disk {
+            read_only,
             available: stat.f_bavail.saturating_mul(stat.f_frsize),
             keep_free,
             pending: self.pending.load(Ordering::Relaxed),

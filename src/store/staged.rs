@@ -5,8 +5,7 @@
 //! leaves no file and no promised room.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -202,7 +201,11 @@ impl Verified {
         handle.sync_data().map_err(Error::file("sync", &name.path))?;
         let folder = shared.layout.shelf(&digest);
         super::create_folder(&folder)?;
-        let blob = Blob::new(digest.clone(), size, Arc::clone(&handle), Arc::clone(&shared));
+        for folder in shared.layout.folders_of(&digest) {
+            premises::check_folder(&folder).map_err(Error::file("use", &folder))?;
+        }
+        let stamp = Stamp::of(&handle).map_err(Error::file("stat", &name.path))?;
+        let blob = Blob::new(digest.clone(), stamp, Arc::clone(&handle), Arc::clone(&shared));
         let used = super::tick(now);
         {
             // Publishing and deleting one name exclude each other, so that a deleter cannot unlink
@@ -224,7 +227,6 @@ impl Verified {
         File::open(&folder)
             .and_then(|opened| opened.sync_all())
             .map_err(Error::file("sync", &folder))?;
-        let stamp = stamp_of(&handle).map_err(Error::file("stat", &folder))?;
         shared.records.put_stamp(&digest, stamp, class, used)?;
         Ok(blob)
     }
@@ -254,7 +256,8 @@ struct StagingName {
 
 impl StagingName {
     fn create_file(&self) -> Result<File, Error> {
-        premises::check_folder(&self.shared.layout.staging())?;
+        let staging = self.shared.layout.staging();
+        premises::check_folder(&staging).map_err(Error::file("use", &staging))?;
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600);
         options.open(&self.path).map_err(Error::file("create", &self.path))
@@ -280,14 +283,6 @@ impl Drop for StagingName {
                 .run(move || std::fs::remove_file(&path).map_err(Error::file("remove", &path))),
         );
     }
-}
-
-/// Size and time of a file as the records keep them.
-pub(super) fn stamp_of(file: &File) -> io::Result<Stamp> {
-    let metadata = file.metadata()?;
-    let nanos =
-        metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-    Ok(Stamp { size: metadata.len(), mtime: nanos })
 }
 
 fn full_is_no_room(error: Error) -> StageError {

@@ -54,6 +54,47 @@ async fn a_start_on_a_full_disk_loses_no_records() {
     pull_exactly(&proxy, &image).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_read_only_disk_hits_are_served_and_misses_passed_through() {
+    let Some(disk) = Disk::of(16) else { return };
+    let (origin, image, mut proxy) = pulled(&disk).await;
+    proxy.stop().await;
+    disk.set_read_only(true);
+    proxy.start().await;
+    pull_exactly(&proxy, &image).await;
+    for seed in [7, 8] {
+        let layer = origin.blob("a/b", seed, MIB);
+        for _ in 0..2 {
+            assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+        }
+        assert!(!proxy.has_stored(&layer.digest) && origin.blob_gets(&layer.digest) == 2);
+    }
+    assert_eq!(proxy.metric("roadstead_store_full", &[]), 1);
+    assert_eq!(origin.blob_gets(&image.layers[0].digest), 1, "it is served from here");
+    disk.set_read_only(false);
+    let layer = origin.blob("a/b", 9, MIB);
+    assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+    eventually("what comes now is kept", || proxy.has_stored(&layer.digest)).await;
+    assert_eq!(proxy.metric("roadstead_store_full", &[]), 0);
+    proxy.stop().await;
+    disk.set_read_only(true);
+    origin.stop().await;
+    proxy.start().await;
+    pull_exactly(&proxy, &image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_file_can_be_made_the_newest_is_kept_and_others_go() {
+    let Some(disk) = Disk::with("size=64m,nr_inodes=400") else { return };
+    let (origin, _, proxy) = pulled(&disk).await;
+    for seed in 100..500 {
+        let layer = origin.blob("a/b", seed, 1000);
+        assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
+        eventually("the newest is kept", || proxy.has_stored(&layer.digest)).await;
+    }
+    assert!(proxy.metric("roadstead_evictions_total", &[("reason", "size")]) > 100);
+}
+
 /// Two readers of one download, of all of it and of its middle, when the disk takes no more.
 async fn readers_go_on(
     proxy: &Proxy,

@@ -237,6 +237,7 @@ impl Source {
             Self::Stored { left, .. } if left.is_empty() => Poll::Ready(None),
             Self::Stored { blob, left, loading } => {
                 let piece = ready!(poll_stored(blob, left, loading, max, cx));
+                let piece = piece.and_then(|piece| check_last(blob, left, piece));
                 if let Ok(piece) = &piece {
                     left.start += piece.bytes().len() as u64;
                 }
@@ -276,6 +277,17 @@ impl SourceError {
             Self::Store(_) => "storage",
         }
     }
+}
+
+/// Bytes that were copied are what they were before this look at the file. Mapped ones are looked
+/// at by the socket, since they can change until they leave.
+fn check_last(blob: &Blob, left: &Range<u64>, piece: Piece) -> Result<Piece, store::Error> {
+    if let Piece::Bytes(bytes) = &piece
+        && left.start + bytes.len() as u64 >= left.end
+    {
+        blob.check_unchanged()?;
+    }
+    Ok(piece)
 }
 
 /// The next slice of the mapping or, where bytes are encrypted, a copy of at most `copy_max` bytes.

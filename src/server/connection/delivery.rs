@@ -12,7 +12,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -47,6 +47,8 @@ struct OutputState {
     /// Slices that hyper has and has not written yet, oldest first. Each keeps its mapping in
     /// place: were it unmapped, other memory could get its addresses and be taken for the slice.
     slices: Mutex<VecDeque<Slice>>,
+    /// Somebody has changed a file while it was sent; the connection ends short of the answer.
+    changed: AtomicBool,
     /// Responses whose last bytes TLS has taken, and the kernel perhaps not yet. `None` on plain
     /// connections, where the kernel takes them directly, and once the connection is closed.
     unflushed: Mutex<Option<Vec<Unflushed>>>,
@@ -66,6 +68,7 @@ impl ConnectionOutput {
             bytes_sent: AtomicU64::new(0),
             memory,
             slices: Mutex::default(),
+            changed: AtomicBool::new(false),
             unflushed,
         }))
     }
@@ -113,6 +116,10 @@ impl ConnectionOutput {
         Some((slices.front()?.clone(), position))
     }
 
+    pub(in crate::server) fn note_changed(&self) {
+        self.0.changed.store(true, Ordering::Relaxed);
+    }
+
     fn slices(&self) -> MutexGuard<'_, VecDeque<Slice>> {
         self.0.slices.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,6 +141,11 @@ impl ResponseOutput {
     /// Whether bodies have to be bytes in user space, and not slices of a mapping.
     pub(in crate::server) fn tls(&self) -> bool {
         self.connection.0.tls
+    }
+
+    /// Whether the connection was cut because the file behind the answer has changed.
+    pub(in crate::server) fn is_changed(&self) -> bool {
+        self.connection.0.changed.load(Ordering::Relaxed)
     }
 
     pub(in crate::server) fn delivery(&self) -> &Arc<Delivery> {

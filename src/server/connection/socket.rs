@@ -61,7 +61,13 @@ impl ClientSocket {
             match self.socket.try_io(Interest::WRITABLE, sendfile) {
                 // tokio has taken the readiness back; ask again, so that it wakes this task.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                sent => break Poll::Ready(sent),
+                sent => {
+                    if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData)
+                    {
+                        self.output.note_changed();
+                    }
+                    break Poll::Ready(sent);
+                }
             }
         })
     }

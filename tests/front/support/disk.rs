@@ -11,9 +11,14 @@ use tempfile::TempDir;
 pub(crate) struct Disk(TempDir);
 
 impl Disk {
-    /// Of so many MiB. `None`, said on a line of its own that `./test` counts, without root; in CI
-    /// that is a failure.
+    /// Of so many MiB.
     pub(crate) fn of(mib: u64) -> Option<Self> {
+        Self::with(&format!("size={mib}m"))
+    }
+
+    /// With these options of tmpfs. `None`, said on a line of its own that `./test` counts, without root; in CI
+    /// that is a failure.
+    pub(crate) fn with(options: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "cannot be skipped in CI: needs root");
             let test = std::thread::current().name().unwrap_or("a test").to_owned();
@@ -22,13 +27,19 @@ impl Disk {
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let size = format!("size={mib}m,mode=0700");
-        run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs"], folder.path());
+        let options = format!("{options},mode=0700");
+        run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs"], folder.path());
         Some(Self(folder))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// Lets nothing be written any more, or again. No file may be open to be written to.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        let how = if read_only { "remount,ro" } else { "remount,rw" };
+        run("mount", &["-o", how], self.0.path());
     }
 
     /// Leaves no byte free.
