@@ -22,7 +22,7 @@ use crate::push::PushThrough;
 use crate::reload::Reloader;
 use crate::reload::inputs::Input;
 use crate::reload::token_key::token_key;
-use crate::server::{self, AnswerMemory, RequestConfig, RequestIds, Service};
+use crate::server::{self, ClientMemory, RequestConfig, RequestIds, Service};
 use crate::store::BlobStore;
 use crate::telemetry::Logging;
 use crate::upstream::{Lookup, Upstreams};
@@ -161,7 +161,7 @@ fn service(config: &Config, parts: Parts) -> anyhow::Result<Service> {
         push,
         ledger: Arc::default(),
         request_ids: RequestIds::default(),
-        memory: AnswerMemory::new(&limits, &metrics),
+        memory: ClientMemory::new(&limits, &metrics),
         limits,
         clock,
         metrics,

@@ -46,6 +46,12 @@ impl Refusal {
         Self { status, code, message, extra, reason, outcome: None, cause: None }
     }
 
+    /// What other clients send takes all the memory that there is for it.
+    pub(super) fn no_memory() -> Self {
+        let message = "too much is being sent at once; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+    }
+
     /// Absent and forbidden look the same (DESIGN §4).
     pub(super) fn unknown_name() -> Self {
         Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, "no such repository here")

@@ -31,10 +31,11 @@ mod respond;
 mod service;
 mod snapshot;
 mod token;
+mod whole_body;
 mod writes;
 
 pub(crate) use connection::accept::accept;
-pub(crate) use connection::memory::AnswerMemory;
+pub(crate) use connection::memory::ClientMemory;
 pub(crate) use connection::serve::run;
 pub(crate) use connection::tls::TlsContext;
 pub(crate) use request_id::RequestIds;

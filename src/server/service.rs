@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::connection::body::Body;
 use super::connection::delivery::ResponseOutput;
 use super::connection::discard::discard_unread_body;
-use super::connection::memory::AnswerMemory;
+use super::connection::memory::ClientMemory;
 use super::connection::tls::{self, TlsContext};
 use super::error::Refusal;
 use super::exchange::{Arrival, Sender};
@@ -62,7 +62,7 @@ pub(crate) struct Service {
     /// Names requests that bring no name of their own.
     pub(crate) request_ids: RequestIds,
     /// What answers hold that wait for their clients.
-    pub(crate) memory: AnswerMemory,
+    pub(crate) memory: ClientMemory,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,

@@ -6,13 +6,13 @@
 //! ours, and a refusal would end its pull.
 
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use url::form_urlencoded;
 
 use super::error::{Extra, Refusal};
 use super::respond::{self, Answer};
+use super::whole_body::{UnreadBody, read_whole};
 use crate::access::{ClientCredential, Issued};
 use crate::licence::calendar;
 use crate::oci::ErrorCode;
@@ -21,7 +21,7 @@ use crate::oci::ErrorCode;
 pub(super) const TOKEN_PATH: &str = "/token";
 
 /// Bytes of the form of a POST: a password or a licence, and a few names (AUTH-12).
-const FORM_BYTES_MAX: usize = 64 * 1024;
+const FORM_BYTES_MAX: usize = 16 * 1024;
 
 /// What a POST asks for; its other fields are ignored.
 #[derive(Debug, Default)]
@@ -52,14 +52,16 @@ pub(super) async fn read_form(
     }
     let bad =
         |message: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
-    if request.body().size_hint().lower() > FORM_BYTES_MAX as u64 {
-        return Err(bad("the form is too long").with(Extra::Close));
-    }
-    let whole = Limited::new(request.body_mut(), FORM_BYTES_MAX).collect();
-    let read =
-        timeout_at(deadline, whole).await.map_err(|_| bad("the form did not arrive in time"))?;
-    let bytes = read.map_err(|_| bad("the form cannot be read").with(Extra::Close))?.to_bytes();
-    parse_form(&bytes).ok_or_else(|| {
+    let read = timeout_at(deadline, read_whole(request, FORM_BYTES_MAX)).await;
+    let form = read.map_err(|_| bad("the form did not arrive in time"))?.map_err(|unread| {
+        let refusal = match unread {
+            UnreadBody::TooLong => bad("the form is too long"),
+            UnreadBody::BrokenOff => bad("the form cannot be read"),
+            UnreadBody::NoMemory => Refusal::no_memory(),
+        };
+        refusal.with(Extra::Close)
+    })?;
+    parse_form(&form.bytes).ok_or_else(|| {
         let message = "this token endpoint gives out no refresh tokens; log in again";
         Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
     })

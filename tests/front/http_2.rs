@@ -96,7 +96,7 @@ async fn on_one_http_2_connection_a_reader_that_stops_holds_up_nobody() {
 }
 
 /// What a stream ends with: all its bytes, or a reset.
-pub(crate) async fn end(mut body: h2::RecvStream) -> Result<usize, Option<Reason>> {
+async fn end(mut body: h2::RecvStream) -> Result<usize, Option<Reason>> {
     let mut count = 0;
     while let Some(piece) = soon("a piece or the end", body.data()).await {
         count += piece.map_err(|error| error.reason())?.len();

@@ -78,6 +78,11 @@ impl ConnectionOutput {
         ResponseOutput { connection: self.clone(), delivery: Arc::default() }
     }
 
+    /// What its client takes.
+    pub(in crate::server) fn memory(&self) -> &Arc<ConnectionMemory> {
+        &self.0.memory
+    }
+
     pub(in crate::server) fn add_bytes_sent(&self, count: usize) {
         self.0.bytes_sent.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -152,9 +157,8 @@ impl ResponseOutput {
         &self.delivery
     }
 
-    /// What the answers of the connection hold that wait.
     pub(in crate::server) fn memory(&self) -> &Arc<ConnectionMemory> {
-        &self.connection.0.memory
+        self.connection.memory()
     }
 
     /// Keeps a response from ending until the kernel has what TLS took of it, and its memory from

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
 use super::delivery::{ConnectionOutput, ResponseOutput};
+use super::memory::ReceiveWindow;
 use super::streams::StreamExecutor;
 use crate::server::request::Connection;
 use crate::server::service::Service;
@@ -41,11 +43,6 @@ const HTTP_2_STREAMS_MAX: u32 = 100;
 /// Bytes that h2 buffers for one HTTP/2 stream whose client is slow before it takes another piece:
 /// one frame. hyper's own bound is 400 KiB, which a client has a hundred of.
 const HTTP_2_SEND_BUFFER_MAX: usize = 16 * 1024;
-
-/// Bytes that a client may send ahead on one HTTP/2 stream, and on all streams of a connection. The
-/// latter is larger, so that one body that is not being read leaves room for the others.
-const HTTP_2_STREAM_WINDOW: u32 = 256 * 1024;
-const HTTP_2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// Streams that a client may open and reset before they are served. h2 keeps a record of each, so
 /// that a flood of them could take all memory (RUSTSEC-2023-0034); with more, it ends the
@@ -72,7 +69,10 @@ pub(super) struct ConnectionService {
 type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl ConnectionService {
-    fn call(&self, output: ResponseOutput, request: Request<Incoming>) -> ServiceFuture {
+    fn call(&self, output: ResponseOutput, mut request: Request<Incoming>) -> ServiceFuture {
+        if !request.body().is_end_stream() {
+            request.extensions_mut().insert(Arc::clone(self.output.memory()));
+        }
         Box::pin(Arc::clone(&self.service).call(Arc::clone(&self.connection), output, request))
     }
 }
@@ -111,7 +111,8 @@ where
     let limits = &service.service.limits;
     let (request_idle, close_timeout) = (limits.request_idle, limits.handshake);
     let executor = StreamExecutor::new(limits.send_idle);
-    let http = http_2_builder(executor.clone());
+    let window = service.output.memory().receive_window();
+    let http = http_2_builder(executor.clone(), &window);
     let streams = executor.clone();
     let respond = service_fn(move |request| {
         let output = service.output.response();
@@ -129,7 +130,10 @@ where
     run_connection(connection, shutdown_requested, streams.idle_for(close_timeout)).await
 }
 
-fn http_2_builder(executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
+fn http_2_builder(
+    executor: StreamExecutor,
+    window: &ReceiveWindow,
+) -> http2::Builder<StreamExecutor> {
     let mut http = http2::Builder::new(executor);
     http.timer(TokioTimer::new())
         .keep_alive_interval(HTTP_2_PING_INTERVAL)
@@ -137,8 +141,8 @@ fn http_2_builder(executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
         .max_concurrent_streams(HTTP_2_STREAMS_MAX)
         .max_header_list_size(HTTP_2_HEADER_LIST_MAX)
         .max_send_buf_size(HTTP_2_SEND_BUFFER_MAX)
-        .initial_stream_window_size(HTTP_2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP_2_CONNECTION_WINDOW)
+        .initial_stream_window_size(window.stream)
+        .initial_connection_window_size(window.connection)
         .max_pending_accept_reset_streams(HTTP_2_RESETS_MAX);
     http
 }

@@ -1,4 +1,4 @@
-//! How much memory answers take that wait for their clients.
+//! How much memory clients take: answers that wait for them, and bodies that they send.
 //!
 //! hyper asks the body of an HTTP/2 stream for a piece before it knows whether the client's window
 //! takes it, and a client has a hundred streams. So a body asks here first, and gets pieces that
@@ -9,6 +9,9 @@
 //! Nobody who reads waits for somebody who does not: a stream with nothing in its way gets a small
 //! piece however much its connection holds, and one of each connection a small piece however much
 //! all hold. Those who hold and take nothing are ended by `Limits::send_idle`.
+//!
+//! A body that is read as a whole counts as it comes: what a client announces takes nothing but its
+//! turn on its own connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,10 +31,22 @@ const SHARE: usize = 16;
 /// Bytes of one permit, the unit that is counted in.
 const PERMIT: usize = 1024;
 
-/// What all answers hold together.
+/// What a client may send ahead on one HTTP/2 connection, and on each stream of it: the latter is
+/// less, so that one body that is not being read leaves room for the others. Without any room it is
+/// what HTTP/2 begins with.
+const WINDOW_MAX: usize = 1 << 20;
+const STREAM_WINDOW_MAX: usize = 256 * 1024;
+const WINDOW_MIN: usize = 65_535;
+
+/// Of all connections, what is more than `WINDOW_MIN`.
+const WINDOWS: usize = 128 << 20;
+
+/// What all clients hold together.
 #[derive(Clone, Debug)]
-pub(crate) struct AnswerMemory {
+pub(crate) struct ClientMemory {
     free: Arc<Semaphore>,
+    windows: Arc<Semaphore>,
+    body_max: usize,
     connection_max: usize,
     metrics: Arc<Metrics>,
 }
@@ -39,9 +54,11 @@ pub(crate) struct AnswerMemory {
 /// What the answers of one connection hold.
 #[derive(Debug)]
 pub(in crate::server) struct ConnectionMemory {
-    all: AnswerMemory,
+    all: ClientMemory,
     /// One small piece that a connection may hold when all together hold what they may.
     own: Arc<Semaphore>,
+    /// Bodies that are read as a whole, one after the other where they are large.
+    bodies: Arc<Semaphore>,
     held: AtomicUsize,
 }
 
@@ -54,6 +71,23 @@ pub(in crate::server) struct Taken {
     pub(in crate::server) is_all: bool,
 }
 
+/// What a client may send ahead on one HTTP/2 connection.
+#[derive(Debug)]
+pub(in crate::server) struct ReceiveWindow {
+    pub(in crate::server) connection: u32,
+    pub(in crate::server) stream: u32,
+    _promised: Option<OwnedSemaphorePermit>,
+}
+
+/// Memory of a body that is read as a whole, for as long as it is used.
+#[derive(Debug)]
+pub(in crate::server) struct BodyMemory {
+    len: usize,
+    permit: Option<OwnedSemaphorePermit>,
+    connection: Arc<ConnectionMemory>,
+    _turn: OwnedSemaphorePermit,
+}
+
 /// Memory of one piece, given back when this is dropped.
 #[derive(Debug)]
 pub(in crate::server) struct HeldMemory {
@@ -62,16 +96,23 @@ pub(in crate::server) struct HeldMemory {
     connection: Arc<ConnectionMemory>,
 }
 
-impl AnswerMemory {
+impl ClientMemory {
     pub(crate) fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Self {
         let free = Arc::new(Semaphore::new(permits(limits.answers) as usize));
-        let metrics = Arc::clone(metrics);
-        Self { free, connection_max: limits.connection_answers, metrics }
+        let windows = Arc::new(Semaphore::new(permits(WINDOWS) as usize));
+        let (body_max, connection_max) = (limits.manifest, limits.connection_answers);
+        Self { free, windows, body_max, connection_max, metrics: Arc::clone(metrics) }
+    }
+
+    fn count(&self, more: usize, less: usize) {
+        let difference = more.cast_signed() - less.cast_signed();
+        self.metrics.http.waiting_bytes.add(difference as i64);
     }
 
     pub(in crate::server) fn connection(&self) -> Arc<ConnectionMemory> {
         let own = Arc::new(Semaphore::new(permits(SMALL_PIECE) as usize));
-        Arc::new(ConnectionMemory { all: self.clone(), own, held: AtomicUsize::new(0) })
+        let bodies = Arc::new(Semaphore::new(permits(self.body_max) as usize));
+        Arc::new(ConnectionMemory { all: self.clone(), own, bodies, held: AtomicUsize::new(0) })
     }
 }
 
@@ -110,6 +151,32 @@ impl ConnectionMemory {
         }
     }
 
+    /// Waits until the other bodies of the connection leave room for one of at most `len` bytes.
+    pub(in crate::server) async fn body(self: Arc<Self>, len: usize) -> BodyMemory {
+        let len = permits(len.min(self.all.body_max));
+        match Arc::clone(&self.bodies).acquire_many_owned(len).await {
+            Ok(turn) => BodyMemory { len: 0, permit: None, connection: self, _turn: turn },
+            // Unreachable, as above.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// What the connection's client may send ahead over HTTP/2, until the result is dropped: a
+    /// share of what others have left.
+    pub(in crate::server) fn receive_window(&self) -> ReceiveWindow {
+        let windows = &self.all.windows;
+        let share = (windows.available_permits() * PERMIT / SHARE).min(WINDOW_MAX);
+        let promised = if share > WINDOW_MIN {
+            Arc::clone(windows).try_acquire_many_owned(permits(share)).ok()
+        } else {
+            None
+        };
+        let connection = if promised.is_some() { share } else { WINDOW_MIN };
+        let [connection, stream] = [connection, connection.min(STREAM_WINDOW_MAX)]
+            .map(|window| u32::try_from(window).unwrap_or(u32::MAX));
+        ReceiveWindow { connection, stream, _promised: promised }
+    }
+
     fn held(self: &Arc<Self>, len: usize, permit: OwnedSemaphorePermit) -> HeldMemory {
         self.count(len, 0);
         HeldMemory { len, permit, connection: Arc::clone(self) }
@@ -118,8 +185,30 @@ impl ConnectionMemory {
     fn count(&self, more: usize, less: usize) {
         self.held.fetch_add(more, Ordering::Relaxed);
         self.held.fetch_sub(less, Ordering::Relaxed);
-        let difference = more.cast_signed() - less.cast_signed();
-        self.all.metrics.http.waiting_bytes.add(difference as i64);
+        self.all.count(more, less);
+    }
+}
+
+impl BodyMemory {
+    /// `more` bytes have come. False: there is no memory for them.
+    pub(in crate::server) fn add(&mut self, more: usize) -> bool {
+        let had = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = permits(self.len + more).saturating_sub(permits(had * PERMIT));
+        let all = &self.connection.all;
+        let Ok(permit) = Arc::clone(&all.free).try_acquire_many_owned(wanted) else { return false };
+        match &mut self.permit {
+            Some(before) => before.merge(permit),
+            none @ None => *none = Some(permit),
+        }
+        self.len += more;
+        all.count(more, 0);
+        true
+    }
+}
+
+impl Drop for BodyMemory {
+    fn drop(&mut self) {
+        self.connection.all.count(0, self.len);
     }
 }
 
@@ -169,8 +258,8 @@ mod tests {
     const UNREAD: Taken = Taken { bytes: 0, is_all: false };
     const FAST: Taken = Taken { bytes: 1 << 30, is_all: false };
 
-    fn memory(answers: usize) -> AnswerMemory {
-        AnswerMemory::new(&Limits { answers, ..Limits::default() }, &Arc::default())
+    fn memory(answers: usize) -> ClientMemory {
+        ClientMemory::new(&Limits { answers, ..Limits::default() }, &Arc::default())
     }
 
     /// As many pieces as the answers of a connection get, if each takes two and nothing leaves.
@@ -216,5 +305,32 @@ mod tests {
         let _own = waits.as_mut().await;
         drop(held);
         assert!(late.try_hold(READ_MAX).is_some());
+    }
+
+    #[tokio::test]
+    async fn large_bodies_of_a_connection_come_one_after_the_other_and_count_as_they_come() {
+        let all = memory(1 << 20);
+        let connection = all.connection();
+        let mut first = Arc::clone(&connection).body(4 << 20).await;
+        let mut second = std::pin::pin!(Arc::clone(&connection).body(1000));
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        assert!(all.connection().try_hold(1 << 20).is_some(), "what is announced takes nothing");
+        assert!(first.add(100) && first.add(1 << 19) && !first.add(1 << 19));
+        assert_eq!(all.metrics.http.waiting_bytes.get(), 100 + (1 << 19));
+        drop(first);
+        assert!(second.await.add(1000));
+        assert_eq!(all.metrics.http.waiting_bytes.get(), 0);
+    }
+
+    #[test]
+    fn windows_shrink_to_the_least_as_connections_come() {
+        let all = memory(0);
+        let windows: Vec<_> = (0..4096).map(|_| all.connection().receive_window()).collect();
+        assert_eq!([windows[0].connection, windows[0].stream], [1 << 20, 1 << 18]);
+        assert_eq!([windows[4095].connection, windows[4095].stream], [65_535, 65_535]);
+        let total: u64 = windows.iter().map(|window| u64::from(window.connection)).sum();
+        assert!(total <= 384 << 20, "{total}");
+        drop(windows);
+        assert_eq!(all.connection().receive_window().connection, 1 << 20);
     }
 }

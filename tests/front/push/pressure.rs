@@ -213,3 +213,36 @@ async fn a_manifest_of_four_mebibytes_passes_and_a_byte_more_does_not() {
         (asked, 0)
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_that_never_end_take_no_more_than_all_memory_and_others_are_told() {
+    let origin = Origin::start().await;
+    let mut setup = open_to_all(&origin, Writes::Kept);
+    setup.limits.answers = 1 << 20;
+    let proxy = setup.start().await;
+    let waiting = || proxy.metric("roadstead_http_waiting_bytes", &[]);
+    let head = format!(
+        "PUT {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\nContent-Length: 4000000\r\n\r\n",
+        manifest("a/b", "v1")
+    );
+    let part = vec![b' '; 400_000];
+    let mut kept = Vec::new();
+    for count in 1..=2 {
+        let mut stream = proxy.connect().await;
+        stream.write_all(head.as_bytes()).await.expect("it reads");
+        stream.write_all(&part).await.expect("it reads");
+        eventually("it is read", || waiting() == count * 400_000).await;
+        kept.push(stream);
+    }
+    let mut third = proxy.connect().await;
+    third.write_all(head.as_bytes()).await.expect("it reads");
+    third.write_all(&part).await.expect("it reads");
+    let mut told = [0; 12];
+    soon("the answer", third.read_exact(&mut told)).await.expect("an answer");
+    assert_eq!(&told, b"HTTP/1.1 503");
+    // Small ones find room, and all do once the large ones are gone.
+    let small = Manifest::new(OCI_MANIFEST, r#"{"schemaVersion":2}"#.to_owned());
+    assert_eq!(anyone(&proxy).manifest("a/b", "v1", &small).await.status, 201);
+    drop(kept);
+    eventually("nothing waits", || waiting() == 0).await;
+}
