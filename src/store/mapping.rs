@@ -108,3 +108,61 @@ impl Drop for Mapping {
         debug_assert!(result.is_ok(), "unmapping a whole mapping cannot fail");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::mem::ManuallyDrop;
+
+    use super::*;
+
+    /// Stands where a mapping would, in memory of the test's own: what is done with addresses can be
+    /// checked by Miri then, which maps no files (`cargo +nightly miri test --lib store::mapping`).
+    fn over(bytes: &mut [u8]) -> ManuallyDrop<Mapping> {
+        let len = bytes.len();
+        ManuallyDrop::new(Mapping { start: NonNull::from(bytes).cast(), len })
+    }
+
+    #[test]
+    fn pages_begin_at_a_boundary_and_end_with_their_range() {
+        for len in [1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE + 5] {
+            let mut bytes = vec![7; len];
+            let mapping = over(&mut bytes);
+            let base = mapping.start.as_ptr();
+            for start in (0..=len).filter(|at| at % PAGE < 2 || at % PAGE > PAGE - 2) {
+                for end in [start, start.midpoint(len), len] {
+                    let (first, pages) = mapping.pages(&(start..end));
+                    let offset = first.addr() - base.addr();
+                    assert_eq!(
+                        (offset % PAGE, offset + pages),
+                        (0, end),
+                        "{start}..{end} of {len}"
+                    );
+                    assert!(offset <= start && start - offset < PAGE, "{start}..{end} of {len}");
+                }
+            }
+            assert!(mapping.bytes().iter().all(|byte| *byte == 7) && mapping.bytes().len() == len);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a slice lies inside its blob")]
+    fn a_range_beyond_the_end_is_refused() {
+        let mut bytes = [0; 10];
+        over(&mut bytes).pages(&(5..11));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri maps no files")]
+    fn a_range_is_resident_once_it_is_populated() {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        let content: Vec<u8> = (0..=250).cycle().take(2 * SLICE).collect();
+        file.write_all(&content).expect("there is room");
+        let mapping = Mapping::new(&file, content.len()).expect("a mapping");
+        let range = SLICE - 5..2 * SLICE - 7;
+        mapping.populate(&range).expect("the file is long enough");
+        assert!(mapping.is_resident(&range));
+        assert!(!mapping.is_resident(&(0..2 * SLICE)), "more than one slice is not asked about");
+        assert_eq!(mapping.bytes(), content);
+    }
+}

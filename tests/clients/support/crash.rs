@@ -38,7 +38,8 @@ pub(crate) async fn restart(settings: &Settings) -> Proxy {
     let begun = Instant::now();
     let proxy = Proxy::start(settings).await;
     let taken = begun.elapsed();
-    assert!(taken < Duration::from_secs(1), "ready only after {taken:?}");
+    // A tenth of a second where nothing else runs; what is wrong would be a start that reads it all.
+    assert!(taken < Duration::from_secs(5), "ready only after {taken:?}");
     proxy
 }
 
