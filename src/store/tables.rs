@@ -397,7 +397,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("records.sqlite");
         let before = rusqlite::Connection::open(&path).expect("a new file");
-        before.execute_batch("CREATE TABLE large (x); PRAGMA user_version = 3").expect("made");
+        before.execute_batch("CREATE TABLE large (x); PRAGMA user_version = 4").expect("made");
         before.execute("INSERT INTO large VALUES (zeroblob(4000000))", []).expect("filled");
         before.execute_batch("DROP TABLE large").expect("emptied");
         drop(before);
