@@ -80,8 +80,12 @@ impl Users {
     /// slowest hash takes, so that it was checked by then even after a few others. With bcrypt at
     /// its highest cost that is 6.6 s.
     pub(super) fn wrong_answer_delay(&self) -> Duration {
-        let work = self.decoy.as_ref().map_or(0, |decoy| decoy.kind.work());
-        Duration::from_micros(work * 5)
+        self.slowest_hash() * 5
+    }
+
+    /// What the slowest hash takes, roughly.
+    pub(super) fn slowest_hash(&self) -> Duration {
+        self.decoy.as_ref().map_or(Duration::ZERO, StoredHash::usual_time)
     }
 
     fn add(&mut self, name: &str, hash: StoredHash) {
@@ -124,6 +128,11 @@ impl StoredHash {
             HashKind::Bcrypt { .. } => password.len() > BCRYPT_PASSWORD_BYTES_MAX,
             HashKind::Argon2id { .. } => false,
         }
+    }
+
+    /// What [`StoredHash::verify`] takes, roughly.
+    pub(super) fn usual_time(&self) -> Duration {
+        Duration::from_micros(self.kind.work())
     }
 
     /// Takes tens of milliseconds and a whole core.

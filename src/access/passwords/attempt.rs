@@ -15,6 +15,8 @@ pub(super) struct Attempt {
     pub(super) password: Secret,
     /// The hash is the user's own, and not a decoy for somebody unknown.
     pub(super) known: bool,
+    /// What the slowest hash of all users takes, roughly.
+    pub(super) slowest: Duration,
 }
 
 /// Who wants to know.

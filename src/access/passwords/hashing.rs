@@ -19,6 +19,9 @@ use super::right::RightPasswords;
 /// How far the thread stands behind those that answer requests, as `nice` counts.
 const NICENESS: i32 = 5;
 
+/// How much slower than it is thought to be a hash may be and count as usual.
+const SLOWER_MAX: u32 = 4;
+
 /// Starts a thread, and ends it when dropped.
 #[derive(Debug)]
 pub(super) struct Hashing {
@@ -38,6 +41,8 @@ struct Work {
     lanes: Lanes,
     /// The job of every key in a lane, and of the one that is being hashed.
     jobs: HashMap<AttemptKey, Job>,
+    /// What the slowest hashes have taken lately.
+    slowest: Duration,
     closed: bool,
 }
 
@@ -95,7 +100,8 @@ impl Drop for Hashing {
 
 impl HashingQueue {
     fn new(failures: Arc<Failures>, right: Arc<RightPasswords>) -> Self {
-        let work = Work { lanes: Lanes::new(Instant::now()), jobs: HashMap::new(), closed: false };
+        let (lanes, jobs, slowest) = (Lanes::new(Instant::now()), HashMap::new(), Duration::ZERO);
+        let work = Work { lanes, jobs, slowest, closed: false };
         Self { failures, right, work: Mutex::new(work), changed: Condvar::new() }
     }
 
@@ -133,7 +139,7 @@ impl HashingQueue {
             return None;
         }
         if lane == Lane::Normal && !attempt.known {
-            work.lanes.spared(Instant::now());
+            work.lanes.spared(Instant::now(), attempt.slowest);
             drop(work);
             self.failures.count(pair, &key);
             waiters.tell(Verdict::Wrong);
@@ -177,8 +183,23 @@ impl HashingQueue {
         while let Some(key) = self.next() {
             let Some(attempt) = self.begin(&key) else { continue };
             let started = Instant::now();
-            let matches = attempt.hash.verify(attempt.password.expose());
-            self.finish(&key, &attempt.verdict(matches), started.elapsed());
+            let verdict = attempt.verdict(attempt.hash.verify(attempt.password.expose()));
+            if verdict == Verdict::Wrong {
+                self.linger(&attempt, started);
+            }
+            self.finish(&key, &verdict, started.elapsed());
+        }
+    }
+
+    /// Waits until the slowest hash would be done as well. What a failure takes, and the rest that
+    /// it adds, would else tell those who guess at two users which of them has the cheaper hash, and
+    /// with that who is none (ACCESS §5.3).
+    fn linger(&self, attempt: &Attempt, started: Instant) {
+        let mut work = self.lock();
+        let until = started + work.time_of_failure(attempt, started.elapsed());
+        while !work.closed && Instant::now() < until {
+            let wait = until.saturating_duration_since(Instant::now());
+            work = self.changed.wait_timeout(work, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -239,6 +260,20 @@ impl HashingQueue {
     }
 }
 
+impl Work {
+    /// How long a failure takes the thread, if its hash has `taken` that long: as the slowest ones
+    /// did lately, and no less than they are thought to take.
+    fn time_of_failure(&mut self, attempt: &Attempt, taken: Duration) -> Duration {
+        // Only the slowest ones show that the machine has become faster.
+        let is_slowest = attempt.hash.usual_time() >= attempt.slowest;
+        let before = if is_slowest { self.slowest * 15 / 16 } else { self.slowest };
+        // A moment without a core is nothing to go by.
+        let most = attempt.slowest * SLOWER_MAX;
+        self.slowest = taken.max(before).clamp(attempt.slowest, most);
+        self.slowest
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
@@ -260,7 +295,7 @@ mod tests {
                 Arc::new(Failures::new(clock.clone())),
                 Arc::new(RightPasswords::new(clock)),
             ),
-            Attempt { hash, password, known: true },
+            Attempt { hash, password, known: true, slowest: Duration::from_millis(80) },
         )
     }
 
@@ -301,6 +336,30 @@ mod tests {
         }
         assert!(shared.lock().jobs.is_empty());
         assert_eq!(shared.lock().lanes.turn(Instant::now()), Turn::Idle);
+    }
+
+    #[test]
+    fn a_failure_takes_as_long_as_with_the_slowest_hash() {
+        let (shared, cheap) = idle();
+        let (slowest, ms) = (cheap.slowest, Duration::from_millis);
+        let slow = Attempt { slowest: cheap.hash.usual_time(), ..cheap.clone() };
+        let slow = Attempt { slowest, hash: slow_hash(), ..slow };
+        let mut work = shared.lock();
+        assert_eq!(work.time_of_failure(&cheap, ms(1)), slowest, "before any slow one");
+        assert_eq!(work.time_of_failure(&slow, ms(160)), ms(160), "on a slow machine");
+        assert_eq!(work.time_of_failure(&cheap, ms(1)), ms(160));
+        assert_eq!(work.time_of_failure(&slow, ms(100)), ms(150), "it becomes faster");
+        assert_eq!(work.time_of_failure(&cheap, ms(1)), ms(150));
+        assert_eq!(
+            work.time_of_failure(&slow, ms(9000)),
+            slowest * SLOWER_MAX,
+            "stopped meanwhile"
+        );
+    }
+
+    fn slow_hash() -> crate::access::users::StoredHash {
+        let users = "ci:$2y$10$9.jo8ITCZ3aWJrApmzvVAeSwEupNWwEqyRkmMOUsXUcT.1NEh836q";
+        Users::parse(users).expect("a user").get("ci").expect("ci").clone()
     }
 
     #[tokio::test]

@@ -123,9 +123,11 @@ impl Lanes {
 
     /// An attempt was answered without a hash. Others wait as if it had been hashed: otherwise the
     /// time that somebody else's login takes would tell that this name is nobody's. Many of them
-    /// add no more debt than one, since they cost nothing.
-    pub(super) fn spared(&mut self, now: Instant) {
-        self.paid_at = self.paid_at.max(now + self.last_hash * (1 + REST_PER_HASH));
+    /// add no more debt than one, since they cost nothing. Before the first hash, `slowest` is what
+    /// one is thought to take.
+    pub(super) fn spared(&mut self, now: Instant, slowest: Duration) {
+        let hash = self.last_hash.max(slowest);
+        self.paid_at = self.paid_at.max(now + hash * (1 + REST_PER_HASH));
     }
 }
 
@@ -210,7 +212,7 @@ mod tests {
         let later = start + HASH * 10;
         assert!(lanes.enter(Lane::Failing, key(1)).is_none());
         for _ in 0..100 {
-            lanes.spared(later);
+            lanes.spared(later, Duration::ZERO);
         }
         assert_eq!(lanes.turn(later), Turn::Rest(HASH * 4), "as long as the hash and its rest");
         assert!(lanes.enter(Lane::Normal, key(2)).is_none());
@@ -269,5 +271,59 @@ mod tests {
         ] {
             assert!((0.2..=0.3).contains(&share), "{from}: {share}");
         }
+    }
+
+    /// What the thread does until then; whether it hashed the login that is not a guess.
+    fn work(lanes: &mut Lanes, free: &mut Instant, until: Instant, hash: Duration) -> bool {
+        while *free <= until {
+            match lanes.turn(*free) {
+                Turn::Hash(key) if key == [255; 32] => return true,
+                Turn::Hash(_) => {
+                    *free += hash;
+                    lanes.failed(*free, hash);
+                }
+                Turn::Rest(wait) => *free += wait,
+                Turn::Idle => *free = until + Duration::from_nanos(1),
+            }
+        }
+        false
+    }
+
+    /// In how many of a thousand tries a first login by a guessed name is hashed within the 10 s
+    /// that it waits, while strangers guess at that name from ever new addresses, so many times a
+    /// second.
+    fn first_logins_hashed(guesses: u32, hash: Duration) -> usize {
+        let (every, start) = (Duration::from_secs(1) / guesses, Instant::now());
+        let is_hashed = |attempt: &u32| {
+            let (mut lanes, mut free) = (Lanes::new(start), start);
+            // At another moment between two hashes each time.
+            let asks = start + Duration::from_secs(20) + hash * 4 * *attempt / 1000;
+            let mut asked = false;
+            let last = 32 * guesses;
+            // Not in step with the hashes.
+            let guess_at = |n: u32| start + every * n + every * (n * 7919 % 1000) / 1000;
+            (0..last).map(guess_at).any(|now| {
+                let mut hashed = false;
+                if now > asks && !asked {
+                    asked = true;
+                    hashed |= work(&mut lanes, &mut free, asks, hash);
+                    lanes.enter(Lane::Guessed, [255; 32]);
+                }
+                hashed |= work(&mut lanes, &mut free, now, hash);
+                lanes.enter(Lane::Guessed, [0; 32]);
+                hashed && now <= asks + Duration::from_secs(10)
+            })
+        };
+        (0..1000).filter(is_hashed).count()
+    }
+
+    #[test]
+    fn a_first_login_by_a_guessed_name_is_one_of_many() {
+        let found = [(1, 80), (10, 80), (50, 80), (10, 330), (50, 330)]
+            .map(|(guesses, ms)| first_logins_hashed(guesses, Duration::from_millis(ms)));
+        println!("of 1000 first logins: {found:?}");
+        assert!(found[0] == 1000, "there is time for all: {found:?}");
+        assert!(found[1] > found[2] && found[3] > found[4], "{found:?}");
+        assert!(found[4] > 0, "{found:?}");
     }
 }

@@ -18,7 +18,8 @@
 //!    before every address that has failed or was crowded out lately. Among addresses as new as its
 //!    own it is one of many: nothing tells it from a guess before it is hashed.
 //! 3. That a password is wrong is answered after a time that does not depend on whether there is
-//!    such a user, nor on what was hashed.
+//!    such a user, nor on what was hashed; nor does what others wait for it. A wrong password takes
+//!    the thread as long as the slowest hash of all users would.
 //! 4. At one user, one address gets at most five hashes a minute, whether its guesses come one by
 //!    one or at once, and whether it waits for their answers or not. The same wrong password again
 //!    is no other hash and no other failure: a machine with an old one locks nobody out.
@@ -141,7 +142,9 @@ impl Passwords {
             }
             None => {
                 let (hash, password) = (hash.clone(), password.clone());
-                self.hash(key, pair, Attempt { hash, password, known }, login.deadline).await
+                let slowest = users.slowest_hash();
+                let attempt = Attempt { hash, password, known, slowest };
+                self.hash(key, pair, attempt, login.deadline).await
             }
         };
         match verdict {
@@ -246,6 +249,29 @@ mod tests {
         let password = &Secret::new(password.to_owned());
         let address = address.parse().expect(address);
         passwords.verify(users, PasswordLogin { address, user, password, deadline }).await
+    }
+
+    /// One with a cheap hash beside one with a dear one: guesses at either take what the dear one
+    /// takes, with the rest in between.
+    #[tokio::test]
+    async fn guesses_at_a_cheap_hash_take_as_long_as_at_a_dear_one() {
+        let (passwords, _) = passwords();
+        let hash = |cost| bcrypt::hash("secret", cost).expect("a hash");
+        let users = Users::parse(&format!("ci:{}\nops:{}", hash(4), hash(10))).expect("users");
+        let slowest = users.slowest_hash();
+        let started = Instant::now();
+        let guess = async |n: u32| {
+            let password = format!("wrong {n}");
+            let refused = login(&passwords, &users, HERE, "ci", &password).await;
+            assert_eq!(refused, Err(Rejection::WrongPassword));
+        };
+        tokio::join!(guess(1), guess(2), guess(3), guess(4), guess(5));
+        let least = slowest * 5 + Duration::from_millis(500);
+        assert!(started.elapsed() > least, "{:?}, not {least:?}", started.elapsed());
+        let right = Instant::now();
+        let other = "192.0.2.9";
+        assert!(login(&passwords, &users, other, "ci", "secret").await.is_ok());
+        assert!(right.elapsed() < Duration::from_secs(10), "whoever is right does not linger");
     }
 
     #[tokio::test]
