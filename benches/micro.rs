@@ -194,7 +194,9 @@ async fn pull(pull: &PullThrough, blob: &Content) {
         )
         .await
         .expect("an origin that has it");
-    let Pulled::Stream(mut bytes) = answer.content else { panic!("a cold blob comes as a stream") };
+    let Pulled::Stream { stream: mut bytes, .. } = answer.content else {
+        panic!("a cold blob comes as a stream")
+    };
     let mut length = 0;
     while let Some(piece) = bytes.next().await {
         length += piece.expect("a whole blob").len() as u64;
