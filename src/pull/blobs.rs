@@ -112,8 +112,11 @@ impl PullThrough {
                 }
             }
         }
-        let size = self.membership().prove_blob(name, digest).await?;
-        Ok(BlobHead { size: size.or(self.0.sizes.get(name, digest)), outcome: Outcome::Miss })
+        let size = match self.membership().prove_blob(name, digest).await? {
+            None => self.0.described_size(name, digest).await,
+            size => size,
+        };
+        Ok(BlobHead { size, outcome: Outcome::Miss })
     }
 
     async fn look_up(&self, name: &CanonicalName, digest: &Digest, how: Use) -> Stored {

@@ -20,6 +20,9 @@ use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
 use crate::store::{EvictionClass, Found, RoomOwner, Sender, StageError, Use};
 use crate::upstream::FetchedManifest;
 
+/// Manifests of a repository that are looked through for sizes after a start.
+const LEARNED_MAX: usize = 100;
+
 /// A manifest as upstream sent it, and when the GET was sent.
 struct DatedManifest {
     manifest: FetchedManifest,
@@ -202,6 +205,29 @@ impl PullCore {
             // Larger than any manifest: small files are hashed when they are opened.
             Found::Unchecked(_) => None,
         }
+    }
+
+    /// The size that manifests of `name` say, those that an earlier process has stored among them.
+    pub(super) async fn described_size(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Option<u64> {
+        let known = self.sizes.get(name, digest);
+        if known.is_some() || !self.sizes.begin_to_learn(name) {
+            return known;
+        }
+        let manifests = self.store.records().manifests(name, LEARNED_MAX).await;
+        for (of, media_type) in manifests.unwrap_or_default() {
+            // No use of them, and what is large or suspect is not worth a hint.
+            if let Ok(Some(Found::Memory(bytes))) = self.store.open(&of, Use::Part).await
+                && self.may_use(name, &of).await
+                && let Ok(manifest) = Manifest::inspect(&bytes, &media_type)
+            {
+                self.sizes.note(name, &manifest);
+            }
+        }
+        self.sizes.get(name, digest)
     }
 
     /// Verifies what was fetched, stores it, and records what it proves.

@@ -311,6 +311,26 @@ impl Database {
         })
     }
 
+    /// Manifests of the repository that are not in doubt, those that were seen last first.
+    pub(super) fn manifests(
+        &self,
+        name: &CanonicalName,
+        max: usize,
+    ) -> Result<Vec<(Digest, MediaType)>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT digest, media_type FROM members
+             WHERE name = ?1 AND media_type IS NOT NULL AND doubted IS NULL
+             ORDER BY seen DESC LIMIT ?2",
+        )?;
+        let rows = select.query_map(params![name.to_string(), max], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })?;
+        let known = |(digest, media_type): (String, String)| {
+            Some((Digest::parse(&digest).ok()?, MediaType::parse(&media_type)?))
+        };
+        Ok(rows.collect::<Result<Vec<_>>>()?.into_iter().filter_map(known).collect())
+    }
+
     /// Some manifest of the repository that is not in doubt, to re-confirm the repository by.
     pub(super) fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>> {
         let select = "SELECT digest FROM members

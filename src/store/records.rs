@@ -23,7 +23,7 @@ use super::tables::Tables;
 use super::trim::Doomed;
 use crate::clock::Timestamp;
 use crate::expiring::weight;
-use crate::oci::{CanonicalName, Digest, Tag};
+use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 
 /// The share of the cache that the tables may take: 2 %, or a mebibyte if that is more and no more
 /// than a quarter.
@@ -160,6 +160,18 @@ impl Records {
     /// Some digest that is proven to be a manifest of `name`, and not in doubt.
     pub async fn any_manifest(&self, name: &CanonicalName) -> Result<Option<Digest>, Error> {
         self.ask(name.clone(), Database::any_manifest).await
+    }
+
+    /// Digests that are proven to be manifests of `name` and not in doubt, at most so many of them.
+    pub async fn manifests(
+        &self,
+        name: &CanonicalName,
+        max: usize,
+    ) -> Result<Vec<(Digest, MediaType)>, Error> {
+        let find = move |database: &Database, name: &CanonicalName| {
+            database.manifests(name, max).map(Some)
+        };
+        Ok(self.ask(name.clone(), find).await?.unwrap_or_default())
     }
 
     pub async fn put_member(

@@ -96,3 +96,28 @@ async fn a_blob_that_is_not_kept_is_promised_no_size_by_a_manifest() {
         assert_eq!((answer.status, answer.digest()), (200, layer.digest.clone()), "{size}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_manifests_say_of_sizes_is_known_after_a_restart() {
+    let image = Image::new(1, &[SIZE, 200_000]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    let [first, second] = [&image.layers[0], &image.layers[1]];
+    // Another manifest differs about the second, and another repository about the first.
+    origin.put_manifest("a/b", &claim(second, 10));
+    origin.put_manifest("c/d", &claim(first, 10));
+    let mut proxy = Proxy::of(&origin).await;
+    for (name, digest) in [
+        ("a/b", &image.manifest.digest),
+        ("a/b", &claim(second, 10).digest),
+        ("c/d", &claim(first, 10).digest),
+    ] {
+        assert_eq!(proxy.get(&manifest(name, digest)).await.status, 200);
+    }
+    proxy.restart().await;
+    for (layer, told) in [(first, Some("300000")), (second, None)] {
+        origin.fault(On::path(&layer.digest), Fault::Chunked);
+        let answer = proxy.get(&blob("a/b", &layer.digest)).await;
+        assert_eq!(answer.header("content-length"), told);
+        assert_eq!(answer.digest(), layer.digest);
+    }
+}

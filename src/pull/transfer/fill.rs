@@ -85,7 +85,7 @@ impl Fill {
         let unneeded = || self.guard.flight().is_unwatched();
         let arrived = question.whole_blob(&self.name, &self.digest, deadline, unneeded).await?;
         let sender = self.core.sources.sender(&self.name);
-        let size = self.size_of(&arrived)?;
+        let size = self.size_of(&arrived).await?;
         let (is_proof, may_be_a_page) = (arrived.proves_membership, arrived.may_be_a_page);
         if is_proof && !may_be_a_page {
             self.core.membership.prove_as_of(sent_at, &self.name, &self.digest, None).await;
@@ -140,12 +140,15 @@ impl Fill {
     }
 
     /// The size by Content-Length, else by the repository's descriptor (DESIGN §14.5).
-    fn size_of(&self, arrived: &Arrived) -> Result<ExpectedSize, Error> {
+    async fn size_of(&self, arrived: &Arrived) -> Result<ExpectedSize, Error> {
         let Extent::Whole { size: announced } = arrived.extent else {
             return Err(self.untrue("a part where the whole was asked for"));
         };
-        let described = self.core.sizes.get(&self.name, &self.digest);
-        Ok(ExpectedSize { announced, described: described.filter(|_| announced.is_none()) })
+        let described = match announced {
+            Some(_) => None,
+            None => self.core.described_size(&self.name, &self.digest).await,
+        };
+        Ok(ExpectedSize { announced, described })
     }
 
     /// A staged file for the bytes, if there is room for them.
