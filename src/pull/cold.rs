@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use super::error::Error;
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
 use super::shares::Precedence;
-use super::source::Arrived;
+use super::source::{Arrived, SourceBody};
 use super::transfer::fill::Fill;
 use super::transfer::flight::{
     Flight, FlightGuard, FlightKey, FlightState, GrowingFile, JoinedOrStarted, Opening,
@@ -193,9 +193,9 @@ impl PullThrough {
         {
             return self.relay_part(query, part, Some(total)).await;
         }
-        let place = self.relay_place(query).await?;
+        let (place, body) = self.relay_place(query, arrived.body).await?;
         let hold_back = self.0.limits.hold_back;
-        let stream = self.relayed(name, digest).whole(place, arrived.body, size);
+        let stream = self.relayed(name, digest).whole(place, body, size);
         let content = if size.is_some_and(|size| size <= hold_back) {
             // As with a flight, what is no larger than the hold-back is verified before its head
             // leaves. An upstream that answers with Content-Length 0 would otherwise make a
@@ -220,9 +220,8 @@ impl PullThrough {
             Extent::Part { span, total }
                 if span == part && (total.is_none() || size.is_none() || total == size) =>
             {
-                let place = self.relay_place(query).await?;
-                let blob = self.relayed(query.name, query.digest);
-                let stream = blob.part(place, arrived.body, part);
+                let (place, body) = self.relay_place(query, arrived.body).await?;
+                let stream = self.relayed(query.name, query.digest).part(place, body, part);
                 let content = Content::Stream { stream, piece_max: PieceMax::default() };
                 Ok(BlobAnswer { size, part: Some(part), content, outcome: Outcome::Relay })
             }
@@ -232,10 +231,21 @@ impl PullThrough {
         }
     }
 
-    /// What is passed through takes a place like any other transfer.
-    async fn relay_place(&self, query: BlobQuery<'_>) -> Result<TransferPlace, Error> {
+    /// What is passed through takes a place like any other transfer. A `body` that would have to
+    /// wait for it is let go, and asked for again then.
+    async fn relay_place(
+        &self,
+        query: BlobQuery<'_>,
+        body: SourceBody,
+    ) -> Result<(TransferPlace, Option<SourceBody>), Error> {
         let until = query.deadline.min(Instant::now() + self.0.limits.fill_queue);
-        self.0.turns.place(query.name, self.1, Precedence::Wanted, until).await
+        let place = self.0.turns.place(query.name, self.1, Precedence::Wanted, until);
+        tokio::pin!(place);
+        if let Some(place) = place.as_mut().now_or_never() {
+            return Ok((place?, Some(body)));
+        }
+        drop(body);
+        Ok((place.await?, None))
     }
 
     fn relayed(&self, name: &CanonicalName, digest: &Digest) -> RelayedBlob {

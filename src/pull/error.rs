@@ -38,7 +38,7 @@ pub enum Error {
     #[error("{0}")]
     Exhausted(Arc<upstream::Error>),
     /// The download, or a large list, found no place among the others in time.
-    #[error("too many downloads or large lists are under way")]
+    #[error("too many downloads, questions or large lists are under way")]
     Overloaded,
     /// No answer within this time.
     #[error("no answer within {} s", .0.as_secs())]

@@ -20,6 +20,7 @@ mod outcome;
 mod parts;
 mod pushed;
 mod referrers;
+mod share_table;
 mod shares;
 mod single_flight;
 mod source;

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::error::{Error, Missing};
-use super::shares::{Asker, Precedence, Share, SharesByUpstream};
+use super::shares::{Asker, Precedence, Reserve, Share, SharesByUpstream};
 use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, Extent, Part, Repository, UpstreamName};
 use crate::store::{Sender, Senders};
-use crate::upstream::{BlobBody, BlobResponse, UpstreamClient, Upstreams};
+use crate::upstream::{self, BlobBody, BlobResponse, UpstreamClient, Upstreams};
 
 /// A blob, or a part of it, whose body is still to be read.
 #[derive(Debug)]
@@ -77,40 +77,47 @@ impl Question {
         part: Option<Part>,
         deadline: Instant,
     ) -> Result<Arrived, Error> {
-        let opened = self.upstream.get_blob(repository, digest, part, deadline).await;
-        let BlobResponse { extent, may_be_a_page, body } =
-            opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
-        let body = SourceBody(body);
-        Ok(Arrived { extent, body, proves_membership: true, may_be_a_page })
+        arrived(self.upstream.get_blob(repository, digest, part, deadline).await)
     }
 
-    /// As [`Question::blob`] for all of it, given up if somebody else has a question while this one
-    /// is `unneeded`.
+    /// As [`Question::blob`] for all of it, given up if somebody else has a use for the question
+    /// while it is `unneeded`.
     ///
     /// # Errors
     /// As [`Question::blob`], and `Abandoned`.
     pub(super) async fn whole_blob(
-        mut self,
+        &mut self,
         name: &CanonicalName,
         digest: &Digest,
         deadline: Instant,
         unneeded: impl Fn() -> bool,
     ) -> Result<Arrived, Error> {
-        let Self { upstream, share } = &mut self;
+        let Self { upstream, share } = self;
         let opened = tokio::select! {
             opened = upstream.get_blob(&name.repository, digest, None, deadline) => opened,
             () = share.yielded(unneeded) => return Err(Error::Abandoned),
         };
-        let BlobResponse { extent, may_be_a_page, body } =
-            opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
-        let body = SourceBody(body);
-        Ok(Arrived { extent, body, proves_membership: true, may_be_a_page })
+        arrived(opened)
     }
+
+    /// Resolves once somebody else waits for the question, which has been answered.
+    pub(super) async fn wanted_elsewhere(&mut self) {
+        self.share.yielded(|| true).await;
+    }
+}
+
+fn arrived(opened: Result<BlobResponse, upstream::Error>) -> Result<Arrived, Error> {
+    let BlobResponse { extent, may_be_a_page, body } =
+        opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
+    Ok(Arrived { extent, body: SourceBody(body), proves_membership: true, may_be_a_page })
 }
 
 impl Sources {
     pub(crate) fn new(upstreams: Arc<Upstreams>, limits: &Limits) -> Self {
-        Self { upstreams, questions: Arc::new(SharesByUpstream::new(limits.questions)) }
+        Self {
+            upstreams,
+            questions: Arc::new(SharesByUpstream::new(limits.questions, Reserve::AsMuch)),
+        }
     }
 
     /// Waits until the upstream of `name` may be asked, as it is configured then: a transfer that
@@ -126,8 +133,7 @@ impl Sources {
     ) -> Result<Question, Error> {
         self.upstream(name)?;
         let shares = self.questions.of(&name.upstream);
-        let share = shares.get(asker, name, Precedence::Wanted);
-        let share = tokio::time::timeout_at(deadline, share).await.ok().flatten();
+        let share = shares.get(asker, name, Precedence::Wanted, deadline).await;
         Ok(Question { share: share.ok_or(Error::Overloaded)?, upstream: self.upstream(name)? })
     }
 

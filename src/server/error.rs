@@ -172,7 +172,11 @@ fn from_pull(error: &pull::Error) -> Refusal {
         Error::Upstream { fault, cause } => from_fault(*fault, cause.why()),
         Error::Untrue { .. } => bad_gateway("the upstream registry sent something wrong"),
         Error::Broken { .. } => bad_gateway("the transfer from upstream kept breaking"),
-        Error::Overloaded => try_again("too many downloads or large lists are under way", 5),
+        Error::Overloaded => {
+            let said =
+                "too many downloads, questions or large lists are under way; try again later";
+            try_again(said, 5)
+        }
         Error::Late(_) => upstream_timed_out(),
         Error::RangeUnsatisfiable { size } => {
             let message = "the range lies outside of the blob";

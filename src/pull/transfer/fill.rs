@@ -4,8 +4,8 @@
 //! It belongs to no request: its clients may come and go (BLOB-9). `resume` receives the bytes, and
 //! continues a transfer that breaks off.
 
+use std::future::Future;
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ use crate::pull::core::{PullCore, Unstorable};
 use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
 use crate::pull::shares::{Asker, Precedence};
-use crate::pull::source::Arrived;
+use crate::pull::source::{Arrived, Question};
 use crate::store::{EvictionClass, RoomOwner, Sender, StageError, Staged, Suspect, Verified};
 use crate::upstream::FailureClass;
 
@@ -76,10 +76,7 @@ impl Fill {
     async fn transfer(&self) -> Result<(), Error> {
         // One deadline for the login, the queue and the headers (DESIGN §14.8).
         let deadline = Instant::now() + self.core.limits.flight_head;
-        // The login comes before the question: a credential helper that hangs must not hold one
-        // that others have.
-        self.core.sources.prepare(&self.name, deadline).await?;
-        let question = self.core.sources.ask(&self.name, self.asker, deadline).await?;
+        let mut question = self.while_waited_for(self.question(deadline)).await?;
         // Before the question: a write that happens while it is under way must win.
         let sent_at = self.core.clock.now();
         let unneeded = || self.guard.flight().is_unwatched();
@@ -91,7 +88,7 @@ impl Fill {
             self.core.membership.prove_as_of(sent_at, &self.name, &self.digest, None).await;
         }
         // Only now: what is not there, and what is slow to answer, takes no place from what comes.
-        let place = self.first_place().await?;
+        let (place, arrived) = self.first_place(question, arrived).await?;
         // Room is reserved before the readers are let in, so that a full disk is noticed before
         // their response headers leave (DESIGN §14.10).
         let promised = size.announced.or(size.described);
@@ -100,7 +97,8 @@ impl Fill {
             return Ok(());
         };
         self.guard.open(GrowingFile { reader: staged.reader(), size: promised });
-        let staged = self.receive_all(staged, place, arrived.body, size).await?;
+        let body = arrived.map(|arrived| arrived.body);
+        let staged = self.receive_all(staged, place, body, size).await?;
         let written = staged.written();
         let verified = staged
             .verify()
@@ -116,12 +114,42 @@ impl Fill {
         Ok(())
     }
 
-    /// Waits for a place among the downloads, as long as somebody waits for this one.
-    async fn first_place(&self) -> Result<TransferPlace, Error> {
-        let Self { core, name, asker, .. } = self;
-        let until = Instant::now() + core.limits.fill_queue;
+    /// The login comes before the question: a credential helper that hangs must not hold one that
+    /// others have.
+    async fn question(&self, deadline: Instant) -> Result<Question, Error> {
+        self.core.sources.prepare(&self.name, deadline).await?;
+        self.core.sources.ask(&self.name, self.asker, deadline).await
+    }
+
+    /// Waits for a place among the downloads. The answer waits beside it, as long as nobody else
+    /// has a use for its question; then the blob is asked for again once there is a place.
+    async fn first_place(
+        &self,
+        mut question: Question,
+        arrived: Arrived,
+    ) -> Result<(TransferPlace, Option<Arrived>), Error> {
+        let until = Instant::now() + self.core.limits.fill_queue;
+        let place = self.core.turns.place(&self.name, self.asker, Precedence::Wanted, until);
+        let place = self.while_waited_for(place);
+        tokio::pin!(place);
         tokio::select! {
-            place = core.turns.place(name, *asker, Precedence::Wanted, until) => place,
+            biased;
+            place = &mut place => Ok((place?, Some(arrived))),
+            () = question.wanted_elsewhere() => {
+                drop((question, arrived));
+                Ok((place.await?, None))
+            }
+        }
+    }
+
+    /// Does it as long as somebody waits for this download.
+    async fn while_waited_for<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            done = work => done,
             () = self.guard.flight().unwanted(UNWAITED) => Err(Error::Abandoned),
         }
     }

@@ -218,10 +218,10 @@ impl FlightGuard {
         });
     }
 
-    /// Hands the source's answer to the first reader who takes it, because there is no room for its
-    /// bytes.
-    pub(crate) fn give_away(&self, arrived: Arrived) {
-        *self.flight.unstored.lock().unwrap_or_else(PoisonError::into_inner) = Some(arrived);
+    /// Hands the source's answer, if it is there still, to the first reader who takes it, because
+    /// there is no room for its bytes.
+    pub(crate) fn give_away(&self, arrived: Option<Arrived>) {
+        *self.flight.unstored.lock().unwrap_or_else(PoisonError::into_inner) = arrived;
         self.flight.state.send_modify(|state| state.opening = Opening::NoRoom);
     }
 

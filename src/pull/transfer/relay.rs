@@ -1,15 +1,16 @@
 //! Passing through without storing: a blob that the cache has no room for, or a range far ahead of
 //! a download. A body that breaks off is continued, as a download is (DESIGN §14.6).
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::continuing::{TransferFailures, skip_prefix};
+use super::continuing::{MinimumRate, TransferFailures, skip_prefix};
+use super::held_back::HeldBack;
 use super::turns::TransferPlace;
 use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Hasher, Part};
 use crate::pull::answers::ByteStream;
@@ -32,7 +33,10 @@ pub(crate) struct RelayedBlob {
 struct Relay {
     blob: RelayedBlob,
     /// `None` before the source was asked for a rest.
-    body: Option<SourceBody>,
+    open: Option<OpenTransfer>,
+    /// Whether others come first when the next place is asked for.
+    precedence: Precedence,
+    rate: MinimumRate,
     /// Came behind what was skipped when the body was continued.
     pending: Option<Bytes>,
     /// Where in the blob the next byte is, and where the last one that is wanted ends, if that is
@@ -46,14 +50,28 @@ struct Relay {
     verification: Option<HeldBack>,
 }
 
-/// Verification of a whole body, whose end is held back in memory until it is done (BLOB-10).
-struct HeldBack {
-    hasher: Hasher,
-    held: VecDeque<Bytes>,
-    held_bytes: u64,
-    /// Bytes that stay behind while the body comes.
-    hold_back: u64,
+struct OpenTransfer {
+    place: TransferPlace,
+    /// `None` before it was asked for.
+    body: Option<SourceBody>,
 }
+
+/// What reading on came to.
+enum Reading {
+    Chunk(Bytes),
+    /// The clean end of the body.
+    End,
+    Broken(Error),
+    /// There is no body.
+    Closed,
+    /// The place is to be given back to somebody who waits.
+    Yielded {
+        unneeded: bool,
+    },
+}
+
+/// Of whoever reads, for the next bytes.
+type Demand = oneshot::Sender<Result<Option<Bytes>, Error>>;
 
 impl RelayedBlob {
     /// All of it, of `size` bytes, if that is known: hashed on the way, its end withheld until the
@@ -61,51 +79,49 @@ impl RelayedBlob {
     pub(crate) fn whole(
         self,
         place: TransferPlace,
-        body: SourceBody,
+        body: Option<SourceBody>,
         size: Option<u64>,
     ) -> ByteStream {
-        let end = HeldBack {
-            hasher: Hasher::new(self.digest.algorithm()),
-            held: VecDeque::new(),
-            held_bytes: 0,
-            hold_back: self.core.limits.hold_back,
-        };
-        Relay::new(self, Some(body), (0, size), Some(end)).into_stream(place)
+        let nothing = Hasher::new(self.digest.algorithm());
+        let check = HeldBack::new(nothing, Vec::new(), self.core.limits.hold_back);
+        Relay::new(self, Some(OpenTransfer { place, body }), (0, size), Some(check)).into_stream()
     }
 
     /// A part of it. It cannot be verified, so nothing of it is held back.
-    pub(crate) fn part(self, place: TransferPlace, body: SourceBody, part: ByteSpan) -> ByteStream {
-        let span = (part.first(), Some(part.end()));
-        Relay::new(self, Some(body), span, None).into_stream(place)
-    }
-
-    /// The rest of a blob whose beginning, `held` at its end, was read from a flight's file: hashed
-    /// on from `known`, so that its end is withheld as if it came from there.
-    pub(super) fn rest(
+    pub(crate) fn part(
         self,
         place: TransferPlace,
+        body: Option<SourceBody>,
+        part: ByteSpan,
+    ) -> ByteStream {
+        let span = (part.first(), Some(part.end()));
+        Relay::new(self, Some(OpenTransfer { place, body }), span, None).into_stream()
+    }
+
+    /// The rest of a blob of `size` bytes whose beginning, `held` at its end, was read from a
+    /// flight's file: hashed on from `known`, so that its end is withheld as if it came from there.
+    pub(super) fn rest(
+        self,
         known: Hasher,
         held: Vec<Bytes>,
-        span: (u64, Option<u64>),
+        at: u64,
+        size: Option<u64>,
     ) -> ByteStream {
-        let held_bytes = held.iter().map(|chunk| chunk.len() as u64).sum();
-        let hold_back = self.core.limits.hold_back;
-        let check = HeldBack { hasher: known, held: held.into(), held_bytes, hold_back };
-        Relay::new(self, None, span, Some(check)).into_stream(place)
+        let check = HeldBack::new(known, held, self.core.limits.hold_back);
+        Relay::new(self, None, (at, size), Some(check)).into_stream()
     }
 
     /// The rest of a part of it.
-    pub(super) fn rest_of_part(self, place: TransferPlace, span: Range<u64>) -> ByteStream {
-        Relay::new(self, None, (span.start, Some(span.end)), None).into_stream(place)
+    pub(super) fn rest_of_part(self, span: Range<u64>) -> ByteStream {
+        Relay::new(self, None, (span.start, Some(span.end)), None).into_stream()
     }
 
-    /// Waits for the place of a reader that goes on without the file. It has a part of its answer
-    /// already, so it waits longer than one that has none.
-    pub(super) async fn place_for_rest(&self) -> Result<TransferPlace, Error> {
+    /// Waits for the place of a reader that has a part of its answer already: it waits longer than
+    /// one that has none.
+    async fn place_for_rest(&self, precedence: Precedence) -> Result<TransferPlace, Error> {
         let Self { core, name, asker, .. } = self;
         let patience = core.settings.load().abandon_after.max(core.limits.fill_queue);
-        let until = Instant::now() + patience;
-        core.turns.place(name, *asker, Precedence::Wanted, until).await
+        core.turns.place(name, *asker, precedence, Instant::now() + patience).await
     }
 
     fn untrue(&self, reason: impl Into<Arc<str>>) -> Error {
@@ -116,23 +132,81 @@ impl RelayedBlob {
 impl Relay {
     fn new(
         blob: RelayedBlob,
-        body: Option<SourceBody>,
+        open: Option<OpenTransfer>,
         (at, end): (u64, Option<u64>),
         verification: Option<HeldBack>,
     ) -> Self {
-        let failures = TransferFailures::default();
-        Self { blob, body, pending: None, at, end, continued_at: at, failures, verification }
+        let rate = MinimumRate::new(blob.core.limits.slow_transfer);
+        Self {
+            blob,
+            open,
+            precedence: Precedence::Wanted,
+            rate,
+            pending: None,
+            at,
+            end,
+            continued_at: at,
+            failures: TransferFailures::default(),
+            verification,
+        }
     }
 
-    fn into_stream(self, place: TransferPlace) -> ByteStream {
-        Box::pin(stream::unfold(Some((self, place)), |relay| async {
-            let (mut relay, place) = relay?;
-            match relay.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some((relay, place)))),
+    /// The bytes, one chunk whenever the reader wants one. A task holds the transfer, so that a
+    /// reader that wants none keeps no place from others.
+    fn into_stream(self) -> ByteStream {
+        let (demands, demanded) = mpsc::channel(1);
+        let core = Arc::clone(&self.blob.core);
+        core.tasks.spawn(self.serve(demanded));
+        Box::pin(stream::unfold(Some(demands), |demands| async {
+            let demands = demands?;
+            let (demand, next) = oneshot::channel();
+            // If the task is gone, so is the demand.
+            drop(demands.send(demand).await);
+            match next.await.unwrap_or(Err(Error::Abandoned)) {
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(demands))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
             }
         }))
+    }
+
+    async fn serve(mut self, mut demanded: mpsc::Receiver<Demand>) {
+        loop {
+            let demand = tokio::select! {
+                biased;
+                demand = demanded.recv() => demand,
+                unneeded = self.yielded() => {
+                    self.yield_place(unneeded);
+                    continue;
+                }
+            };
+            let Some(mut demand) = demand else { return };
+            let next = tokio::select! {
+                biased;
+                next = self.next() => next,
+                () = demand.closed() => return,
+            };
+            if demand.send(next).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Resolves once the place should be given back to others, with whether it was unneeded.
+    async fn yielded(&mut self) -> bool {
+        let Self { open, rate, at, .. } = self;
+        match open {
+            Some(OpenTransfer { place, .. }) => {
+                place.yielded(|| rate.is_missed(Instant::now(), *at)).await
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn yield_place(&mut self, unneeded: bool) {
+        self.open = None;
+        self.precedence = if unneeded { Precedence::Yielded } else { Precedence::Wanted };
+        self.rate = MinimumRate::new(self.blob.core.limits.slow_transfer);
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
@@ -155,30 +229,63 @@ impl Relay {
             if let Some(chunk) = self.pending.take() {
                 return Ok(Some(chunk));
             }
-            let Some(body) = &mut self.body else {
-                self.resume().await?;
-                continue;
-            };
-            let last = match body.chunk().await {
-                Ok(Some(chunk)) => return Ok(Some(chunk)),
-                Ok(None) if self.end.is_none_or(|end| self.at >= end) => return Ok(None),
-                Err(_) if self.end == Some(self.at) => return Ok(None),
-                Ok(None) => None,
-                Err(error) => Some(error),
+            let last = match self.read().await {
+                Reading::Chunk(chunk) => return Ok(Some(chunk)),
+                Reading::Yielded { unneeded } => {
+                    self.yield_place(unneeded);
+                    continue;
+                }
+                Reading::Closed if self.is_at_end() => return Ok(None),
+                Reading::Closed => {
+                    self.resume().await?;
+                    continue;
+                }
+                Reading::End if self.end.is_none_or(|end| self.at >= end) => return Ok(None),
+                Reading::Broken(_) if self.end == Some(self.at) => return Ok(None),
+                Reading::End => None,
+                Reading::Broken(error) => Some(error),
             };
             self.failures.stopped(self.at - self.continued_at, last);
             self.resume().await?;
         }
     }
 
+    async fn read(&mut self) -> Reading {
+        let Self { open, rate, at, .. } = self;
+        let Some(OpenTransfer { place, body: Some(body) }) = open else { return Reading::Closed };
+        tokio::select! {
+            biased;
+            chunk = body.chunk() => match chunk {
+                Ok(Some(chunk)) => Reading::Chunk(chunk),
+                Ok(None) => Reading::End,
+                Err(error) => Reading::Broken(error),
+            },
+            unneeded = place.yielded(|| rate.is_missed(Instant::now(), *at)) => {
+                Reading::Yielded { unneeded }
+            }
+        }
+    }
+
+    /// Whether nothing is left to be asked for.
+    fn is_at_end(&self) -> bool {
+        let is_right = |check: &HeldBack| check.hasher().finish() == self.blob.digest;
+        self.end == Some(self.at)
+            || (self.end.is_none() && self.verification.as_ref().is_some_and(is_right))
+    }
+
     /// Asks the source for the rest, until it gives it or has failed too often.
     async fn resume(&mut self) -> Result<(), Error> {
         // Failures to continue count for this break alone.
         let mut failures = self.failures.clone();
+        let place = match self.open.take() {
+            Some(OpenTransfer { place, .. }) => place,
+            None => self.blob.place_for_rest(self.precedence).await?,
+        };
         loop {
             failures.pause(&self.blob.core, &self.blob.name).await?;
             match self.rest().await {
-                Ok(()) => {
+                Ok(body) => {
+                    self.open = Some(OpenTransfer { place, body: Some(body) });
                     self.continued_at = self.at;
                     return Ok(());
                 }
@@ -188,16 +295,16 @@ impl Relay {
     }
 
     /// One request for the bytes that are still wanted.
-    async fn rest(&mut self) -> Result<(), Error> {
+    async fn rest(&mut self) -> Result<SourceBody, Error> {
         let RelayedBlob { core, name, digest, asker } = &self.blob;
         let span = self.end.and_then(|end| ByteSpan::new(self.at, end.checked_sub(1)?));
         let wanted = match (&self.verification, span) {
-            (None, Some(span)) => Part::Span(span),
-            (None, None) | (Some(_), _) => Part::From(self.at),
+            (None, Some(span)) => Some(Part::Span(span)),
+            (None, None) | (Some(_), _) => (self.at > 0).then_some(Part::From(self.at)),
         };
         let deadline = Instant::now() + core.limits.flight_head;
         let question = core.sources.ask(name, *asker, deadline).await?;
-        let opened = question.blob(&name.repository, digest, Some(wanted), deadline).await;
+        let opened = question.blob(&name.repository, digest, wanted, deadline).await;
         drop(question);
         if let Err(error) = &opened {
             core.membership.withdraw(name, Subject::Blob(digest.clone()), error).await;
@@ -209,7 +316,7 @@ impl Relay {
                 if span.first() == self.at && same_end(Some(span.end())) => {}
             // The source ignores Range and starts again from the first byte.
             (Extent::Whole { size }, Some(check)) if same_end(size) => {
-                let known = check.hasher.clone();
+                let known = check.hasher();
                 let rest = skip_prefix(&name.upstream, &mut body, known, self.at).await?;
                 self.pending = Some(rest).filter(|rest| !rest.is_empty());
             }
@@ -217,8 +324,7 @@ impl Relay {
                 return Err(self.blob.untrue("other bytes than the rest that was asked for"));
             }
         }
-        self.body = Some(body);
-        Ok(())
+        Ok(body)
     }
 
     /// Fails on the first byte too many, which the client must not get.
@@ -233,29 +339,9 @@ impl Relay {
     /// The end of the body: releases what was held back if the digest is right.
     fn finish(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(check) = self.verification.take() else { return Ok(None) };
-        let actual = check.hasher.finish();
-        if actual != self.blob.digest {
-            return Err(self.blob.untrue(format!("content that hashes to {actual}")));
-        }
-        let held: Vec<Bytes> = check.held.into();
-        Ok(Some(Bytes::from(held.concat())).filter(|rest| !rest.is_empty()))
-    }
-}
-
-impl HeldBack {
-    fn hold(&mut self, chunk: Bytes) {
-        self.hasher.update(&chunk);
-        self.held_bytes += chunk.len() as u64;
-        self.held.push_back(chunk);
-    }
-
-    /// The oldest chunk, if enough bytes stay behind it.
-    fn release(&mut self) -> Option<Bytes> {
-        let oldest = self.held.front()?.len() as u64;
-        if self.held_bytes - oldest < self.hold_back {
-            return None;
-        }
-        self.held_bytes -= oldest;
-        self.held.pop_front()
+        let released = check.release_all(&self.blob.digest);
+        let rest = released
+            .map_err(|actual| self.blob.untrue(format!("content that hashes to {actual}")))?;
+        Ok(Some(rest).filter(|rest| !rest.is_empty()))
     }
 }

@@ -33,16 +33,21 @@ enum Stop {
 }
 
 impl Fill {
-    /// Reads until the blob is whole, continuing a broken transfer from the watermark.
+    /// Reads until the blob is whole, continuing a broken transfer from the watermark, and one
+    /// without a `body` from the beginning.
     pub(super) async fn receive_all(
         &self,
         mut staged: Staged,
         mut place: TransferPlace,
-        mut body: SourceBody,
+        body: Option<SourceBody>,
         size: ExpectedSize,
     ) -> Result<Staged, Error> {
         let announced = size.announced;
         let mut failures = TransferFailures::default();
+        let mut body = match body {
+            Some(body) => body,
+            None => self.continue_from(&mut staged, announced, failures.clone()).await?,
+        };
         loop {
             let before = staged.written();
             let last = match self.receive(&mut staged, &mut place, &mut body, announced).await? {
@@ -185,7 +190,7 @@ impl Fill {
     async fn resume(&self, staged: &mut Staged, size: Option<u64>) -> Result<SourceBody, Error> {
         let written = staged.written();
         let deadline = Instant::now() + self.core.limits.flight_head;
-        let rest = Some(Part::From(written));
+        let rest = (written > 0).then_some(Part::From(written));
         let question = self.core.sources.ask(&self.name, self.asker, deadline).await?;
         let Arrived { extent, mut body, .. } =
             question.blob(&self.name.repository, &self.digest, rest, deadline).await?;

@@ -90,16 +90,13 @@ impl Tail {
         let blob = self.blob.clone();
         match known {
             _ if self.is_part && (is_verified || known.is_some()) => {
-                let place = blob.place_for_rest().await?;
-                let rest = blob.rest_of_part(place, self.span.clone());
-                Ok(Following::Source { rest, had: 0 })
+                Ok(Following::Source { rest: blob.rest_of_part(self.span.clone()), had: 0 })
             }
             // All that came in was right, and so is what this reader has of it. The rest is hashed
             // with all that is before it.
             _ if is_verified => {
                 let nothing = Hasher::new(blob.digest.algorithm());
-                let place = blob.place_for_rest().await?;
-                let rest = blob.rest(place, nothing, Vec::new(), (0, Some(written)));
+                let rest = blob.rest(nothing, Vec::new(), 0, Some(written));
                 Ok(Following::Source { rest, had: self.span.start })
             }
             // What the file holds is hashed until the watermark; it is at most what was held back.
@@ -108,8 +105,7 @@ impl Tail {
                 while self.span.start < written {
                     held.push(self.read(written - self.span.start).await?);
                 }
-                let place = blob.place_for_rest().await?;
-                let rest = blob.rest(place, known, held, (written, self.file.size));
+                let rest = blob.rest(known, held, written, self.file.size);
                 Ok(Following::Source { rest, had: 0 })
             }
             None => Err(error),

@@ -7,7 +7,9 @@ use tokio::time::Instant;
 use crate::limits::Limits;
 use crate::oci::CanonicalName;
 use crate::pull::error::Error;
-use crate::pull::shares::{Asker, LOOK_INTERVAL, Precedence, Share, Shares, SharesByUpstream};
+use crate::pull::shares::{
+    Asker, LOOK_INTERVAL, Precedence, Reserve, Share, Shares, SharesByUpstream,
+};
 
 /// All places.
 #[derive(Debug)]
@@ -25,8 +27,8 @@ pub(crate) struct TransferPlace {
 
 impl Turns {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let by_upstream = SharesByUpstream::new(limits.fills_per_upstream);
-        Self { all: Shares::new(limits.fills), by_upstream }
+        let by_upstream = SharesByUpstream::new(limits.fills_per_upstream, Reserve::None);
+        Self { all: Shares::new(limits.fills, Reserve::None), by_upstream }
     }
 
     /// Waits for a place: first among those of this upstream, so that waiting for a busy upstream
@@ -41,13 +43,11 @@ impl Turns {
         precedence: Precedence,
         until: Instant,
     ) -> Result<TransferPlace, Error> {
-        let queue = async {
-            let shares = self.by_upstream.of(&name.upstream);
-            let of_upstream = shares.get(asker, name, precedence).await?;
-            let of_all = self.all.get(asker, name, precedence).await?;
-            Some(TransferPlace { of_upstream, of_all })
+        let get = async |shares: &Shares| {
+            shares.get(asker, name, precedence, until).await.ok_or(Error::Overloaded)
         };
-        tokio::time::timeout_at(until, queue).await.ok().flatten().ok_or(Error::Overloaded)
+        let of_upstream = get(&self.by_upstream.of(&name.upstream)).await?;
+        Ok(TransferPlace { of_upstream, of_all: get(&self.all).await? })
     }
 }
 
@@ -57,12 +57,10 @@ impl TransferPlace {
     pub(super) async fn yielded(&mut self, mut unneeded: impl FnMut() -> bool) -> bool {
         loop {
             let is_unneeded = unneeded();
-            tokio::select! {
-                biased;
-                () = self.of_upstream.yields(is_unneeded) => return is_unneeded,
-                () = self.of_all.yields(is_unneeded) => return is_unneeded,
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            if self.of_upstream.begin_yield(is_unneeded) || self.of_all.begin_yield(is_unneeded) {
+                return is_unneeded;
             }
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
 }
