@@ -18,7 +18,6 @@ impl PushCore {
     pub(super) async fn mirror_for<B>(
         &self,
         upstream: &UpstreamClient,
-        name: &CanonicalName,
         session: &SessionId,
         chunk: &ClientChunk<B>,
     ) -> Option<Staged> {
@@ -37,7 +36,7 @@ impl PushCore {
                 // With a digest these are all bytes of the blob, so that room for all of it can be
                 // reserved at once.
                 let size = chunk.length.filter(|_| chunk.digest.is_some());
-                self.store.stage_unnamed(algorithm, size, RoomOwner::of(name)).await.ok()
+                self.store.stage_unnamed(algorithm, size, RoomOwner::of(&chunk.asker)).await.ok()
             }
         }
     }

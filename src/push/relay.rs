@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::{Error, PushCore};
 use crate::metrics::Counter;
 use crate::oci::{ChunkRange, Digest, Repository};
+use crate::pull::Asker;
 use crate::store::Staged;
 use crate::upstream::{Feed, UploadAddress, UploadChunk, UploadStatus, UpstreamClient, feed};
 
@@ -37,6 +38,7 @@ pub(crate) struct ClientChunk<B> {
     pub range: Option<ChunkRange>,
     /// The digest of the whole blob, if these bytes complete it.
     pub digest: Option<Digest>,
+    pub asker: Asker,
 }
 
 /// Where the bytes go.
@@ -65,7 +67,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error,
 {
-    let ClientChunk { body, length, range, digest } = chunk;
+    let ClientChunk { body, length, range, digest, .. } = chunk;
     let (feed, upload_body) = feed(length);
     let (to_disk, from_client) = mpsc::channel(DISK_QUEUE_PIECES);
     let counter =

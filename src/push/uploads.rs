@@ -226,7 +226,7 @@ impl PushCore {
     {
         let upstream = self.upstream(&name.upstream)?;
         let digest = chunk.digest.clone();
-        let mirror = self.mirror_for(&upstream, name, &session, &chunk).await;
+        let mirror = self.mirror_for(&upstream, &session, &chunk).await;
         let destination =
             relay::Destination { upstream: &upstream, repository: &name.repository, address };
         let forwarded = relay::forward(destination, chunk, mirror, self).await?;

@@ -14,6 +14,7 @@ use super::error::{Extra, Refusal};
 use super::identify::Identified;
 use super::snapshot::RequestConfig;
 use crate::access::{Action, Caller, VirtualHost};
+use crate::identity::Identity;
 use crate::oci::{CanonicalName, Endpoint, ErrorCode, Repository, Target};
 use crate::pull::Asker;
 use crate::route::Route;
@@ -85,6 +86,17 @@ pub(super) struct WriteRequest<'a> {
     pub(super) to: Addressed<'a>,
     pub(super) route: Route,
     pub(super) name: CanonicalName,
+}
+
+/// Whose shares a request takes, of an upstream and of the cache: its identity's, or its network's
+/// if it has none.
+pub(super) fn asker(caller: &Caller) -> Asker {
+    match (&caller.identity, caller.address) {
+        (Identity::Anonymous, IpAddr::V4(address)) => Asker::new(address),
+        // A network is given to one subscriber (RFC 6177).
+        (Identity::Anonymous, IpAddr::V6(address)) => Asker::new(address.to_bits() >> 64),
+        (identity, _) => Asker::new(identity),
+    }
 }
 
 impl WriteRequest<'_> {

@@ -2,7 +2,6 @@
 //! (`reads`) or passed on (`writes`).
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -22,8 +21,8 @@ use super::exchange::{Arrival, Sender};
 use super::identify::{Identified, LoginAttempt};
 use super::notes::Notes;
 use super::request::{
-    Addressed, Connection, ReadRequest, Received, Unauthenticated, WriteRequest, bad_request,
-    requested_action, requested_host,
+    Addressed, Connection, ReadRequest, Received, Unauthenticated, WriteRequest, asker,
+    bad_request, requested_action, requested_host,
 };
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::respond::{self, Answer};
@@ -38,7 +37,7 @@ use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::oci::{CanonicalName, Endpoint, ErrorCode, Target};
-use crate::pull::{Asker, PullThrough};
+use crate::pull::PullThrough;
 use crate::push::PushThrough;
 use crate::route::{Route, Routes};
 
@@ -296,16 +295,6 @@ impl Service {
             &identified.caller,
             LastPull { at: self.clock.now(), image: name.clone(), expires },
         );
-    }
-}
-
-/// Whose share of an upstream a request takes: its identity's, or its network's if it has none.
-fn asker(caller: &Caller) -> Asker {
-    match (&caller.identity, caller.address) {
-        (Identity::Anonymous, IpAddr::V4(address)) => Asker::new(address),
-        // A network is given to one subscriber (RFC 6177).
-        (Identity::Anonymous, IpAddr::V6(address)) => Asker::new(address.to_bits() >> 64),
-        (identity, _) => Asker::new(identity),
     }
 }
 

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use super::connection::discard::BodyWanted;
 use super::error::{Extra, Refusal};
 use super::notes::Notes;
-use super::request::{WriteRequest, header_text};
+use super::request::{WriteRequest, asker, header_text};
 use super::respond::{self, Answer};
 use super::service::Service;
 use super::whole_body::{UnreadBody, WholeBody, read_whole};
@@ -77,7 +77,7 @@ impl Service {
         // An empty blob comes with a digest and without a body.
         let has_blob = !request.body().is_end_stream() || query.digest.is_some();
         if has_blob {
-            let chunk = client_chunk(request, query.digest.clone())?;
+            let chunk = client_chunk(write, request, query.digest.clone())?;
             let upload = self.push.upload_whole(&write.name, chunk).await?;
             return self.upload_answer(write, upload, StatusCode::ACCEPTED);
         }
@@ -111,13 +111,13 @@ impl Service {
             Method::PATCH => {
                 let upload = self
                     .push
-                    .continue_upload(&write.name, handle, client_chunk(request, None)?)
+                    .continue_upload(&write.name, handle, client_chunk(write, request, None)?)
                     .await?;
                 self.upload_answer(write, upload, StatusCode::ACCEPTED)
             }
             Method::PUT => {
                 let digest = query.digest.clone().ok_or_else(digest_missing)?;
-                let chunk = client_chunk(request, Some(digest))?;
+                let chunk = client_chunk(write, request, Some(digest))?;
                 let upload = self.push.continue_upload(&write.name, handle, chunk).await?;
                 self.upload_answer(write, upload, StatusCode::ACCEPTED)
             }
@@ -216,10 +216,11 @@ impl Service {
 ///
 /// # Errors
 /// 400 for a `Content-Range` that cannot be read.
-fn client_chunk(
-    request: &mut Request<Incoming>,
+fn client_chunk<'a>(
+    write: &WriteRequest<'_>,
+    request: &'a mut Request<Incoming>,
     digest: Option<Digest>,
-) -> Result<ClientChunk<&mut Incoming>, Refusal> {
+) -> Result<ClientChunk<&'a mut Incoming>, Refusal> {
     let range = chunk_range(request.headers())?;
     set_body_requested(request);
     let length =
@@ -227,7 +228,8 @@ fn client_chunk(
     // A request without body and length has 0 bytes. dockerd sends the bytes of its PATCH chunked,
     // and these have no length.
     let length = length.or_else(|| request.body().is_end_stream().then_some(0));
-    Ok(ClientChunk { body: request.body_mut(), length, range, digest })
+    let asker = asker(&write.to.identified.caller);
+    Ok(ClientChunk { body: request.body_mut(), length, range, digest, asker })
 }
 
 /// Notes that the body is about to be read: hyper then sends `100 Continue` to a client that waits

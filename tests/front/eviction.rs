@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use http::Method;
+
 use bytes::Bytes;
 use roadstead::config::MinFree;
 
@@ -302,25 +304,30 @@ async fn what_is_announced_evicts_nothing_until_its_bytes_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_repository_has_in_flight_leaves_half_of_the_cache_to_others() {
+async fn what_one_asker_has_in_flight_leaves_half_of_the_cache_to_others() {
     let origin = Origin::start().await;
-    let proxy = proxy_of(&origin, 12 * MIB).await;
+    let mut setup = Setup::of(&origin);
+    setup.config.cache.max_size = 12 * MIB;
+    setup.config.access.trusted_proxies = vec!["127.0.0.1/32".parse().expect("valid")];
+    let proxy = setup.start().await;
     for seed in 0..5 {
         pull(&proxy, &origin.blob("a/b", seed, 2 * MIB)).await;
     }
-    let large: Vec<Blob> = (10..12).map(|seed| origin.blob("a/b", seed, 5 * MIB)).collect();
+    let large = [origin.blob("a/b", 10, 5 * MIB), origin.blob("c/d", 11, 5 * MIB)];
     let gate = origin.hold_at(&large[0].digest, MIB);
     let mut reading = proxy.open(&blob("a/b", &large[0].digest)).await;
     reading.read(1).await;
-    assert_eq!(proxy.get(&blob("a/b", &large[1].digest)).await.digest(), large[1].digest);
+    assert_eq!(proxy.get(&blob("c/d", &large[1].digest)).await.digest(), large[1].digest);
     eventually("it is passed through", || relayed(&proxy) == 1).await;
-    let other = origin.blob("c/d", 12, 5 * MIB);
-    assert_eq!(proxy.get(&blob("c/d", &other.digest)).await.digest(), other.digest);
+    let other = origin.blob("a/b", 12, 5 * MIB);
+    let path = blob("a/b", &other.digest);
+    let answer = proxy.open_with(Method::GET, &path, &[("x-forwarded-for", "192.0.2.2")]).await;
+    assert_eq!(answer.finish().await.digest(), other.digest);
     eventually("another's is stored", || proxy.has_stored(&other.digest)).await;
     gate.open();
     assert_eq!(reading.finish().await.digest(), large[0].digest);
     eventually("and so is the first", || proxy.has_stored(&large[0].digest)).await;
-    assert_eq!(proxy.get(&blob("a/b", &large[1].digest)).await.digest(), large[1].digest);
+    assert_eq!(proxy.get(&blob("c/d", &large[1].digest)).await.digest(), large[1].digest);
     eventually("the second too, once it is alone", || proxy.has_stored(&large[1].digest)).await;
 }
 

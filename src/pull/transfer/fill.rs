@@ -188,7 +188,7 @@ impl Fill {
             Some(Unstorable::Outgrown(least)) => size.or(Some(least)),
             None => size,
         };
-        let staged = self.core.store.stage(&self.digest, size, RoomOwner::of(&self.name)).await;
+        let staged = self.core.store.stage(&self.digest, size, RoomOwner::of(&self.asker)).await;
         if let Err(StageError::Failed(error)) = &staged {
             tracing::error!(%error, digest = %self.digest,
                 "cannot store a blob; passing it through");
