@@ -115,6 +115,8 @@ impl OutboundGate {
             Host::Domain(name) if self.way(url) != Way::Direct && is_internal(name) => {
                 Err(ForbiddenUrl::InternalName)
             }
+            // The URL parser takes `127.0.0.1..` for a name; whoever looks it up may not.
+            Host::Domain(name) if ends_in_a_number(name) => Err(ForbiddenUrl::AddressLiteral),
             Host::Domain(_) => Ok(DialVia::Public),
             Host::Ipv4(_) | Host::Ipv6(_) => Err(ForbiddenUrl::AddressLiteral),
         }
@@ -163,6 +165,15 @@ impl OutboundGate {
     pub(super) fn is_home(&self, url: &Url) -> bool {
         self.home.origin() == url.origin()
     }
+}
+
+/// Whether a host would be an IPv4 address to the URL standard, but for dots behind it (WHATWG URL
+/// §3.5, "ends in a number"). No top-level domain is a number.
+fn ends_in_a_number(name: &str) -> bool {
+    let last = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let hexadecimal = last.strip_prefix("0x").unwrap_or("-");
+    last.bytes().all(|byte| byte.is_ascii_digit())
+        || hexadecimal.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn has_user(url: &Url) -> bool {
@@ -291,6 +302,11 @@ mod tests {
             ("https://2130706433/", Err(ForbiddenUrl::AddressLiteral)),
             ("https://[::1]/", Err(ForbiddenUrl::AddressLiteral)),
             ("https://93.184.216.34/", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://127.0.0.1../", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://0x7f.1../", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://a.2130706433../", Err(ForbiddenUrl::AddressLiteral)),
+            ("https://cdn.test../", Ok(DialVia::Public)),
+            ("https://1password.1com/", Ok(DialVia::Public)),
             ("https://user@cdn.example/", Err(ForbiddenUrl::UserInfo)),
             ("https://u:p@acme.test:5000/", Err(ForbiddenUrl::UserInfo)),
             ("http://acme.test:5000/", Err(ForbiddenUrl::NoHttps)),
