@@ -26,18 +26,12 @@ const MIGRATIONS: [(i64, &str); 3] = [
          ALTER TABLE blobs ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
          PRAGMA user_version = 3; COMMIT",
     ),
-    // Bytes of which one upstream alone is known to have them are taken as sent by it. Where there
-    // are several, one of them may have lied: each sends them once more.
+    // Nobody is known to have sent what was stored before: that an upstream counts as having it may
+    // be its own word alone.
     (
         3,
         "BEGIN; ALTER TABLE blobs ADD COLUMN senders TEXT NOT NULL DEFAULT '';
-         CREATE TEMP TABLE known (digest TEXT PRIMARY KEY, upstream TEXT) WITHOUT ROWID;
-         INSERT INTO known SELECT digest, min(upstream) FROM
-             (SELECT digest, substr(name, 1, instr(name, '/') - 1) AS upstream FROM members)
-             GROUP BY digest HAVING min(upstream) = max(upstream);
-         UPDATE blobs SET senders = coalesce(
-             (SELECT upstream FROM known WHERE known.digest = blobs.digest), '');
-         DROP TABLE known; PRAGMA user_version = 4; COMMIT",
+         PRAGMA user_version = 4; COMMIT",
     ),
 ];
 
@@ -466,7 +460,6 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("records.sqlite");
         let digest = Digest::of(Algorithm::Sha256, b"a blob");
-        let shared = Digest::of(Algorithm::Sha256, b"a blob of two");
         let name = CanonicalName {
             upstream: UpstreamName::parse("acme.test").expect("valid"),
             repository: Repository::parse("a/b").expect("valid"),
@@ -482,13 +475,7 @@ mod tests {
         let blobs =
             "INSERT INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, 1, 1, 0, 1)";
         before.execute(blobs, [digest.as_str()]).expect("a blob");
-        before.execute(blobs, [shared.as_str()]).expect("a blob");
-        for upstream in ["acme.test", "evil.test"] {
-            let row = [format!("{upstream}/c/d"), shared.to_string()];
-            before
-                .execute("INSERT INTO members (name, digest) VALUES (?1, ?2)", row)
-                .expect("a row");
-        }
+        // As a HEAD alone leaves it, which a liar answers too.
         before
             .execute(
                 "INSERT INTO members (name, digest) VALUES (?1, ?2)",
@@ -501,10 +488,8 @@ mod tests {
             let member = database.member(&name, &digest).expect("a query");
             let seen = from_millis(0);
             assert_eq!(member, Some(Member { media_type: None, doubted: None, seen }));
-            let senders = |digest| database.senders(digest).expect("a query").expect("a row");
-            let one = Senders { is_public: false, upstreams: vec![name.upstream.clone()] };
-            assert_eq!(senders(&digest), one);
-            assert_eq!(senders(&shared), Senders::default(), "one of them may have lied");
+            let senders = database.senders(&digest).expect("a query");
+            assert_eq!(senders, Some(Senders::default()), "having it is not having sent it");
         }
     }
 }
