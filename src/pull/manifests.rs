@@ -151,7 +151,7 @@ impl PullCore {
     ) -> Result<DatedManifest, Error> {
         let deadline = Instant::now() + self.limits.flight_head;
         let upstream = self.sources.ask(name, asker, deadline).await?;
-        let (sent_at, sender) = (self.clock.now(), self.sources.sender(name));
+        let (sent_at, sender) = (self.clock.now(), upstream.sender(name));
         let answer = upstream.get_manifest(&name.repository, reference, deadline).await;
         let manifest = match reference {
             Reference::Tag(tag) => self.settle_tag(name, tag, answer).await?,

@@ -31,7 +31,12 @@ pub(crate) struct Arrived {
 
 /// The bytes as they come, not verified.
 #[derive(Debug)]
-pub(crate) struct SourceBody(BlobBody);
+pub(crate) struct SourceBody {
+    body: BlobBody,
+    /// They were asked for without any credential. Known from whoever asked: a reload may change
+    /// what the next one asks with.
+    pub(super) is_public: bool,
+}
 
 impl SourceBody {
     /// The next bytes; `None` at the clean end of the body.
@@ -39,7 +44,7 @@ impl SourceBody {
     /// # Errors
     /// If the body breaks off, or stays silent for longer than `limits.upstream_idle`.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        self.0.chunk().await.map_err(|error| Error::from_upstream(error, Missing::Blob))
+        self.body.chunk().await.map_err(|error| Error::from_upstream(error, Missing::Blob))
     }
 }
 
@@ -77,7 +82,8 @@ impl Question {
         part: Option<Part>,
         deadline: Instant,
     ) -> Result<Arrived, Error> {
-        arrived(self.upstream.get_blob(repository, digest, part, deadline).await)
+        let opened = self.upstream.get_blob(repository, digest, part, deadline).await;
+        arrived(opened, self.upstream.is_anonymous(repository))
     }
 
     /// As [`Question::blob`] for all of it, given up if somebody else has a use for the question
@@ -97,7 +103,13 @@ impl Question {
             opened = upstream.get_blob(&name.repository, digest, None, deadline) => opened,
             () = share.yielded(unneeded) => return Err(Error::Abandoned),
         };
-        arrived(opened)
+        arrived(opened, upstream.is_anonymous(&name.repository))
+    }
+
+    /// Who sends what this question is answered with.
+    pub(super) fn sender(&self, name: &CanonicalName) -> Sender {
+        let is_public = self.upstream.is_anonymous(&name.repository);
+        Sender { upstream: name.upstream.clone(), is_public }
     }
 
     /// Resolves once somebody else waits for the question, which has been answered.
@@ -106,10 +118,14 @@ impl Question {
     }
 }
 
-fn arrived(opened: Result<BlobResponse, upstream::Error>) -> Result<Arrived, Error> {
+fn arrived(
+    opened: Result<BlobResponse, upstream::Error>,
+    is_public: bool,
+) -> Result<Arrived, Error> {
     let BlobResponse { extent, may_be_a_page, body } =
         opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
-    Ok(Arrived { extent, body: SourceBody(body), proves_membership: true, may_be_a_page })
+    let body = SourceBody { body, is_public };
+    Ok(Arrived { extent, body, proves_membership: true, may_be_a_page })
 }
 
 impl Sources {
@@ -174,13 +190,6 @@ impl Sources {
             }
             None => !self.upstreams.others_have_logins(upstream),
         }
-    }
-
-    /// That the upstream of `name` sends something now, as it is configured now.
-    pub(super) fn sender(&self, name: &CanonicalName) -> Sender {
-        let upstream = self.upstreams.get(&name.upstream);
-        let is_public = upstream.is_some_and(|it| it.is_anonymous(&name.repository));
-        Sender { upstream: name.upstream.clone(), is_public }
     }
 
     pub(crate) fn upstreams(&self) -> &Upstreams {

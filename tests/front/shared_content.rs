@@ -8,7 +8,7 @@ use roadstead::secret::Secret;
 use crate::support::content::Blob;
 use crate::support::eventually;
 use crate::support::image::{Image, OCI_MANIFEST};
-use crate::support::origin::{Auth, Fault, Login, On, Origin};
+use crate::support::origin::{Auth, Fault, Gate, Login, On, Origin};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
 
 const LOGIN: Login = Login { username: "ci", password: "secret" };
@@ -221,6 +221,57 @@ async fn a_download_that_others_wait_for_is_joined_by_readers_of_its_own_upstrea
     assert_eq!(proxy.get(&blob("private.test/acme/app", &layer.digest)).await.status, 200);
 }
 
+/// The private registry, with its login or without, and the other one.
+fn written(private: &Origin, other: &Origin, credentials: &str) -> String {
+    let (private, other) = (private.url(), other.url());
+    format!(
+        "cache: {{ path: CACHE }}\nupstreams:\n  private.test: {{ url: '{private}'{credentials} }}\n  \
+         other.test: {{ url: '{other}' }}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_login_has_brought_any_part_of_stays_private_when_logins_change_meanwhile() {
+    // The login goes while the answer that it has brought is on its way, or comes when a part of
+    // the bytes is here.
+    for begins_with_login in [true, false] {
+        let (private, other) = (Origin::start().await, Origin::start().await);
+        let layer: Blob = private.blob("acme/app", 1, 4 << 20);
+        let (gate, once) = (Gate::new(), || On::path(&layer.digest).gets().once());
+        if begins_with_login {
+            private.require(Auth::Basic(LOGIN));
+            let answered = On::path(&layer.digest).gets();
+            private.fault(answered, Fault::HoldHead(gate.clone()));
+        } else {
+            private.fault(once(), Fault::HoldAt(1 << 20, gate.clone()));
+            private.fault(once(), Fault::CutAfter(2 << 20));
+        }
+        let beside = Setup::new();
+        let password = beside.file("password", LOGIN.password).display().to_string();
+        let text = |with_login: bool| {
+            let login = format!(", credentials: [{{ username: ci, password_file: '{password}' }}]");
+            written(&private, &other, if with_login { &login } else { "" })
+        };
+        let proxy = Setup::written(&text(begins_with_login)).start().await;
+        let path = blob("private.test/acme/app", &layer.digest);
+        let (answer, ()) = tokio::join!(proxy.get(&path), async {
+            eventually("it is under way", || gate.reached() > 0).await;
+            if !begins_with_login {
+                private.require(Auth::Basic(LOGIN));
+            }
+            assert_eq!(proxy.reconfigure(&text(!begins_with_login)).await, (1, 0));
+            gate.open();
+        });
+        assert_eq!(answer.digest(), layer.digest);
+        eventually("it is stored", || proxy.has_stored(&layer.digest)).await;
+        eventually("it is noted", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
+        let claim = On::path(format!("evil/app/blobs/{}", layer.digest)).heads();
+        other.fault(claim, Fault::Instead(200, "application/octet-stream", layer.bytes()));
+        let theirs = proxy.get(&blob("other.test/evil/app", &layer.digest)).await;
+        assert_eq!(theirs.status, 404, "begins with login: {begins_with_login}");
+    }
+}
+
 /// Of an upstream that may be asked without any login, nothing is another's secret.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_records_cost_downloads_only_where_it_may_be_what_a_login_has_brought() {
@@ -237,15 +288,19 @@ async fn lost_records_cost_downloads_only_where_it_may_be_what_a_login_has_broug
         assert_eq!(proxy.get(&path).await.status, 200);
         eventually("it is stored", || proxy.has_stored(layer)).await;
         proxy.stop().await;
-        for suffix in ["", "-wal", "-shm"] {
-            let file = proxy.directory().join(format!("cache/records.sqlite{suffix}"));
-            drop(std::fs::remove_file(file));
-        }
+        lose_records(&proxy);
         proxy.start().await;
         assert_eq!(proxy.get(&path).await.digest(), *layer);
         assert_eq!(first.blob_gets(layer), if with_login { 2 } else { 1 });
         eventually("it is noted", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
         assert_eq!(proxy.get(&path).await.digest(), *layer);
         assert_eq!(first.blob_gets(layer), if with_login { 2 } else { 1 });
+    }
+}
+
+fn lose_records(proxy: &Proxy) {
+    for suffix in ["", "-wal", "-shm"] {
+        let file = proxy.directory().join(format!("cache/records.sqlite{suffix}"));
+        drop(std::fs::remove_file(file));
     }
 }

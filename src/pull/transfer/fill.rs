@@ -81,7 +81,6 @@ impl Fill {
         let sent_at = self.core.clock.now();
         let unneeded = || self.guard.flight().is_unwatched();
         let arrived = question.whole_blob(&self.name, &self.digest, deadline, unneeded).await?;
-        let sender = self.core.sources.sender(&self.name);
         let size = self.size_of(&arrived).await?;
         let (is_proof, may_be_a_page) = (arrived.proves_membership, arrived.may_be_a_page);
         if is_proof && !may_be_a_page {
@@ -98,7 +97,7 @@ impl Fill {
         };
         self.guard.open(GrowingFile { reader: staged.reader(), size: promised });
         let body = arrived.map(|arrived| arrived.body);
-        let staged = self.receive_all(staged, place, body, size).await?;
+        let (staged, is_public) = self.receive_all(staged, place, body, size).await?;
         let written = staged.written();
         let verified = staged
             .verify()
@@ -110,6 +109,7 @@ impl Fill {
         if size.described.is_some_and(|described| described != written) {
             self.core.sizes.dispute(&self.name, &self.digest);
         }
+        let sender = Sender { upstream: self.name.upstream.clone(), is_public };
         self.publish(verified, sender).await;
         Ok(())
     }

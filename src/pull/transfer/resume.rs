@@ -34,25 +34,27 @@ enum Stop {
 
 impl Fill {
     /// Reads until the blob is whole, continuing a broken transfer from the watermark, and one
-    /// without a `body` from the beginning.
+    /// without a `body` from the beginning. Also whether no part of it took a credential.
     pub(super) async fn receive_all(
         &self,
         mut staged: Staged,
         mut place: TransferPlace,
         body: Option<SourceBody>,
         size: ExpectedSize,
-    ) -> Result<Staged, Error> {
+    ) -> Result<(Staged, bool), Error> {
         let announced = size.announced;
         let mut failures = TransferFailures::default();
         let mut body = match body {
             Some(body) => body,
             None => self.continue_from(&mut staged, announced, failures.clone()).await?,
         };
+        let mut is_public = true;
         loop {
+            is_public &= body.is_public;
             let before = staged.written();
             let last = match self.receive(&mut staged, &mut place, &mut body, announced).await? {
-                _ if Some(staged.written()) == announced => return Ok(staged),
-                Stop::End if self.may_be_whole(&staged, size) => return Ok(staged),
+                _ if Some(staged.written()) == announced => return Ok((staged, is_public)),
+                Stop::End if self.may_be_whole(&staged, size) => return Ok((staged, is_public)),
                 Stop::Yielded { unneeded } => {
                     // The staged file waits for the rest.
                     drop((body, place));
