@@ -78,6 +78,9 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    /// What no file looks like: it is to be hashed.
+    pub(super) const OF_NO_FILE: Self = Self { size: 0, mtime: i64::MIN };
+
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let nanos =

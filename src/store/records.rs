@@ -281,7 +281,27 @@ impl Records {
         class: EvictionClass,
         used: Tick,
     ) -> Result<(), Error> {
-        self.tables.run("write", |database| database.put_stamp(digest, stamp, class, used))
+        self.tables.run("write", |database| {
+            database.put_stamp(digest, stamp, class, used)?;
+            // Who has sent it may be known from when there was no row for it to be written to.
+            match self.senders.get(digest) {
+                Some(known) => database.put_senders(digest, &known),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// That the file, which is still to be hashed, is there, if nothing is recorded of it.
+    pub(super) fn put_unchecked(
+        &self,
+        digest: &Digest,
+        class: EvictionClass,
+        used: Tick,
+    ) -> Result<(), Error> {
+        self.tables.run("write", |database| match database.stamp(digest)? {
+            Some(_) => Ok(()),
+            None => database.put_stamp(digest, Stamp::OF_NO_FILE, class, used),
+        })
     }
 
     pub(super) fn drop_stamps(&self, digests: &[Digest]) -> Result<(), Error> {

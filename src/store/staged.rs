@@ -213,7 +213,9 @@ impl Verified {
             let _names = super::lock(&shared.names);
             if shared.index().contains(&digest) {
                 // Another upstream's flight was faster with the same content. The staged file goes,
-                // and so does the promised room.
+                // and so does the promised room. Where the records of the other one are lost, it is
+                // still to be hashed, but who has sent it can be written down.
+                shared.records.put_unchecked(&digest, class, used)?;
                 return Ok(blob);
             }
             name.rename(&shared.layout.blob(&digest))?;

@@ -298,6 +298,35 @@ async fn lost_records_cost_downloads_only_where_it_may_be_what_a_login_has_broug
     }
 }
 
+/// Of content that is hashed while its reader follows, nothing is recorded before that.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_records_cost_large_content_one_download_whenever_it_restarts_again() {
+    for read_again in [true, false] {
+        let image = Image::new(1, &[300_000]);
+        let (first, other) = (Origin::with("a/b", "v1", &image).await, Origin::start().await);
+        let mut setup = Setup::new();
+        setup.limits.manifest = 100_000;
+        setup.upstream("first.test", &first);
+        setup.upstream("other.test", &other).credentials = vec![credential()];
+        let mut proxy = setup.start().await;
+        let layer = &image.layers[0].digest;
+        let path = blob("first.test/a/b", layer);
+        assert_eq!(proxy.get(&path).await.status, 200);
+        eventually("it is stored", || proxy.has_stored(layer)).await;
+        proxy.stop().await;
+        lose_records(&proxy);
+        proxy.start().await;
+        for _ in 0..=usize::from(read_again) {
+            assert_eq!(proxy.get(&path).await.digest(), *layer);
+            eventually("it is noted", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
+        }
+        assert_eq!(first.blob_gets(layer), 2, "nobody is known to have sent it");
+        proxy.restart().await;
+        assert_eq!(proxy.get(&path).await.digest(), *layer);
+        assert_eq!(first.blob_gets(layer), 2, "read again: {read_again}");
+    }
+}
+
 fn lose_records(proxy: &Proxy) {
     for suffix in ["", "-wal", "-shm"] {
         let file = proxy.directory().join(format!("cache/records.sqlite{suffix}"));
