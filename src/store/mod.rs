@@ -317,11 +317,11 @@ fn tick(now: Timestamp) -> order::Tick {
     u64::try_from(now.unix().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Makes a folder and its parents, for this user only.
+/// Makes a folder and its parents, for this user only. One that is there need not be made, which a
+/// disk that fails may not say.
 fn create_folder(path: &Path) -> Result<(), Error> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(Error::file("create", path))
+    match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Err(error) if !path.is_dir() => Err(Error::file("create", path)(error)),
+        _ => Ok(()),
+    }
 }

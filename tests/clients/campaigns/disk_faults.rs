@@ -1,13 +1,14 @@
 //! A disk that fails in the middle of a pull, from any call on, and heals again.
 
 use libc::{EIO, ENOSPC, EROFS};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::crash::{every_blob_is_whole, prefix, registry_of_each, restart};
 use crate::support::http_client::pull;
 use crate::support::image::{Image, Random};
-use crate::support::process::{Need, ready};
-use crate::support::proxy::Settings;
+use crate::support::process::{Need, PATIENCE, ready};
+use crate::support::proxy::{Proxy, Settings};
 use crate::support::registry::NEED;
 
 use super::fault_disk::{FaultDisk, Strike};
@@ -54,4 +55,43 @@ async fn a_disk_that_fails_costs_no_pull_and_no_wrong_byte() {
         let proxy = restart(&settings).await;
         pull(proxy.clients, &prefix(0), "1", &images[0]).await.expect("served after a restart");
     }
+}
+
+/// The first start finds a disk that fails; what it finds of records is not the less for it.
+#[tokio::test]
+async fn a_start_on_a_disk_that_fails_loses_no_records() {
+    if !ready(&[NEED, Need::Program("cc")]) {
+        return;
+    }
+    let scratch = TempDir::new().expect("the system has a temporary folder");
+    let images = Image::make_each(scratch.path(), 1, SIZES).await;
+    let registry = registry_of_each(scratch.path(), &images).await;
+    let disk = FaultDisk::make(scratch.path()).await;
+    let settings = Settings::mirroring(&scratch.path().join("cached"), &registry);
+    let pulled = async |proxy: &Proxy| {
+        pull(proxy.clients, &prefix(0), "1", &images[0]).await.expect("it is served");
+    };
+    let proxy = disk.proxy(&settings).await;
+    pulled(&proxy).await;
+    pulled(&proxy).await;
+    stop(proxy).await;
+    drop(registry);
+    for start in 0..2 {
+        disk.strike(1, Strike::Errno(EIO));
+        let proxy = disk.proxy(&settings).await;
+        pulled(&proxy).await;
+        let files = std::fs::read_dir(settings.cache()).expect("the cache").filter_map(Result::ok);
+        let names: Vec<String> =
+            files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        assert!(!names.iter().any(|name| name.contains("damaged")), "start {start}: {names:?}");
+        stop(proxy).await;
+    }
+    disk.heal();
+    let proxy = disk.proxy(&settings).await;
+    pulled(&proxy).await;
+}
+
+async fn stop(mut proxy: Proxy) {
+    proxy.process.signal(Signal::TERM);
+    proxy.process.exit(PATIENCE).await;
 }
