@@ -93,8 +93,8 @@ struct StoreInner {
     clock: Clock,
     metrics: Arc<Metrics>,
     serial: AtomicU64,
-    /// `LOCK`, or the directory, locked as long as this process uses the directory.
-    lock: Mutex<Option<File>>,
+    /// The directory and `LOCK`, locked as long as this process uses the directory.
+    locks: Mutex<Vec<File>>,
 }
 
 #[cfg(test)]
@@ -140,7 +140,7 @@ impl BlobStore {
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
         let layout = Layout::new(&cache.path);
-        let Premises { lock, troubles } = premises::take(&layout)?;
+        let Premises { locks, troubles } = premises::take(&layout)?;
         let pool = IoPool::new(Arc::clone(&metrics))
             .map_err(Error::file("start the I/O pool of", layout.root()))?;
         let pool = Arc::new(pool);
@@ -168,7 +168,7 @@ impl BlobStore {
             clock,
             metrics,
             serial: AtomicU64::new(0),
-            lock: Mutex::new(Some(lock)),
+            locks: Mutex::new(locks),
         })))
     }
 
@@ -249,7 +249,7 @@ impl BlobStore {
     pub async fn close(&self) {
         self.flush().await;
         self.0.pool.close().await;
-        drop(lock(&self.0.lock).take());
+        lock(&self.0.locks).clear();
     }
 
     /// Writes the uses since the last time to the records, and tries again what the disk has not

@@ -24,7 +24,7 @@ const OTHERS_WRITE: u32 = 0o022;
 /// The directory, for this process alone.
 #[derive(Debug)]
 pub(super) struct Premises {
-    pub(super) lock: File,
+    pub(super) locks: Vec<File>,
     /// What cannot be used as it is.
     pub(super) troubles: Vec<Error>,
 }
@@ -40,10 +40,19 @@ pub(super) fn take(layout: &Layout) -> Result<Premises, Error> {
     create_folder(root)?;
     // It may be reached over a link.
     let opened = File::open(root).map_err(Error::file("open", root))?;
-    make_ours(&opened, root)?;
+    // Before it or anything in it is changed, which may be another process's.
+    lock(&opened, root)?;
+    refuse_foreign(&opened, root)?;
     let mut troubles = Vec::new();
-    // Before anything in it is changed, which may be another process's.
-    let lock = lock(layout, &mut troubles)?;
+    let lock_file = match lock_file(layout) {
+        Ok(file) => Some(file),
+        Err(error) if error.is_of_the_file() => {
+            troubles.push(error);
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    make_ours(&opened, root)?;
     for folder in layout.folders() {
         let made = claim(&folder, Kind::Folder).and_then(|()| create_folder(&folder));
         troubles.extend(unless_fatal(made)?);
@@ -55,7 +64,8 @@ pub(super) fn take(layout: &Layout) -> Result<Premises, Error> {
         troubles.extend(unless_fatal(claim(&file, Kind::File))?);
     }
     troubles.extend(sweep(&layout.staging()).err());
-    Ok(Premises { lock, troubles })
+    let locks = [opened].into_iter().chain(lock_file).collect();
+    Ok(Premises { locks, troubles })
 }
 
 /// A trouble to go on with. Missing rights are a mistake of whoever set this up, and would be found
@@ -126,6 +136,15 @@ fn warn_if_others_may_write(found: &Metadata, path: &Path) {
     }
 }
 
+/// Before anything is made in it.
+fn refuse_foreign(opened: &File, root: &Path) -> Result<(), Error> {
+    let found = opened.metadata().map_err(Error::file("stat", root))?;
+    if is_foreign(&found) && !rustix::process::geteuid().is_root() {
+        return Err(foreign(&found, root));
+    }
+    Ok(())
+}
+
 /// Whether it is neither this user's nor root's.
 fn is_foreign(found: &Metadata) -> bool {
     ![0, rustix::process::geteuid().as_raw()].contains(&found.uid())
@@ -157,23 +176,22 @@ fn no_follow(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
 }
 
-/// Locks `LOCK` or, where there is something else in its place or it cannot be made, the directory
-/// itself.
-fn lock(layout: &Layout, troubles: &mut Vec<Error>) -> Result<File, Error> {
-    let path = layout.lock();
-    let file = match open_lock(&path).map_err(Error::file("open", &path)) {
-        Ok(file) => file,
-        Err(error) if error.is_of_the_file() => {
-            troubles.push(error);
-            File::open(layout.root()).map_err(Error::file("open", layout.root()))?
-        }
-        Err(error) => return Err(error),
-    };
+/// Locks the directory or a file in it, for as long as that is open.
+fn lock(file: &File, root: &Path) -> Result<(), Error> {
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: layout.root().to_path_buf() }),
-        Err(TryLockError::Error(error)) => Err(Error::file("lock", &path)(error)),
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: root.to_path_buf() }),
+        Err(TryLockError::Error(error)) => Err(Error::file("lock", root)(error)),
     }
+}
+
+/// `LOCK`, for directories that several machines mount: the lock of a folder may hold on one of them
+/// only. It alone would not do, since it cannot be made on every disk: whoever made it later would
+/// take the directory for free.
+fn lock_file(layout: &Layout) -> Result<File, Error> {
+    let path = layout.lock();
+    let file = open_lock(&path).map_err(Error::file("open", &path))?;
+    lock(&file, layout.root()).map(|()| file)
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {

@@ -183,3 +183,22 @@ fn nothing_in_the_folder_that_a_link_leads_to_is_swept() {
         assert!(valuable.exists(), "as user {user}");
     }
 }
+
+#[test]
+fn a_start_as_root_beside_a_running_one_changes_nothing() {
+    let Some(volume) = Volume::of(USER, USER, 0o700) else { return };
+    let mut serving = Serving::spawn_with(&volume.config, &mut volume.command(USER));
+    serving.until("clients=");
+    volume.become_of(USER, USER, 0o750);
+    let rights = || -> Vec<_> {
+        let all = everything_in(&volume.cache()).into_iter().chain([volume.cache()]);
+        let found = all.map(|path| (path.metadata().expect("there"), path));
+        found.map(|(found, path)| (path, found.uid(), found.gid(), found.mode())).collect()
+    };
+    let before = rights();
+    let said = volume.refuses(0);
+    assert!(said.contains("is in use by another roadstead"), "{said}");
+    assert_eq!(rights(), before);
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end().0, Some(0));
+}

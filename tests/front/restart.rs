@@ -121,3 +121,23 @@ async fn one_directory_serves_one_process() {
     proxy.stop().await;
     assert!(App::start(&config, environment()).is_ok(), "free again");
 }
+
+/// As on a disk that had no room for it, or after somebody has tidied up.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_directory_serves_one_process_also_without_its_lock_file() {
+    let (_origin, image, mut proxy) = pulled().await;
+    let lock = proxy.directory().join("cache/LOCK");
+    let config = proxy.setup().config.clone();
+    let second = || App::start(&config, Environment::default());
+    std::fs::remove_file(&lock).expect("the directory is ours");
+    let said = format!("{:#}", second().expect_err("the directory is in use"));
+    assert!(said.contains("in use"), "{said}");
+    assert!(!lock.exists(), "the second has changed nothing");
+    proxy.stop().await;
+    std::fs::create_dir(&lock).expect("the directory is ours");
+    proxy.start().await;
+    std::fs::remove_dir(&lock).expect("the directory is ours");
+    let said = format!("{:#}", second().expect_err("the directory is in use"));
+    assert!(said.contains("in use"), "{said}");
+    pull_exactly(&proxy, &image).await;
+}
