@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::Gatekeeper;
+use crate::access::{Gatekeeper, generate_key};
 use crate::admin::{Admin, Expiries};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -168,10 +168,13 @@ fn service(config: &Config, parts: Parts) -> anyhow::Result<Service> {
     })
 }
 
-/// Who may log in, and the tokens that we give out. Its key file is made if there is none.
+/// Who may log in, and the tokens that we give out. Its key file is made if there is none. Where the
+/// disk gives none, a key stands in for it that this process keeps, whatever is read again.
 fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
     let path = config.key_file();
-    let made = token_key(config).and_then(|key| Gatekeeper::new(&key, clock));
+    let made = token_key(config)
+        .and_then(|key| key.map_or_else(generate_key, Ok))
+        .and_then(|key| Gatekeeper::new(&key, clock));
     made.map_err(|message| anyhow!("{}: {message}", path.display()))
 }
 

@@ -106,6 +106,11 @@ pub(crate) fn is_forbidden(path: &Path) -> bool {
     File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
+/// The link that this file is, or that its folder is.
+pub(crate) fn link_at(path: &Path) -> Option<&Path> {
+    [path.parent(), Some(path)].into_iter().flatten().find(|path| path.is_symlink())
+}
+
 /// Sees to it that there is a file in a folder, if anything: a pipe would be waited for, and a link
 /// leads who knows where.
 ///

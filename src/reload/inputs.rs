@@ -178,7 +178,8 @@ fn unknown_users(config: &Config, users: &Users) -> Vec<KeyedMessage> {
 fn next_keys(config: &Config, service: &Service) -> Result<Option<KeyRing>, Unusable> {
     let unusable = |message| Unusable::one("access.key_file", message);
     let path = config.key_file();
-    let key = token_key(config).map_err(unusable)?;
+    // Without one, what is in use stays: another would end every token and upload.
+    let Some(key) = token_key(config).map_err(unusable)? else { return Ok(None) };
     let renewed = service.gatekeeper.renewed_keys(&key);
     renewed.map_err(|message| unusable(format!("{} {message}", path.display())))
 }

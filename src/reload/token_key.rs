@@ -8,56 +8,65 @@ use crate::config::Config;
 use crate::files;
 use crate::secret::Secret;
 
-/// The text of the key file, which is made, for its owner alone, if there is none.
+/// The text of the key file, which is made, for its owner alone, if there is none. `None`, told in
+/// the log, if it lies in the cache directory and the disk does not give it.
 ///
 /// # Errors
 /// A sentence that names the file.
-pub(crate) fn token_key(config: &Config) -> Result<Secret, String> {
+pub(crate) fn token_key(config: &Config) -> Result<Option<Secret>, String> {
     read_or_make(&config.key_file(), config.access.key_file.is_none())
 }
 
 /// `ours` says that nobody has asked for this very file: it lies in the cache directory.
-fn read_or_make(path: &Path, ours: bool) -> Result<Secret, String> {
+fn read_or_make(path: &Path, ours: bool) -> Result<Option<Secret>, String> {
+    if let Some(link) = files::link_at(path).filter(|_| ours) {
+        return Err(format!(
+            "{} is a link, and no link is followed in the cache directory; set `access.key_file` to \
+             the file that is meant, or remove the link",
+            link.display()
+        ));
+    }
     let read = if ours { files::check_place(path) } else { Ok(()) };
     match read.and_then(|()| files::read_utf8(path)) {
         Ok(text) => {
             let key = Secret::new(text.trim_end().to_owned());
-            if ours && access::is_too_short(&key) { replace(path) } else { Ok(key) }
+            if ours && access::is_too_short(&key) { replace(path) } else { Ok(Some(key)) }
         }
         Err(error) if error.kind() == ErrorKind::NotFound => make(path, ours),
-        Err(error) if ours && is_of_the_disk(&error) => {
-            access::generate_key().inspect(|_| warn_of_stand_in(path, &error))
-        }
+        Err(error) if ours && is_of_the_disk(&error) => Ok(do_without(path, &error)),
         Err(error) => Err(files::cannot_read(path, &error)),
     }
 }
 
-fn make(path: &Path, ours: bool) -> Result<Secret, String> {
+fn make(path: &Path, ours: bool) -> Result<Option<Secret>, String> {
     let key = access::generate_key()?;
     match files::create_private(path, key.expose().as_bytes()) {
-        Ok(()) => Ok(key),
+        Ok(()) => Ok(Some(key)),
         // A replica that shares the folder was faster.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => read_or_make(path, false),
-        Err(error) if ours && is_of_the_disk(&error) => {
-            warn_of_stand_in(path, &error);
-            Ok(key)
-        }
+        Err(error) if ours && is_of_the_disk(&error) => Ok(do_without(path, &error)),
         Err(error) => Err(format!("cannot create the key file {}: {error}", path.display())),
     }
 }
 
 /// Versions before this one wrote the file in place, and may have been killed before its end.
-fn replace(path: &Path) -> Result<Secret, String> {
+fn replace(path: &Path) -> Result<Option<Secret>, String> {
     let key = access::generate_key()?;
-    files::replace_private(path, key.expose().as_bytes())
-        .map_err(|error| format!("cannot replace the key file {}: {error}", path.display()))?;
-    tracing::warn!(path = %path.display(), "the key file was incomplete; a new one takes its place");
-    Ok(key)
+    match files::replace_private(path, key.expose().as_bytes()) {
+        Ok(()) => {
+            tracing::warn!(path = %path.display(),
+                "the key file was incomplete; a new one takes its place");
+            Ok(Some(key))
+        }
+        Err(error) if is_of_the_disk(&error) => Ok(do_without(path, &error)),
+        Err(error) => Err(format!("cannot replace the key file {}: {error}", path.display())),
+    }
 }
 
-fn warn_of_stand_in(path: &Path, error: &io::Error) {
+fn do_without(path: &Path, error: &io::Error) -> Option<Secret> {
     tracing::warn!(%error, path = %path.display(),
-        "the key file cannot be used; the tokens and uploads of this process end with it");
+        "the key file cannot be used; the key of this process stays as it is, and ends with it");
+    None
 }
 
 /// Full, read-only or failing, or something else in its place: content is served from such a disk,
@@ -77,7 +86,7 @@ fn is_of_the_disk(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -85,7 +94,7 @@ mod tests {
     fn a_missing_key_is_made_once_and_for_its_owner_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("keys/access");
-        let made = read_or_make(&path, true).expect("writable");
+        let made = read_or_make(&path, true).expect("writable").expect("a well disk");
         assert!(made.expose().len() >= 32, "no short secret");
         let permissions =
             |path: &Path| fs::metadata(path).expect("made").permissions().mode() & 0o777;
@@ -93,10 +102,11 @@ mod tests {
             (permissions(&path), permissions(path.parent().expect("a folder"))),
             (0o600, 0o700)
         );
-        assert_eq!(read_or_make(&path, true), Ok(made), "read from now on");
+        assert_eq!(read_or_make(&path, true), Ok(Some(made)), "read from now on");
         let by_hand = "by hand, and long enough to be one\n";
         fs::write(&path, by_hand).expect("writable");
-        assert_eq!(read_or_make(&path, true), Ok(Secret::new(by_hand.trim_end().to_owned())));
+        let read = read_or_make(&path, true);
+        assert_eq!(read, Ok(Some(Secret::new(by_hand.trim_end().to_owned()))));
     }
 
     #[test]
@@ -105,8 +115,8 @@ mod tests {
         let path = folder.path().join("access");
         for cut in ["", "half of a k"] {
             fs::write(&path, cut).expect("writable");
-            assert_eq!(read_or_make(&path, false), Ok(Secret::new(cut.to_owned())));
-            let made = read_or_make(&path, true).expect("writable");
+            assert_eq!(read_or_make(&path, false), Ok(Some(Secret::new(cut.to_owned()))));
+            let made = read_or_make(&path, true).expect("writable").expect("a well disk");
             assert!(made.expose().len() >= 32, "no short secret");
             assert_eq!(fs::read_to_string(&path).expect("readable"), *made.expose());
         }
@@ -117,7 +127,30 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let refused = read_or_make(folder.path(), false).expect_err("a folder is no key");
         assert!(refused.contains(&folder.path().display().to_string()), "{refused}");
-        let stood_in = read_or_make(folder.path(), true).expect("where nobody asked for this file");
-        assert!(stood_in.expose().len() >= 32 && folder.path().is_dir());
+        assert_eq!(read_or_make(folder.path(), true), Ok(None), "nobody asked for this file");
+        assert!(folder.path().is_dir());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_our_key_file_is_refused_and_one_of_the_operators_is_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let key = Secret::new("k".repeat(43));
+        fs::create_dir(at("real")).expect("writable");
+        fs::write(at("real/access"), key.expose().as_bytes()).expect("writable");
+        symlink(at("real"), at("keys")).expect("writable");
+        symlink(at("real/access"), at("access")).expect("writable");
+        symlink("nowhere", at("dangling")).expect("writable");
+        for (path, link) in
+            [("keys/access", "keys"), ("access", "access"), ("dangling", "dangling")]
+        {
+            let refused = read_or_make(&at(path), true).expect_err(path);
+            let sentence = format!("{} is a link", at(link).display());
+            assert!(
+                refused.contains(&sentence) && refused.contains("`access.key_file`"),
+                "{refused}"
+            );
+        }
+        assert_eq!(read_or_make(&at("keys/access"), false), Ok(Some(key)));
     }
 }

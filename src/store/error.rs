@@ -19,6 +19,11 @@ pub enum Error {
          directory to the user that roadstead runs as (chown -R), or run it as that user"
     )]
     Foreign { path: PathBuf, owner: u32 },
+    #[error(
+        "{path} is a link, and no link is followed in the cache directory, so that nothing would be \
+         kept; set `cache.path` to the folder that content is to lie in, or remove the link"
+    )]
+    Link { path: PathBuf },
     /// The I/O pool is gone: the process is ending.
     #[error("the store is shut down")]
     Closed,
@@ -40,7 +45,7 @@ impl Error {
         match self {
             Self::File { operation, .. } | Self::Database { operation, .. } => operation,
             Self::Locked { .. } => "lock",
-            Self::Foreign { .. } => "open",
+            Self::Foreign { .. } | Self::Link { .. } => "open",
             Self::Closed => "close",
         }
     }
@@ -51,9 +56,11 @@ impl Error {
             Self::File { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Self::Database { .. } | Self::Locked { .. } | Self::Foreign { .. } | Self::Closed => {
-                false
-            }
+            Self::Database { .. }
+            | Self::Locked { .. }
+            | Self::Foreign { .. }
+            | Self::Link { .. }
+            | Self::Closed => false,
         }
     }
 

@@ -38,6 +38,11 @@ impl Layout {
         [self.staging(), self.root.join("blobs")].into_iter().chain(algorithms).collect()
     }
 
+    /// The folders without which nothing is read or kept.
+    pub(super) fn content_folders(&self) -> [PathBuf; 2] {
+        [self.root.join("blobs"), self.algorithm(Algorithm::Sha256)]
+    }
+
     /// Folders that may be there, of others than the store.
     pub(super) fn other_folders(&self) -> [PathBuf; 1] {
         [self.root.join("keys")]

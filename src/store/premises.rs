@@ -5,7 +5,8 @@
 //! in the directory has to be this user's or root's, and what is made in it is for this user alone.
 //! The directory itself may be root's and open to others, as volumes often are: then it is used, and
 //! that is told. What is of a wrong kind, or cannot be made because the file system takes nothing,
-//! is told and left as it is: content is served from the rest, or passed through.
+//! is told and left as it is: content is served from the rest, or passed through. Only a link in the
+//! place of all content ends the start: somebody has put it there on purpose.
 
 use std::fs::{File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -53,6 +54,9 @@ pub(super) fn take(layout: &Layout) -> Result<Premises, Error> {
         Err(error) => return Err(error),
     };
     make_ours(&opened, root)?;
+    for folder in layout.content_folders() {
+        refuse_link(&folder)?;
+    }
     for folder in layout.folders() {
         let made = claim(&folder, Kind::Folder).and_then(|()| create_folder(&folder));
         troubles.extend(unless_fatal(made)?);
@@ -143,6 +147,14 @@ fn refuse_foreign(opened: &File, root: &Path) -> Result<(), Error> {
         return Err(foreign(&found, root));
     }
     Ok(())
+}
+
+/// A link to a folder is what somebody has chosen, and not a failure to go on with for ever.
+fn refuse_link(path: &Path) -> Result<(), Error> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_symlink() => Err(Error::Link { path: path.to_path_buf() }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether it is neither this user's nor root's.

@@ -223,6 +223,36 @@ async fn tokens_of_a_replaced_key_are_good_until_they_end() {
     assert_eq!(status(&old).await, 401);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_in_use_stays_while_the_cache_directory_gives_none() {
+    let hub = Origin::with("library/a", "1", &Image::new(1, &[1000])).await;
+    for from_the_start in [true, false] {
+        let setup = Setup::written(&text(&[("docker.io", &hub)], ""));
+        let keys = setup.config.cache.path.join("keys");
+        let spoil = || {
+            // It may be there, or not, or be spoilt already.
+            drop(std::fs::remove_dir_all(&keys));
+            std::fs::create_dir_all(keys.parent().expect("the cache")).expect("it is ours");
+            std::fs::write(&keys, "no folder").expect("the directory is ours");
+        };
+        if from_the_start {
+            spoil();
+        }
+        let proxy = setup.start().await;
+        let key_of_token = async || {
+            let token = proxy.get("/token").await.json()["token"].as_str().map(str::to_owned);
+            token.expect("a token").split('.').next().map(str::to_owned)
+        };
+        let before = key_of_token().await;
+        spoil();
+        for times in 1..=2 {
+            proxy.reload();
+            eventually("it is read again", || reloads(&proxy, "key", "loaded") == times).await;
+            assert_eq!(key_of_token().await, before, "from the start: {from_the_start}");
+        }
+    }
+}
+
 /// Puts what was missing into the directory.
 type Coming = fn(&Setup);
 

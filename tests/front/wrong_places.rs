@@ -1,11 +1,14 @@
 //! Something else in the place of a file or folder of the cache: it is told and left alone, and
-//! everything is served all the same.
+//! everything is served all the same. Only a link may be meant, and is refused where it would cost
+//! everything.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use roadstead::app::{App, Environment};
 
 use crate::support::disk::Disk;
 use crate::support::eventually;
@@ -117,13 +120,30 @@ async fn something_else_in_a_place_of_ours_keeps_nothing_from_being_served() {
             let before = everything_in(elsewhere.path());
             kind.put(&place, elsewhere.path());
             let case = format!("{kind:?} as {}", place.display());
-            proxy.start().await;
-            serves_all(&origin, &image, &proxy, &case).await;
+            if let Some(key) = key_to_set(&cache, &place).filter(|_| kind == Kind::Link) {
+                let started = App::start(&proxy.setup().config, Environment::default());
+                let said = format!("{:#}", started.expect_err(&case));
+                let sentence = format!("{} is a link", place.display());
+                assert!(said.contains(&sentence) && said.contains(key), "{case}: {said}");
+            } else {
+                proxy.start().await;
+                serves_all(&origin, &image, &proxy, &case).await;
+                proxy.stop().await;
+            }
             assert_eq!(everything_in(elsewhere.path()), before, "{case}");
-            proxy.stop().await;
             fs::remove_dir_all(&cache).expect("the directory is ours");
             copy_folder(&copy, &cache);
         }
+    }
+}
+
+/// The key of the configuration that whoever has put a link there should have set: without what it
+/// leads to nothing would be kept, or every process would have a key of its own.
+fn key_to_set(cache: &Path, place: &Path) -> Option<&'static str> {
+    match place.strip_prefix(cache).ok()?.to_str()? {
+        "blobs" | "blobs/sha256" => Some("`cache.path`"),
+        "keys" | "keys/access" => Some("`access.key_file`"),
+        _ => None,
     }
 }
 
