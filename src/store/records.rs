@@ -180,12 +180,21 @@ impl Records {
         digest: &Digest,
         member: Member,
     ) -> Result<(), Error> {
-        let (name, digest, cache) = (name.clone(), digest.clone(), self.members.clone());
+        let (key, cache) = ((name.clone(), digest.clone()), self.members.clone());
         self.write(move |database| {
-            database.put_member(&name, &digest, &member)?;
+            let (name, digest) = &key;
+            let written = database.put_member(name, digest, &member);
             // The table may know a media type that this proof does not.
-            cache.invalidate(&(name, digest));
-            Ok(())
+            if written.is_ok() {
+                cache.invalidate(&key);
+            } else {
+                // Proven all the same, until the process ends.
+                let recorded = || database.member(name, digest).ok().flatten();
+                let known = cache.get(&key).or_else(recorded).and_then(|known| known.media_type);
+                let media_type = member.media_type.clone().or(known);
+                cache.insert(key, Member { media_type, ..member });
+            }
+            written
         })
         .await
     }

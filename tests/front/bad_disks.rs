@@ -2,6 +2,7 @@
 //! through, and nothing is lost over it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use roadstead::config::MinFree;
 
@@ -9,8 +10,8 @@ use crate::support::content::Blob;
 use crate::support::disk::Disk;
 use crate::support::eventually;
 use crate::support::image::Image;
-use crate::support::origin::{Fault, Gate, On, Origin};
-use crate::support::proxy::{Proxy, Setup, blob};
+use crate::support::origin::{Fault, Gate, Kind, On, Origin};
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
 use crate::support::pulled::pull_exactly;
 
 const MIB: u64 = 1 << 20;
@@ -81,6 +82,25 @@ async fn on_a_read_only_disk_hits_are_served_and_misses_passed_through() {
     origin.stop().await;
     proxy.start().await;
     pull_exactly(&proxy, &image).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_read_only_disk_one_head_confirms_a_manifest_for_as_long_as_elsewhere() {
+    let Some(disk) = Disk::of(16) else { return };
+    let (origin, image, mut proxy) = pulled(&disk).await;
+    proxy.stop().await;
+    disk.set_read_only(true);
+    proxy.start().await;
+    let path = manifest("a/b", &image.manifest.digest);
+    let heads = || origin.count(|request| request.is_head(Kind::Manifest));
+    for round in 1..=2 {
+        proxy.clock().advance(Duration::from_hours(48));
+        let before = heads();
+        for _ in 0..100 {
+            assert_eq!(proxy.get(&path).await.digest(), image.manifest.digest, "round {round}");
+        }
+        assert_eq!(heads() - before, 1, "round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
