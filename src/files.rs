@@ -19,13 +19,34 @@ const FOLDER_MAX: usize = 1000;
 /// The mark that editors on Windows put before a text in UTF-8. It is no part of the text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The whole file, without byte order marks.
+/// The whole file, without byte order marks. Pipes are refused: what is in them could be read only
+/// once, and would be waited for.
 ///
 /// # Errors
-/// Those of the system, and `InvalidData` above 4 MiB and for UTF-16.
+/// Those of the system, and `InvalidData` above 4 MiB, for UTF-16 and for a pipe.
 pub(crate) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        return Err(invalid("it is a pipe; put the content into a file"));
+    }
+    read_open(file)
+}
+
+/// As [`read_bytes`], also from a pipe: what a command is given may be another's output.
+pub(crate) fn read_once(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty())?;
+    read_open(file)
+}
+
+/// Does not wait for somebody to write, should it be a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+fn read_open(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_MAX {
         return Err(invalid("it is larger than 4 MiB"));
     }
@@ -74,6 +95,11 @@ pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     read_utf8(path).map_err(|error| cannot_read(path, &error))
 }
 
+/// As [`read_text`], also from a pipe.
+pub(crate) fn read_text_once(path: &Path) -> Result<String, String> {
+    read_once(path).and_then(utf8).map_err(|error| cannot_read(path, &error))
+}
+
 /// The file itself, or whatever a folder holds that is not hidden, by name. Folders in it are among
 /// them, so that what was meant to be read is not passed over in silence.
 ///
@@ -103,7 +129,7 @@ pub(crate) fn list_files(path: &Path) -> Result<Vec<PathBuf>, String> {
 
 /// Whether it is there, as far as can be seen, and this user may not read it.
 pub(crate) fn is_forbidden(path: &Path) -> bool {
-    File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// The link that this file is, or that its folder is.
@@ -128,19 +154,12 @@ pub(crate) fn check_place(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The texts of [`list_files`]. Pipes are not among them: what is in them could be read only once,
-/// and would be waited for.
+/// The texts of [`list_files`].
 ///
 /// # Errors
 /// A sentence that names the file that cannot be read.
 pub(crate) fn read_all(path: &Path) -> Result<Vec<(PathBuf, String)>, String> {
-    let read = |file: PathBuf| {
-        if fs::metadata(&file).is_ok_and(|found| found.file_type().is_fifo()) {
-            return Err(format!("{} is a pipe", file.display()));
-        }
-        read_text(&file).map(|text| (file, text))
-    };
-    list_files(path)?.into_iter().map(read).collect()
+    list_files(path)?.into_iter().map(|file| Ok((file.clone(), read_text(&file)?))).collect()
 }
 
 /// Writes a file that must not exist yet, with these permissions.
@@ -241,7 +260,7 @@ pub(crate) fn append_lines(path: &Path, lines: &str) -> Result<(), String> {
 /// not allow.
 fn replace_with(path: &Path, lines: &str) -> io::Result<()> {
     let path = &fs::canonicalize(path)?;
-    let (mut file, ours) = (File::open(path)?, rustix::process::geteuid().as_raw());
+    let (mut file, ours) = (open(path)?, rustix::process::geteuid().as_raw());
     let metadata = file.metadata()?;
     if metadata.uid() != ours || metadata.nlink() != 1 || !metadata.is_file() {
         return Err(ErrorKind::Unsupported.into());
@@ -422,6 +441,23 @@ mod tests {
             fs::write(path(&format!("d{i}")), "").expect("a file");
         }
         assert!(list_files(folder.path()).expect_err("too many").contains("more than 1000"));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_pipe_and_a_command_reads_one_that_is_written_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("coreutils");
+        assert!(made.success());
+        for read in [read_text(&path), read_all(folder.path()).map(|_| String::new())] {
+            let message = read.expect_err("a pipe");
+            assert!(message.contains("/pipe: it is a pipe"), "{message}");
+        }
+        let (reader, mut writer) = io::pipe().expect("descriptors");
+        writer.write_all(b"text").expect("there is room");
+        drop(writer);
+        let path = PathBuf::from(format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader)));
+        assert_eq!(read_text_once(&path), Ok("text".to_owned()));
     }
 
     #[test]

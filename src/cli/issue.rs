@@ -56,7 +56,7 @@ pub(super) struct IssueArguments {
 
 pub(super) fn run(arguments: &IssueArguments, now: Timestamp) -> Result<(), CommandFailure> {
     let wrong = |message: String| anyhow!(message);
-    let pem = files::read_text(&arguments.key).map_err(wrong)?;
+    let pem = files::read_text_once(&arguments.key).map_err(wrong)?;
     let key = PrivateKey::from_pem(&pem)
         .map_err(|message| anyhow!("{} {message}", arguments.key.display()))?;
     let mut licence = licence(arguments, now)?;

@@ -29,7 +29,7 @@ pub(super) struct LicenceVerifier {
 impl LicenceVerifier {
     /// One key, any issuer, and no revocations.
     pub(super) fn of_key(path: &Path, issuer: &str) -> anyhow::Result<Self> {
-        let pem = files::read_text(path).map_err(|message| anyhow!(message))?;
+        let pem = files::read_text_once(path).map_err(|message| anyhow!(message))?;
         let key =
             PublicKey::from_pem(&pem).map_err(|message| anyhow!("{} {message}", path.display()))?;
         let (keys, issuer) = (PublicKeys::new(vec![key]), issuer.to_owned());

@@ -28,7 +28,7 @@ impl Draft {
     /// If it cannot be read at all, or is no YAML.
     pub fn read(file: &Path, around: &Surroundings<'_>) -> Result<Self, Problems> {
         let mut files_read = FilesRead::default();
-        let text = files_read.read(file).and_then(files::utf8).map_err(|error| {
+        let text = files_read.read_document(file).and_then(files::utf8).map_err(|error| {
             Problems::whole(file, None, format!("cannot be read: {error}"), files_read.clone())
         })?;
         Self::of(text, file, around, files_read)

@@ -31,6 +31,16 @@ impl FilesRead {
         read
     }
 
+    /// As [`FilesRead::read`], also from a pipe.
+    ///
+    /// # Errors
+    /// Those of [`files::read_once`].
+    pub(super) fn read_document(&mut self, path: &Path) -> io::Result<Vec<u8>> {
+        let read = files::read_once(path);
+        self.0.push((Source::File(path.to_owned()), Fingerprint::of(&read)));
+        read
+    }
+
     /// Whether there is a program, and remembers it.
     ///
     /// # Errors

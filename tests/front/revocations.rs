@@ -79,6 +79,34 @@ async fn a_wrong_line_keeps_no_other_one_out_and_takes_nothing_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_place_of_a_list_or_of_users_keeps_nothing_else_waiting() {
+    let mut vendor = Vendor::start_with(|setup| {
+        setup.limits.watch = Duration::from_millis(20);
+    })
+    .await;
+    let customer = vendor.customer("piped-1", &["myapp"]);
+    write(&vendor, &line(&vendor, "piped-1"), "loaded").await;
+    for (file, part) in [("revoked", "revocations"), ("users", "users")] {
+        let refused = |vendor: &Vendor| {
+            let labels = [("part", part), ("outcome", "refused")];
+            vendor.proxy.metric("roadstead_reloads_total", &labels)
+        };
+        let before = refused(&vendor);
+        let path = vendor.proxy.directory().join(file);
+        std::fs::remove_file(&path).expect("it is ours");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("coreutils");
+        assert!(made.success());
+        eventually("the pipe is refused", || refused(&vendor) > before).await;
+        assert_eq!(vendor.status(&customer, MYAPP).await, 401, "what was revoked is");
+    }
+    std::fs::remove_file(vendor.proxy.directory().join("revoked")).expect("it is ours");
+    let customer = vendor.customer("piped-2", &["myapp"]);
+    write(&vendor, &line(&vendor, "piped-2"), "loaded").await;
+    assert_eq!(vendor.status(&customer, MYAPP).await, 401, "the other inputs go on");
+    vendor.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_list_makes_no_licence_good_at_once() {
     gather();
     let vendor = vendor(NEVER).await;
