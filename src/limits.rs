@@ -21,6 +21,8 @@ pub struct Limits {
     /// A client's TLS handshake with the first bytes of HTTP/2, and at its end the answer to our
     /// goodbye.
     pub handshake: Duration,
+    /// From the accepting of a connection to its first whole request, handshake included.
+    pub first_request: Duration,
     /// Between two looks at what ends by itself: the certificate, and licences.
     pub expiry_check: Duration,
     /// One run of a credential helper.
@@ -101,6 +103,7 @@ impl Default for Limits {
             connect: Duration::from_secs(5),
             ping: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
+            first_request: Duration::from_secs(10),
             expiry_check: Duration::from_hours(1),
             helper: Duration::from_secs(10),
             login_life: Duration::from_mins(5),

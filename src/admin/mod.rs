@@ -22,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::LastPull;
 use crate::licence::{LicenceId, calendar};
-use crate::server::{Service, accept};
+use crate::server::{Places, Service, accept};
 use crate::store::BlobStore;
 
 pub(crate) use expiry::Expiries;
 
-/// Open connections: scrapers and probes, nobody else has business here.
+/// Open connections: scrapers and probes, nobody else has business here. When all are taken, the
+/// longest silent gives way, so that health is always told.
 const CONNECTIONS_MAX: usize = 64;
 /// Waiting for a request, the first one and between two, as on the listener for clients
 /// (`Limits::request_idle`).
@@ -69,16 +70,22 @@ impl Admin {
         let cut = CancellationToken::new();
         let connections = accept(
             &listener,
-            CONNECTIONS_MAX,
+            &Places::new(CONNECTIONS_MAX),
             stop,
             || (),
             |accepted| {
                 let (this, cut) = (Arc::clone(&self), cut.clone());
                 async move {
-                    let _permit = accepted.permit;
+                    let place = accepted.place;
+                    let (activity, gives_way) = (Arc::clone(place.activity()), place.ended());
                     let answer = service_fn(move |request: Request<Incoming>| {
                         let (this, (head, _)) = (Arc::clone(&this), request.into_parts());
-                        async move { Ok::<_, Infallible>(this.answer(&head).await) }
+                        // Until the answer is there: whoever does not read it gives way, too.
+                        let busy = activity.begin();
+                        async move {
+                            let _busy = busy;
+                            Ok::<_, Infallible>(this.answer(&head).await)
+                        }
                     });
                     let mut http = http1::Builder::new();
                     http.timer(TokioTimer::new()).header_read_timeout(REQUEST_IDLE);
@@ -87,7 +94,9 @@ impl Admin {
                         // A scraper that leaves early is its own business.
                         _ = connection => {}
                         () = cut.cancelled() => {}
+                        () = gives_way.cancelled() => {}
                     }
+                    drop(place);
                 }
             },
         )

@@ -79,7 +79,7 @@ async fn serve(
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let clients = bind("listen", config.listen)?;
     let admin = bind("admin", config.admin)?;
-    let mut app = App::start(config, Environment::default())?;
+    let mut app = App::start(config, environment())?;
     if let Some((file, logging)) = reloadable {
         app.watch(file.to_owned(), Some(logging));
     }
@@ -148,6 +148,16 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         warn!(%error, limit = limit.current, "the limit of file descriptors cannot be raised");
     }
+}
+
+/// The defaults, with no more clients than leave a quarter of the descriptors to the admin listener,
+/// to files and to upstreams.
+fn environment() -> Environment {
+    let mut environment = Environment::default();
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let clients = usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).max(1);
+    environment.limits.connections = environment.limits.connections.min(clients);
+    environment
 }
 
 struct Signals {

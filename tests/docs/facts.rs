@@ -139,7 +139,8 @@ fn the_limits_page_has_the_figures_of_the_code() {
     for (what, figures) in [
         ("client connections", vec![limits.connections.to_string()]),
         ("TLS handshake", vec![time(limits.handshake)]),
-        ("waiting for a request head", vec![time(limits.request_idle)]),
+        ("between two requests", vec![time(limits.request_idle)]),
+        ("from the accepting", vec![time(limits.first_request)]),
         ("from a request to its response headers", vec![time(limits.head)]),
         ("a client that takes nothing", vec![time(limits.send_idle)]),
         ("answers that wait", [limits.answers, limits.connection_answers].map(bytes).into()),

@@ -12,6 +12,7 @@ mod causes;
 mod changed_files;
 mod clocks;
 mod corruption;
+mod crowded;
 mod deadline;
 mod errors;
 mod eviction;

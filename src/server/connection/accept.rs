@@ -1,5 +1,5 @@
-//! Accepting connections. A place among `limits.connections` is taken before a connection is, so
-//! those beyond the bound wait in the kernel's backlog.
+//! Accepting connections. Each needs a place; when all are taken, one that does nothing gives way,
+//! and those behind it wait in the kernel's backlog (`places`).
 //!
 //! Where descriptors or memory run out first, connections that do nothing give theirs back.
 
@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::places::{Place, Places};
 use crate::shortage::is_shortage;
 
 /// Pause after a failed accept. With no descriptor left, `accept` fails at once and again; a loop
@@ -28,18 +28,18 @@ const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Accepted<S> {
     pub stream: S,
     pub peer: SocketAddr,
-    /// The place, free again when this is dropped.
-    pub permit: OwnedSemaphorePermit,
+    /// Free again when this is dropped.
+    pub place: Place,
 }
 
-/// Spawns `serve` for every connection, at most `max_connections` at once, until `stop` resolves.
-/// Returns the connections that are still open then.
+/// Spawns `serve` for every connection that gets one of `places`, until `stop` resolves. Returns the
+/// connections that are still open then.
 ///
 /// Failures to accept are logged and retried. After those for want of descriptors or memory,
 /// `make_room` may give some back.
 pub(crate) async fn accept<F>(
     listener: &TcpListener,
-    max_connections: usize,
+    places: &Arc<Places>,
     stop: impl Future<Output = ()>,
     make_room: impl Fn(),
     serve: impl Fn(Accepted<TcpStream>) -> F,
@@ -47,7 +47,6 @@ pub(crate) async fn accept<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(max_connections));
     let connections = TaskTracker::new();
     let mut stop = std::pin::pin!(stop);
     let mut logged: Option<Instant> = None;
@@ -63,7 +62,7 @@ where
     loop {
         tokio::select! {
             () = &mut stop => break,
-            accepted = accept_one(listener, &places, &mut failed) => {
+            accepted = accept_one(listener, places, &mut failed) => {
                 connections.spawn(serve(accepted));
             }
         }
@@ -74,20 +73,19 @@ where
 
 async fn accept_one(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    places: &Arc<Places>,
     failed: &mut impl FnMut(io::Error),
 ) -> Accepted<TcpStream> {
     loop {
-        let Ok(permit) = Arc::clone(places).acquire_owned().await else {
-            // Unreachable: the semaphore is never closed. Without a place nothing is accepted.
-            return std::future::pending().await;
-        };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // Without it, Nagle's algorithm holds small answers back until the client
                 // acknowledges earlier ones. If it cannot be set, answers are only slower.
                 let _ = stream.set_nodelay(true);
-                return Accepted { stream, peer, permit };
+                if let Some(place) = places.take(peer.ip()).await {
+                    return Accepted { stream, peer, place };
+                }
+                tracing::debug!(%peer, "a connection of an address that has its share of all");
             }
             Err(error) => {
                 failed(error);

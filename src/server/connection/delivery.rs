@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::memory::{ConnectionMemory, HeldMemory, Taken};
 use super::patience::Waiting;
+use super::places::{Activity, Busy};
 use crate::store::Slice;
 
 /// What one connection sends. Its socket and all responses on it share this state.
@@ -44,6 +45,7 @@ struct OutputState {
     /// Bytes that the kernel has taken, heads, framing and encryption included.
     bytes_sent: AtomicU64,
     memory: Arc<ConnectionMemory>,
+    activity: Arc<Activity>,
     /// Slices that hyper has and has not written yet, oldest first. Each keeps its mapping in
     /// place: were it unmapped, other memory could get its addresses and be taken for the slice.
     slices: Mutex<VecDeque<Slice>>,
@@ -61,12 +63,17 @@ impl fmt::Debug for OutputState {
 }
 
 impl ConnectionOutput {
-    pub(in crate::server) fn new(tls: bool, memory: Arc<ConnectionMemory>) -> Self {
+    pub(in crate::server) fn new(
+        tls: bool,
+        memory: Arc<ConnectionMemory>,
+        activity: Arc<Activity>,
+    ) -> Self {
         let unflushed = Mutex::new(tls.then(Vec::new));
         Self(Arc::new(OutputState {
             tls,
             bytes_sent: AtomicU64::new(0),
             memory,
+            activity,
             slices: Mutex::default(),
             changed: AtomicBool::new(false),
             unflushed,
@@ -75,7 +82,8 @@ impl ConnectionOutput {
 
     /// The output of one more response on this connection.
     pub(in crate::server) fn response(&self) -> ResponseOutput {
-        ResponseOutput { connection: self.clone(), delivery: Arc::default() }
+        let delivery = Delivery { state: Mutex::default(), _busy: Some(self.0.activity.begin()) };
+        ResponseOutput { connection: self.clone(), delivery: Arc::new(delivery) }
     }
 
     /// What its client takes.
@@ -192,7 +200,11 @@ impl ResponseOutput {
 /// Over HTTP/2 hyper takes frames that its client's flow control window does not let it send. The
 /// difference between the two is what the client has not taken.
 #[derive(Debug, Default)]
-pub(in crate::server) struct Delivery(Mutex<DeliveryState>);
+pub(in crate::server) struct Delivery {
+    state: Mutex<DeliveryState>,
+    /// The connection is busy until the response has ended.
+    _busy: Option<Busy>,
+}
 
 #[derive(Debug, Default)]
 struct DeliveryState {
@@ -271,7 +283,7 @@ impl Delivery {
     }
 
     fn state(&self) -> MutexGuard<'_, DeliveryState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncBufReadExt;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept::{Accepted, accept};
 use super::delivery::ConnectionOutput;
 use super::http::{ConnectionResult, ConnectionService, serve_http_1, serve_http_2};
+use super::places::{Activity, Places};
 use super::socket::ClientSocket;
 use super::tls::{self, TlsContext};
 use crate::clock::Clock;
@@ -49,13 +51,18 @@ pub(crate) async fn run(
     let generation = Mutex::new(draining.child_token());
     let newest = || generation.lock().expect("nothing panics while it holds the generation");
     let make_room = || std::mem::replace(&mut *newest(), draining.child_token()).cancel();
-    let connections = accept(&listener, service.limits.connections, stop, make_room, |accepted| {
+    let places = Places::new(service.limits.connections);
+    let connections = accept(&listener, &places, stop, make_room, |accepted| {
         let service = Arc::clone(&service);
         let (draining, grace_over) = (newest().clone(), grace_over.clone());
         async move {
+            let (gives_way, first_request) = (accepted.place.ended(), service.limits.first_request);
+            let silent = silent(Arc::clone(accepted.place.activity()), first_request);
             tokio::select! {
                 () = serve(service, accepted, draining) => {}
                 () = grace_over.cancelled() => {}
+                () = gives_way.cancelled() => {}
+                () = silent => {}
             }
         }
     })
@@ -75,15 +82,27 @@ pub(crate) async fn run(
     }
 }
 
+/// Resolves if a connection is older than `first_request` and has sent no whole request: no client
+/// dials before it has something to ask, and whoever sends its head byte by byte takes a place.
+async fn silent(activity: Arc<Activity>, first_request: Duration) {
+    tokio::time::sleep(first_request).await;
+    if activity.has_asked() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Serves one connection until it ends. Once `draining`, it ends with the requests under way.
 async fn serve(service: Arc<Service>, accepted: Accepted<TcpStream>, draining: CancellationToken) {
-    let Accepted { stream, peer, permit } = accepted;
-    let _permit = permit;
+    let Accepted { stream, peer, place } = accepted;
     let _counted = Counted::one(&service.metrics.http.connections);
     // A reload that comes now is for the connections after this one.
     let contexts = service.tls.subscribe();
     let context = contexts.borrow().clone();
-    let output = ConnectionOutput::new(context.is_some(), service.memory.connection());
+    let output = ConnectionOutput::new(
+        context.is_some(),
+        service.memory.connection(),
+        Arc::clone(place.activity()),
+    );
     let socket = ClientSocket::new(stream, output.clone(), service.limits.send_idle);
     let connection = Arc::new(Connection { peer: peer.ip(), secure: false, certificate: None });
     let plain = ConnectionService { service, connection, output };

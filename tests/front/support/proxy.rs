@@ -255,6 +255,11 @@ impl Proxy {
         TcpStream::connect(self.running().clients).await.expect("the proxy listens")
     }
 
+    /// A bare connection to the admin listener.
+    pub(crate) async fn connect_admin(&self) -> TcpStream {
+        TcpStream::connect(self.running().admin).await.expect("the admin side listens")
+    }
+
     /// Sends exactly `bytes` and reads until the proxy closes the connection, which it must.
     pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().await;

@@ -1,0 +1,228 @@
+//! Places of connections on one listener, and who gives way when all are taken.
+//!
+//! Whoever comes when all places are taken gets that of a connection that does nothing: the longest
+//! silent one, and before all others one of an address that holds more than its share. Bytes that
+//! are no whole request do not count, so dribbling helps nobody. Where every connection is busy, an
+//! address above its share gives way to one below it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// One address holds at most this part of all places while others wait.
+const SHARE: usize = 4;
+
+/// How many silent connections are ended at once, so that a flood does not look at all of them for
+/// each that comes.
+const ENDED_AT_ONCE: usize = 16;
+
+/// How long somebody waits whose address has all places, and needs them: others may come behind.
+const LONE_WAIT: Duration = Duration::from_secs(1);
+
+/// The places of one listener.
+#[derive(Debug)]
+pub(crate) struct Places {
+    max: usize,
+    began: Instant,
+    open: Mutex<Open>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    occupants: HashMap<u64, Occupant>,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+struct Occupant {
+    address: IpAddr,
+    activity: Arc<Activity>,
+    end: CancellationToken,
+}
+
+/// A connection's place, free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    id: u64,
+    places: Arc<Places>,
+    activity: Arc<Activity>,
+    end: CancellationToken,
+}
+
+/// What a connection does.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    began: Instant,
+    /// Requests whose answers have not ended.
+    busy: AtomicUsize,
+    /// Milliseconds from `began` to the end of its last request, or its own beginning.
+    silent_since: AtomicU64,
+    has_asked: AtomicBool,
+}
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Activity>);
+
+impl Places {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        let (open, freed) = (Mutex::default(), Notify::new());
+        Arc::new(Self { max, began: Instant::now(), open, freed })
+    }
+
+    /// A place for a connection that has been accepted from `peer`. If all are taken, another has to
+    /// give way; `None` if it is `peer`'s address that has too many.
+    pub(crate) async fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let address = network(peer);
+        loop {
+            let freed = self.freed.notified();
+            let wait_max = {
+                let mut open = self.open();
+                if open.occupants.len() < self.max {
+                    return Some(self.place(&mut open, address));
+                }
+                let held = open.count(address);
+                if self.make_room(&open, address) || held < self.share() {
+                    None
+                } else if held == open.occupants.len() {
+                    Some(LONE_WAIT)
+                } else {
+                    return None;
+                }
+            };
+            match wait_max {
+                None => freed.await,
+                Some(max) => tokio::time::timeout(max, freed).await.ok()?,
+            }
+        }
+    }
+
+    fn place(self: &Arc<Self>, open: &mut Open, address: IpAddr) -> Place {
+        let activity = Arc::new(Activity::new(self.began));
+        let (id, end) = (open.next, CancellationToken::new());
+        open.next += 1;
+        let (shared, ended) = (Arc::clone(&activity), end.clone());
+        open.occupants.insert(id, Occupant { address, activity: shared, end: ended });
+        *open.by_address.entry(address).or_default() += 1;
+        Place { id, places: Arc::clone(self), activity, end }
+    }
+
+    /// Ends connections in favour of one from `address`, if any has to give way.
+    fn make_room(&self, open: &Open, address: IpAddr) -> bool {
+        let above_share = |one: &&Occupant| open.count(one.address) > self.share();
+        let mut silent: Vec<_> = open.occupants.values().filter(|one| one.is_silent()).collect();
+        if silent.iter().any(above_share) {
+            silent.retain(above_share);
+        }
+        silent.sort_by_key(|one| one.activity.silent_since());
+        // Not more than a few of a short list: those who have just been served come again.
+        let count = ENDED_AT_ONCE.min(silent.len().div_ceil(SHARE));
+        silent.iter().take(count).for_each(|one| one.end.cancel());
+        if count > 0 {
+            return true;
+        }
+        let busy = open.occupants.values().filter(above_share);
+        let gives_way = busy
+            .filter(|one| open.count(one.address) > open.count(address) + 1)
+            .min_by_key(|one| one.activity.silent_since());
+        gives_way.inspect(|one| one.end.cancel()).is_some()
+    }
+
+    fn share(&self) -> usize {
+        self.max.div_ceil(SHARE)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn count(&self, address: IpAddr) -> usize {
+        self.by_address.get(&address).copied().unwrap_or(0)
+    }
+}
+
+impl Occupant {
+    fn is_silent(&self) -> bool {
+        self.activity.busy.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Place {
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// Resolves when the connection has to give way.
+    pub(crate) fn ended(&self) -> CancellationToken {
+        self.end.clone()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.places.open();
+        if let Some(gone) = open.occupants.remove(&self.id)
+            && let Some(count) = open.by_address.get_mut(&gone.address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                open.by_address.remove(&gone.address);
+            }
+        }
+        drop(open);
+        self.places.freed.notify_one();
+    }
+}
+
+impl Activity {
+    fn new(began: Instant) -> Self {
+        let silent_since = AtomicU64::new(millis_since(began));
+        Self { began, busy: AtomicUsize::new(0), silent_since, has_asked: false.into() }
+    }
+
+    /// A request has come.
+    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
+        self.has_asked.store(true, Ordering::Relaxed);
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    pub(crate) fn has_asked(&self) -> bool {
+        self.has_asked.load(Ordering::Relaxed)
+    }
+
+    fn silent_since(&self) -> u64 {
+        self.silent_since.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.silent_since.store(millis_since(self.0.began), Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn millis_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What counts as one address: of IPv6 its /64, since whoever has one address there has all.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+        }
+    }
+}
