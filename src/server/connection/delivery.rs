@@ -36,7 +36,16 @@ struct Unflushed {
     _response: UnflushedResponse,
     /// Encrypted, it takes the memory that it took before.
     _memory: Option<HeldMemory>,
+    /// The kernel has it once the connection has sent this many bytes.
+    leaves_by: u64,
 }
+
+/// Bytes that rustls encrypts ahead of the socket: two of the 256 KiB pieces that stored bodies are
+/// read in. rustls's own bound is 64 KiB, a quarter of one piece.
+pub(super) const TLS_BUFFER_MAX: usize = 512 * 1024;
+
+/// What TLS may hold beyond that: the frames of its records.
+const TLS_FRAMES_MAX: usize = TLS_BUFFER_MAX / 16;
 
 struct OutputState {
     /// TLS reads what it sends, so bodies must be bytes in user space: no slices of a mapping,
@@ -53,7 +62,7 @@ struct OutputState {
     changed: AtomicBool,
     /// Responses whose last bytes TLS has taken, and the kernel perhaps not yet. `None` on plain
     /// connections, where the kernel takes them directly, and once the connection is closed.
-    unflushed: Mutex<Option<Vec<Unflushed>>>,
+    unflushed: Mutex<Option<VecDeque<Unflushed>>>,
 }
 
 impl fmt::Debug for OutputState {
@@ -68,7 +77,7 @@ impl ConnectionOutput {
         memory: Arc<ConnectionMemory>,
         activity: Arc<Activity>,
     ) -> Self {
-        let unflushed = Mutex::new(tls.then(Vec::new));
+        let unflushed = Mutex::new(tls.then(VecDeque::new));
         Self(Arc::new(OutputState {
             tls,
             bytes_sent: AtomicU64::new(0),
@@ -92,7 +101,22 @@ impl ConnectionOutput {
     }
 
     pub(in crate::server) fn add_bytes_sent(&self, count: usize) {
-        self.0.bytes_sent.fetch_add(count as u64, Ordering::Relaxed);
+        let sent = self.0.bytes_sent.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
+        if self.0.tls {
+            self.release_sent(sent);
+        }
+    }
+
+    /// Lets go of what has left although TLS has more: over HTTP/1.1 it is given more bytes before
+    /// it is empty, and is flushed only once a client has caught up.
+    fn release_sent(&self, sent: u64) {
+        let mut gone = Vec::new();
+        if let Some(unflushed) = self.unflushed().as_mut() {
+            let still = unflushed.iter().position(|one| one.leaves_by > sent);
+            gone.extend(unflushed.drain(..still.unwrap_or(unflushed.len())));
+        }
+        // Dropped after the lock: a response that ends writes its log line.
+        drop(gone);
     }
 
     /// The kernel has taken everything so far: responses that waited for this may end.
@@ -108,7 +132,7 @@ impl ConnectionOutput {
         drop(never_flushed);
     }
 
-    fn unflushed(&self) -> MutexGuard<'_, Option<Vec<Unflushed>>> {
+    fn unflushed(&self) -> MutexGuard<'_, Option<VecDeque<Unflushed>>> {
         self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -177,8 +201,10 @@ impl ResponseOutput {
         response: UnflushedResponse,
         memory: Option<HeldMemory>,
     ) {
+        // TLS has all of it, and sends in order.
+        let leaves_by = self.connection_bytes_sent() + (TLS_BUFFER_MAX + TLS_FRAMES_MAX) as u64;
         if let Some(unflushed) = self.connection.unflushed().as_mut() {
-            unflushed.push(Unflushed { _response: response, _memory: memory });
+            unflushed.push_back(Unflushed { _response: response, _memory: memory, leaves_by });
         }
     }
 
@@ -296,5 +322,34 @@ impl DeliveryState {
 
     fn all_written(&self) -> bool {
         self.queued == self.written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::ClientMemory;
+    use super::*;
+    use crate::limits::Limits;
+
+    fn output() -> ConnectionOutput {
+        let memory = ClientMemory::new(&Limits::default(), &Arc::default()).connection();
+        ConnectionOutput::new(true, memory, Arc::new(Activity::new(Instant::now())))
+    }
+
+    /// Over HTTP/1.1 a client that is always a little behind lets TLS never be flushed.
+    #[test]
+    fn what_has_left_is_let_go_although_tls_has_more() {
+        let output = output();
+        let (first, second) = (Arc::new(()), Arc::new(()));
+        let held = |of: &Arc<()>| Arc::strong_count(of) > 1;
+        output.response().hold_until_flushed(Arc::<()>::clone(&first), None);
+        output.add_bytes_sent(1000);
+        output.response().hold_until_flushed(Arc::<()>::clone(&second), None);
+        output.add_bytes_sent(TLS_BUFFER_MAX - 1000);
+        assert!(held(&first) && held(&second), "TLS may have both");
+        output.add_bytes_sent(TLS_FRAMES_MAX);
+        assert!(!held(&first) && held(&second), "the second came later");
+        output.release_unflushed();
+        assert!(!held(&second));
     }
 }

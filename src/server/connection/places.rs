@@ -185,7 +185,7 @@ impl Drop for Place {
 }
 
 impl Activity {
-    fn new(began: Instant) -> Self {
+    pub(super) fn new(began: Instant) -> Self {
         let silent_since = AtomicU64::new(millis_since(began));
         Self { began, busy: AtomicUsize::new(0), silent_since, has_asked: false.into() }
     }

@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Accepted, accept};
-use super::delivery::ConnectionOutput;
+use super::delivery::{ConnectionOutput, TLS_BUFFER_MAX};
 use super::http::{ConnectionResult, ConnectionService, serve_http_1, serve_http_2};
 use super::places::{Activity, Places};
 use super::socket::ClientSocket;
@@ -25,10 +25,6 @@ use crate::limits::Limits;
 use crate::metrics::Counted;
 use crate::server::request::Connection;
 use crate::server::service::Service;
-
-/// Bytes that rustls encrypts ahead of the socket: two of the 256 KiB pieces that stored bodies are
-/// read in. rustls's own bound is 64 KiB, a quarter of one piece.
-const TLS_BUFFER_MAX: usize = 512 * 1024;
 
 /// Serves clients on `listener` until `stop` resolves, and for the drain delay of the configuration
 /// after that. Then transfers may end within its grace period, and those that outlast it are cut
