@@ -92,6 +92,15 @@ pub struct Limits {
     pub good_again: Duration,
 }
 
+impl Limits {
+    /// How long upstream has for a question that several requests may share: until whoever has asked
+    /// first gives up. The question ends when nobody waits for it, and a silence has to be noted as
+    /// one before that (DESIGN §14.8).
+    pub(crate) fn shared_question(&self) -> Duration {
+        self.flight_head.min(self.head)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         const KIB: u64 = 1024;

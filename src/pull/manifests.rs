@@ -149,7 +149,7 @@ impl PullCore {
         reference: &Reference,
         asker: Asker,
     ) -> Result<DatedManifest, Error> {
-        let deadline = Instant::now() + self.limits.flight_head;
+        let deadline = Instant::now() + self.limits.shared_question();
         let upstream = self.sources.ask(name, asker, deadline).await?;
         let (sent_at, sender) = (self.clock.now(), upstream.sender(name));
         let answer = upstream.get_manifest(&name.repository, reference, deadline).await;

@@ -99,6 +99,8 @@ impl PullThrough {
             (self.0.clock.now(), self.list_deadline(key, tag_is_known, deadline));
         let upstream = self.0.sources.ask(name, self.1, deadline).await?;
         let answer = upstream.referrers(&name.repository, digest, page, deadline).await;
+        // What stands in for it may be another question.
+        drop(upstream);
         // Some answer 200 with something else than a list.
         let answer = answer.map(|page| page.filter(is_list));
         let settled = self.0.membership.settle(name, subject.clone(), answer, Missing::Manifest);

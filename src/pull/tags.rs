@@ -230,10 +230,9 @@ impl PullThrough {
 }
 
 impl PullCore {
-    /// By when upstream has to have answered a question that several requests may share: when
-    /// whoever has asked first gives up (DESIGN §14.8), so that a silence is noted as one.
+    /// By when upstream has to have answered a question that several requests may share.
     fn shared_deadline(&self) -> Instant {
-        Instant::now() + self.limits.flight_head.min(self.limits.head)
+        Instant::now() + self.limits.shared_question()
     }
 
     async fn ask_for_tag(

@@ -209,7 +209,8 @@ impl Membership {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        self.prove_blob_by(name, digest, Instant::now() + self.0.inputs.limits.flight_head).await
+        self.prove_blob_by(name, digest, Instant::now() + self.0.inputs.limits.shared_question())
+            .await
     }
 
     /// As [`Membership::prove_blob`], for a manifest.
@@ -218,8 +219,12 @@ impl Membership {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<ManifestHead, Error> {
-        self.prove_manifest_by(name, digest, Instant::now() + self.0.inputs.limits.flight_head)
-            .await
+        self.prove_manifest_by(
+            name,
+            digest,
+            Instant::now() + self.0.inputs.limits.shared_question(),
+        )
+        .await
     }
 
     /// Whoever joins a question that is under way waits until its deadline, not this one.

@@ -196,6 +196,7 @@ impl Fill {
         let question = self.core.sources.ask(&self.name, self.asker, deadline).await?;
         let Arrived { extent, mut body, .. } =
             question.blob(&self.name.repository, &self.digest, rest, deadline).await?;
+        drop(question);
         match extent {
             Extent::Part { span, total }
                 if span.first() == written
