@@ -226,3 +226,69 @@ fn network(peer: IpAddr) -> IpAddr {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    /// Places of eight, all taken, one after the other, by these.
+    async fn full(peers: [&str; 8]) -> (Arc<Places>, Vec<Place>) {
+        let places = Places::new(8);
+        let mut taken = Vec::new();
+        for peer in peers {
+            taken.push(places.take(address(peer)).await.expect("a place"));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        (places, taken)
+    }
+
+    fn ended(taken: &[Place]) -> Vec<usize> {
+        (0..taken.len()).filter(|index| taken[*index].end.is_cancelled()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_silent_gives_way_and_one_who_dribbles_is_silent() {
+        let peers: [String; 8] = std::array::from_fn(|index| format!("192.0.2.{index}"));
+        let (places, mut taken) = full(std::array::from_fn(|index| peers[index].as_str())).await;
+        // The first is busy, the second was until now.
+        let _busy = taken[0].activity.begin();
+        drop(taken[1].activity.begin());
+        let mut comes = std::pin::pin!(places.take(address("192.0.2.99")));
+        assert!(futures_util::poll!(comes.as_mut()).is_pending());
+        assert_eq!(ended(&taken), [2, 3]);
+        taken.remove(2);
+        let _place = comes.await.expect("a place");
+        assert_eq!(places.open().occupants.len(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_above_a_quarter_gives_way_first_busy_or_not() {
+        let net = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::4", "2001:db8::5"];
+        let (places, mut taken) =
+            full(["192.0.2.1", "192.0.2.2", net[0], net[1], net[2], net[3], net[4], net[0]]).await;
+        let mut comes = std::pin::pin!(places.take(address("192.0.2.3")));
+        assert!(futures_util::poll!(comes.as_mut()).is_pending());
+        assert_eq!(ended(&taken), [2, 3], "not the silent ones of others");
+        taken.drain(2..4);
+        let third = comes.await.expect("a place");
+        taken.push(third);
+        taken.push(places.take(address("192.0.2.4")).await.expect("a place"));
+        let _busy: Vec<_> = taken.iter().map(|place| place.activity.begin()).collect();
+        assert!(places.take(address("2001:db8::9")).await.is_none(), "it has more than its share");
+        let mut comes = std::pin::pin!(places.take(address("192.0.2.1")));
+        assert!(futures_util::poll!(comes.as_mut()).is_pending());
+        assert_eq!(ended(&taken), [2], "the oldest of the address above its share");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_alone_may_have_all_and_then_waits() {
+        let (places, taken) = full(["192.0.2.1"; 8]).await;
+        let _busy: Vec<_> = taken.iter().map(|place| place.activity.begin()).collect();
+        assert!(places.take(address("192.0.2.1")).await.is_none());
+        assert_eq!(ended(&taken), Vec::<usize>::new());
+    }
+}
