@@ -42,15 +42,18 @@ pub(crate) async fn run(
         // still sends here meanwhile is served.
         tokio::time::sleep(service.config.load().drain_delay).await;
     };
-    // Of the connections since descriptors last ran short. Those before end as in a drain: at once
-    // if they are idle.
-    let generation = Mutex::new(draining.child_token());
-    let newest = || generation.lock().expect("nothing panics while it holds the generation");
-    let make_room = || std::mem::replace(&mut *newest(), draining.child_token()).cancel();
+    // Of the connections before and since descriptors last ran short. The former end as in a drain,
+    // at once if they are idle; the latter may have come this moment, and not be heard yet.
+    let generations = Mutex::new([draining.child_token(), draining.child_token()]);
+    let held = || generations.lock().expect("nothing panics while it holds the generations");
+    let make_room = || {
+        let [before, since] = &mut *held();
+        std::mem::replace(before, std::mem::replace(since, draining.child_token())).cancel();
+    };
     let places = Places::new(service.limits.connections);
     let connections = accept(&listener, &places, stop, make_room, |accepted| {
         let service = Arc::clone(&service);
-        let (draining, grace_over) = (newest().clone(), grace_over.clone());
+        let (draining, grace_over) = (held()[1].clone(), grace_over.clone());
         async move {
             let (gives_way, first_request) = (accepted.place.ended(), service.limits.first_request);
             let silent = silent(Arc::clone(accepted.place.activity()), first_request);
