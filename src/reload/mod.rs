@@ -113,7 +113,12 @@ impl Reloader {
             });
             let Ok((back, settled)) = reloaded.await else { return };
             self = back;
-            pause = if settled { watch } else { settle };
+            pause = match wanted {
+                _ if settled => watch,
+                // Whoever asks has mostly written everything.
+                Wanted::Everything => settle / 4,
+                Wanted::Changes => settle,
+            };
         }
     }
 
