@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::LastPull;
 use crate::licence::{LicenceId, calendar};
-use crate::server::{Places, Service, accept};
+use crate::server::{ConnectionPlaces, Service, accept};
 use crate::store::BlobStore;
 
 pub(crate) use expiry::Expiries;
@@ -70,7 +70,7 @@ impl Admin {
         let cut = CancellationToken::new();
         let connections = accept(
             &listener,
-            &Places::new(CONNECTIONS_MAX),
+            &ConnectionPlaces::new(CONNECTIONS_MAX),
             stop,
             || (),
             |accepted| {

@@ -10,9 +10,11 @@ pub struct DistinguishedName(String);
 
 impl DistinguishedName {
     /// From a certificate's relative names, each a set of types and values.
-    pub(crate) fn new(relative_names: impl IntoIterator<Item = Vec<(String, Value)>>) -> Self {
-        let written = |(kind, value): &(String, Value)| format!("{kind}={value}");
-        let set = |attributes: Vec<(String, Value)>| {
+    pub(crate) fn new(
+        relative_names: impl IntoIterator<Item = Vec<(String, AttributeValue)>>,
+    ) -> Self {
+        let written = |(kind, value): &(String, AttributeValue)| format!("{kind}={value}");
+        let set = |attributes: Vec<(String, AttributeValue)>| {
             let mut attributes: Vec<String> = attributes.iter().map(written).collect();
             attributes.sort();
             attributes.join("+")
@@ -37,20 +39,20 @@ impl fmt::Display for DistinguishedName {
 
 /// The value of one attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Value {
+pub(crate) enum AttributeValue {
     Text(String),
     /// What is no text: the hexadecimal digits of its encoding.
     Encoded(String),
 }
 
-impl Value {
+impl AttributeValue {
     pub(crate) fn encoded(der: &[u8]) -> Self {
         let digits = der.iter().flat_map(|byte| [byte >> 4, byte & 15]);
         Self::Encoded(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
     }
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for AttributeValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::Encoded(digits) => return write!(f, "#{digits}"),
@@ -86,7 +88,7 @@ fn split(text: &str, separator: char) -> Vec<&str> {
 }
 
 /// `TYPE=value`, with blanks around both. A type is a short name or a dotted number.
-fn attribute(text: &str) -> Option<(String, Value)> {
+fn attribute(text: &str) -> Option<(String, AttributeValue)> {
     let (kind, value) = text.split_once('=')?;
     let kind = kind.trim();
     let named =
@@ -94,10 +96,10 @@ fn attribute(text: &str) -> Option<(String, Value)> {
     let value = trim(value);
     let value = match value.strip_prefix('#') {
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            Value::Encoded(digits.to_ascii_lowercase())
+            AttributeValue::Encoded(digits.to_ascii_lowercase())
         }
         Some(_) => return None,
-        None => Value::Text(unescaped(value)?),
+        None => AttributeValue::Text(unescaped(value)?),
     };
     (named && !kind.is_empty()).then(|| (kind.to_owned(), value))
 }
@@ -138,8 +140,8 @@ fn unescaped(value: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn text(kind: &str, value: &str) -> (String, Value) {
-        (kind.to_owned(), Value::Text(value.to_owned()))
+    fn text(kind: &str, value: &str) -> (String, AttributeValue) {
+        (kind.to_owned(), AttributeValue::Text(value.to_owned()))
     }
 
     #[test]
@@ -152,7 +154,7 @@ mod tests {
         let set = DistinguishedName::new([vec![text("O", "Acme"), text("CN", "node")]]);
         assert_ne!(joined, set);
         let digits = DistinguishedName::new([vec![text("O", "#0500")]]);
-        let encoded = vec![("O".to_owned(), Value::Encoded("0500".to_owned()))];
+        let encoded = vec![("O".to_owned(), AttributeValue::Encoded("0500".to_owned()))];
         assert_ne!(digits, DistinguishedName::new([encoded]));
     }
 

@@ -9,8 +9,8 @@ use std::fmt;
 
 use crate::licence::LicenceId;
 
+pub(crate) use distinguished_name::AttributeValue;
 pub use distinguished_name::DistinguishedName;
-pub(crate) use distinguished_name::Value;
 
 /// One identity. In a rule [`Anonymous`](Self::Anonymous) stands for everybody, since a credential
 /// never lowers rights; on a request it is somebody who has shown nothing.

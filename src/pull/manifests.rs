@@ -17,7 +17,7 @@ use super::shares::Asker;
 use super::single_flight::Unwaited;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
-use crate::store::{EvictionClass, Found, RoomOwner, Sender, StageError, Use};
+use crate::store::{ContentSender, EvictionClass, Found, RoomOwner, StageError, Use};
 use crate::upstream::FetchedManifest;
 
 /// Manifests of a repository that are looked through for sizes after a start.
@@ -27,7 +27,7 @@ const LEARNED_MAX: usize = 100;
 struct DatedManifest {
     manifest: FetchedManifest,
     sent_at: Timestamp,
-    sender: Sender,
+    sender: ContentSender,
 }
 
 /// A manifest that the store has.
@@ -255,7 +255,12 @@ impl PullCore {
 
     /// Stores bytes that hash to `digest`. Without room, or if the disk fails, the next request
     /// asks upstream again.
-    pub(super) async fn store_manifest(&self, digest: &Digest, bytes: Bytes, sender: Sender) {
+    pub(super) async fn store_manifest(
+        &self,
+        digest: &Digest,
+        bytes: Bytes,
+        sender: ContentSender,
+    ) {
         if let Err(StageError::Failed(error)) = self.stage_manifest(digest, bytes, sender).await {
             tracing::error!(%error, %digest, "cannot store a manifest");
         }
@@ -265,7 +270,7 @@ impl PullCore {
         &self,
         digest: &Digest,
         bytes: Bytes,
-        sender: Sender,
+        sender: ContentSender,
     ) -> Result<(), StageError> {
         let mut staged =
             self.store.stage(digest, Some(bytes.len() as u64), RoomOwner::default()).await?;

@@ -13,7 +13,7 @@ use super::facts::provisional::CheckedTag;
 use super::facts::subject::Subject;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
-use crate::store::{self, Sender, TagRecord};
+use crate::store::{self, ContentSender, TagRecord};
 
 /// A manifest that the registry has accepted.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl PullThrough {
         let keep = keep && manifest.is_some();
         if let Some(manifest) = manifest.filter(|_| keep) {
             core.sizes.note(name, &manifest);
-            let sender = Sender { upstream: name.upstream.clone(), is_public: false };
+            let sender = ContentSender { upstream: name.upstream.clone(), is_public: false };
             core.store_manifest(&digest, bytes, sender).await;
             core.membership.prove(name, &digest, Some(media_type)).await;
         }

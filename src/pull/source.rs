@@ -14,7 +14,7 @@ use super::error::{Error, Missing};
 use super::shares::{Asker, Precedence, Reserve, Share, SharesByUpstream};
 use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, Extent, Part, Repository, UpstreamName};
-use crate::store::{Sender, Senders};
+use crate::store::{ContentSender, Senders};
 use crate::upstream::{self, BlobBody, BlobResponse, UpstreamClient, Upstreams};
 
 /// A blob, or a part of it, whose body is still to be read.
@@ -107,9 +107,9 @@ impl Question {
     }
 
     /// Who sends what this question is answered with.
-    pub(super) fn sender(&self, name: &CanonicalName) -> Sender {
+    pub(super) fn sender(&self, name: &CanonicalName) -> ContentSender {
         let is_public = self.upstream.is_anonymous(&name.repository);
-        Sender { upstream: name.upstream.clone(), is_public }
+        ContentSender { upstream: name.upstream.clone(), is_public }
     }
 
     /// Resolves once somebody else waits for the question, which has been answered.

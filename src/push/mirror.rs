@@ -6,7 +6,7 @@ use super::PushCore;
 use super::relay::ClientChunk;
 use super::sessions::{Mirrored, SessionId};
 use crate::oci::{CanonicalName, Digest};
-use crate::store::{EvictionClass, RoomOwner, Sender, Staged};
+use crate::store::{ContentSender, EvictionClass, RoomOwner, Staged};
 use crate::upstream::UpstreamClient;
 
 impl PushCore {
@@ -80,7 +80,7 @@ impl PushCore {
             return;
         };
         // The registry has these very bytes, and nobody has shown that they are public.
-        let sender = Sender { upstream: name.upstream.clone(), is_public: false };
+        let sender = ContentSender { upstream: name.upstream.clone(), is_public: false };
         let kept = verified.publish(EvictionClass::Blob, self.clock.now(), sender).await;
         if let Err(error) = kept {
             tracing::error!(%error, %digest, "cannot keep what was pushed");

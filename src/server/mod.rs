@@ -36,7 +36,7 @@ mod writes;
 
 pub(crate) use connection::accept::accept;
 pub(crate) use connection::memory::ClientMemory;
-pub(crate) use connection::places::Places;
+pub(crate) use connection::places::ConnectionPlaces;
 pub(crate) use connection::serve::run;
 pub(crate) use connection::tls::TlsContext;
 pub(crate) use request_id::RequestIds;

@@ -37,7 +37,7 @@ pub struct Senders {
 
 /// Who sends bytes that are published now.
 #[derive(Clone, Debug)]
-pub struct Sender {
+pub struct ContentSender {
     pub upstream: UpstreamName,
     /// No credential was needed.
     pub is_public: bool,
@@ -47,7 +47,7 @@ pub struct Sender {
 const EVERYBODY: &str = "*";
 
 impl Senders {
-    pub(super) fn add(&mut self, sender: &Sender) {
+    pub(super) fn add(&mut self, sender: &ContentSender) {
         self.is_public |= sender.is_public;
         if !self.upstreams.contains(&sender.upstream) {
             self.upstreams.push(sender.upstream.clone());
@@ -104,7 +104,7 @@ mod tests {
         ] {
             assert_eq!(Senders::parse(&senders.to_text()), senders);
             let upstream = UpstreamName::parse(name).expect("a name");
-            senders.add(&Sender { upstream, is_public });
+            senders.add(&ContentSender { upstream, is_public });
             assert_eq!(senders.to_text(), text);
         }
     }

@@ -45,7 +45,7 @@ use crate::oci::{Algorithm, Digest};
 
 pub use blob::{Blob, Slice};
 pub use error::{Error, StageError};
-pub use facts::{Member, Sender, Senders, TagRecord};
+pub use facts::{ContentSender, Member, Senders, TagRecord};
 pub use index::{RoomOwner, Use};
 pub use mapping::SLICE;
 pub use open::{Found, Suspect};

@@ -16,7 +16,7 @@ use moka::sync::Cache;
 
 use super::Error;
 use super::database::Database;
-use super::facts::{Member, Sender, Senders, Stamp, TagRecord};
+use super::facts::{ContentSender, Member, Senders, Stamp, TagRecord};
 use super::io::IoPool;
 use super::order::{EvictionClass, Tick, Usage};
 use super::tables::Tables;
@@ -261,7 +261,7 @@ impl Records {
     }
 
     /// The bytes of `digest`, which are published, come from there.
-    pub(super) fn add_sender(&self, digest: &Digest, sender: &Sender) -> Result<(), Error> {
+    pub(super) fn add_sender(&self, digest: &Digest, sender: &ContentSender) -> Result<(), Error> {
         self.tables.run("write", |database| {
             let recorded = database.senders(digest);
             let mut senders = match (self.senders.get(digest), &recorded) {

@@ -216,7 +216,7 @@ mod tests {
         let verified = staged.verify().expect("the digest is right");
         let now = store.0.clock.now();
         let upstream = crate::oci::UpstreamName::parse("acme.test").expect("a name");
-        let sender = crate::store::Sender { upstream, is_public: true };
+        let sender = crate::store::ContentSender { upstream, is_public: true };
         verified.publish(EvictionClass::Blob, now, sender).await.expect("it is published");
         digest
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
-use super::facts::{Sender, Stamp};
+use super::facts::{ContentSender, Stamp};
 use super::index::RoomOwner;
 use super::order::EvictionClass;
 use super::room::Room;
@@ -181,7 +181,7 @@ impl Verified {
         self,
         class: EvictionClass,
         now: Timestamp,
-        sender: Sender,
+        sender: ContentSender,
     ) -> Result<Blob, Error> {
         let (shared, digest) = (Arc::clone(&self.file.name.shared), self.digest.clone());
         let records = Arc::clone(&shared);

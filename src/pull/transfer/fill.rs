@@ -19,7 +19,9 @@ use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
 use crate::pull::shares::{Asker, Precedence};
 use crate::pull::source::{Arrived, Question};
-use crate::store::{EvictionClass, RoomOwner, Sender, StageError, Staged, Suspect, Verified};
+use crate::store::{
+    ContentSender, EvictionClass, RoomOwner, StageError, Staged, Suspect, Verified,
+};
 use crate::upstream::FailureClass;
 
 /// What a fill needs; it runs once.
@@ -109,7 +111,7 @@ impl Fill {
         if size.described.is_some_and(|described| described != written) {
             self.core.sizes.dispute(&self.name, &self.digest);
         }
-        let sender = Sender { upstream: self.name.upstream.clone(), is_public };
+        let sender = ContentSender { upstream: self.name.upstream.clone(), is_public };
         self.publish(verified, sender).await;
         Ok(())
     }
@@ -198,7 +200,7 @@ impl Fill {
 
     /// Releases the readers, and only then waits for the disk: an fsync takes longer than sending
     /// the last 64 KiB, and readers lose nothing if it fails.
-    async fn publish(&self, verified: Verified, sender: Sender) {
+    async fn publish(&self, verified: Verified, sender: ContentSender) {
         self.guard.end(Ok(()));
         // The flight stays on the table until the guard is dropped, which is after this: whoever
         // comes meanwhile joins it instead of fetching the blob again.

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::places::{Place, Places};
+use super::places::{ConnectionPlace, ConnectionPlaces};
 use crate::shortage::is_shortage;
 
 /// Pause after a failed accept. With no descriptor left, `accept` fails at once and again; a loop
@@ -29,7 +29,7 @@ pub(crate) struct Accepted<S> {
     pub stream: S,
     pub peer: SocketAddr,
     /// Free again when this is dropped.
-    pub place: Place,
+    pub place: ConnectionPlace,
 }
 
 /// Spawns `serve` for every connection that gets one of `places`, until `stop` resolves. Returns the
@@ -39,7 +39,7 @@ pub(crate) struct Accepted<S> {
 /// `make_room` may give some back.
 pub(crate) async fn accept<F>(
     listener: &TcpListener,
-    places: &Arc<Places>,
+    places: &Arc<ConnectionPlaces>,
     stop: impl Future<Output = ()>,
     make_room: impl Fn(),
     serve: impl Fn(Accepted<TcpStream>) -> F,
@@ -73,7 +73,7 @@ where
 
 async fn accept_one(
     listener: &TcpListener,
-    places: &Arc<Places>,
+    places: &Arc<ConnectionPlaces>,
     failed: &mut impl FnMut(io::Error),
 ) -> Accepted<TcpStream> {
     loop {

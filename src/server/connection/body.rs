@@ -29,10 +29,10 @@ pub(in crate::server) struct Body {
     /// For the next piece.
     memory: Option<HeldMemory>,
     /// Waits for memory, where all answers together hold what they may.
-    waiting: Option<Waiting>,
+    waiting: Option<MemoryWait>,
 }
 
-type Waiting = Pin<Box<dyn Future<Output = HeldMemory> + Send>>;
+type MemoryWait = Pin<Box<dyn Future<Output = HeldMemory> + Send>>;
 
 /// Where the bytes of a body come from.
 pub(in crate::server) enum Source {

@@ -27,7 +27,7 @@ const LONE_WAIT: Duration = Duration::from_secs(1);
 
 /// The places of one listener.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct ConnectionPlaces {
     max: usize,
     began: Instant,
     open: Mutex<Open>,
@@ -50,9 +50,9 @@ struct Occupant {
 
 /// A connection's place, free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionPlace {
     id: u64,
-    places: Arc<Places>,
+    places: Arc<ConnectionPlaces>,
     activity: Arc<Activity>,
     end: CancellationToken,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Activity {
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Activity>);
 
-impl Places {
+impl ConnectionPlaces {
     pub(crate) fn new(max: usize) -> Arc<Self> {
         let (open, freed) = (Mutex::default(), Notify::new());
         Arc::new(Self { max, began: Instant::now(), open, freed })
@@ -80,7 +80,7 @@ impl Places {
 
     /// A place for a connection that has been accepted from `peer`. If all are taken, another has to
     /// give way; `None` if it is `peer`'s address that has too many.
-    pub(crate) async fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    pub(crate) async fn take(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionPlace> {
         let address = network(peer);
         loop {
             let freed = self.freed.notified();
@@ -105,14 +105,14 @@ impl Places {
         }
     }
 
-    fn place(self: &Arc<Self>, open: &mut Open, address: IpAddr) -> Place {
+    fn place(self: &Arc<Self>, open: &mut Open, address: IpAddr) -> ConnectionPlace {
         let activity = Arc::new(Activity::new(self.began));
         let (id, end) = (open.next, CancellationToken::new());
         open.next += 1;
         let (shared, ended) = (Arc::clone(&activity), end.clone());
         open.occupants.insert(id, Occupant { address, activity: shared, end: ended });
         *open.by_address.entry(address).or_default() += 1;
-        Place { id, places: Arc::clone(self), activity, end }
+        ConnectionPlace { id, places: Arc::clone(self), activity, end }
     }
 
     /// Ends connections in favour of one from `address`, if any has to give way.
@@ -157,7 +157,7 @@ impl Occupant {
     }
 }
 
-impl Place {
+impl ConnectionPlace {
     pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
@@ -168,7 +168,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut open = self.places.open();
         if let Some(gone) = open.occupants.remove(&self.id)
@@ -236,8 +236,8 @@ mod tests {
     }
 
     /// Places of eight, all taken, one after the other, by these.
-    async fn full(peers: [&str; 8]) -> (Arc<Places>, Vec<Place>) {
-        let places = Places::new(8);
+    async fn full(peers: [&str; 8]) -> (Arc<ConnectionPlaces>, Vec<ConnectionPlace>) {
+        let places = ConnectionPlaces::new(8);
         let mut taken = Vec::new();
         for peer in peers {
             taken.push(places.take(address(peer)).await.expect("a place"));
@@ -246,7 +246,7 @@ mod tests {
         (places, taken)
     }
 
-    fn ended(taken: &[Place]) -> Vec<usize> {
+    fn ended(taken: &[ConnectionPlace]) -> Vec<usize> {
         (0..taken.len()).filter(|index| taken[*index].end.is_cancelled()).collect()
     }
 

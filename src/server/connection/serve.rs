@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept::{Accepted, accept};
 use super::delivery::{ConnectionOutput, TLS_BUFFER_MAX};
 use super::http::{ConnectionResult, ConnectionService, serve_http_1, serve_http_2};
-use super::places::{Activity, Places};
+use super::places::{Activity, ConnectionPlaces};
 use super::socket::ClientSocket;
 use super::tls::{self, TlsContext};
 use crate::clock::Clock;
@@ -42,29 +42,29 @@ pub(crate) async fn run(
         // still sends here meanwhile is served.
         tokio::time::sleep(service.config.load().drain_delay).await;
     };
-    // Of the connections before and since descriptors last ran short. The former end as in a drain,
-    // at once if they are idle; the latter may have come this moment, and not be heard yet.
-    let generations = Mutex::new([draining.child_token(), draining.child_token()]);
-    let held = || generations.lock().expect("nothing panics while it holds the generations");
-    let make_room = || {
-        let [before, since] = &mut *held();
-        std::mem::replace(before, std::mem::replace(since, draining.child_token())).cancel();
-    };
-    let places = Places::new(service.limits.connections);
-    let connections = accept(&listener, &places, stop, make_room, |accepted| {
-        let service = Arc::clone(&service);
-        let (draining, grace_over) = (held()[1].clone(), grace_over.clone());
-        async move {
-            let (gives_way, first_request) = (accepted.place.ended(), service.limits.first_request);
-            let silent = silent(Arc::clone(accepted.place.activity()), first_request);
-            tokio::select! {
-                () = serve(service, accepted, draining) => {}
-                () = grace_over.cancelled() => {}
-                () = gives_way.cancelled() => {}
-                () = silent => {}
+    let generations = Generations::new(&draining);
+    let places = ConnectionPlaces::new(service.limits.connections);
+    let connections = accept(
+        &listener,
+        &places,
+        stop,
+        || generations.age(&draining),
+        |accepted| {
+            let service = Arc::clone(&service);
+            let (draining, grace_over) = (generations.newest(), grace_over.clone());
+            async move {
+                let (gives_way, first_request) =
+                    (accepted.place.ended(), service.limits.first_request);
+                let silent = silent(Arc::clone(accepted.place.activity()), first_request);
+                tokio::select! {
+                    () = serve(service, accepted, draining) => {}
+                    () = grace_over.cancelled() => {}
+                    () = gives_way.cancelled() => {}
+                    () = silent => {}
+                }
             }
-        }
-    })
+        },
+    )
     .await;
     // Closes the port, so that new clients go elsewhere at once.
     drop(listener);
@@ -78,6 +78,30 @@ pub(crate) async fn run(
         );
         grace_over.cancel();
         connections.wait().await;
+    }
+}
+
+/// The connections before and since descriptors last ran short.
+struct Generations(Mutex<[CancellationToken; 2]>);
+
+impl Generations {
+    fn new(draining: &CancellationToken) -> Self {
+        Self(Mutex::new([draining.child_token(), draining.child_token()]))
+    }
+
+    /// Ends the older ones as in a drain, at once if they are idle. The others may have come this
+    /// moment, and not be heard yet.
+    fn age(&self, draining: &CancellationToken) {
+        let [before, since] = &mut *self.lock();
+        std::mem::replace(before, std::mem::replace(since, draining.child_token())).cancel();
+    }
+
+    fn newest(&self) -> CancellationToken {
+        self.lock()[1].clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, [CancellationToken; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

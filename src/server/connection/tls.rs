@@ -18,7 +18,7 @@ use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
 
 use crate::clock::Timestamp;
 use crate::config::{ClientAuth, Validity};
-use crate::identity::{CertificateName, DistinguishedName, Value};
+use crate::identity::{AttributeValue, CertificateName, DistinguishedName};
 use crate::server::error::Refusal;
 
 /// ALPN protocol names (RFC 7301 §6).
@@ -216,12 +216,12 @@ fn subject(certificate: &X509Certificate<'_>) -> Option<DistinguishedName> {
 }
 
 /// The short name of the type, or its number where none is known.
-fn attribute(attribute: &AttributeTypeAndValue<'_>) -> Option<(String, Value)> {
+fn attribute(attribute: &AttributeTypeAndValue<'_>) -> Option<(String, AttributeValue)> {
     let oid = attribute.attr_type();
     let kind = oid2abbrev(oid, oid_registry()).map_or_else(|_| oid.to_id_string(), str::to_owned);
     let value = match attribute.as_str() {
-        Ok(text) => Value::Text(text.to_owned()),
-        Err(_) => Value::encoded(&attribute.attr_value().to_der_vec().ok()?),
+        Ok(text) => AttributeValue::Text(text.to_owned()),
+        Err(_) => AttributeValue::encoded(&attribute.attr_value().to_der_vec().ok()?),
     };
     Some((kind, value))
 }
