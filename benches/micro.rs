@@ -23,7 +23,7 @@ use roadstead::limits::Limits;
 use roadstead::metrics::Metrics;
 use roadstead::oci::{CanonicalName, RangeRequest, Repository, Target, UpstreamName};
 use roadstead::pull::{Content as Pulled, Parts, PullThrough};
-use roadstead::store::{BlobStore, EvictionClass, Reader, RoomOwner, Sender};
+use roadstead::store::{BlobStore, ContentSender, EvictionClass, Reader, RoomOwner};
 use roadstead::upstream::{Lookup, Upstreams};
 use tokio::runtime::Runtime;
 
@@ -106,7 +106,7 @@ fn warm_body(c: &mut Criterion) {
         staged.append(content.blocks().collect(), |_| ()).await.expect("a disk that works");
         let verified = staged.verify().expect("the right digest");
         let upstream = UpstreamName::parse("acme.test").expect("a name");
-        let sender = Sender { upstream, is_public: true };
+        let sender = ContentSender { upstream, is_public: true };
         verified
             .publish(EvictionClass::Blob, Clock::system().now(), sender)
             .await
