@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::content::{Content, MANIFEST};
 use crate::origin::{TAG, blob_path, manifest_path};
-use crate::server::{Server, free_addresses, roadstead, roadstead_with};
+use crate::server::{self, Server, free_addresses, roadstead, roadstead_with};
 use crate::tls::Pair;
 
 /// roadstead, and the peers that are installed.
@@ -20,6 +20,7 @@ pub(crate) async fn start(
     manifest: &Arc<Content>,
 ) -> anyhow::Result<Vec<Server>> {
     let mut servers = vec![roadstead(folder, origin).await?];
+    servers.extend(before(folder, origin, "").await?);
     if installed("nginx") {
         servers.push(nginx("nginx", folder, (blob, manifest), None).await?);
     } else {
@@ -44,6 +45,7 @@ pub(crate) async fn start_secure(
     let tls =
         format!("tls: {{ certificate: '{}', key: '{}' }}\n", certificate.display(), key.display());
     let mut servers = vec![roadstead_with(folder, origin, &tls).await?];
+    servers.extend(before(folder, origin, &tls).await?);
     if installed("nginx") {
         for (name, lines) in
             [("nginx", ""), ("nginx-64k", "ssl_buffer_size 64k; output_buffers 2 256k;")]
@@ -54,6 +56,14 @@ pub(crate) async fn start_secure(
         }
     }
     Ok(servers)
+}
+
+/// Another build of roadstead, if `ROADSTEAD_BEFORE` names one: what a change costs.
+async fn before(folder: &Path, origin: SocketAddr, more: &str) -> anyhow::Result<Option<Server>> {
+    let Some(program) = env::var_os("ROADSTEAD_BEFORE") else { return Ok(None) };
+    let folder = folder.join("before");
+    fs::create_dir(&folder)?;
+    server::build("before", Path::new(&program), &folder, origin, more).await.map(Some)
 }
 
 fn installed(program: &str) -> bool {

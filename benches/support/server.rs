@@ -181,6 +181,17 @@ pub(crate) async fn roadstead_with(
     more: &str,
 ) -> anyhow::Result<Server> {
     ensure!(!cfg!(debug_assertions), "speed is measured with `cargo bench`");
+    build("roadstead", Path::new(env!("CARGO_BIN_EXE_roadstead")), folder, origin, more).await
+}
+
+/// The same of any build, told from others by `name`.
+pub(crate) async fn build(
+    name: &'static str,
+    program: &Path,
+    folder: &Path,
+    origin: SocketAddr,
+    more: &str,
+) -> anyhow::Result<Server> {
     let [listen, admin] = free_addresses()?;
     let root = folder.display();
     let config = folder.join("roadstead.yaml");
@@ -189,9 +200,9 @@ pub(crate) async fn roadstead_with(
          min_free: 1GiB }}\ndefault_upstream: origin.test\nupstreams:\n  origin.test: {{ url: 'http://{origin}' }}\n{more}"
     );
     fs::write(&config, text)?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
+    let mut command = Command::new(program);
     command.arg("serve").arg("--config").arg(config).env_remove("RUST_LOG");
-    let mut server = Server::start("roadstead", folder, command, listen).await?;
+    let mut server = Server::start(name, folder, command, listen).await?;
     server.admin = Some(admin);
     Ok(server)
 }
