@@ -4,6 +4,8 @@
 //! Scope: the method is the server's business, and a path says nothing about whether the repository
 //! may be used.
 
+use std::borrow::Cow;
+
 use super::query::{Ns, PageQuery};
 use super::upload::UploadQuery;
 use super::{Digest, ErrorCode, ParseError, Reference, Repository};
@@ -162,8 +164,12 @@ fn upload(path: &str) -> Option<(&str, Option<&str>)> {
 }
 
 /// Some clients encode the colon of a digest; nothing else in a reference may be encoded.
-fn decode_colon(text: &str) -> String {
-    text.replace("%3A", ":").replace("%3a", ":")
+fn decode_colon(text: &str) -> Cow<'_, str> {
+    if text.contains('%') {
+        text.replace("%3A", ":").replace("%3a", ":").into()
+    } else {
+        text.into()
+    }
 }
 
 fn reference(text: &str) -> Result<Reference, ParseError> {

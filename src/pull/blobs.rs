@@ -77,7 +77,8 @@ impl PullThrough {
             if let Stored::Content(found) = stored {
                 return self.serve_stored(query, found).await;
             }
-            match self.follow(query, proven, readable).await? {
+            // Boxed, so that a hit does not carry the room for it.
+            match Box::pin(self.follow(query, proven, readable)).await? {
                 Followed::Answer(answer) => return Ok(answer),
                 // A flight has published the blob since the store was asked.
                 Followed::LookAgain => {}
@@ -147,7 +148,7 @@ impl PullThrough {
                 (part, Content::Stored { blob, span })
             }
             // The range is not resolved yet: the size of the file may be what is wrong with it.
-            Found::Unchecked(suspect) => return self.recheck(query, suspect).await,
+            Found::Unchecked(suspect) => return Box::pin(self.recheck(query, suspect)).await,
         };
         Ok(BlobAnswer { size: Some(size), part, content, outcome: Outcome::Hit })
     }

@@ -47,7 +47,7 @@ impl Service {
             }
             Endpoint::Tags { page, .. } => self.list_tags(read, page, notes).await,
             Endpoint::Referrers { digest, page, .. } => {
-                self.list_referrers(read, digest, page, notes).await
+                Box::pin(self.list_referrers(read, digest, page, notes)).await
             }
             Endpoint::Upload { .. } => Err(Refusal::read_only()),
             Endpoint::Ping | Endpoint::Catalog => Err(Refusal::unknown_name()),

@@ -194,7 +194,9 @@ impl Service {
         let granted = identified.authorise(&config.policy, action, &route)?;
         notes.application = granted.application.cloned().or(notes.application.take());
         if matches!(action, Action::Push | Action::Delete) {
-            return self.serve_write(WriteRequest { to, route, name }, request, notes).await;
+            let write = WriteRequest { to, route, name };
+            // Boxed, so that reads do not carry the room for it.
+            return Box::pin(self.serve_write(write, request, notes)).await;
         }
         self.note_pull(identified, &name);
         let may_push =

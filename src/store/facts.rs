@@ -1,6 +1,6 @@
 //! What the records hold: small facts that can be asked of an upstream again.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
@@ -82,10 +82,15 @@ impl Stamp {
     pub(super) const OF_NO_FILE: Self = Self { size: 0, mtime: i64::MIN };
 
     pub(super) fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
+        Ok(Self::from(&file.metadata()?))
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
         let nanos =
             metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-        Ok(Self { size: metadata.len(), mtime: nanos })
+        Self { size: metadata.len(), mtime: nanos }
     }
 }
 

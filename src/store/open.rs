@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::facts::Stamp;
 use super::index::Use;
 use super::order::EvictionClass;
+use super::premises::OpenedFile;
 use super::staged::Mismatch;
 use super::{Blob, BlobStore, Error, Reader, StoreInner, lock, premises, tick};
 use crate::oci::{Digest, Hasher};
@@ -80,9 +81,8 @@ impl StoreInner {
             None
         });
         let class = recorded.map_or(EvictionClass::Blob, |(_, class)| class);
-        let Some((file, is_ours)) = self.open_name(digest, class)? else { return Ok(None) };
-        let path = self.layout.blob(digest);
-        let stamp = Stamp::of(&file).map_err(Error::file("stat", &path))?;
+        let Some(opened) = self.open_name(digest, class)? else { return Ok(None) };
+        let OpenedFile { file, stamp, is_ours } = opened;
         let suspect = Suspect {
             digest: digest.clone(),
             file: Arc::new(file),
@@ -103,26 +103,24 @@ impl StoreInner {
         Ok(suspect.accept(hasher)?.ok())
     }
 
-    /// Opens the file and sees to it that the index has it, in one step as deleting sees it. Tells
-    /// whether its stamp may be believed.
+    /// Opens the file and sees to it that the index has it, in one step as deleting sees it.
     fn open_name(
         &self,
         digest: &Digest,
         class: EvictionClass,
-    ) -> Result<Option<(File, bool)>, Error> {
+    ) -> Result<Option<OpenedFile>, Error> {
         let path = self.layout.blob(digest);
         let _names = lock(&self.names);
-        let opened = self.open_place(digest, &path);
-        match opened.and_then(|(file, is_ours)| Ok((file.metadata()?.len(), file, is_ours))) {
-            Ok((size, file, is_ours)) => {
+        match self.open_place(digest, &path) {
+            Ok(opened) => {
                 let mut index = self.index();
                 if index.is_loaded() && !index.contains(digest) {
                     // Taken out of the index by an eviction, which unlinks the file next. Looked at
                     // in the step that would enter it: its room is promised to others.
                     return Ok(None);
                 }
-                index.insert(digest, size, class, tick(self.clock.now()));
-                Ok(Some((file, is_ours)))
+                index.insert(digest, opened.stamp.size, class, tick(self.clock.now()));
+                Ok(Some(opened))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 // Somebody removed the file; forget it, so that the next request fetches it again.
@@ -143,11 +141,11 @@ impl StoreInner {
 
 impl StoreInner {
     /// Opens what lies in the place of a blob, over no link.
-    fn open_place(&self, digest: &Digest, path: &Path) -> io::Result<(File, bool)> {
+    fn open_place(&self, digest: &Digest, path: &Path) -> io::Result<OpenedFile> {
         for folder in self.layout.folders_of(digest) {
             premises::check_folder(&folder)?;
         }
-        premises::open_file(path)
+        OpenedFile::open(path)
     }
 }
 

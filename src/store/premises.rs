@@ -15,6 +15,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir};
 
+use super::facts::Stamp;
 use super::layout::{Layout, is_staging_name};
 use super::{Error, create_folder};
 
@@ -159,7 +160,7 @@ fn refuse_link(path: &Path) -> Result<(), Error> {
 
 /// Whether it is neither this user's nor root's.
 fn is_foreign(found: &Metadata) -> bool {
-    ![0, rustix::process::geteuid().as_raw()].contains(&found.uid())
+    found.uid() != 0 && found.uid() != rustix::process::geteuid().as_raw()
 }
 
 fn foreign(found: &Metadata, path: &Path) -> Error {
@@ -245,15 +246,24 @@ pub(super) fn check_folder(path: &Path) -> io::Result<()> {
     check_kind(&path.symlink_metadata()?, Kind::Folder)
 }
 
-/// Opens a file of the store, and tells whether it has been ours all the time. Somebody else's could
-/// be changed at any time and made to look as before.
-pub(super) fn open_file(path: &Path) -> io::Result<(File, bool)> {
-    let file = no_follow(File::options().read(true)).open(path)?;
-    let found = file.metadata()?;
-    check_kind(&found, Kind::File)?;
-    if !is_foreign(&found) {
-        return Ok((file, true));
+/// A file of the store, open.
+pub(super) struct OpenedFile {
+    pub(super) file: File,
+    pub(super) stamp: Stamp,
+    /// All the time. Somebody else's could be changed at any time and made to look as before.
+    pub(super) is_ours: bool,
+}
+
+impl OpenedFile {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = no_follow(File::options().read(true)).open(path)?;
+        let found = file.metadata()?;
+        check_kind(&found, Kind::File)?;
+        let (stamp, is_ours) = (Stamp::from(&found), !is_foreign(&found));
+        if !is_ours {
+            let owned = |_| io::Error::other(format!("it belongs to user {}", found.uid()));
+            adopt(&file).map_err(owned)?;
+        }
+        Ok(Self { file, stamp, is_ours })
     }
-    adopt(&file).map_err(|_| io::Error::other(format!("it belongs to user {}", found.uid())))?;
-    Ok((file, false))
 }

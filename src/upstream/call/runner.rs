@@ -100,6 +100,9 @@ impl CallRunner {
     }
 
     /// Runs a call until `deadline`; `finish` reads its answer.
+    ///
+    /// The calls are boxed: they are large, and whatever may come to call an upstream would carry
+    /// the room for it, requests that are answered from the cache as well.
     pub(in crate::upstream) async fn run<T, F>(
         &self,
         call: &Call<'_>,
@@ -113,7 +116,7 @@ impl CallRunner {
         let mut budget = CallBudget { deadline, attempts: 0 };
         let outcome = match self.failing.recent(call, deadline) {
             Some(fault) => Err(fault),
-            None => self.run_with_login(call, &mut budget, finish).await,
+            None => Box::pin(self.run_with_login(call, &mut budget, finish)).await,
         };
         outcome.map_err(|fault| fault.during(self.upstream(), call.operation, budget.attempts))
     }
@@ -128,7 +131,7 @@ impl CallRunner {
         login_deadline: Instant,
     ) -> Result<CallResponse, Error> {
         self.learn_auth_scheme(call, login_deadline).await?;
-        let sent = self.send_once(call, body, login_deadline).await;
+        let sent = Box::pin(self.send_once(call, body, login_deadline)).await;
         sent.map_err(|fault| fault.during(self.upstream(), call.operation, 1))
     }
 
