@@ -12,12 +12,13 @@ use super::blobs::{BlobQuery, Followed, ResolvedRange, resolve};
 use super::core::PullThrough;
 use super::error::Error;
 use super::facts::subject::Subject;
+use super::interest::Interest;
 use super::outcome::Outcome;
 use super::shares::Precedence;
 use super::source::{Arrived, SourceBody};
 use super::transfer::fill::Fill;
 use super::transfer::flight::{
-    Flight, FlightGuard, FlightKey, FlightState, GrowingFile, JoinedOrStarted, Opening,
+    FlightGuard, FlightKey, FlightState, Follower, GrowingFile, JoinedOrStarted,
 };
 use super::transfer::relay::RelayedBlob;
 use super::transfer::tail::Tail;
@@ -34,16 +35,17 @@ impl PullThrough {
         query: BlobQuery<'_>,
         suspect: Suspect,
     ) -> Result<BlobAnswer, Error> {
-        let flight = match self.join_or_start(query, true, || false) {
-            JoinedOrStarted::Started(flight, guard) => {
+        let follower = match self.join_or_start(query, true, || false) {
+            JoinedOrStarted::Started(follower, guard) => {
                 self.0.tasks.spawn(self.fill(query, guard).recheck(suspect));
-                flight
+                follower
             }
-            JoinedOrStarted::Joined(flight) => flight,
+            JoinedOrStarted::Joined(follower) => follower,
             // Both are impossible: the request is proven, and the store was said to have nothing.
             JoinedOrStarted::NotProven | JoinedOrStarted::Stored => return Err(Error::Abandoned),
         };
-        let answer = self.answer_from(&flight, query, Outcome::Hit).await;
+        let flight = Arc::clone(&follower.flight);
+        let answer = self.answer_from(follower, query, Outcome::Hit).await;
         if let Err(Error::RangeUnsatisfiable { .. }) = answer {
             // The file may have been cut short. A 416 is true only if the hashing succeeds; else
             // the file is removed, and the next request fetches the blob.
@@ -68,11 +70,11 @@ impl PullThrough {
         loop {
             let is_stored = || self.0.store.holds(digest) && self.0.may_use_now(name, digest);
             let stored = || readable && is_stored();
-            let (flight, outcome) = match self.join_or_start(query, proven, stored) {
-                JoinedOrStarted::Joined(flight) => (flight, Outcome::Joined),
-                JoinedOrStarted::Started(flight, guard) => {
+            let (follower, outcome) = match self.join_or_start(query, proven, stored) {
+                JoinedOrStarted::Joined(follower) => (follower, Outcome::Joined),
+                JoinedOrStarted::Started(follower, guard) => {
                     self.0.tasks.spawn(self.fill(query, guard).run());
-                    (flight, Outcome::Miss)
+                    (follower, Outcome::Miss)
                 }
                 JoinedOrStarted::NotProven => {
                     // The flight proves the digest for the repository that started it, and for no
@@ -83,10 +85,17 @@ impl PullThrough {
                 }
                 JoinedOrStarted::Stored => return Ok(Followed::LookAgain),
             };
-            match self.answer_from(&flight, query, outcome).await {
+            let is_anothers = follower.flight.starter != name.repository;
+            match self.answer_from(follower, query, outcome).await {
                 // A failure before headers belongs to the repository that started the flight:
                 // upstream may refuse that one and serve this one (DESIGN §14.3).
-                Err(_) if flight.starter != name.repository && !retried => retried = true,
+                Err(_) if is_anothers && !retried => retried = true,
+                // Those who began it had waited for long, or had left.
+                Err(Error::Overloaded | Error::Abandoned)
+                    if outcome == Outcome::Joined && !retried =>
+                {
+                    retried = true;
+                }
                 answer => return answer.map(Followed::Answer),
             }
         }
@@ -115,60 +124,74 @@ impl PullThrough {
     /// An answer that follows the flight, once its source has answered.
     async fn answer_from(
         &self,
-        flight: &Flight,
+        mut follower: Follower,
         query: BlobQuery<'_>,
         outcome: Outcome,
     ) -> Result<BlobAnswer, Error> {
-        let mut state = flight.watch();
-        let opened = state.wait_for(|state| !matches!(state.opening, Opening::Pending)).await;
-        let abandoned = Opening::Failed(Error::Abandoned);
-        let opening = opened.map_or(abandoned, |state| state.opening.clone());
-        let file = match opening {
-            Opening::Open(file) => file,
-            Opening::NoRoom => return self.relay(query, flight.take_unstored()).await,
-            Opening::Failed(error) => return Err(error),
-            Opening::Pending => return Err(Error::Abandoned),
+        let Some(file) = follower.opened().await? else {
+            return self.relay(query, follower.flight.take_unstored()).await;
         };
-        let hold_back = self.0.limits.hold_back;
-        if file.size.is_some_and(|size| size <= hold_back) {
-            // All of the blob is held back until it is verified. So the head waits as well, and a
-            // wrong digest is a 502 with a reason instead of a body that is cut (DESIGN §14.7).
-            match wait_for_ending(&mut state).await {
-                Err(error) if error.is_of_our_disk() => return self.relay(query, None).await,
-                ended => ended?,
-            }
-        }
-        // What is verified has the size that it has, whatever was said before.
-        let verified = matches!(state.borrow().ending, Some(Ok(())));
-        let size = if verified { Some(state.borrow().written) } else { file.size };
-        let file = GrowingFile { size, ..file };
+        let file = match self.verified_if_small(file, &mut follower.state).await {
+            Err(error) if error.is_of_our_disk() => return self.relay(query, None).await,
+            file => file?,
+        };
         // Without a size a range cannot be resolved, and is ignored (DESIGN §14.5).
         let whole = ResolvedRange { part: None, span: 0..u64::MAX };
         let ResolvedRange { part, span } =
             file.size.map_or(Ok(whole), |size| resolve(query.range, size))?;
+        let state = &follower.state;
         let far_ahead = |part: &ByteSpan| is_far_ahead(&state.borrow(), part, &self.0.limits);
-        if let Some(part) = part.filter(far_ahead) {
-            match self.relay_part(query, part, file.size).await {
-                // Upstream ignores Range, or cannot be asked or throttles just now. The flight brings
-                // these bytes as well, only later. A refusal stays a refusal.
-                Err(
-                    Error::Untrue { .. }
-                    | Error::Upstream { .. }
-                    | Error::Unconfirmed { .. }
-                    | Error::Exhausted(_)
-                    | Error::Overloaded
-                    | Error::RateLimited { .. },
-                ) => {}
-                answer => return answer,
-            }
+        if let Some(part) = part.filter(far_ahead)
+            && let Some(answer) = self.part_by_itself(query, part, file.size).await?
+        {
+            return Ok(answer);
         }
-        let size = file.size;
-        let blob = self.relayed(query.name, query.digest);
-        let (is_part, piece_max) = (part.is_some(), PieceMax::default());
+        let (size, is_part, piece_max) = (file.size, part.is_some(), PieceMax::default());
+        let (blob, hold_back) = (self.relayed(query.name, query.digest), self.0.limits.hold_back);
         let tail =
-            Tail { blob, state, file, span, is_part, hold_back, piece_max: piece_max.clone() };
+            Tail { blob, follower, file, span, is_part, hold_back, piece_max: piece_max.clone() };
         let content = Content::Stream { stream: tail.into_stream(), piece_max };
         Ok(BlobAnswer { size, part, content, outcome })
+    }
+
+    /// All of a blob that is no larger than the hold-back is held back until it is verified. So the
+    /// head waits as well, and a wrong digest is a 502 with a reason instead of a body that is cut
+    /// (DESIGN §14.7).
+    async fn verified_if_small(
+        &self,
+        file: GrowingFile,
+        state: &mut watch::Receiver<FlightState>,
+    ) -> Result<GrowingFile, Error> {
+        if file.size.is_some_and(|size| size <= self.0.limits.hold_back) {
+            wait_for_ending(state).await?;
+        }
+        // What is verified has the size that it has, whatever was said before.
+        let state = state.borrow();
+        let verified = matches!(state.ending, Some(Ok(())));
+        let size = if verified { Some(state.written) } else { file.size };
+        Ok(GrowingFile { size, ..file })
+    }
+
+    /// A part that is fetched for this request alone; `None` if it has to wait for the flight.
+    async fn part_by_itself(
+        &self,
+        query: BlobQuery<'_>,
+        part: ByteSpan,
+        size: Option<u64>,
+    ) -> Result<Option<BlobAnswer>, Error> {
+        match self.relay_part(query, part, size).await {
+            // Upstream ignores Range, or cannot be asked or throttles just now. The flight brings
+            // these bytes as well, only later. A refusal stays a refusal.
+            Err(
+                Error::Untrue { .. }
+                | Error::Upstream { .. }
+                | Error::Unconfirmed { .. }
+                | Error::Exhausted(_)
+                | Error::Overloaded
+                | Error::RateLimited { .. },
+            ) => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     /// Passes the blob through without storing it. One request takes over the answer `arrived`
@@ -238,8 +261,9 @@ impl PullThrough {
         query: BlobQuery<'_>,
         body: SourceBody,
     ) -> Result<(TransferPlace, Option<SourceBody>), Error> {
+        let interest = Interest::of(self.1);
         let until = query.deadline.min(Instant::now() + self.0.limits.fill_queue);
-        let place = self.0.turns.place(query.name, self.1, Precedence::Wanted, until);
+        let place = self.0.turns.place(query.name, &interest, Precedence::Wanted, until);
         tokio::pin!(place);
         if let Some(place) = place.as_mut().now_or_never() {
             return Ok((place?, Some(body)));
@@ -250,7 +274,7 @@ impl PullThrough {
 
     fn relayed(&self, name: &CanonicalName, digest: &Digest) -> RelayedBlob {
         let (name, digest) = (name.clone(), digest.clone());
-        RelayedBlob { core: Arc::clone(&self.0), name, digest, asker: self.1 }
+        RelayedBlob { core: Arc::clone(&self.0), name, digest, interest: Interest::of(self.1) }
     }
 
     /// Opens the source for this request alone. A refusal takes back what was believed of the blob.
@@ -260,7 +284,7 @@ impl PullThrough {
         part: Option<Part>,
     ) -> Result<Arrived, Error> {
         let BlobQuery { name, digest, deadline, .. } = query;
-        let question = self.0.sources.ask(name, self.1, deadline).await?;
+        let question = self.0.sources.ask(name, &Interest::of(self.1), deadline).await?;
         let opened = question.blob(&name.repository, digest, part, deadline).await;
         if let Err(error) = &opened {
             let subject = Subject::Blob(digest.clone());
@@ -276,12 +300,12 @@ impl PullThrough {
         stored: impl FnOnce() -> bool,
     ) -> JoinedOrStarted {
         let key = FlightKey::of(query.name, query.digest);
-        self.0.flights.join_or_start(&key, &query.name.repository, proven, stored)
+        self.0.flights.join_or_start(&key, (&query.name.repository, self.1), proven, stored)
     }
 
     fn fill(&self, query: BlobQuery<'_>, guard: FlightGuard) -> Fill {
-        let (name, digest) = (query.name.clone(), query.digest.clone());
-        Fill { core: Arc::clone(&self.0), name, digest, asker: self.1, guard }
+        let blob = (query.name.clone(), query.digest.clone());
+        Fill::new(Arc::clone(&self.0), blob, self.1, guard)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::answers::ManifestAnswer;
+use super::asker::Asker;
 use super::error::{Error, Missing};
 use super::facts::lists::GivenLists;
 use super::facts::membership::{Membership, MembershipInputs};
@@ -17,7 +18,6 @@ use super::facts::sizes::DescribedSizes;
 use super::facts::subject::Subject;
 use super::facts::writes::{RecentWrites, WriteEpoch};
 use super::parts::{CacheSettings, Parts};
-use super::shares::Asker;
 use super::single_flight::SingleFlight;
 use super::source::Sources;
 use super::tasks::Tasks;

@@ -12,8 +12,8 @@ use super::error::{Error, Missing};
 use super::facts::freshness::Known;
 use super::facts::provisional::Provisional;
 use super::facts::subject::Subject;
+use super::interest::Interest;
 use super::outcome::Outcome;
-use super::shares::Asker;
 use super::single_flight::Unwaited;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
@@ -120,23 +120,28 @@ impl PullThrough {
         // Any write of a manifest or tag in the repository begins a new question, because a
         // manifest that is deleted takes tags with it, and which ones is not always known.
         let epoch = self.0.writes.epoch(&Subject::Tags, name);
-        let (core, asker) = (Arc::clone(&self.0), self.1);
+        let core = Arc::clone(&self.0);
         let key = ManifestGetKey { name: name.clone(), reference: reference.clone(), epoch };
-        let fetched = self.0.manifest_gets.run(key.clone(), Unwaited::Cancelled, || async move {
-            let ManifestGetKey { name, reference, .. } = key;
-            // A run may have ended after this caller looked at the store and before it came here.
-            if let Some(answer) = core.known_manifest(&name, &reference).await {
-                return Ok(answer);
-            }
-            let fetched = core.get_manifest(&name, &reference, asker).await?;
-            let sent_at = fetched.sent_at;
-            let answer = core.keep_manifest(&name, &reference, fetched).await?;
-            if let Reference::Tag(tag) = &reference {
-                core.note_head(&name, tag, named_by(&answer, sent_at));
-                core.make_durable(&name, &answer.digest).await;
-            }
-            Ok(answer)
-        });
+        let fetched = self.0.manifest_gets.run(
+            key.clone(),
+            self.1,
+            Unwaited::Cancelled,
+            |interest| async move {
+                let ManifestGetKey { name, reference, .. } = key;
+                // A run may have ended after this caller looked at the store and before it came here.
+                if let Some(answer) = core.known_manifest(&name, &reference).await {
+                    return Ok(answer);
+                }
+                let fetched = core.get_manifest(&name, &reference, &interest).await?;
+                let sent_at = fetched.sent_at;
+                let answer = core.keep_manifest(&name, &reference, fetched).await?;
+                if let Reference::Tag(tag) = &reference {
+                    core.note_head(&name, tag, named_by(&answer, sent_at));
+                    core.make_durable(&name, &answer.digest).await;
+                }
+                Ok(answer)
+            },
+        );
         fetched.await.unwrap_or(Err(Error::Abandoned))
     }
 }
@@ -147,10 +152,10 @@ impl PullCore {
         &self,
         name: &CanonicalName,
         reference: &Reference,
-        asker: Asker,
+        interest: &Interest,
     ) -> Result<DatedManifest, Error> {
         let deadline = Instant::now() + self.limits.shared_question();
-        let upstream = self.sources.ask(name, asker, deadline).await?;
+        let upstream = self.sources.ask(name, interest, deadline).await?;
         let (sent_at, sender) = (self.clock.now(), upstream.sender(name));
         let answer = upstream.get_manifest(&name.repository, reference, deadline).await;
         let manifest = match reference {

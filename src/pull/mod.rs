@@ -8,11 +8,13 @@
 //! long. Shared work runs in `tasks` of its own; a caller that leaves changes nothing.
 
 mod answers;
+mod asker;
 mod blobs;
 mod cold;
 mod core;
 mod error;
 mod facts;
+mod interest;
 mod listings;
 mod manifests;
 mod moves;
@@ -30,6 +32,7 @@ mod transfer;
 
 pub use answers::{BlobAnswer, BlobHead, ByteStream, Content, PieceMax};
 pub use answers::{ManifestAnswer, ManifestContent, Want};
+pub use asker::Asker;
 pub use core::PullThrough;
 pub use error::{Error, Missing, UpstreamFault};
 pub use listings::TagPage;
@@ -37,4 +40,3 @@ pub use outcome::Outcome;
 pub use parts::Parts;
 pub use pushed::PushedManifest;
 pub use referrers::{Referrers, ReferrersSource};
-pub use shares::Asker;

@@ -39,7 +39,7 @@ impl PullThrough {
         let epoch = self.0.writes.epoch(&Subject::Tags, name);
         let key = TagHeadKey { name: name.clone(), tag: tag.clone(), epoch };
         let (this, old) = (self.clone(), old.clone());
-        let moved = self.0.tag_moves.run(key.clone(), Unwaited::Finished, || async move {
+        let moved = self.0.tag_moves.run(key.clone(), self.1, Unwaited::Finished, |_| async move {
             let TagHeadKey { name, tag, .. } = key;
             let answer = this.manifest_by_digest(&name, &new.digest, Want::Body).await?;
             this.fetch_counterparts(&name, &old, &answer).await?;

@@ -1,39 +1,38 @@
 //! Who holds how many shares, who waits, and whose turn it is (SHARE-1).
+//!
+//! Whoever waits is looked at anew whenever there is something to give: who waits with him may have
+//! come, and all may have left, since he was entered.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::hash::Hash;
 
 use tokio::sync::oneshot;
 
-use crate::oci::CanonicalName;
+use super::asker::{Asker, hash_of};
+use super::interest::Interest;
+use crate::oci::{CanonicalName, UpstreamName};
 
-/// Who may wait for a share at once. Beyond, the newest of whoever has most of them waiting is
-/// turned away.
+/// Who may wait for shares of one upstream at once. Beyond, the newest of whoever has most of them
+/// waiting is turned away.
 pub(super) const WAITING_MAX: usize = 1024;
-
-/// For whom something is asked upstream: an identity, or the address of somebody anonymous. A hash
-/// of it: two askers who have the same one share what is theirs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Asker(u64);
-
-impl Asker {
-    pub fn new(who: impl Hash) -> Self {
-        Self(hash_of(who))
-    }
-
-    /// What it has of one image.
-    pub(super) fn claim(self, name: &CanonicalName) -> Claim {
-        (self, hash_of(&name.repository))
-    }
-}
 
 /// Who comes before whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Precedence {
     Wanted,
-    /// It has given its share back because nobody needed what it did, and waits until nobody else
-    /// does.
+    /// Nobody waits for what it is for, or it has given its share back because it was of little use;
+    /// waits until nobody else does.
     Yielded,
+}
+
+/// How many shares there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShareBounds {
+    /// Of all upstreams together, if that is bounded.
+    pub(super) all: Option<usize>,
+    pub(super) each: usize,
+    pub(super) reserve: Reserve,
 }
 
 /// What is left for whoever comes next.
@@ -46,179 +45,287 @@ pub(super) enum Reserve {
     AsMuch,
 }
 
-/// Asker and image.
-pub(super) type Claim = (Asker, u64);
+/// Whose a share is, of which upstream, and for which image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Claim {
+    upstream: UpstreamName,
+    asker: Asker,
+    image: u64,
+}
 
-/// Who comes first, among those of one claim.
-pub(super) type Ticket = (Precedence, u64);
+/// One who waits; those who came earlier have smaller numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Ticket {
+    upstream: UpstreamName,
+    number: u64,
+}
 
 #[derive(Debug)]
 pub(super) struct ShareTable {
-    total: usize,
-    free: usize,
-    reserve: Reserve,
-    /// Those who hold or wait for something.
-    askers: HashMap<Asker, AskerStanding>,
-    claims: HashMap<Claim, ClaimStanding>,
-    waiting: usize,
+    bounds: ShareBounds,
+    all: Holders,
+    /// Upstreams come and go with the configuration; an entry is never removed.
+    upstreams: HashMap<UpstreamName, UpstreamShares>,
     tickets: u64,
-    /// Shares whose holders are about to give them back because of those who wait.
+}
+
+#[derive(Debug, Default)]
+struct UpstreamShares {
+    holders: Holders,
+    /// How many shares of an image an asker has.
+    images: HashMap<(Asker, u64), usize>,
+    waiting: BTreeMap<u64, WaitingShare>,
+}
+
+/// How many shares are held.
+#[derive(Debug, Default)]
+struct Holders {
+    held: usize,
+    by_asker: HashMap<Asker, usize>,
+    /// Those whose holders are about to give them back because of those who wait.
     yielding: usize,
 }
 
-#[derive(Debug, Default)]
-struct AskerStanding {
-    held: usize,
-    waiting: usize,
-    /// Those of the waiting that have not given a share back.
-    wanted: usize,
-}
-
-#[derive(Debug, Default)]
-struct ClaimStanding {
-    held: usize,
-    waiting: BTreeMap<Ticket, oneshot::Sender<()>>,
+#[derive(Debug)]
+struct WaitingShare {
+    image: u64,
+    interest: Interest,
+    precedence: Precedence,
+    granted: oneshot::Sender<Claim>,
 }
 
 impl ShareTable {
-    pub(super) fn new(total: usize, reserve: Reserve) -> Self {
-        let (askers, claims) = (HashMap::new(), HashMap::new());
-        Self { total, free: total, reserve, askers, claims, waiting: 0, tickets: 0, yielding: 0 }
+    pub(super) fn new(bounds: ShareBounds) -> Self {
+        Self { bounds, all: Holders::default(), upstreams: HashMap::new(), tickets: 0 }
     }
 
-    /// Enters somebody who wants a share; it is granted now if it can be.
+    /// Enters a share that is wanted; it is granted now if it can be.
     pub(super) fn enter(
         &mut self,
-        claim: Claim,
+        name: &CanonicalName,
+        interest: &Interest,
         precedence: Precedence,
-    ) -> (Ticket, oneshot::Receiver<()>) {
+    ) -> (Ticket, oneshot::Receiver<Claim>) {
         let (send, granted) = oneshot::channel();
-        let ticket = (precedence, self.tickets);
+        let (image, interest) = (hash_of(&name.repository), interest.clone());
+        let waiting = WaitingShare { image, interest, precedence, granted: send };
+        let ticket = Ticket { upstream: name.upstream.clone(), number: self.tickets };
         self.tickets += 1;
-        self.claims.entry(claim).or_default().waiting.insert(ticket, send);
-        let asker = self.askers.entry(claim.0).or_default();
-        asker.waiting += 1;
-        asker.wanted += usize::from(precedence == Precedence::Wanted);
-        self.waiting += 1;
-        self.grant();
-        self.turn_away();
+        let of_upstream = self.upstreams.entry(ticket.upstream.clone()).or_default();
+        of_upstream.waiting.insert(ticket.number, waiting);
+        self.reconsider(&ticket);
+        if let Some(of_upstream) = self.upstreams.get_mut(&ticket.upstream) {
+            of_upstream.turn_away();
+        }
         (ticket, granted)
     }
 
-    /// Whoever waited has left, if it is there still.
-    pub(super) fn leave(&mut self, claim: Claim, ticket: Ticket) {
-        drop(self.take(claim, ticket));
+    /// Grants a share that waits, if it can be. Nothing else has become free, so that none of the
+    /// others can.
+    pub(super) fn reconsider(&mut self, ticket: &Ticket) {
+        if let Some(asker) = self.grantee(ticket) {
+            self.give(ticket, asker);
+        }
     }
 
-    pub(super) fn release(&mut self, claim: Claim, was_yielding: bool) {
-        self.yielding -= usize::from(was_yielding);
-        self.free += 1;
-        if let Some(asker) = self.askers.get_mut(&claim.0) {
-            asker.held -= 1;
+    fn grantee(&self, ticket: &Ticket) -> Option<Asker> {
+        let of_upstream = self.upstreams.get(&ticket.upstream)?;
+        let waiting = of_upstream.waiting.get(&ticket.number)?;
+        let is_free = of_upstream.holders.held < self.bounds.each && !self.all_are_taken();
+        let (_, asker) = self.rank(of_upstream, waiting).filter(|_| is_free)?;
+        Some(asker)
+    }
+
+    /// Whoever waited has left, if it is there still.
+    pub(super) fn leave(&mut self, ticket: &Ticket) {
+        if let Some(of_upstream) = self.upstreams.get_mut(&ticket.upstream) {
+            of_upstream.waiting.remove(&ticket.number);
         }
-        if let Some(of_claim) = self.claims.get_mut(&claim) {
-            of_claim.held -= 1;
+    }
+
+    pub(super) fn release(&mut self, claim: &Claim, was_yielding: bool) {
+        if let Some(of_upstream) = self.upstreams.get_mut(&claim.upstream) {
+            count_down(&mut of_upstream.images, (claim.asker, claim.image));
+            for holders in [&mut of_upstream.holders, &mut self.all] {
+                holders.yielding -= usize::from(was_yielding);
+                holders.held -= 1;
+                count_down(&mut holders.by_asker, claim.asker);
+            }
         }
-        self.forget(claim);
         self.grant();
     }
 
-    /// Whether one of this asker's shares is to be given back: one for each who waits and would
-    /// have it.
-    pub(super) fn begin_yield(&mut self, asker: Asker, unneeded: bool) -> bool {
-        let begins = self.wanting(asker, unneeded) > self.yielding;
-        self.yielding += usize::from(begins);
+    /// Whether a share is to be given back: one for each who waits and would have it.
+    pub(super) fn begin_yield(&mut self, claim: &Claim, unneeded: bool) -> bool {
+        let begins = self.should_yield(claim, unneeded);
+        if begins && let Some(of_upstream) = self.upstreams.get_mut(&claim.upstream) {
+            of_upstream.holders.yielding += 1;
+            self.all.yielding += 1;
+        }
         begins
     }
 
-    /// How many wait who would have a share of this asker: all of them, if it is `unneeded`; else
-    /// those who hold less, while the asker has more than half.
-    fn wanting(&self, asker: Asker, unneeded: bool) -> usize {
-        let held = self.held(asker);
-        if self.waiting == 0 || (!unneeded && held * 2 <= self.total) {
-            return 0;
-        }
-        let would_have = |(who, standing): &(&Asker, &AskerStanding)| {
-            unneeded || (**who != asker && standing.held + 1 < held)
-        };
-        self.askers.iter().filter(would_have).map(|(_, standing)| standing.wanted).sum()
+    /// Those wait for the bound of all upstreams whose own has something left, and the others for a
+    /// share of their upstream.
+    fn should_yield(&self, claim: &Claim, unneeded: bool) -> bool {
+        let of_upstream = self.upstreams.get(&claim.upstream);
+        let in_upstream = of_upstream.is_some_and(|of| {
+            let total = self.bounds.each;
+            let waits_for_it = !self.all_are_taken() || of.holders.held >= total;
+            waits_for_it && of.holders.wanting([of], claim.asker, unneeded, total)
+        });
+        let in_all = self.bounds.all.filter(|_| self.all_are_taken()).is_some_and(|total| {
+            let others = self.upstreams.values().filter(|of| of.holders.held < self.bounds.each);
+            self.all.wanting(others, claim.asker, unneeded, total)
+        });
+        in_upstream || in_all
     }
 
+    fn all_are_taken(&self) -> bool {
+        self.bounds.all.is_some_and(|all| self.all.held >= all)
+    }
+
+    /// Gives what there is to those who come first.
     fn grant(&mut self) {
-        while self.free > 0
-            && let Some((claim, ticket)) = self.next()
-        {
-            // Whoever has left is passed over.
-            if self.take(claim, ticket).is_some_and(|granted| granted.send(()).is_ok()) {
-                self.free -= 1;
-                self.askers.entry(claim.0).or_default().held += 1;
-                self.claims.entry(claim).or_default().held += 1;
-            }
+        while let Some((ticket, asker)) = self.next() {
+            self.give(&ticket, asker);
         }
     }
 
-    fn next(&self) -> Option<(Claim, Ticket)> {
-        let first = |(claim, standing): (&Claim, &ClaimStanding)| {
-            let (precedence, number) = *standing.waiting.first_key_value()?.0;
-            let order = (precedence, self.held(claim.0), standing.held, number);
-            self.may_have(claim.0).then_some((order, *claim))
+    fn give(&mut self, ticket: &Ticket, asker: Asker) {
+        let Some(of_upstream) = self.upstreams.get_mut(&ticket.upstream) else { return };
+        let Some(waiting) = of_upstream.waiting.remove(&ticket.number) else { return };
+        let claim = Claim { upstream: ticket.upstream.clone(), asker, image: waiting.image };
+        // Whoever has left is passed over.
+        if waiting.granted.send(claim.clone()).is_ok() {
+            self.hold(&claim);
+        }
+    }
+
+    fn hold(&mut self, claim: &Claim) {
+        let Some(of_upstream) = self.upstreams.get_mut(&claim.upstream) else { return };
+        *of_upstream.images.entry((claim.asker, claim.image)).or_default() += 1;
+        for holders in [&mut of_upstream.holders, &mut self.all] {
+            holders.held += 1;
+            *holders.by_asker.entry(claim.asker).or_default() += 1;
+        }
+    }
+
+    /// A share of an upstream is one of all as well: nobody holds the one while waiting for the
+    /// other.
+    fn next(&self) -> Option<(Ticket, Asker)> {
+        if self.all_are_taken() {
+            return None;
+        }
+        let upstreams = self.upstreams.iter().filter(|(_, of)| of.holders.held < self.bounds.each);
+        let waiting = upstreams.flat_map(|(upstream, of)| {
+            of.waiting.iter().filter_map(move |(number, waiting)| {
+                let (rank, asker) = self.rank(of, waiting)?;
+                Some(((rank, *number), (upstream, asker)))
+            })
+        });
+        let ((_, number), (upstream, asker)) = waiting.min_by_key(|(order, _)| *order)?;
+        Some((Ticket { upstream: upstream.clone(), number }, asker))
+    }
+
+    /// The smaller, the sooner; and for whom of those who wait for it.
+    fn rank(
+        &self,
+        of_upstream: &UpstreamShares,
+        waiting: &WaitingShare,
+    ) -> Option<((Precedence, usize, usize), Asker)> {
+        let of = |asker: Asker| {
+            let of_image = of_upstream.images.get(&(asker, waiting.image)).copied().unwrap_or(0);
+            let part = self.part(&of_upstream.holders, asker);
+            self.may_have(&of_upstream.holders, asker).then_some((part, of_image, asker))
         };
-        let ((precedence, _, _, number), claim) = self.claims.iter().filter_map(first).min()?;
-        Some((claim, (precedence, number)))
+        let (part, of_image, asker) = waiting.interest.least(of)?;
+        Some(((waiting.precedence(), part, of_image), asker))
+    }
+
+    /// How much an asker has: of the upstream's or of all, whichever is the larger part.
+    fn part(&self, of_upstream: &Holders, asker: Asker) -> usize {
+        let held = of_upstream.of(asker);
+        self.bounds.all.map_or(held, |all| (held * all).max(self.all.of(asker) * self.bounds.each))
     }
 
     /// Whether the asker may have one more, so that something is left for whoever comes next.
-    fn may_have(&self, asker: Asker) -> bool {
-        match self.reserve {
+    fn may_have(&self, of_upstream: &Holders, asker: Asker) -> bool {
+        match self.bounds.reserve {
             Reserve::None => true,
-            Reserve::AsMuch => self.held(asker) < self.free,
-        }
-    }
-
-    fn held(&self, asker: Asker) -> usize {
-        self.askers.get(&asker).map_or(0, |standing| standing.held)
-    }
-
-    /// Of whoever has most waiting, and then of its image with most, the newest goes.
-    fn turn_away(&mut self) {
-        if self.waiting <= WAITING_MAX {
-            return;
-        }
-        let many = |(claim, standing): &(&Claim, &ClaimStanding)| {
-            (self.askers.get(&claim.0).map_or(0, |asker| asker.waiting), standing.waiting.len())
-        };
-        let newest = self.claims.iter().max_by_key(many).and_then(|(claim, standing)| {
-            standing.waiting.last_key_value().map(|(ticket, _)| (*claim, *ticket))
-        });
-        if let Some((claim, ticket)) = newest {
-            self.leave(claim, ticket);
-        }
-    }
-
-    fn take(&mut self, claim: Claim, ticket: Ticket) -> Option<oneshot::Sender<()>> {
-        let taken = self.claims.get_mut(&claim)?.waiting.remove(&ticket)?;
-        self.waiting -= 1;
-        if let Some(asker) = self.askers.get_mut(&claim.0) {
-            asker.waiting -= 1;
-            asker.wanted -= usize::from(ticket.0 == Precedence::Wanted);
-        }
-        self.forget(claim);
-        Some(taken)
-    }
-
-    /// Takes off the table who neither holds nor waits for anything.
-    fn forget(&mut self, claim: Claim) {
-        if self.claims.get(&claim).is_some_and(|of| of.held == 0 && of.waiting.is_empty()) {
-            self.claims.remove(&claim);
-        }
-        if self.askers.get(&claim.0).is_some_and(|of| of.held == 0 && of.waiting == 0) {
-            self.askers.remove(&claim.0);
+            Reserve::AsMuch => of_upstream.of(asker) < self.bounds.each - of_upstream.held,
         }
     }
 }
 
-fn hash_of(what: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    hasher.finish()
+impl Holders {
+    fn of(&self, asker: Asker) -> usize {
+        self.by_asker.get(&asker).copied().unwrap_or(0)
+    }
+
+    /// Whether more wait who would have a share of this asker than have been given one: all of
+    /// them, if it is `unneeded`; else those who hold less, while the asker has more than half.
+    fn wanting<'a>(
+        &self,
+        queues: impl IntoIterator<Item = &'a UpstreamShares>,
+        asker: Asker,
+        unneeded: bool,
+        total: usize,
+    ) -> bool {
+        let held = self.of(asker);
+        if !unneeded && held * 2 <= total {
+            return false;
+        }
+        let would_have = |waiting: &&WaitingShare| {
+            waiting.precedence() == Precedence::Wanted
+                && (unneeded || waiting.interest.any(|who| who != asker && self.of(who) + 1 < held))
+        };
+        let waiting = queues.into_iter().flat_map(|of| of.waiting.values());
+        waiting.filter(would_have).nth(self.yielding).is_some()
+    }
+}
+
+impl UpstreamShares {
+    /// Of whoever has most waiting, and then of its image with most, the newest goes; before that,
+    /// what nobody waits for. Who is one of several counts as the one with least.
+    fn turn_away(&mut self) {
+        if self.waiting.len() <= WAITING_MAX {
+            return;
+        }
+        let mut newest_first = self.waiting.iter().rev();
+        let lost = newest_first.find(|(_, waiting)| waiting.interest.is_lost());
+        let goes = lost.map(|(number, _)| *number).or_else(|| self.newest_of_the_many());
+        goes.map(|number| self.waiting.remove(&number));
+    }
+
+    fn newest_of_the_many(&self) -> Option<u64> {
+        let (mut by_asker, mut by_image) = (HashMap::new(), HashMap::new());
+        for WaitingShare { image, interest, .. } in self.waiting.values() {
+            for asker in interest.changes().borrow().keys() {
+                *by_asker.entry(*asker).or_insert(0_usize) += 1;
+                *by_image.entry((*asker, *image)).or_insert(0_usize) += 1;
+            }
+        }
+        let many = |(number, waiting): &(&u64, &WaitingShare)| {
+            let of =
+                |asker| Some((*by_asker.get(&asker)?, *by_image.get(&(asker, waiting.image))?));
+            (waiting.interest.least(of), **number)
+        };
+        self.waiting.iter().max_by_key(many).map(|(number, _)| *number)
+    }
+}
+
+impl WaitingShare {
+    fn precedence(&self) -> Precedence {
+        if self.interest.is_lost() { Precedence::Yielded } else { self.precedence }
+    }
+}
+
+fn count_down<K: Hash + Eq>(counts: &mut HashMap<K, usize>, of: K) {
+    if let Entry::Occupied(mut count) = counts.entry(of) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
 }

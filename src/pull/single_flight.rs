@@ -1,7 +1,8 @@
 //! One run of a piece of work for all callers who need it at the same time.
 //!
 //! The work is a task of its own: a caller that leaves, even the first, changes nothing for the
-//! others. When all have left it is cancelled, unless it is of use without them (SHARE-1).
+//! others. When all have left it is cancelled, unless it is of use without them (SHARE-1). What it
+//! needs is asked for by all who wait for it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,12 +11,12 @@ use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{Shared, WeakShared};
-use tokio::sync::oneshot;
+use futures_util::future::Shared;
 
+use super::asker::Asker;
+use super::interest::Interest;
 use super::tasks::Tasks;
 
 type Run<T> = Shared<Pin<Box<dyn Future<Output = Option<T>> + Send>>>;
@@ -25,12 +26,10 @@ type Runs<K, T> = Mutex<HashMap<K, OpenRun<T>>>;
 /// A run that can be joined.
 struct OpenRun<T> {
     serial: u64,
-    run: WeakRun<T>,
-    /// Keeps it for those who come when nobody waits.
-    _kept: Option<Run<T>>,
+    run: Run<T>,
+    interest: Interest,
+    unwaited: Unwaited,
 }
-
-type WeakRun<T> = WeakShared<Pin<Box<dyn Future<Output = Option<T>> + Send>>>;
 
 /// Runs for those who ask.
 pub(super) struct SingleFlight<K, T> {
@@ -47,10 +46,6 @@ pub(super) enum Unwaited {
     Finished,
 }
 
-/// How long a run goes on that nobody waits for. Its own deadline may be that of whoever has just
-/// given up, and then tells something of the upstream.
-const UNWAITED: Duration = Duration::from_secs(1);
-
 impl<K, T> SingleFlight<K, T>
 where
     K: Clone + Eq + Hash + Send + 'static,
@@ -65,59 +60,58 @@ where
     pub(super) async fn run<W>(
         &self,
         key: K,
+        asker: Asker,
         unwaited: Unwaited,
-        work: impl FnOnce() -> W,
+        work: impl FnOnce(Interest) -> W,
     ) -> Option<T>
     where
         W: Future<Output = T> + Send + 'static,
     {
-        let run = {
+        let (run, _waiter) = {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(run) = runs.get(&key).and_then(|open| open.run.upgrade()) {
-                run
+            if let Some(open) = runs.get(&key).filter(|open| open.can_be_joined()) {
+                (open.run.clone(), open.interest.join(asker))
             } else {
                 // Started under the lock: a run that ends at once waits for it before it takes
                 // itself off the table, so that it cannot do so before it is entered.
                 let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-                let run = self.start((serial, key.clone()), unwaited, work());
-                if let Some(weak) = run.downgrade() {
-                    let kept = (unwaited == Unwaited::Finished).then(|| run.clone());
-                    runs.insert(key, OpenRun { serial, run: weak, _kept: kept });
-                }
-                run
+                let (interest, waiter) = Interest::begin(asker);
+                let run = self.start((serial, key.clone()), &interest, unwaited, work);
+                runs.insert(key, OpenRun { serial, run: run.clone(), interest, unwaited });
+                (run, waiter)
             }
         };
         run.await
     }
 
-    fn start(
+    fn start<W>(
         &self,
         (serial, key): (u64, K),
+        interest: &Interest,
         unwaited: Unwaited,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Run<T> {
+        work: impl FnOnce(Interest) -> W,
+    ) -> Run<T>
+    where
+        W: Future<Output = T> + Send + 'static,
+    {
         let entry = RunEntry { key, serial, runs: Arc::clone(&self.runs) };
-        let (waiting, all_left) = oneshot::channel::<()>();
+        let (work, interest) = (work(interest.clone()), interest.clone());
         let task = self.tasks.spawn(async move {
             let _entry = entry; // dropped with the task, also if that panics or is cancelled
             tokio::select! {
                 done = work => Some(done),
-                () = unwaited_for_long(all_left), if unwaited == Unwaited::Cancelled => None,
+                () = interest.given_up(), if unwaited == Unwaited::Cancelled => None,
             }
         });
-        async move {
-            let _waiting = waiting;
-            task.await.ok().flatten().flatten()
-        }
-        .boxed()
-        .shared()
+        async move { task.await.ok().flatten().flatten() }.boxed().shared()
     }
 }
 
-/// Resolves some time after the sender was dropped.
-async fn unwaited_for_long(all_left: oneshot::Receiver<()>) {
-    drop(all_left.await);
-    tokio::time::sleep(UNWAITED).await;
+impl<T> OpenRun<T> {
+    /// One that is about to be cancelled may end by the deadline of those who have left.
+    fn can_be_joined(&self) -> bool {
+        self.unwaited == Unwaited::Finished || !self.interest.is_lost()
+    }
 }
 
 /// A run's place on the table. Dropping it takes the run off, so that nobody joins one that has
@@ -147,6 +141,7 @@ impl<K, T> fmt::Debug for SingleFlight<K, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use tokio::sync::Semaphore;
 
@@ -156,7 +151,7 @@ mod tests {
     async fn everyone_gets_the_one_result_although_the_first_caller_leaves() {
         let flights = Arc::new(SingleFlight::<u8, usize>::new(Tasks::default()));
         let (runs, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
-        let work = || {
+        let work = |_| {
             let (runs, gate) = (Arc::clone(&runs), Arc::clone(&gate));
             async move {
                 let run = runs.fetch_add(1, Ordering::SeqCst);
@@ -165,18 +160,18 @@ mod tests {
             }
         };
         assert!(
-            flights.run(1, Unwaited::Finished, work).now_or_never().is_none(),
+            flights.run(1, Asker::default(), Unwaited::Finished, work).now_or_never().is_none(),
             "the first caller leaves while it waits"
         );
         let waiting = futures_util::future::join(
-            flights.run(1, Unwaited::Finished, work),
-            flights.run(1, Unwaited::Finished, work),
+            flights.run(1, Asker::default(), Unwaited::Finished, work),
+            flights.run(1, Asker::default(), Unwaited::Finished, work),
         );
         gate.add_permits(1);
         assert_eq!(waiting.await, (Some(0), Some(0)));
         gate.add_permits(1);
         assert_eq!(
-            flights.run(1, Unwaited::Finished, work).await,
+            flights.run(1, Asker::default(), Unwaited::Finished, work).await,
             Some(1),
             "a run that has ended is not joined"
         );
@@ -186,7 +181,7 @@ mod tests {
     async fn what_nobody_waits_for_is_cancelled_and_begun_anew() {
         let flights = SingleFlight::<u8, usize>::new(Tasks::default());
         let running = Arc::new(());
-        let endless = || {
+        let endless = |_| {
             let running = Arc::clone(&running);
             async move {
                 std::future::pending::<()>().await;
@@ -194,10 +189,15 @@ mod tests {
                 0
             }
         };
-        assert!(flights.run(1, Unwaited::Cancelled, endless).now_or_never().is_none());
-        assert_eq!(flights.run(1, Unwaited::Cancelled, || async { 7 }).await, Some(7));
+        assert!(
+            flights.run(1, Asker::default(), Unwaited::Cancelled, endless).now_or_never().is_none()
+        );
+        assert_eq!(
+            flights.run(1, Asker::default(), Unwaited::Cancelled, |_| async { 7 }).await,
+            Some(7)
+        );
         while Arc::strong_count(&running) > 1 {
-            tokio::time::sleep(UNWAITED).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -205,9 +205,14 @@ mod tests {
     async fn a_panic_reaches_nobody_and_leaves_nothing_behind() {
         let flights = SingleFlight::<u8, usize>::new(Tasks::default());
         assert_eq!(
-            flights.run(1, Unwaited::Cancelled, || async { panic!("on purpose") }).await,
+            flights
+                .run(1, Asker::default(), Unwaited::Cancelled, |_| async { panic!("on purpose") })
+                .await,
             None
         );
-        assert_eq!(flights.run(1, Unwaited::Cancelled, || async { 7 }).await, Some(7));
+        assert_eq!(
+            flights.run(1, Asker::default(), Unwaited::Cancelled, |_| async { 7 }).await,
+            Some(7)
+        );
     }
 }

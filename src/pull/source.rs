@@ -11,7 +11,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::error::{Error, Missing};
-use super::shares::{Asker, Precedence, Reserve, Share, SharesByUpstream};
+use super::interest::Interest;
+use super::shares::{Precedence, Reserve, Share, ShareBounds, Shares};
 use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, Extent, Part, Repository, UpstreamName};
 use crate::store::{ContentSender, Senders};
@@ -33,6 +34,8 @@ pub(crate) struct Arrived {
 #[derive(Debug)]
 pub(crate) struct SourceBody {
     body: BlobBody,
+    /// What was read and comes first.
+    ahead: Option<Bytes>,
     /// They were asked for without any credential. Known from whoever asked: a reload may change
     /// what the next one asks with.
     pub(super) is_public: bool,
@@ -44,7 +47,15 @@ impl SourceBody {
     /// # Errors
     /// If the body breaks off, or stays silent for longer than `limits.upstream_idle`.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        if let Some(bytes) = self.ahead.take() {
+            return Ok(Some(bytes));
+        }
         self.body.chunk().await.map_err(|error| Error::from_upstream(error, Missing::Blob))
+    }
+
+    /// The next chunk is this, if there is anything in it.
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        self.ahead = Some(bytes).filter(|bytes| !bytes.is_empty());
     }
 }
 
@@ -52,7 +63,7 @@ impl SourceBody {
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
     upstreams: Arc<Upstreams>,
-    questions: Arc<SharesByUpstream>,
+    questions: Shares,
 }
 
 /// The leave to ask an upstream one thing, which others wait for while it is held.
@@ -87,7 +98,7 @@ impl Question {
     }
 
     /// As [`Question::blob`] for all of it, given up if somebody else has a use for the question
-    /// while it is `unneeded`.
+    /// while nobody waits for the blob.
     ///
     /// # Errors
     /// As [`Question::blob`], and `Abandoned`.
@@ -96,12 +107,11 @@ impl Question {
         name: &CanonicalName,
         digest: &Digest,
         deadline: Instant,
-        unneeded: impl Fn() -> bool,
     ) -> Result<Arrived, Error> {
         let Self { upstream, share } = self;
         let opened = tokio::select! {
             opened = upstream.get_blob(&name.repository, digest, None, deadline) => opened,
-            () = share.yielded(unneeded) => return Err(Error::Abandoned),
+            _ = share.yielded(|| false) => return Err(Error::Abandoned),
         };
         arrived(opened, upstream.is_anonymous(&name.repository))
     }
@@ -124,16 +134,14 @@ fn arrived(
 ) -> Result<Arrived, Error> {
     let BlobResponse { extent, may_be_a_page, body } =
         opened.map_err(|error| Error::from_upstream(error, Missing::Blob))?;
-    let body = SourceBody { body, is_public };
+    let body = SourceBody { body, ahead: None, is_public };
     Ok(Arrived { extent, body, proves_membership: true, may_be_a_page })
 }
 
 impl Sources {
     pub(crate) fn new(upstreams: Arc<Upstreams>, limits: &Limits) -> Self {
-        Self {
-            upstreams,
-            questions: Arc::new(SharesByUpstream::new(limits.questions, Reserve::AsMuch)),
-        }
+        let bounds = ShareBounds { all: None, each: limits.questions, reserve: Reserve::AsMuch };
+        Self { upstreams, questions: Shares::new(bounds) }
     }
 
     /// Waits until the upstream of `name` may be asked, as it is configured then: a transfer that
@@ -144,13 +152,12 @@ impl Sources {
     pub(super) async fn ask(
         &self,
         name: &CanonicalName,
-        asker: Asker,
+        interest: &Interest,
         deadline: Instant,
     ) -> Result<Question, Error> {
         self.upstream(name)?;
-        let shares = self.questions.of(&name.upstream);
-        let share = shares.get(asker, name, Precedence::Wanted, deadline).await;
-        Ok(Question { share: share.ok_or(Error::Overloaded)?, upstream: self.upstream(name)? })
+        let share = self.questions.get(name, interest, Precedence::Wanted, deadline).await?;
+        Ok(Question { share, upstream: self.upstream(name)? })
     }
 
     /// Waits until it is known with which login the source will be asked, for which a credential

@@ -14,8 +14,8 @@ use super::error::{Error, Missing};
 use super::facts::freshness::{self, Decision, Known, Named, TagLife};
 use super::facts::provisional::{CheckedTag, Provisional};
 use super::facts::subject::Subject;
+use super::interest::Interest;
 use super::outcome::Outcome;
-use super::shares::Asker;
 use super::single_flight::Unwaited;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Reference, Tag};
@@ -209,13 +209,13 @@ impl PullThrough {
         query: TagQuery<'_>,
         deadline: Instant,
     ) -> Result<ManifestHead, Error> {
-        let (core, asker, known_head) = (Arc::clone(&self.0), self.1, query.known_head);
+        let (core, known_head) = (Arc::clone(&self.0), query.known_head);
         // Where something stands in nobody waits for long, and the next one takes what was found.
         let unwaited = query.old.map_or(Unwaited::Cancelled, |_| Unwaited::Finished);
         let (name, tag) = (query.name.clone(), query.tag.clone());
         let epoch = self.0.writes.epoch(&Subject::Tags, &name);
         let key = TagHeadKey { name: name.clone(), tag: tag.clone(), epoch };
-        let head = self.0.tag_heads.run(key, unwaited, || async move {
+        let head = self.0.tag_heads.run(key, self.1, unwaited, |interest| async move {
             // A run may have ended after this caller decided to ask and before it came here. Its
             // answer is as good as a second HEAD.
             let newer = core.provisional.get(&name, &tag);
@@ -223,7 +223,7 @@ impl PullThrough {
             if let Some(Provisional { known, media_type, size, .. }) = newer {
                 return Ok(ManifestHead { digest: Some(known.digest), media_type, size });
             }
-            core.ask_for_tag((&name, &tag), asker, deadline).await
+            core.ask_for_tag((&name, &tag), &interest, deadline).await
         });
         head.await.unwrap_or(Err(Error::Abandoned))
     }
@@ -238,13 +238,13 @@ impl PullCore {
     async fn ask_for_tag(
         &self,
         (name, tag): (&CanonicalName, &Tag),
-        asker: Asker,
+        interest: &Interest,
         deadline: Instant,
     ) -> Result<ManifestHead, Error> {
         // Before the question: a write that happens while it is under way must win.
         let sent_at = self.clock.now();
         let reference = Reference::Tag(tag.clone());
-        let upstream = self.sources.ask(name, asker, deadline).await?;
+        let upstream = self.sources.ask(name, interest, deadline).await?;
         let head = match self.store.records().tag(name, tag).await {
             Ok(Some(_)) => {
                 upstream.head_known_manifest(&name.repository, &reference, deadline).await

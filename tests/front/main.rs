@@ -53,6 +53,7 @@ mod tags;
 mod tags_list;
 mod throttle;
 mod tls;
+mod turns;
 mod unread_answers;
 mod upstream_down;
 mod wrong_places;

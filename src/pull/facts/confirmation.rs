@@ -99,7 +99,7 @@ impl Membership {
         // digest says nothing about another, so each gets a HEAD of its own.
         let (this, key) = (self.clone(), (name.clone(), Some(digest.clone())));
         let (name, digest) = (name.clone(), digest.clone());
-        let run = self.0.confirmations.run(key, Unwaited::Cancelled, || async move {
+        let run = self.0.confirmations.run(key, self.1, Unwaited::Cancelled, |_| async move {
             // A run may have ended after this caller looked at the records.
             match this.proof(&name, &digest).await {
                 Some(proof) if !this.is_fresh(&proof) => {
@@ -127,11 +127,10 @@ impl Membership {
     /// One question for everybody whose proof of a blob has become old: any manifest stands for
     /// the blobs of its repository.
     async fn repository_is_confirmed(&self, name: &CanonicalName) -> Result<bool, Error> {
-        let (this, key) = (self.clone(), name.clone());
-        let run =
-            self.0.confirmations.run((name.clone(), None), Unwaited::Cancelled, || async move {
-                this.confirm_by_manifest(&key).await
-            });
+        let (this, key, asked) = (self.clone(), name.clone(), (name.clone(), None));
+        let run = self.0.confirmations.run(asked, self.1, Unwaited::Cancelled, |_| async move {
+            this.confirm_by_manifest(&key).await
+        });
         run.await.unwrap_or(Err(Error::Abandoned))
     }
 

@@ -15,9 +15,9 @@ use super::writes::{RecentWrites, WriteEpoch};
 use crate::clock::{Clock, Timestamp};
 use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, MediaType, Reference};
+use crate::pull::asker::Asker;
 use crate::pull::error::{Error, Missing};
 use crate::pull::parts::CacheSettings;
-use crate::pull::shares::Asker;
 use crate::pull::single_flight::{SingleFlight, Unwaited};
 use crate::pull::source::Sources;
 use crate::pull::tasks::Tasks;
@@ -39,7 +39,7 @@ struct ProofKey {
 
 /// Clones share everything.
 #[derive(Clone, Debug)]
-pub(crate) struct Membership(pub(super) Arc<MembershipCore>, Asker);
+pub(crate) struct Membership(pub(super) Arc<MembershipCore>, pub(super) Asker);
 
 #[derive(Debug)]
 pub(super) struct MembershipCore {
@@ -237,18 +237,23 @@ impl Membership {
         let epoch = self.0.inputs.writes.epoch(&Subject::Blob(digest.clone()), name);
         let key = ProofKey { name: name.clone(), digest: digest.clone(), epoch };
         let this = self.clone();
-        let head = self.0.blob_proofs.run(key.clone(), Unwaited::Cancelled, || async move {
-            let ProofKey { name, digest, .. } = key;
-            let MembershipInputs { clock, sources, .. } = &this.0.inputs;
-            // Before the question: a write that happens while it is under way must win.
-            let sent_at = clock.now();
-            let upstream = sources.ask(&name, this.1, deadline).await?;
-            let head = upstream.head_blob(&name.repository, &digest, deadline).await;
-            let subject = Subject::Blob(digest.clone());
-            let size = this.settle(&name, subject, head, Missing::Blob).await?;
-            this.prove_as_of(sent_at, &name, &digest, None).await;
-            Ok(size)
-        });
+        let head = self.0.blob_proofs.run(
+            key.clone(),
+            self.1,
+            Unwaited::Cancelled,
+            |interest| async move {
+                let ProofKey { name, digest, .. } = key;
+                let MembershipInputs { clock, sources, .. } = &this.0.inputs;
+                // Before the question: a write that happens while it is under way must win.
+                let sent_at = clock.now();
+                let upstream = sources.ask(&name, &interest, deadline).await?;
+                let head = upstream.head_blob(&name.repository, &digest, deadline).await;
+                let subject = Subject::Blob(digest.clone());
+                let size = this.settle(&name, subject, head, Missing::Blob).await?;
+                this.prove_as_of(sent_at, &name, &digest, None).await;
+                Ok(size)
+            },
+        );
         head.await.unwrap_or(Err(Error::Abandoned))
     }
 
@@ -263,24 +268,31 @@ impl Membership {
         let epoch = self.0.inputs.writes.epoch(&Subject::Manifest(reference.clone()), name);
         let key = ProofKey { name: name.clone(), digest: digest.clone(), epoch };
         let this = self.clone();
-        let head = self.0.manifest_proofs.run(key.clone(), Unwaited::Cancelled, || async move {
-            let ProofKey { name, digest, .. } = key;
-            let MembershipInputs { clock, sources, .. } = &this.0.inputs;
-            let sent_at = clock.now();
-            let upstream = sources.ask(&name, this.1, deadline).await?;
-            let known = or_ask_upstream(this.0.inputs.store.records().member(&name, &digest).await);
-            let known = known.flatten();
-            let head = if known.is_some() {
-                upstream.head_known_manifest(&name.repository, &reference, deadline).await
-            } else {
-                upstream.head_manifest(&name.repository, &reference, deadline).await
-            };
-            let subject = Subject::Manifest(reference);
-            let head = this.settle(&name, subject, head, Missing::Manifest).await?;
-            let media_type = head.media_type.clone().or(known.and_then(|known| known.media_type));
-            this.prove_as_of(sent_at, &name, &digest, media_type).await;
-            Ok(head)
-        });
+        let head = self.0.manifest_proofs.run(
+            key.clone(),
+            self.1,
+            Unwaited::Cancelled,
+            |interest| async move {
+                let ProofKey { name, digest, .. } = key;
+                let MembershipInputs { clock, sources, .. } = &this.0.inputs;
+                let sent_at = clock.now();
+                let upstream = sources.ask(&name, &interest, deadline).await?;
+                let known =
+                    or_ask_upstream(this.0.inputs.store.records().member(&name, &digest).await);
+                let known = known.flatten();
+                let head = if known.is_some() {
+                    upstream.head_known_manifest(&name.repository, &reference, deadline).await
+                } else {
+                    upstream.head_manifest(&name.repository, &reference, deadline).await
+                };
+                let subject = Subject::Manifest(reference);
+                let head = this.settle(&name, subject, head, Missing::Manifest).await?;
+                let media_type =
+                    head.media_type.clone().or(known.and_then(|known| known.media_type));
+                this.prove_as_of(sent_at, &name, &digest, media_type).await;
+                Ok(head)
+            },
+        );
         head.await.unwrap_or(Err(Error::Abandoned))
     }
 

@@ -1,10 +1,7 @@
 //! What it takes to continue a transfer that broke off: patience, and the same bytes as before
 //! (DESIGN §14.6).
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use tokio::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::oci::{CanonicalName, Hasher, UpstreamName};
 use crate::pull::core::PullCore;
@@ -70,59 +67,30 @@ impl TransferFailures {
     }
 }
 
-/// Bytes a second that a transfer has to bring, if others wait for its place.
-const RATE_MIN: u64 = 1 << 10;
-
-/// Whether a transfer brings too little to keep its place (SHARE-1).
-#[derive(Debug)]
-pub(super) struct MinimumRate {
-    window: Duration,
-    /// When the window began, and how many bytes there were then.
-    begun: Option<(Instant, u64)>,
-    was_missed: bool,
-}
-
-impl MinimumRate {
-    pub(super) fn new(window: Duration) -> Self {
-        Self { window, begun: None, was_missed: false }
-    }
-
-    /// Whether there was too little in the last whole window, with `written` bytes now.
-    pub(super) fn is_missed(&mut self, now: Instant, written: u64) -> bool {
-        let (at, before) = *self.begun.get_or_insert((now, written));
-        let time = now.duration_since(at);
-        if time >= self.window {
-            let due = u128::from(RATE_MIN) * time.as_millis() / 1000;
-            self.was_missed = u128::from(written.saturating_sub(before)) < due;
-            self.begun = Some((now, written));
-        }
-        self.was_missed
-    }
-}
-
 /// Reads over the first `bytes` of a body that the source sends a second time; they must be what
 /// `known` has hashed (RELIABILITY U-5). Readers may have those bytes, so others cannot be put in
-/// their place. Gives the bytes behind them that came in the same chunk.
+/// their place. Counts them as bytes that `came`.
 pub(super) async fn skip_prefix(
     upstream: &UpstreamName,
     body: &mut SourceBody,
-    known: Hasher,
-    bytes: u64,
-) -> Result<Bytes, Error> {
+    (known, bytes): (Hasher, u64),
+    came: &AtomicU64,
+) -> Result<(), Error> {
     let expected = known.finish();
     let mut hasher = Hasher::new(expected.algorithm());
-    let (mut left, mut rest) = (bytes, Bytes::new());
+    let mut left = bytes;
     while left > 0 {
         let Some(mut chunk) = body.chunk().await? else {
             return Err(Error::untrue(upstream, "fewer bytes than before"));
         };
         let known = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
-        rest = chunk.split_off(known);
+        body.put_back(chunk.split_off(known));
         hasher.update(&chunk);
         left -= known as u64;
+        came.fetch_add(known as u64, Ordering::Relaxed);
     }
     if hasher.finish() == expected {
-        Ok(rest)
+        Ok(())
     } else {
         Err(Error::untrue(upstream, "other bytes than before"))
     }

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
 use tokio::time::Instant;
 
@@ -14,10 +14,12 @@ use super::flight::{FlightGuard, GrowingFile};
 use super::turns::TransferPlace;
 use crate::metrics::Counted;
 use crate::oci::{CanonicalName, Digest, Extent};
+use crate::pull::asker::Asker;
 use crate::pull::core::{PullCore, Unstorable};
 use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
-use crate::pull::shares::{Asker, Precedence};
+use crate::pull::interest::Interest;
+use crate::pull::shares::Precedence;
 use crate::pull::source::{Arrived, Question};
 use crate::store::{
     ContentSender, EvictionClass, RoomOwner, StageError, Staged, Suspect, Verified,
@@ -32,6 +34,8 @@ pub(crate) struct Fill {
     /// Who has started it.
     pub(in crate::pull) asker: Asker,
     pub(crate) guard: FlightGuard,
+    /// Bytes that the source has sent, those among them that were here already.
+    pub(super) came: AtomicU64,
 }
 
 /// How many bytes there will be.
@@ -43,11 +47,22 @@ pub(super) struct ExpectedSize {
     pub(super) described: Option<u64>,
 }
 
-/// How long nobody may wait for a download that waits for a place itself. Whoever has started it
-/// may not watch it yet.
-const UNWAITED: Duration = Duration::from_secs(1);
-
 impl Fill {
+    /// For `asker`, who is the first to follow it.
+    pub(in crate::pull) fn new(
+        core: Arc<PullCore>,
+        (name, digest): (CanonicalName, Digest),
+        asker: Asker,
+        guard: FlightGuard,
+    ) -> Self {
+        Self { core, name, digest, asker, guard, came: AtomicU64::new(0) }
+    }
+
+    /// Of those who follow it.
+    pub(super) fn interest(&self) -> &Interest {
+        &self.guard.flight().interest
+    }
+
     /// Runs the flight to its end; every failure reaches the readers through the guard.
     pub(crate) async fn run(self) {
         let _counted = Counted::one(&self.core.metrics.fills.in_flight);
@@ -81,8 +96,7 @@ impl Fill {
         let mut question = self.while_waited_for(self.question(deadline)).await?;
         // Before the question: a write that happens while it is under way must win.
         let sent_at = self.core.clock.now();
-        let unneeded = || self.guard.flight().is_unwatched();
-        let arrived = question.whole_blob(&self.name, &self.digest, deadline, unneeded).await?;
+        let arrived = question.whole_blob(&self.name, &self.digest, deadline).await?;
         let size = self.size_of(&arrived).await?;
         let (is_proof, may_be_a_page) = (arrived.proves_membership, arrived.may_be_a_page);
         if is_proof && !may_be_a_page {
@@ -120,7 +134,7 @@ impl Fill {
     /// others have.
     async fn question(&self, deadline: Instant) -> Result<Question, Error> {
         self.core.sources.prepare(&self.name, deadline).await?;
-        self.core.sources.ask(&self.name, self.asker, deadline).await
+        self.core.sources.ask(&self.name, self.interest(), deadline).await
     }
 
     /// Waits for a place among the downloads. The answer waits beside it, as long as nobody else
@@ -131,7 +145,7 @@ impl Fill {
         arrived: Arrived,
     ) -> Result<(TransferPlace, Option<Arrived>), Error> {
         let until = Instant::now() + self.core.limits.fill_queue;
-        let place = self.core.turns.place(&self.name, self.asker, Precedence::Wanted, until);
+        let place = self.core.turns.place(&self.name, self.interest(), Precedence::Wanted, until);
         let place = self.while_waited_for(place);
         tokio::pin!(place);
         tokio::select! {
@@ -152,20 +166,28 @@ impl Fill {
         tokio::select! {
             biased;
             done = work => done,
-            () = self.guard.flight().unwanted(UNWAITED) => Err(Error::Abandoned),
+            () = self.interest().given_up() => Err(Error::Abandoned),
         }
     }
 
     /// Waits for another place, after the first was given back. Whoever is served meanwhile comes
     /// to an end some time, or yields as well.
-    pub(super) async fn place_again(&self, unneeded: bool) -> Result<TransferPlace, Error> {
-        let Self { core, name, asker, .. } = self;
-        let abandon_after = core.settings.load().abandon_after;
-        let until = Instant::now() + abandon_after.max(core.limits.fill_queue);
-        let precedence = if unneeded { Precedence::Yielded } else { Precedence::Wanted };
+    pub(super) async fn place_again(&self, precedence: Precedence) -> Result<TransferPlace, Error> {
+        let patience = self.core.settings.load().abandon_after.max(self.core.limits.fill_queue);
+        let until = Instant::now() + patience;
+        self.core.turns.place(&self.name, self.interest(), precedence, until).await
+    }
+
+    /// Does it unless nobody has wanted the blob for so long. The staged file is dropped then, and
+    /// leaves nothing.
+    pub(super) async fn unless_abandoned<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let abandon_after = self.core.settings.load().abandon_after;
         tokio::select! {
-            place = core.turns.place(name, *asker, precedence, until) => place,
-            () = self.guard.flight().unwanted(abandon_after) => Err(Error::Abandoned),
+            done = work => done,
+            () = self.interest().unwanted(abandon_after) => Err(Error::Abandoned),
         }
     }
 

@@ -4,14 +4,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::pace::Pace;
 use crate::oci::{CanonicalName, Digest, Hasher, Repository, UpstreamName};
+use crate::pull::asker::Asker;
 use crate::pull::error::Error;
+use crate::pull::interest::{Interest, Waiter};
 use crate::pull::source::Arrived;
 use crate::store::Reader;
 
@@ -43,12 +44,19 @@ pub(crate) struct Flight {
     /// Upstream has refused the digest to that repository since, or says that it is gone.
     disowned: AtomicBool,
     state: watch::Sender<FlightState>,
-    /// Notified of everybody who joins. A reader counts only once it watches the state; between the
-    /// two this keeps the flight from being given up.
-    joined: Notify,
+    /// Those who follow it.
+    pub(in crate::pull) interest: Interest,
     /// The source's answer, if there is no room for its bytes: the first reader to take it relays
     /// it, which saves one request.
     unstored: Mutex<Option<Arrived>>,
+}
+
+/// One who follows a flight, which counts as wanted while this lives.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(crate) flight: Arc<Flight>,
+    pub(crate) state: watch::Receiver<FlightState>,
+    _waiter: Waiter,
 }
 
 /// What readers watch.
@@ -88,8 +96,8 @@ pub(crate) struct GrowingFile {
 #[derive(Debug)]
 pub(crate) enum JoinedOrStarted {
     /// There was none; the caller has to run the fill.
-    Started(Arc<Flight>, FlightGuard),
-    Joined(Arc<Flight>),
+    Started(Follower, FlightGuard),
+    Joined(Follower),
     /// There is one, but another repository started it, or its own has lost the right since. The
     /// caller proves the digest for its own repository first.
     NotProven,
@@ -98,8 +106,8 @@ pub(crate) enum JoinedOrStarted {
 }
 
 impl Flights {
-    /// Joins the flight of `key` or starts one for `repository`, which is `proven` to hold the
-    /// digest or not.
+    /// Joins the flight of `key` for `asker` or starts one for its `repository`, which is `proven` to
+    /// hold the digest or not.
     ///
     /// `stored` looks at the store while the table is locked. A flight leaves the table only after
     /// its content is in the store, so one of the two is seen. Without the lock a caller could look
@@ -107,7 +115,7 @@ impl Flights {
     pub(crate) fn join_or_start(
         &self,
         key: &FlightKey,
-        repository: &Repository,
+        (repository, asker): (&Repository, Asker),
         proven: bool,
         stored: impl FnOnce() -> bool,
     ) -> JoinedOrStarted {
@@ -118,25 +126,25 @@ impl Flights {
             if !proven && !flight.is_owned_by(repository) {
                 return JoinedOrStarted::NotProven;
             }
-            flight.joined.notify_one();
-            return JoinedOrStarted::Joined(Arc::clone(flight));
+            return JoinedOrStarted::Joined(flight.follow(flight.interest.join(asker)));
         }
         if stored() {
             return JoinedOrStarted::Stored;
         }
         let (opening, pace) = (Opening::Pending, Pace::new(Instant::now()));
         let state = FlightState { opening, written: 0, pace, ending: None, left_off: None };
+        let (interest, waiter) = Interest::begin(asker);
         let flight = Arc::new(Flight {
             starter: repository.clone(),
             disowned: AtomicBool::new(false),
             state: watch::Sender::new(state),
-            joined: Notify::new(),
+            interest,
             unstored: Mutex::new(None),
         });
         flights.insert(key.clone(), Arc::clone(&flight));
         let guard =
             FlightGuard { key: key.clone(), flight: Arc::clone(&flight), flights: self.clone() };
-        JoinedOrStarted::Started(flight, guard)
+        JoinedOrStarted::Started(flight.follow(waiter), guard)
     }
 
     /// The flight of `key` proves nothing for `repository` any more, even if it was started for it
@@ -162,7 +170,11 @@ impl Flight {
         self.starter == *repository && !self.disowned.load(Ordering::SeqCst)
     }
 
-    /// A view of the state. While it lives, the flight counts as wanted.
+    fn follow(self: &Arc<Self>, waiter: Waiter) -> Follower {
+        Follower { flight: Arc::clone(self), state: self.watch(), _waiter: waiter }
+    }
+
+    /// A view of the state, of somebody who does not count.
     pub(crate) fn watch(&self) -> watch::Receiver<FlightState> {
         self.state.subscribe()
     }
@@ -171,27 +183,20 @@ impl Flight {
     pub(crate) fn take_unstored(&self) -> Option<Arrived> {
         self.unstored.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
 
-    /// The watermark.
-    pub(super) fn written(&self) -> u64 {
-        self.state.borrow().written
-    }
-
-    /// Nobody follows it just now.
-    pub(crate) fn is_unwatched(&self) -> bool {
-        self.state.receiver_count() == 0
-    }
-
-    /// Resolves once nobody has watched the flight, or joined it, for `patience`.
-    pub(crate) async fn unwanted(&self, patience: Duration) {
-        loop {
-            self.state.closed().await;
-            // A notice of an earlier join may still be there, and ends this wait at once. The next
-            // round then waits for the whole time.
-            let joined = tokio::time::timeout(patience, self.joined.notified()).await;
-            if joined.is_err() && self.state.receiver_count() == 0 {
-                return;
-            }
+impl Follower {
+    /// The file, once the source has answered; `None` if there is no room to keep the bytes.
+    ///
+    /// # Errors
+    /// What has kept the source from answering.
+    pub(crate) async fn opened(&mut self) -> Result<Option<GrowingFile>, Error> {
+        let opened = self.state.wait_for(|state| !matches!(state.opening, Opening::Pending)).await;
+        match opened.map_err(|_| Error::Abandoned)?.opening.clone() {
+            Opening::Open(file) => Ok(Some(file)),
+            Opening::NoRoom => Ok(None),
+            Opening::Failed(error) => Err(error),
+            Opening::Pending => Err(Error::Abandoned),
         }
     }
 }

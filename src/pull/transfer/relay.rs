@@ -3,13 +3,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::continuing::{MinimumRate, TransferFailures, skip_prefix};
+use super::continuing::{TransferFailures, skip_prefix};
 use super::held_back::HeldBack;
 use super::turns::TransferPlace;
 use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Hasher, Part};
@@ -17,7 +18,8 @@ use crate::pull::answers::ByteStream;
 use crate::pull::core::PullCore;
 use crate::pull::error::Error;
 use crate::pull::facts::subject::Subject;
-use crate::pull::shares::{Asker, Precedence};
+use crate::pull::interest::Interest;
+use crate::pull::shares::Precedence;
 use crate::pull::source::{Arrived, SourceBody};
 
 /// What is passed through.
@@ -26,7 +28,8 @@ pub(crate) struct RelayedBlob {
     pub(in crate::pull) core: Arc<PullCore>,
     pub(crate) name: CanonicalName,
     pub(crate) digest: Digest,
-    pub(in crate::pull) asker: Asker,
+    /// Of its one reader.
+    pub(in crate::pull) interest: Interest,
 }
 
 /// A body that is passed through.
@@ -36,9 +39,8 @@ struct Relay {
     open: Option<OpenTransfer>,
     /// Whether others come first when the next place is asked for.
     precedence: Precedence,
-    rate: MinimumRate,
-    /// Came behind what was skipped when the body was continued.
-    pending: Option<Bytes>,
+    /// Bytes that the source has sent, those among them that the reader has already.
+    came: AtomicU64,
     /// Where in the blob the next byte is, and where the last one that is wanted ends, if that is
     /// known.
     at: u64,
@@ -65,9 +67,7 @@ enum Reading {
     /// There is no body.
     Closed,
     /// The place is to be given back to somebody who waits.
-    Yielded {
-        unneeded: bool,
-    },
+    Yielded(Precedence),
 }
 
 /// Of whoever reads, for the next bytes.
@@ -119,9 +119,9 @@ impl RelayedBlob {
     /// Waits for the place of a reader that has a part of its answer already: it waits longer than
     /// one that has none.
     async fn place_for_rest(&self, precedence: Precedence) -> Result<TransferPlace, Error> {
-        let Self { core, name, asker, .. } = self;
+        let Self { core, name, interest, .. } = self;
         let patience = core.settings.load().abandon_after.max(core.limits.fill_queue);
-        core.turns.place(name, *asker, precedence, Instant::now() + patience).await
+        core.turns.place(name, interest, precedence, Instant::now() + patience).await
     }
 
     fn untrue(&self, reason: impl Into<Arc<str>>) -> Error {
@@ -136,13 +136,11 @@ impl Relay {
         (at, end): (u64, Option<u64>),
         verification: Option<HeldBack>,
     ) -> Self {
-        let rate = MinimumRate::new(blob.core.limits.slow_transfer);
         Self {
             blob,
             open,
             precedence: Precedence::Wanted,
-            rate,
-            pending: None,
+            came: AtomicU64::new(0),
             at,
             end,
             continued_at: at,
@@ -175,8 +173,8 @@ impl Relay {
             let demand = tokio::select! {
                 biased;
                 demand = demanded.recv() => demand,
-                unneeded = self.yielded() => {
-                    self.yield_place(unneeded);
+                precedence = self.yielded() => {
+                    self.yield_place(precedence);
                     continue;
                 }
             };
@@ -192,21 +190,20 @@ impl Relay {
         }
     }
 
-    /// Resolves once the place should be given back to others, with whether it was unneeded.
-    async fn yielded(&mut self) -> bool {
-        let Self { open, rate, at, .. } = self;
+    /// Resolves once the place should be given back to others.
+    async fn yielded(&mut self) -> Precedence {
+        let Self { open, came, .. } = self;
         match open {
             Some(OpenTransfer { place, .. }) => {
-                place.yielded(|| rate.is_missed(Instant::now(), *at)).await
+                place.yielded(|| came.load(Ordering::Relaxed)).await
             }
             None => std::future::pending().await,
         }
     }
 
-    fn yield_place(&mut self, unneeded: bool) {
+    fn yield_place(&mut self, precedence: Precedence) {
         self.open = None;
-        self.precedence = if unneeded { Precedence::Yielded } else { Precedence::Wanted };
-        self.rate = MinimumRate::new(self.blob.core.limits.slow_transfer);
+        self.precedence = precedence;
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
@@ -226,13 +223,10 @@ impl Relay {
     /// The next bytes; `None` at the end, which without a size is the clean end of the body.
     async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            if let Some(chunk) = self.pending.take() {
-                return Ok(Some(chunk));
-            }
             let last = match self.read().await {
                 Reading::Chunk(chunk) => return Ok(Some(chunk)),
-                Reading::Yielded { unneeded } => {
-                    self.yield_place(unneeded);
+                Reading::Yielded(precedence) => {
+                    self.yield_place(precedence);
                     continue;
                 }
                 Reading::Closed if self.is_at_end() => return Ok(None),
@@ -251,7 +245,7 @@ impl Relay {
     }
 
     async fn read(&mut self) -> Reading {
-        let Self { open, rate, at, .. } = self;
+        let Self { open, came, .. } = self;
         let Some(OpenTransfer { place, body: Some(body) }) = open else { return Reading::Closed };
         tokio::select! {
             biased;
@@ -260,8 +254,8 @@ impl Relay {
                 Ok(None) => Reading::End,
                 Err(error) => Reading::Broken(error),
             },
-            unneeded = place.yielded(|| rate.is_missed(Instant::now(), *at)) => {
-                Reading::Yielded { unneeded }
+            precedence = place.yielded(|| came.load(Ordering::Relaxed)) => {
+                Reading::Yielded(precedence)
             }
         }
     }
@@ -273,37 +267,52 @@ impl Relay {
             || (self.end.is_none() && self.verification.as_ref().is_some_and(is_right))
     }
 
-    /// Asks the source for the rest, until it gives it or has failed too often.
+    /// Asks the source for the rest, until it gives it or has failed too often. As with a download,
+    /// the place may be given back meanwhile.
     async fn resume(&mut self) -> Result<(), Error> {
         // Failures to continue count for this break alone.
         let mut failures = self.failures.clone();
-        let place = match self.open.take() {
-            Some(OpenTransfer { place, .. }) => place,
-            None => self.blob.place_for_rest(self.precedence).await?,
-        };
         loop {
+            let mut place = match self.open.take() {
+                Some(OpenTransfer { place, .. }) => place,
+                None => self.blob.place_for_rest(self.precedence).await?,
+            };
             failures.pause(&self.blob.core, &self.blob.name).await?;
-            match self.rest().await {
-                Ok(body) => {
+            let resumed = tokio::select! {
+                biased;
+                resumed = self.rest() => Ok(resumed),
+                precedence = place.yielded(|| self.came.load(Ordering::Relaxed)) => Err(precedence),
+            };
+            match resumed {
+                Ok(Ok(body)) => {
                     self.open = Some(OpenTransfer { place, body: Some(body) });
                     self.continued_at = self.at;
                     return Ok(());
                 }
-                Err(error) => failures.not_resumed(error)?,
+                Ok(Err(error)) => {
+                    self.open = Some(OpenTransfer { place, body: None });
+                    failures.not_resumed(error)?;
+                }
+                Err(precedence) => {
+                    self.yield_place(precedence);
+                    if precedence == Precedence::Yielded {
+                        failures.not_resumed(Error::Overloaded)?;
+                    }
+                }
             }
         }
     }
 
     /// One request for the bytes that are still wanted.
-    async fn rest(&mut self) -> Result<SourceBody, Error> {
-        let RelayedBlob { core, name, digest, asker } = &self.blob;
+    async fn rest(&self) -> Result<SourceBody, Error> {
+        let RelayedBlob { core, name, digest, interest } = &self.blob;
         let span = self.end.and_then(|end| ByteSpan::new(self.at, end.checked_sub(1)?));
         let wanted = match (&self.verification, span) {
             (None, Some(span)) => Some(Part::Span(span)),
             (None, None) | (Some(_), _) => (self.at > 0).then_some(Part::From(self.at)),
         };
         let deadline = Instant::now() + core.limits.flight_head;
-        let question = core.sources.ask(name, *asker, deadline).await?;
+        let question = core.sources.ask(name, interest, deadline).await?;
         let opened = question.blob(&name.repository, digest, wanted, deadline).await;
         drop(question);
         if let Err(error) = &opened {
@@ -317,8 +326,7 @@ impl Relay {
             // The source ignores Range and starts again from the first byte.
             (Extent::Whole { size }, Some(check)) if same_end(size) => {
                 let known = check.hasher();
-                let rest = skip_prefix(&name.upstream, &mut body, known, self.at).await?;
-                self.pending = Some(rest).filter(|rest| !rest.is_empty());
+                skip_prefix(&name.upstream, &mut body, (known, self.at), &self.came).await?;
             }
             (Extent::Part { .. } | Extent::Whole { .. }, _) => {
                 return Err(self.blob.untrue("other bytes than the rest that was asked for"));
@@ -330,6 +338,7 @@ impl Relay {
     /// Fails on the first byte too many, which the client must not get.
     fn count(&mut self, chunk: &Bytes) -> Result<(), Error> {
         self.at += chunk.len() as u64;
+        self.came.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         if self.end.is_some_and(|end| self.at > end) {
             return Err(self.blob.untrue("more bytes than it announced"));
         }

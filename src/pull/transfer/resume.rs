@@ -2,18 +2,20 @@
 //! transfer that breaks off is continued from the watermark (DESIGN §14.6).
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::future::try_join;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::continuing::{MinimumRate, TransferFailures, skip_prefix};
+use super::continuing::{TransferFailures, skip_prefix};
 use super::fill::{ExpectedSize, Fill};
 use super::turns::TransferPlace;
 use crate::oci::{Extent, Part};
 use crate::pull::core::{OUTGROWN_LIFE, UNSTORABLE_LIFE, Unstorable};
 use crate::pull::error::Error;
+use crate::pull::shares::Precedence;
 use crate::pull::source::{Arrived, SourceBody};
 use crate::store::{StageError, Staged};
 
@@ -27,9 +29,7 @@ enum Stop {
     End,
     Broken(Error),
     /// The place is given back to somebody who waits.
-    Yielded {
-        unneeded: bool,
-    },
+    Yielded(Precedence),
 }
 
 impl Fill {
@@ -39,35 +39,37 @@ impl Fill {
         &self,
         mut staged: Staged,
         mut place: TransferPlace,
-        body: Option<SourceBody>,
+        mut body: Option<SourceBody>,
         size: ExpectedSize,
     ) -> Result<(Staged, bool), Error> {
         let announced = size.announced;
         let mut failures = TransferFailures::default();
-        let mut body = match body {
-            Some(body) => body,
-            None => self.continue_from(&mut staged, announced, failures.clone()).await?,
-        };
         let mut is_public = true;
         loop {
-            is_public &= body.is_public;
+            let mut open = if let Some(body) = body.take() {
+                body
+            } else {
+                let continued = self.continue_from(&staged, place, announced, failures.clone());
+                let (again, body) = self.unless_abandoned(Box::pin(continued)).await?;
+                place = again;
+                body
+            };
+            is_public &= open.is_public;
             let before = staged.written();
-            let last = match self.receive(&mut staged, &mut place, &mut body, announced).await? {
+            let last = match self.receive(&mut staged, &mut place, &mut open, announced).await? {
                 _ if Some(staged.written()) == announced => return Ok((staged, is_public)),
                 Stop::End if self.may_be_whole(&staged, size) => return Ok((staged, is_public)),
-                Stop::Yielded { unneeded } => {
+                Stop::Yielded(precedence) => {
                     // The staged file waits for the rest.
-                    drop((body, place));
-                    place = self.place_again(unneeded).await?;
-                    let failures = TransferFailures::default();
-                    body = self.continue_from(&mut staged, announced, failures).await?;
+                    drop((open, place));
+                    place = self.unless_abandoned(self.place_again(precedence)).await?;
+                    failures = TransferFailures::default();
                     continue;
                 }
                 Stop::End => None,
                 Stop::Broken(error) => Some(error),
             };
             failures.stopped(staged.written() - before, last);
-            body = self.continue_from(&mut staged, announced, failures.clone()).await?;
         }
     }
 
@@ -89,18 +91,10 @@ impl Fill {
     ) -> Result<Stop, Error> {
         let (to_disk, from_source) = mpsc::channel(CHUNKS_AHEAD);
         let announced = size.map(|size| size.saturating_sub(staged.written()));
-        let flight = self.guard.flight();
-        let mut rate = MinimumRate::new(self.core.limits.slow_transfer);
-        let unneeded = || rate.is_missed(Instant::now(), flight.written()) || flight.is_unwatched();
-        let read = self.read_body(body, announced, to_disk, place.yielded(unneeded));
+        let yielded = place.yielded(|| self.came.load(Ordering::Relaxed));
+        let read = self.read_body(body, announced, to_disk, yielded);
         let write = self.write_chunks(staged, from_source);
-        let abandon_after = self.core.settings.load().abandon_after;
-        tokio::select! {
-            both = try_join(read, write) => both.map(|(stop, ())| stop),
-            // Nobody has wanted the blob for so long. The staged file is dropped and leaves
-            // nothing.
-            () = self.guard.flight().unwanted(abandon_after) => Err(Error::Abandoned),
-        }
+        self.unless_abandoned(try_join(read, write)).await.map(|(stop, ())| stop)
     }
 
     /// Hands the body's chunks to the writer; `announced` is how many bytes may come.
@@ -109,20 +103,21 @@ impl Fill {
         body: &mut SourceBody,
         mut announced: Option<u64>,
         to_disk: mpsc::Sender<Bytes>,
-        yielded: impl Future<Output = bool>,
+        yielded: impl Future<Output = Precedence>,
     ) -> Result<Stop, Error> {
         tokio::pin!(yielded);
         loop {
             let chunk = tokio::select! {
                 biased;
                 chunk = body.chunk() => chunk,
-                unneeded = &mut yielded => return Ok(Stop::Yielded { unneeded }),
+                precedence = &mut yielded => return Ok(Stop::Yielded(precedence)),
             };
             let chunk = match chunk {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Ok(Stop::End),
                 Err(error) => return Ok(Stop::Broken(error)),
             };
+            self.came.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             if let Some(left) = &mut announced {
                 let rest = left.checked_sub(chunk.len() as u64);
                 *left = rest.ok_or_else(|| self.untrue("more bytes than it announced"))?;
@@ -171,29 +166,43 @@ impl Fill {
         })
     }
 
-    /// Asks the source for the rest, until it gives it or has failed too often.
+    /// Asks the source for the rest, until it gives it or has failed too often. The place is given
+    /// back meanwhile like that of any transfer; if that is because nothing comes, it is a failure.
     async fn continue_from(
         &self,
-        staged: &mut Staged,
+        staged: &Staged,
+        mut place: TransferPlace,
         size: Option<u64>,
         mut failures: TransferFailures,
-    ) -> Result<SourceBody, Error> {
+    ) -> Result<(TransferPlace, SourceBody), Error> {
         loop {
             failures.pause(&self.core, &self.name).await?;
-            match self.resume(staged, size).await {
-                Ok(body) => return Ok(body),
-                Err(error) => failures.not_resumed(error)?,
+            let resumed = tokio::select! {
+                biased;
+                resumed = self.resume(staged, size) => Ok(resumed),
+                precedence = place.yielded(|| self.came.load(Ordering::Relaxed)) => Err(precedence),
+            };
+            match resumed {
+                Ok(Ok(body)) => return Ok((place, body)),
+                Ok(Err(error)) => failures.not_resumed(error)?,
+                Err(precedence) => {
+                    drop(place);
+                    place = self.place_again(precedence).await?;
+                    if precedence == Precedence::Yielded {
+                        failures.not_resumed(Error::Overloaded)?;
+                    }
+                }
             }
         }
     }
 
     /// One request for the bytes from the watermark on. It has no If-Range: the digest is the
     /// validator, and storage hosts give the same blob different entity tags.
-    async fn resume(&self, staged: &mut Staged, size: Option<u64>) -> Result<SourceBody, Error> {
+    async fn resume(&self, staged: &Staged, size: Option<u64>) -> Result<SourceBody, Error> {
         let written = staged.written();
         let deadline = Instant::now() + self.core.limits.flight_head;
         let rest = (written > 0).then_some(Part::From(written));
-        let question = self.core.sources.ask(&self.name, self.asker, deadline).await?;
+        let question = self.core.sources.ask(&self.name, self.interest(), deadline).await?;
         let Arrived { extent, mut body, .. } =
             question.blob(&self.name.repository, &self.digest, rest, deadline).await?;
         drop(question);
@@ -213,13 +222,7 @@ impl Fill {
             // The source ignores Range and starts again from the first byte.
             Extent::Whole { .. } => {
                 let known = staged.hasher().ok_or(Error::Abandoned)?;
-                let rest = skip_prefix(&self.name.upstream, &mut body, known, written).await?;
-                if size.is_some_and(|size| rest.len() as u64 > size - written) {
-                    return Err(self.untrue("more bytes than it announced"));
-                }
-                if !rest.is_empty() {
-                    self.write(staged, vec![rest]).await?;
-                }
+                skip_prefix(&self.name.upstream, &mut body, (known, written), &self.came).await?;
                 Ok(body)
             }
         }

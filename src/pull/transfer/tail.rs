@@ -5,9 +5,8 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 use futures_util::{TryStreamExt, stream};
-use tokio::sync::watch;
 
-use super::flight::{FlightState, GrowingFile};
+use super::flight::{FlightState, Follower, GrowingFile};
 use super::relay::RelayedBlob;
 use crate::oci::Hasher;
 use crate::pull::answers::{ByteStream, PieceMax};
@@ -19,7 +18,7 @@ use crate::store::READ_MAX;
 pub(crate) struct Tail {
     /// What it reads, to go on from the source.
     pub(crate) blob: RelayedBlob,
-    pub(crate) state: watch::Receiver<FlightState>,
+    pub(crate) follower: Follower,
     pub(crate) file: GrowingFile,
     /// What is still to be read; an unknown end is `u64::MAX`.
     pub(crate) span: Range<u64>,
@@ -72,7 +71,9 @@ impl Tail {
                 NextStep::End => return Ok(None),
                 NextStep::Cut(error) => return Err(error),
                 // The sender is gone only after an ending, and with an ending nobody waits.
-                NextStep::Wait => self.state.changed().await.map_err(|_| Error::Abandoned)?,
+                NextStep::Wait => {
+                    self.follower.state.changed().await.map_err(|_| Error::Abandoned)?;
+                }
             }
         }
     }
@@ -82,7 +83,7 @@ impl Tail {
     /// # Errors
     /// `error`, if it is not known that what the reader has is right, and cannot be found out.
     async fn rest(&mut self, error: Error) -> Result<Following, Error> {
-        let ended = self.state.wait_for(|state| state.ending.is_some()).await;
+        let ended = self.follower.state.wait_for(|state| state.ending.is_some()).await;
         let (is_verified, known, written) = {
             let state = ended.map_err(|_| Error::Abandoned)?;
             (matches!(state.ending, Some(Ok(()))), state.left_off.clone(), state.written)
@@ -113,7 +114,7 @@ impl Tail {
     }
 
     fn next_step(&mut self) -> NextStep {
-        let state = self.state.borrow_and_update();
+        let state = self.follower.state.borrow_and_update();
         if let Some(size) = misled(&state, self.file.size) {
             let reason = format!("{} bytes where a manifest says {size}", state.written);
             return NextStep::Cut(Error::untrue(&self.blob.name.upstream, reason));

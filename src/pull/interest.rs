@@ -1,0 +1,148 @@
+//! Who waits for a piece of work that many may share: a download, a question. What it needs is
+//! theirs, of all of them at once, and for as long as they wait (SHARE-1).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::asker::Asker;
+
+/// How long work goes on for which nobody waits, if it is of no use by itself. Whoever has just
+/// given up may ask again at once, and a question may have the deadline of whoever asked, so that
+/// its end tells something of the upstream.
+const UNWAITED: Duration = Duration::from_secs(1);
+
+/// Clones speak of the same work.
+#[derive(Clone, Debug)]
+pub(super) struct Interest {
+    /// Whose it is while nobody waits.
+    starter: Asker,
+    waiting: Arc<watch::Sender<Waiting>>,
+}
+
+/// How often each waits.
+pub(super) type Waiting = BTreeMap<Asker, usize>;
+
+/// One who waits, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    interest: Interest,
+    asker: Asker,
+}
+
+impl Interest {
+    /// In what ends when this asker leaves.
+    pub(super) fn of(asker: Asker) -> Self {
+        let waiting = Arc::new(watch::Sender::new(Waiting::from([(asker, 1)])));
+        Self { starter: asker, waiting }
+    }
+
+    /// In what goes on without this asker, who is the first to wait for it.
+    pub(super) fn begin(asker: Asker) -> (Self, Waiter) {
+        let interest = Self::of(asker);
+        (interest.clone(), Waiter { interest, asker })
+    }
+
+    /// One more who waits.
+    pub(super) fn join(&self, asker: Asker) -> Waiter {
+        self.waiting.send_modify(|waiting| *waiting.entry(asker).or_default() += 1);
+        Waiter { interest: self.clone(), asker }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
+    /// Whether this holds for any who waits.
+    pub(super) fn any(&self, holds: impl Fn(Asker) -> bool) -> bool {
+        self.waiting.borrow().keys().any(|asker| holds(*asker))
+    }
+
+    /// The least of what those who wait come to, or whoever began it if nobody waits.
+    pub(super) fn least<T: Ord>(&self, of: impl Fn(Asker) -> Option<T>) -> Option<T> {
+        let waiting = self.waiting.borrow();
+        if waiting.is_empty() {
+            return of(self.starter);
+        }
+        waiting.keys().filter_map(|asker| of(*asker)).min()
+    }
+
+    /// Tells of everybody who comes or leaves.
+    pub(super) fn changes(&self) -> watch::Receiver<Waiting> {
+        self.waiting.subscribe()
+    }
+
+    /// Resolves once somebody waits who is not among `known`.
+    pub(super) async fn grows_beyond(&self, known: &Waiting) {
+        let is_new = |waiting: &Waiting| waiting.keys().any(|asker| !known.contains_key(asker));
+        // It cannot be closed: this holds the sender.
+        drop(self.changes().wait_for(is_new).await);
+    }
+
+    /// Resolves once nobody has waited for `patience`.
+    pub(super) async fn unwanted(&self, patience: Duration) {
+        let mut changes = self.changes();
+        loop {
+            drop(changes.wait_for(Waiting::is_empty).await);
+            let wanted = timeout(patience, changes.wait_for(|waiting| !waiting.is_empty()));
+            if wanted.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Resolves once nobody has waited for so long that the work may be given up.
+    pub(super) async fn given_up(&self) {
+        self.unwanted(UNWAITED).await;
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.interest.waiting.send_modify(|waiting| {
+            if let Some(count) = waiting.get_mut(&self.asker) {
+                *count -= 1;
+                if *count == 0 {
+                    waiting.remove(&self.asker);
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_lost_when_all_have_left_and_given_up_a_moment_later() {
+        let (interest, first) = Interest::begin(Asker::new(1));
+        let second = interest.join(Asker::new(2));
+        drop(first);
+        let asker = |asker| Some(asker);
+        assert_eq!(interest.least(asker), Some(Asker::new(2)));
+        assert!(tokio::time::timeout(UNWAITED * 2, interest.given_up()).await.is_err());
+        drop(second);
+        assert!(interest.is_lost() && interest.given_up().now_or_never().is_none());
+        assert_eq!(interest.least(asker), Some(Asker::new(1)), "who began it");
+        interest.given_up().await;
+    }
+
+    #[tokio::test]
+    async fn it_grows_by_others_and_not_by_those_who_wait() {
+        let (interest, _first) = Interest::begin(Asker::new(1));
+        let known = interest.changes().borrow().clone();
+        let grows = interest.grows_beyond(&known);
+        tokio::pin!(grows);
+        assert!((&mut grows).now_or_never().is_none());
+        let _same = interest.join(Asker::new(1));
+        assert!((&mut grows).now_or_never().is_none());
+        let _other = interest.join(Asker::new(2));
+        assert!(grows.now_or_never().is_some());
+    }
+}
