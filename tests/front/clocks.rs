@@ -19,11 +19,17 @@ fn set_back(proxy: &Proxy, by: Duration) {
     proxy.clock().set(Timestamp::from_unix(now.checked_sub(by).expect("late enough")));
 }
 
-/// A proxy that has pulled `a/b:v1` while its clock was a day ahead.
-async fn pulled_ahead() -> (Origin, Image, Proxy) {
+/// A proxy in front of `a/b:v1`.
+async fn before_any_pull() -> (Origin, Image, Proxy) {
     let image = Image::new(1, &[1000]);
     let origin = Origin::with("a/b", "v1", &image).await;
     let proxy = Proxy::of(&origin).await;
+    (origin, image, proxy)
+}
+
+/// A proxy that has pulled `a/b:v1` while its clock was a day ahead.
+async fn pulled_ahead() -> (Origin, Image, Proxy) {
+    let (origin, image, proxy) = before_any_pull().await;
     let right = proxy.clock().now();
     proxy.clock().set(right.plus(DAY));
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 200);
@@ -95,9 +101,7 @@ async fn what_is_kept_from_a_clock_that_was_ahead_stands_in_for_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_of_two_seconds_stays_one_of_two_seconds() {
-    let image = Image::new(1, &[1000]);
-    let origin = Origin::with("a/b", "v1", &image).await;
-    let proxy = Proxy::of(&origin).await;
+    let (origin, _, proxy) = before_any_pull().await;
     origin.fault(On::kind(Kind::Manifest), Fault::Status(429));
     origin.fault(On::kind(Kind::Manifest), Fault::Header("Retry-After", Some("2".into())));
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 429);
@@ -111,9 +115,7 @@ async fn a_pause_of_two_seconds_stays_one_of_two_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_comes_back_is_asked_although_the_clock_was_set_back() {
-    let image = Image::new(1, &[1000]);
-    let origin = Origin::with("a/b", "v1", &image).await;
-    let proxy = Proxy::of(&origin).await;
+    let (origin, _, proxy) = before_any_pull().await;
     origin.stop().await;
     for _ in 0..3 {
         assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 502);
@@ -128,9 +130,7 @@ async fn an_upstream_that_comes_back_is_asked_although_the_clock_was_set_back() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_absent_is_asked_for_again_although_the_clock_was_set_back() {
-    let image = Image::new(1, &[1000]);
-    let origin = Origin::with("a/b", "v1", &image).await;
-    let proxy = Proxy::of(&origin).await;
+    let (origin, image, proxy) = before_any_pull().await;
     assert_eq!(proxy.get(&manifest("a/b", "v2")).await.status, 404);
     origin.push("a/b", "v2", &image);
     set_back(&proxy, DAY);
@@ -140,10 +140,8 @@ async fn what_is_absent_is_asked_for_again_although_the_clock_was_set_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_an_upstream_is_renewed_although_the_clock_was_set_back() {
-    let image = Image::new(1, &[1000]);
-    let origin = Origin::with("a/b", "v1", &image).await;
+    let (origin, _, proxy) = before_any_pull().await;
     origin.require(Auth::Bearer(Bearer { expires_in: Some(60), ..Bearer::default() }));
-    let proxy = Proxy::of(&origin).await;
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.status, 200);
     let tokens = || origin.count(|request| request.kind == Kind::Token);
     let before = tokens();

@@ -71,19 +71,21 @@ impl Two {
 
     /// The other registry says of everything that it has it, and has nothing.
     fn lie(&self) {
-        let [of_manifest, of_layer] = self.digests();
+        let [of_manifest, _] = self.digests();
         for path in ["v1".to_owned(), of_manifest.to_string()] {
             let claim = || On::path(format!("evil/app/manifests/{path}")).heads();
             self.other.fault(claim(), Fault::Instead(200, OCI_MANIFEST, bytes_of(&self.image)));
             let digest = Some(of_manifest.to_string());
             self.other.fault(claim(), Fault::Header("Docker-Content-Digest", digest));
         }
-        let layer = self.image.layers[0].bytes();
-        self.other.fault(
-            On::path(format!("evil/app/blobs/{of_layer}")).heads(),
-            Fault::Instead(200, "application/octet-stream", layer),
-        );
+        claim(&self.other, &self.image.layers[0]);
     }
+}
+
+/// This registry says that it has the layer, and does not.
+fn claim(origin: &Origin, layer: &Blob) {
+    let head = On::path(format!("evil/app/blobs/{}", layer.digest)).heads();
+    origin.fault(head, Fault::Instead(200, "application/octet-stream", layer.bytes()));
 }
 
 fn bytes_of(image: &Image) -> bytes::Bytes {
@@ -130,7 +132,7 @@ async fn what_an_upstream_has_sent_itself_it_is_given_from_the_cache() {
     assert_eq!(two.pull("other.test/acme/app").await, [200; 3]);
     let layer = two.image.layers[0].digest.clone();
     assert_eq!(two.other.blob_gets(&layer), 1, "hashed once");
-    eventually("it is noted", || two.proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
+    noted(&two.proxy).await;
     assert_eq!(two.proxy.metric("roadstead_store_bytes", &[]), used, "and not stored twice");
     assert_eq!(two.pull("other.test/acme/app").await, [200; 3]);
     // Also from another repository of it, which proves its right with a HEAD.
@@ -194,8 +196,7 @@ async fn what_a_credential_has_brought_is_public_once_anybody_gives_it_without_o
     two.other.push("acme/app", "v1", &two.image);
     assert_eq!(two.pull("other.test/acme/app").await, [200; 3]);
     let layer = &two.image.layers[0].digest;
-    let fills = || two.proxy.metric("roadstead_fills_in_flight", &[]);
-    eventually("it is noted", || fills() == 0).await;
+    noted(&two.proxy).await;
     assert_eq!(two.pull("third.test/acme/app").await, [200; 3]);
     assert_eq!(two.other.blob_gets(layer), 1, "the same registry by another name, by HEAD alone");
 }
@@ -213,9 +214,8 @@ async fn a_download_that_others_wait_for_is_joined_by_readers_of_its_own_upstrea
     let proxy = setup.start().await;
     let mut first = proxy.open(&blob("private.test/acme/app", &layer.digest)).await;
     first.read(1).await;
-    let claim = On::path(format!("evil/app/blobs/{}", layer.digest)).heads();
-    other.fault(claim, Fault::Instead(200, "application/octet-stream", layer.bytes()));
-    assert_eq!(proxy.get(&blob("other.test/evil/app", &layer.digest)).await.status, 404);
+    claim(&other, &layer);
+    assert_eq!(proxy.open(&blob("other.test/evil/app", &layer.digest)).await.status(), 404);
     gate.open();
     assert_eq!(first.finish().await.digest(), layer.digest);
     assert_eq!(proxy.get(&blob("private.test/acme/app", &layer.digest)).await.status, 200);
@@ -264,11 +264,45 @@ async fn what_a_login_has_brought_any_part_of_stays_private_when_logins_change_m
         });
         assert_eq!(answer.digest(), layer.digest);
         eventually("it is stored", || proxy.has_stored(&layer.digest)).await;
-        eventually("it is noted", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
-        let claim = On::path(format!("evil/app/blobs/{}", layer.digest)).heads();
-        other.fault(claim, Fault::Instead(200, "application/octet-stream", layer.bytes()));
+        noted(&proxy).await;
+        claim(&other, &layer);
         let theirs = proxy.get(&blob("other.test/evil/app", &layer.digest)).await;
         assert_eq!(theirs.status, 404, "begins with login: {begins_with_login}");
+    }
+}
+
+/// A proxy whose records were lost since it has pulled a layer from `first.test`, beside which there
+/// is another upstream.
+struct Forgetful {
+    first: Origin,
+    layer: Digest,
+    proxy: Proxy,
+}
+
+impl Forgetful {
+    async fn start(edit: impl FnOnce(&mut Setup)) -> Self {
+        let image = Image::new(1, &[300_000]);
+        let (first, other) = (Origin::with("a/b", "v1", &image).await, Origin::start().await);
+        let mut setup = Setup::new();
+        setup.upstream("first.test", &first);
+        setup.upstream("other.test", &other).credentials = vec![credential()];
+        edit(&mut setup);
+        let proxy = setup.start().await;
+        let mut it = Self { first, layer: image.layers[0].digest.clone(), proxy };
+        it.pull().await;
+        eventually("it is stored", || it.proxy.has_stored(&it.layer)).await;
+        it.proxy.stop().await;
+        lose_records(&it.proxy);
+        it.proxy.start().await;
+        it
+    }
+
+    /// How often it was downloaded by then.
+    async fn pull(&self) -> usize {
+        let answer = self.proxy.get(&blob("first.test/a/b", &self.layer)).await;
+        assert_eq!(answer.digest(), self.layer);
+        noted(&self.proxy).await;
+        self.first.blob_gets(&self.layer)
     }
 }
 
@@ -276,25 +310,12 @@ async fn what_a_login_has_brought_any_part_of_stays_private_when_logins_change_m
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_records_cost_downloads_only_where_it_may_be_what_a_login_has_brought() {
     for with_login in [false, true] {
-        let image = Image::new(1, &[300_000]);
-        let (first, other) = (Origin::with("a/b", "v1", &image).await, Origin::start().await);
-        let mut setup = Setup::new();
-        setup.upstream("first.test", &first);
-        let credentials = if with_login { vec![credential()] } else { vec![] };
-        setup.upstream("other.test", &other).credentials = credentials;
-        let mut proxy = setup.start().await;
-        let layer = &image.layers[0].digest;
-        let path = blob("first.test/a/b", layer);
-        assert_eq!(proxy.get(&path).await.status, 200);
-        eventually("it is stored", || proxy.has_stored(layer)).await;
-        proxy.stop().await;
-        lose_records(&proxy);
-        proxy.start().await;
-        assert_eq!(proxy.get(&path).await.digest(), *layer);
-        assert_eq!(first.blob_gets(layer), if with_login { 2 } else { 1 });
-        eventually("it is noted", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
-        assert_eq!(proxy.get(&path).await.digest(), *layer);
-        assert_eq!(first.blob_gets(layer), if with_login { 2 } else { 1 });
+        let it = Forgetful::start(|setup| {
+            setup.config.upstreams[1].credentials.truncate(usize::from(with_login));
+        })
+        .await;
+        let downloads = if with_login { 2 } else { 1 };
+        assert_eq!([it.pull().await, it.pull().await], [downloads; 2]);
     }
 }
 
@@ -302,29 +323,18 @@ async fn lost_records_cost_downloads_only_where_it_may_be_what_a_login_has_broug
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_records_cost_large_content_one_download_whenever_it_restarts_again() {
     for read_again in [true, false] {
-        let image = Image::new(1, &[300_000]);
-        let (first, other) = (Origin::with("a/b", "v1", &image).await, Origin::start().await);
-        let mut setup = Setup::new();
-        setup.limits.manifest = 100_000;
-        setup.upstream("first.test", &first);
-        setup.upstream("other.test", &other).credentials = vec![credential()];
-        let mut proxy = setup.start().await;
-        let layer = &image.layers[0].digest;
-        let path = blob("first.test/a/b", layer);
-        assert_eq!(proxy.get(&path).await.status, 200);
-        eventually("it is stored", || proxy.has_stored(layer)).await;
-        proxy.stop().await;
-        lose_records(&proxy);
-        proxy.start().await;
+        let mut it = Forgetful::start(|setup| setup.limits.manifest = 100_000).await;
         for _ in 0..=usize::from(read_again) {
-            assert_eq!(proxy.get(&path).await.digest(), *layer);
-            eventually("it is noted", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
+            assert_eq!(it.pull().await, 2, "nobody is known to have sent it");
         }
-        assert_eq!(first.blob_gets(layer), 2, "nobody is known to have sent it");
-        proxy.restart().await;
-        assert_eq!(proxy.get(&path).await.digest(), *layer);
-        assert_eq!(first.blob_gets(layer), 2, "read again: {read_again}");
+        it.proxy.restart().await;
+        assert_eq!(it.pull().await, 2, "read again: {read_again}");
     }
+}
+
+/// Downloads have ended, and what they bring is recorded.
+async fn noted(proxy: &Proxy) {
+    eventually("it is noted", || proxy.metric("roadstead_fills_in_flight", &[]) == 0).await;
 }
 
 fn lose_records(proxy: &Proxy) {
