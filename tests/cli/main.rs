@@ -4,6 +4,7 @@ mod check;
 mod credential_helper;
 mod credential_provider;
 mod descriptors;
+mod floods;
 mod licences;
 mod serve;
 mod support;

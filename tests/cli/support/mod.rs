@@ -4,7 +4,8 @@ mod licence_file;
 pub(crate) mod licences;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -81,6 +82,12 @@ impl Serving {
                 return lines;
             }
         }
+    }
+
+    /// Goes on reading what it says, so that it is not held up by that.
+    pub(crate) fn read_on(&mut self) {
+        let said = self.stderr.get_ref().as_fd().try_clone_to_owned().expect("a descriptor");
+        std::thread::spawn(move || io::copy(&mut fs::File::from(said), &mut io::sink()));
     }
 
     pub(crate) fn id(&self) -> Pid {
