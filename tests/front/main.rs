@@ -56,5 +56,6 @@ mod tls;
 mod turns;
 mod unread_answers;
 mod upstream_down;
+mod upstream_faults;
 mod wrong_places;
 mod wrong_sizes;

@@ -14,6 +14,7 @@ pub(crate) mod push;
 mod setup;
 pub(crate) mod tls;
 pub(crate) mod vendor;
+pub(crate) mod wire;
 
 use std::future::Future;
 use std::time::Duration;
@@ -35,4 +36,10 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// The outcome of `future`; fails the test if it takes too long.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("took too long: {what}"))
+}
+
+/// How often a campaign repeats itself, if the variable `name` does not say.
+pub(crate) fn how_often(name: &str, short: u64) -> u64 {
+    let told = std::env::var(name).ok();
+    told.map_or(short, |told| told.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
