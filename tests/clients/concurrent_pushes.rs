@@ -18,11 +18,10 @@ async fn pushes_of_many_images_and_pulls_beside_them_all_succeed() {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let images = Image::make_each(scratch.path(), CLIENTS, &[10_000, 300_000]).await;
+    let images = Image::make_each(CLIENTS, &[10_000, 300_000]);
     let registry =
         Registry::holding(scratch.path(), Auth::Anonymous, &[("acme/old", &images[0])]).await;
-    let proxy =
-        Proxy::start(&Settings::taking_pushes(scratch.path(), &registry, registry.address)).await;
+    let proxy = Proxy::start(&Settings::taking_pushes(scratch.path(), registry.address)).await;
     let pushes = images.iter().enumerate().map(async |(number, image)| {
         let repository = format!("acme/new{number}");
         let push_client = PushClient::to(&format!("http://{}", proxy.clients), client(), None);

@@ -6,85 +6,119 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 
-use crate::campaigns::how_often;
-use crate::support::crash::{SIZES, every_blob_is_whole, files, kill_during, restart};
+use crate::campaigns::{how_often, seed};
+use crate::support::crash::{
+    Budget, Hit, LANES, SeenBlobs, Usual, every_blob_is_whole, files, in_lanes, kill_during,
+    kill_start, restart,
+};
 use crate::support::http_client::{client, get_exactly, pull};
 use crate::support::image::{Image, Random};
-use crate::support::process::ready;
+use crate::support::memory_registry::MemoryRegistry;
 use crate::support::proxy::{Proxy, Settings};
 use crate::support::push_client::PushClient;
-use crate::support::registry::{Auth, NEED, Registry};
-use crate::support::tcp_forwarder::TcpForwarder;
 
-/// How often it is killed, if `KILLS` does not say.
-const KILLS: u64 = 5;
-/// With one cache, all of which is hashed after each kill.
+/// How often it is killed, if `KILLS` does not say; four fifths of them during pulls.
+const KILLS: u64 = 25;
 const IN_ONE_CACHE: u64 = 20;
-/// A push of one of the images takes about half a second at this rate.
+const SIZES: &[usize] = &[300_000, 900_000];
+/// A push of one of the images takes about 300 ms at this rate.
 const RATE: u32 = 8 << 20;
-const LATEST: u64 = 500;
 
-#[tokio::test]
-async fn killed_during_pushes_it_starts_clean_and_takes_them_again() {
-    if !ready(&[NEED]) {
-        return;
-    }
+#[test]
+fn killed_during_pushes_it_starts_clean_and_takes_them_again() {
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let kills = how_often("KILLS", KILLS);
-    let images = Image::make_each(scratch.path(), kills.min(IN_ONE_CACHE), SIZES).await;
-    let mut random = Random::new(10);
-    let (mut done, mut fell) = (0, Fell::default());
-    while done < kills {
-        let folder = scratch.path().join(format!("after-{done}"));
-        fs::create_dir(&folder).expect("the folder is the test's own");
-        let left = usize::try_from(kills - done).unwrap_or(usize::MAX);
-        let images = &images[..left.min(images.len())];
-        kill_in_one_cache(&folder, images, &mut random, &mut fell).await;
-        done += u64::try_from(images.len()).expect("64 bits");
-        fs::remove_dir_all(&folder).expect("the folder is the test's own");
-    }
-    let Fell { into_uploads, into_pushes } = fell;
+    let (kills, seed) = (how_often("KILLS", KILLS) / 5, seed(10));
+    let count = kills.div_ceil(LANES).min(IN_ONE_CACHE);
+    let images = Image::make_each(count, SIZES);
+    let hit = in_lanes(kills, async |nth, budget| {
+        let lane = Lane {
+            folder: &scratch.path().join(format!("lane-{nth}")),
+            images: &images,
+            random: Random::new(seed + nth),
+            pushes: Usual(Duration::from_millis(400)),
+            starts: Usual(Duration::from_millis(150)),
+            hit: Hit::default(),
+        };
+        lane.run(budget).await
+    });
     println!(
-        "kills during pushes: {done}, {into_pushes} of them in a push, {into_uploads} in an upload, no wrong blob, none lost"
+        "kills during pushes, seed {seed}: {} aimed at pushes, {} before their end, {} of those in \
+         an upload; {} aimed at starts, {} before their end; no wrong blob, none lost, nothing left",
+        hit.aimed_at_transfers, hit.transfers, hit.uploads, hit.aimed_at_starts, hit.starts
     );
-    assert!(into_uploads >= kills / 3, "only {into_uploads} of the kills fell into an upload");
+    assert_eq!(hit.kills(), kills);
+    assert!(hit.transfers * 2 >= hit.aimed_at_transfers, "too few of the kills fell into a push");
 }
 
-/// What the kills have hit.
-#[derive(Default)]
-struct Fell {
-    into_uploads: u64,
-    into_pushes: u64,
+struct Lane<'a> {
+    folder: &'a Path,
+    images: &'a [Image],
+    random: Random,
+    pushes: Usual,
+    starts: Usual,
+    hit: Hit,
 }
 
-/// One kill for each image, with a registry that has nothing of them yet.
-async fn kill_in_one_cache(folder: &Path, images: &[Image], random: &mut Random, fell: &mut Fell) {
-    let registry = Registry::holding(folder, Auth::Anonymous, &[]).await;
-    let forwarder = TcpForwarder::limiting_requests(registry.address, RATE).await;
-    let settings = Settings::taking_pushes(folder, &registry, forwarder.address);
-    let staging = settings.cache().join("staging");
-    let mut proxy = Proxy::start(&settings).await;
-    for (round, image) in images.iter().enumerate() {
-        let moment = Duration::from_millis(random.number() % LATEST);
+impl Lane<'_> {
+    /// One cache after the other, each with a registry that has nothing yet.
+    async fn run(mut self, budget: &Budget) -> Hit {
+        while !budget.is_used_up() {
+            let registry = MemoryRegistry::holding(&[], RATE).await;
+            let settings = Settings::taking_pushes(self.folder, registry.address);
+            self.kill_in_one_cache(&settings, budget).await;
+            every_blob_is_whole(settings.cache());
+            fs::remove_dir_all(settings.cache()).expect("the folder is the test's own");
+        }
+        self.hit
+    }
+
+    /// One push that is killed for each image, and every other time the start after it, too.
+    async fn kill_in_one_cache(&mut self, settings: &Settings, budget: &Budget) {
+        let mut seen = SeenBlobs::default();
+        let mut proxy = Proxy::start(settings).await;
+        for (round, image) in self.images.iter().enumerate() {
+            if !budget.take() {
+                return;
+            }
+            self.kill_in_a_push(proxy, round, image).await;
+            seen.look_for_all(settings.cache());
+            if self.random.number() % 2 == 1 && budget.take() {
+                let moment = self.starts.moment(&mut self.random);
+                self.hit.aimed_at_starts += 1;
+                self.hit.starts += u64::from(kill_start(settings, moment).await);
+                seen.look_for_all(settings.cache());
+            }
+            let begun = Instant::now();
+            proxy = restart(settings).await;
+            self.starts.saw(begun.elapsed());
+            nothing_wrong_is_served(&proxy, round, image).await;
+            self.push_again(&proxy, settings, round).await;
+        }
+    }
+
+    async fn kill_in_a_push(&mut self, proxy: Proxy, round: usize, image: &Image) {
+        let moment = self.pushes.moment(&mut self.random);
         let (client, pushed) = (push_client(&proxy), image.clone());
         let transfer = async move { client.push_image(&repository(round), "1", &pushed).await };
-        let broken_off = kill_during(&mut proxy, moment, transfer).await.err();
-        fell.into_pushes += u64::from(broken_off.is_some());
-        fell.into_uploads += u64::from(broken_off.is_some_and(|at| at.contains("/blobs/uploads/")));
-        every_blob_is_whole(settings.cache());
-        drop(proxy);
-        proxy = restart(&settings).await;
-        assert_eq!(files(&staging), [] as [PathBuf; 0], "round {round}");
-        nothing_wrong_is_served(&proxy, round, image).await;
-        push_client(&proxy)
-            .push_image(&repository(round), "1", image)
+        let broken_off = kill_during(proxy, moment, transfer).await.err();
+        self.hit.aimed_at_transfers += 1;
+        self.hit.transfers += u64::from(broken_off.is_some());
+        self.hit.uploads += u64::from(broken_off.is_some_and(|at| at.contains("/blobs/uploads/")));
+    }
+
+    async fn push_again(&mut self, proxy: &Proxy, settings: &Settings, round: usize) {
+        let begun = Instant::now();
+        push_client(proxy)
+            .push_image(&repository(round), "1", &self.images[round])
             .await
             .expect("the push goes through after the restart");
+        self.pushes.saw(begun.elapsed());
+        let staging = settings.cache().join("staging");
         assert_eq!(files(&staging), [] as [PathBuf; 0], "round {round}, after the push");
-        let earlier = usize::try_from(random.number()).expect("64 bits") % (round + 1);
-        for there in [round, earlier] {
-            pull(proxy.clients, &prefix(there), "1", &images[there])
+        for there in [round, self.random.index_below(round + 1)] {
+            pull(proxy.clients, &prefix(there), "1", &self.images[there])
                 .await
                 .expect("what was pushed is served");
         }

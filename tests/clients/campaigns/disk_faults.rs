@@ -12,7 +12,7 @@ use crate::support::proxy::{Proxy, Settings};
 use crate::support::registry::NEED;
 
 use super::fault_disk::{FaultDisk, Strike};
-use super::how_often;
+use super::{how_often, seed};
 
 /// Faults of each kind in the short campaign.
 const FAULTS: u64 = 4;
@@ -27,10 +27,11 @@ async fn a_disk_that_fails_costs_no_pull_and_no_wrong_byte() {
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let faults = how_often("FAULTS", FAULTS);
-    let images = Image::make_each(scratch.path(), faults + 1, SIZES).await;
+    let images = Image::make_each(faults + 1, SIZES);
     let registry = registry_of_each(scratch.path(), &images).await;
     let disk = FaultDisk::make(scratch.path()).await;
-    let mut random = Random::new(12);
+    let seed = seed(12);
+    let mut random = Random::new(seed);
     for (word, errno) in [("ENOSPC", ENOSPC), ("EIO", EIO), ("EROFS", EROFS)] {
         let settings = Settings::mirroring(&scratch.path().join(word), &registry);
         let proxy = disk.proxy(&settings).await;
@@ -39,7 +40,9 @@ async fn a_disk_that_fails_costs_no_pull_and_no_wrong_byte() {
         let mut failed = 0;
         for nth in 1..images.len() {
             let point = 1 + random.number() % CALLS;
-            disk.strike(point, Strike::Errno(errno));
+            // One call that fails by itself is the harder one: what comes after it seems to be well.
+            let strike = if nth % 2 == 0 { Strike::Once(errno) } else { Strike::Errno(errno) };
+            disk.strike(point, strike);
             if let Err(error) = pulled(nth).await {
                 println!("{word} from call {point} on: {error}");
                 failed += 1;
@@ -48,7 +51,9 @@ async fn a_disk_that_fails_costs_no_pull_and_no_wrong_byte() {
             disk.heal();
             pulled(nth).await.unwrap_or_else(|error| panic!("{word}, healed: {error}"));
         }
-        println!("disk faults: {faults} of {word}, {failed} pulls failed, no wrong byte");
+        println!(
+            "disk faults, seed {seed}: {faults} of {word}, half of them for one call; {failed} pulls failed, no wrong byte"
+        );
         assert_eq!(failed, 0, "{word}");
         drop(proxy);
         every_blob_is_whole(settings.cache());
@@ -64,7 +69,7 @@ async fn a_start_on_a_disk_that_fails_loses_no_records() {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
-    let images = Image::make_each(scratch.path(), 1, SIZES).await;
+    let images = Image::make_each(1, SIZES);
     let registry = registry_of_each(scratch.path(), &images).await;
     let disk = FaultDisk::make(scratch.path()).await;
     let settings = Settings::mirroring(&scratch.path().join("cached"), &registry);

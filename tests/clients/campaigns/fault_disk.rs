@@ -14,6 +14,8 @@ use super::compile;
 pub(super) enum Strike {
     /// The process is killed before the call.
     Kill,
+    /// The call fails so, and the next one does what it should.
+    Once(i32),
     /// The call and all later ones fail so, until the disk is healed.
     Errno(i32),
 }
@@ -60,8 +62,10 @@ impl FaultDisk {
     pub(super) fn strike(&self, nth: u64, strike: Strike) {
         let (errno, lasts) = match strike {
             Strike::Kill => (0, 0),
-            Strike::Errno(errno) => (u64::try_from(errno).expect("positive"), 1),
+            Strike::Once(errno) => (errno, 0),
+            Strike::Errno(errno) => (errno, 1),
         };
+        let errno = u64::try_from(errno).expect("positive");
         // The number last: it is what arms the library.
         for (at, number) in [(16, errno), (24, lasts), (8, self.calls() + nth)] {
             self.file.write_all_at(&number.to_ne_bytes(), at).expect("32 bytes");

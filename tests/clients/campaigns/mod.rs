@@ -1,7 +1,8 @@
 //! Campaigns: the same accident again and again, at every moment that there is.
 //!
 //! `./test` runs each a few times. A variable makes it long: `POINTS=all`, `CUTS=300`,
-//! `FAULTS=200`, `KILLS=5000`, `SOAK=1200` (CONTRIBUTING.md). Each prints one line that sums it up.
+//! `FAULTS=200`, `KILLS=5000`, `SOAK=1200` (CONTRIBUTING.md). `SEED` is a number that random moments
+//! come from. Each prints one line that sums it up.
 
 mod crash_points;
 mod disk_faults;
@@ -18,6 +19,11 @@ use crate::support::process::run;
 pub(crate) fn how_often(name: &str, short: u64) -> u64 {
     let told = std::env::var(name).ok();
     told.map_or(short, |told| told.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// What random numbers begin with, if `SEED` does not say.
+pub(crate) fn seed(usual: u64) -> u64 {
+    how_often("SEED", usual)
 }
 
 /// Compiles a C file of this folder, and gives the program.

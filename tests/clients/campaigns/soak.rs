@@ -31,7 +31,7 @@ async fn pulls_for_hours_leave_memory_and_descriptors_as_they_were() {
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let length = Duration::from_secs(how_often("SOAK", SOAK));
-    let images = Image::make_each(scratch.path(), IMAGES, SIZES).await;
+    let images = Image::make_each(IMAGES, SIZES);
     let registry = registry_of_each(scratch.path(), &images).await;
     let settings = Settings::mirroring(scratch.path(), &registry).with_max_size(MAX_SIZE);
     let proxy = Proxy::start(&settings).await;

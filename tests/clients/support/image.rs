@@ -45,6 +45,7 @@ pub(crate) struct Image {
     pub(crate) platforms: Vec<Platform>,
 }
 
+const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
 /// What a client on this machine chooses.
 const NATIVE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
@@ -55,27 +56,35 @@ impl Image {
         let folder = folder.join(format!("image-{seed}"));
         let mut random = Random::new(seed);
         let mut platforms = Vec::new();
-        for architecture in ["amd64", "arm64"] {
+        for architecture in ARCHITECTURES {
             let mut layers = Vec::new();
             for size in sizes {
                 let name = format!("{architecture}-{}", layers.len());
-                let size = if architecture == NATIVE { *size } else { 1000 };
-                layers.push(Layer::make(&folder, &name, &random.bytes(size)).await);
+                let bytes = random.bytes(on(architecture, *size));
+                layers.push(Layer::make(&folder, &name, &bytes).await);
             }
             platforms.push(Platform::over(architecture, layers));
         }
+        Self::over(platforms)
+    }
+
+    /// So many images, of other bytes each, for clients that unpack nothing: no layer is an archive.
+    pub(crate) fn make_each(count: u64, sizes: &[usize]) -> Vec<Self> {
+        let image = |seed| {
+            let mut random = Random::new(seed);
+            let platforms = ARCHITECTURES.map(|architecture| {
+                let bytes = sizes.iter().map(|size| random.bytes(on(architecture, *size)));
+                Platform::over(architecture, bytes.map(Layer::unpackable).collect())
+            });
+            Self::over(platforms.into())
+        };
+        (0..count).map(image).collect()
+    }
+
+    fn over(platforms: Vec<Platform>) -> Self {
         let entries: Vec<_> = platforms.iter().map(Platform::entry).collect();
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
         Self { index: Content::json(INDEX, &index), platforms }
-    }
-
-    /// So many images, of other bytes each.
-    pub(crate) async fn make_each(folder: &Path, count: u64, sizes: &[usize]) -> Vec<Self> {
-        let mut images = Vec::new();
-        for seed in 0..count {
-            images.push(Self::make(folder, seed, sizes).await);
-        }
-        images
     }
 
     /// What a client on this machine pulls of it.
@@ -85,6 +94,11 @@ impl Image {
             .find(|platform| platform.architecture == NATIVE)
             .expect("both are made")
     }
+}
+
+/// Only the layers for this machine are as large as they should be.
+fn on(architecture: &str, size: usize) -> usize {
+    if architecture == NATIVE { size } else { 1000 }
 }
 
 impl Platform {
@@ -122,6 +136,11 @@ impl Platform {
 }
 
 impl Layer {
+    fn unpackable(bytes: Vec<u8>) -> Self {
+        let content = Content::new(LAYER, bytes);
+        Self { diff_id: content.digest.clone(), content }
+    }
+
     async fn make(folder: &Path, name: &str, random: &[u8]) -> Self {
         let (root, tar) = (folder.join(name), folder.join(format!("{name}.tar")));
         fs::create_dir_all(&root).expect("the folder is ours");
@@ -184,6 +203,15 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
+    }
+
+    /// From 0 to 1.
+    pub(crate) fn fraction(&mut self) -> f64 {
+        f64::from(u32::try_from(self.number() >> 32).expect("32 bits")) / f64::from(u32::MAX)
+    }
+
+    pub(crate) fn index_below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.number()).expect("64 bits") % bound
     }
 
     pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {

@@ -7,6 +7,7 @@ pub(crate) mod http_client;
 pub(crate) mod image;
 #[path = "../../cli/support/licence_file.rs"]
 pub(crate) mod licence_file;
+pub(crate) mod memory_registry;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod push_client;

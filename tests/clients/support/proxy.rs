@@ -77,10 +77,15 @@ impl Settings {
         self.with_upstream(&entry)
     }
 
-    /// One folder, and the registry as one that anybody may push to.
-    pub(crate) fn taking_pushes(folder: &Path, registry: &Registry, address: SocketAddr) -> Self {
-        Self::empty(folder.join("roadstead"), "registry.test")
-            .with_registry("registry.test", registry, address)
+    /// One folder, and a registry at `address` that anybody may pull from.
+    pub(crate) fn reading(folder: &Path, name: &'static str, address: SocketAddr) -> Self {
+        Self::empty(folder.join("roadstead"), name)
+            .with_upstream(&format!("{name}:\n    url: http://{address}\n"))
+    }
+
+    /// The same, and push to.
+    pub(crate) fn taking_pushes(folder: &Path, address: SocketAddr) -> Self {
+        Self::reading(folder, "registry.test", address)
             .with_pushes()
             .with("access: { rules: [{ who: anonymous, allow: [pull, push], images: ['**'] }] }")
     }

@@ -1,5 +1,5 @@
 //! A TCP forwarder in front of a registry: it records what is sent to the registry, and can limit
-//! how fast each connection gets its answers, or sends its requests.
+//! how fast each connection gets its answers.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -22,26 +22,21 @@ pub(crate) struct TcpForwarder {
 impl TcpForwarder {
     /// Without a limit.
     pub(crate) async fn to(target: SocketAddr) -> Self {
-        Self::through(target, [None; 2]).await
+        Self::through(target, None).await
     }
 
     /// Each connection gets its answers at this rate at most.
     pub(crate) async fn limiting_answers(target: SocketAddr, bytes_per_second: u32) -> Self {
-        Self::through(target, [None, Some(bytes_per_second)]).await
+        Self::through(target, Some(bytes_per_second)).await
     }
 
-    /// Each connection sends its requests at this rate at most.
-    pub(crate) async fn limiting_requests(target: SocketAddr, bytes_per_second: u32) -> Self {
-        Self::through(target, [Some(bytes_per_second), None]).await
-    }
-
-    /// Rates to the target and from it.
-    async fn through(target: SocketAddr, rates: [Option<u32>; 2]) -> Self {
+    /// The rate of its answers.
+    async fn through(target: SocketAddr, rate: Option<u32>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let address = listener.local_addr().expect("a bound listener has an address");
         let forwarded = Arc::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, rates, Arc::clone(&forwarded)));
+        tasks.spawn(accept(listener, target, rate, Arc::clone(&forwarded)));
         Self { address, forwarded, _tasks: tasks }
     }
 
@@ -54,7 +49,7 @@ impl TcpForwarder {
 async fn accept(
     listener: TcpListener,
     target: SocketAddr,
-    rates: [Option<u32>; 2],
+    rate: Option<u32>,
     forwarded: Arc<Mutex<Vec<u8>>>,
 ) {
     let mut connections = JoinSet::new();
@@ -65,8 +60,8 @@ async fn accept(
             let (near, far) = (near.into_split(), far.into_split());
             // Either side may hang up at any time.
             let _ = tokio::join!(
-                forward(near.0, far.1, rates[0], Some(&forwarded)),
-                forward(far.0, near.1, rates[1], None)
+                forward(near.0, far.1, None, Some(&forwarded)),
+                forward(far.0, near.1, rate, None)
             );
         });
     }
