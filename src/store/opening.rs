@@ -79,12 +79,10 @@ impl Database {
         Self::prepare(Connection::open_in_memory()?)
     }
 
+    /// Also of an earlier version: an upgrade must not wait for a disk that takes nothing.
     fn existing(connection: Connection) -> Result<Self> {
-        if schema::is_current(&connection)? {
-            Ok(Self::over(connection))
-        } else {
-            Err(rusqlite::Error::InvalidQuery)
-        }
+        schema::read_as_found(&connection)?;
+        Ok(Self::over(connection))
     }
 
     fn prepare(connection: Connection) -> Result<Self> {
@@ -135,45 +133,107 @@ fn open_uri(path: &Path, parameter: &str, flags: OpenFlags) -> Result<Connection
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Algorithm, CanonicalName, Digest, Repository, UpstreamName};
+    use crate::oci::{Algorithm, CanonicalName, Digest, MediaType, Repository, UpstreamName};
     use crate::store::database::from_millis;
-    use crate::store::facts::{Member, Senders};
+    use crate::store::facts::{Member, Senders, Stamp};
+    use crate::store::order::EvictionClass;
 
-    #[test]
-    fn records_of_the_version_before_are_kept() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let path = folder.path().join("records.sqlite");
-        let digest = Digest::of(Algorithm::Sha256, b"a blob");
-        let name = CanonicalName {
+    /// What each version has added.
+    const LATER: [(i64, &str); 3] = [
+        (4, "ALTER TABLE blobs DROP COLUMN senders"),
+        (3, "ALTER TABLE blobs DROP COLUMN uses; ALTER TABLE members DROP COLUMN seen"),
+        (2, "ALTER TABLE members DROP COLUMN doubted"),
+    ];
+
+    const STAMP: Stamp = Stamp { size: 1, mtime: 2 };
+
+    fn a_name() -> CanonicalName {
+        CanonicalName {
             upstream: UpstreamName::parse("acme.test").expect("valid"),
             repository: Repository::parse("a/b").expect("valid"),
-        };
-        let before = Connection::open(&path).expect("a new file");
-        let first = schema::TABLES
-            .replace(" doubted INTEGER,", "")
-            .replace("seen INTEGER NOT NULL DEFAULT 0,", "")
-            .replace(", uses INTEGER NOT NULL DEFAULT 1,", "")
-            .replace("senders TEXT NOT NULL DEFAULT '')", ")");
-        before.execute_batch(&first).expect("version 1");
-        before.pragma_update(None, "user_version", 1).expect("version 1");
-        let blobs =
-            "INSERT INTO blobs (digest, size, mtime, manifest, used) VALUES (?1, 1, 1, 0, 1)";
-        before.execute(blobs, [digest.as_str()]).expect("a blob");
+        }
+    }
+
+    fn a_digest() -> Digest {
+        Digest::of(Algorithm::Sha256, b"a blob")
+    }
+
+    fn a_member() -> Member {
+        Member { media_type: MediaType::parse("a/b"), doubted: None, seen: from_millis(0) }
+    }
+
+    /// Tables as that version has left them.
+    fn write_version(path: &Path, version: i64) {
+        let database = Database::open(path).expect("a new file");
+        let blob = EvictionClass::Manifest;
+        database.put_stamp(&a_digest(), STAMP, blob, 3).expect("a blob");
         // As a HEAD alone leaves it, which a liar answers too.
-        before
-            .execute(
-                "INSERT INTO members (name, digest) VALUES (?1, ?2)",
-                [name.to_string(), digest.to_string()],
-            )
-            .expect("a member");
-        drop(before);
-        for _ in 0..2 {
-            let database = Database::open(&path).expect("it is taken over");
-            let member = database.member(&name, &digest).expect("a query");
-            let seen = from_millis(0);
-            assert_eq!(member, Some(Member { media_type: None, doubted: None, seen }));
-            let senders = database.senders(&digest).expect("a query");
-            assert_eq!(senders, Some(Senders::default()), "having it is not having sent it");
+        database.put_member(&a_name(), &a_digest(), &a_member()).expect("a member");
+        let connection = database.connection();
+        for (_, later) in LATER.iter().filter(|(since, _)| *since > version) {
+            connection.execute_batch(later).expect("columns");
+        }
+        connection.pragma_update(None, "user_version", version).expect("a version");
+    }
+
+    fn says_what_was_written(database: &Database, version: i64) {
+        let (name, digest) = (a_name(), a_digest());
+        let member = database.member(&name, &digest).expect("a query");
+        assert_eq!(member, Some(a_member()), "version {version}");
+        let manifest = database.any_manifest(&name).expect("a query");
+        assert_eq!(manifest, Some(digest.clone()), "version {version}");
+        assert_eq!(database.manifests(&name, 9).expect("a query").len(), 1, "version {version}");
+        let stamp = database.stamp(&digest).expect("a query");
+        assert_eq!(stamp, Some((STAMP, EvictionClass::Manifest)), "version {version}");
+        let blobs = database.blobs("sha256:").expect("a query");
+        let uses: Vec<_> = blobs.iter().map(|(_, usage)| (usage.used, usage.uses)).collect();
+        assert_eq!(uses, [(3, 1)], "version {version}");
+        let senders = database.senders(&digest).expect("a query");
+        assert_eq!(senders, Some(Senders::default()), "having it is not having sent it");
+    }
+
+    #[test]
+    fn records_of_earlier_versions_are_kept() {
+        for version in 1..=4 {
+            let folder = tempfile::tempdir().expect("a temporary directory");
+            let path = folder.path().join("records.sqlite");
+            write_version(&path, version);
+            for _ in 0..2 {
+                let database = Database::open(&path).expect("it is taken over");
+                says_what_was_written(&database, version);
+                let columns = Senders::parse("acme.test");
+                database.put_senders(&a_digest(), &columns).expect("written");
+                database.put_senders(&a_digest(), &Senders::default()).expect("written");
+            }
+        }
+    }
+
+    #[test]
+    fn records_of_earlier_versions_are_read_where_nothing_can_be_written() {
+        for version in 1..=4 {
+            let folder = tempfile::tempdir().expect("a temporary directory");
+            let path = folder.path().join("records.sqlite");
+            write_version(&path, version);
+            let before = std::fs::read(&path).expect("tables");
+            let database = Database::open_makeshift(&path).expect("they can be read");
+            says_what_was_written(&database, version);
+            if version < 4 {
+                let put = database.put_member(&a_name(), &a_digest(), &a_member());
+                let error = put.expect_err("what could be written would be of no version");
+                assert!(error.to_string().contains("view"), "{error}");
+            }
+            drop(database);
+            assert!(std::fs::read(&path).expect("tables") == before, "version {version}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_of_tables_that_nobody_knows() {
+        for version in [0, 5] {
+            let folder = tempfile::tempdir().expect("a temporary directory");
+            let path = folder.path().join("records.sqlite");
+            write_version(&path, version);
+            Database::open_makeshift(&path).expect_err("of a later version, or of none");
         }
     }
 }

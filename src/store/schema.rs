@@ -4,27 +4,8 @@ use rusqlite::Connection;
 
 use super::database::Result;
 
-/// Tables of another version are dropped: what they held can be asked upstream again.
+/// Tables of a later version are dropped: what they held can be asked upstream again.
 const SCHEMA_VERSION: i64 = 4;
-
-/// Each adds what the version before lacks, so that nobody's records are lost over it; in one
-/// transaction, so that a crash leaves one version or the other.
-const MIGRATIONS: [(i64, &str); 3] = [
-    (1, "BEGIN; ALTER TABLE members ADD COLUMN doubted INTEGER; PRAGMA user_version = 2; COMMIT"),
-    (
-        2,
-        "BEGIN; ALTER TABLE members ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
-         ALTER TABLE blobs ADD COLUMN uses INTEGER NOT NULL DEFAULT 1;
-         PRAGMA user_version = 3; COMMIT",
-    ),
-    // Nobody is known to have sent what was stored before: that an upstream counts as having it may
-    // be its own word alone.
-    (
-        3,
-        "BEGIN; ALTER TABLE blobs ADD COLUMN senders TEXT NOT NULL DEFAULT '';
-         PRAGMA user_version = 4; COMMIT",
-    ),
-];
 
 pub(super) const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS blobs (
@@ -42,14 +23,44 @@ pub(super) const TABLES: &str = "
         name TEXT PRIMARY KEY, confirmed INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
-/// Makes the tables, or brings those of an earlier version up to this one.
+/// A column that earlier versions lack.
+struct AddedColumn {
+    /// The first version that has it.
+    since: i64,
+    table: &'static str,
+    name: &'static str,
+    kind: &'static str,
+    /// What it says of rows from before.
+    default: &'static str,
+}
+
+const fn added(since: i64, [table, name, kind, default]: [&'static str; 4]) -> AddedColumn {
+    AddedColumn { since, table, name, kind, default }
+}
+
+const ADDED: [AddedColumn; 4] = [
+    added(2, ["members", "doubted", "INTEGER", "NULL"]),
+    added(3, ["members", "seen", "INTEGER NOT NULL", "0"]),
+    added(3, ["blobs", "uses", "INTEGER NOT NULL", "1"]),
+    // Nobody is known to have sent what was stored before: that an upstream counts as having it may
+    // be its own word alone.
+    added(4, ["blobs", "senders", "TEXT NOT NULL", "''"]),
+];
+
+/// Makes the tables, or adds what those of an earlier version lack, so that nobody's records are
+/// lost over it; in one transaction, so that a crash leaves one version or the other.
 pub(super) fn prepare(connection: &Connection) -> Result<()> {
-    for (from, migration) in MIGRATIONS {
-        if version(connection)? == from {
-            connection.execute_batch(migration)?;
-        }
-    }
-    if version(connection)? != SCHEMA_VERSION {
+    let found = version(connection)?;
+    if is_earlier(found) {
+        let add = |column: &AddedColumn| {
+            let AddedColumn { table, name, kind, default, .. } = column;
+            format!("ALTER TABLE {table} ADD COLUMN {name} {kind} DEFAULT {default};")
+        };
+        let columns: String = lacking(found).map(add).collect();
+        connection.execute_batch(&format!(
+            "BEGIN; {columns} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+        ))?;
+    } else if found != SCHEMA_VERSION {
         connection.execute_batch(
             "DROP TABLE IF EXISTS blobs; DROP TABLE IF EXISTS tags;
              DROP TABLE IF EXISTS members; DROP TABLE IF EXISTS repositories;",
@@ -59,9 +70,39 @@ pub(super) fn prepare(connection: &Connection) -> Result<()> {
     connection.execute_batch(TABLES)
 }
 
-/// Whether there are tables of this version.
-pub(super) fn is_current(connection: &Connection) -> Result<bool> {
-    Ok(version(connection)? == SCHEMA_VERSION)
+/// Lets tables of an earlier version be read as if they were of this one, and changes nothing on
+/// the disk: for this connection, views stand before those that lack something. Nothing can be
+/// written to them.
+///
+/// # Errors
+/// If there are no tables that can be read so.
+pub(super) fn read_as_found(connection: &Connection) -> Result<()> {
+    let found = version(connection)?;
+    if found == SCHEMA_VERSION {
+        return Ok(());
+    }
+    if !is_earlier(found) {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    for table in ["blobs", "members"] {
+        let of_table = lacking(found).filter(|column| column.table == table);
+        let columns: String = of_table
+            .map(|AddedColumn { name, default, .. }| format!(", {default} AS {name}"))
+            .collect();
+        connection.execute_batch(&format!(
+            "CREATE TEMP VIEW {table} AS SELECT *{columns} FROM main.{table}"
+        ))?;
+    }
+    Ok(())
+}
+
+fn is_earlier(found: i64) -> bool {
+    (1..SCHEMA_VERSION).contains(&found)
+}
+
+fn lacking(found: i64) -> impl Iterator<Item = &'static AddedColumn> {
+    ADDED.iter().filter(move |column| column.since > found)
 }
 
 fn version(connection: &Connection) -> Result<i64> {

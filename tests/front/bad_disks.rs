@@ -55,6 +55,48 @@ async fn a_start_on_a_full_disk_loses_no_records() {
     pull_exactly(&proxy, &image).await;
 }
 
+/// Makes of the records what the version of roadstead left that knew nothing of senders.
+fn age(records: &Path) {
+    let tables = rusqlite::Connection::open(records).expect("tables");
+    tables
+        .execute_batch("ALTER TABLE blobs DROP COLUMN senders; PRAGMA user_version = 3")
+        .expect("an earlier version");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_on_a_disk_that_takes_nothing_serves_what_it_holds() {
+    for read_only in [false, true] {
+        let Some(disk) = Disk::of(16) else { return };
+        let (origin, image, mut proxy) = pulled(&disk).await;
+        proxy.stop().await;
+        let records = disk.path("cache/records.sqlite");
+        age(&records);
+        let before = std::fs::read(&records).expect("tables");
+        if read_only {
+            disk.set_read_only(true);
+        } else {
+            disk.fill();
+        }
+        origin.stop().await;
+        for start in 0..2 {
+            proxy.start().await;
+            pull_exactly(&proxy, &image).await;
+            proxy.stop().await;
+            let now = std::fs::read(&records).expect("tables");
+            assert!(!read_only || now == before, "start {start}: nothing is changed");
+            assert_eq!(evidence(&disk.path("cache")), [""; 0]);
+        }
+        if read_only {
+            disk.set_read_only(false);
+        } else {
+            disk.free();
+        }
+        proxy.start().await;
+        pull_exactly(&proxy, &image).await;
+        assert_eq!(evidence(&disk.path("cache")), [""; 0]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_read_only_disk_hits_are_served_and_misses_passed_through() {
     let Some(disk) = Disk::of(16) else { return };
