@@ -70,10 +70,10 @@ impl App {
         let service = Arc::new(service(config, parts)?);
         // The reloader notes what the files hold before they are loaded. A file that is written in
         // between is loaded again later; the other way round, its change would go unseen.
-        let reloader = Reloader::new(config.clone(), Arc::clone(&service), Arc::clone(&metrics));
+        let mut reloader =
+            Reloader::new(config.clone(), Arc::clone(&service), Arc::clone(&metrics));
         for input in Input::ALL {
-            let loaded = input.read(config, &service).and_then(|loaded| loaded.apply(&service));
-            loaded.map_err(|unusable| anyhow!("{unusable}"))?;
+            reloader.load(input).map_err(|unusable| anyhow!("{unusable}"))?;
         }
         let draining = CancellationToken::new();
         let expiries = Arc::new(Expiries::new(Arc::clone(&service), upstreams, clock));

@@ -176,10 +176,13 @@ pub(crate) fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String>
 /// # Errors
 /// Those of the system, `AlreadyExists` among them.
 pub(crate) fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
+    create_folder_of(path)?;
     write_new(path, bytes, 0o600)
+}
+
+fn create_folder_of(path: &Path) -> io::Result<()> {
+    path.parent()
+        .map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder))
 }
 
 /// Whole or not at all, also if the process or the machine ends meanwhile: a half-written key would
@@ -199,11 +202,12 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_folder_of(path)
 }
 
-/// Writes a file of ours anew, whole or not at all.
+/// Writes a file of ours anew, whole or not at all, and the folders that it lies in.
 ///
 /// # Errors
 /// Those of the system.
 pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_folder_of(path)?;
     Aside::write(path, bytes, 0o600)?.rename(path)?;
     sync_folder_of(path)
 }

@@ -53,6 +53,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where it is kept what was revoked last.
+    pub(crate) fn kept_revocations(&self) -> PathBuf {
+        self.cache.path.join("keys/revoked")
+    }
+
     /// Where the keys of our own tokens come from.
     pub fn key_file(&self) -> PathBuf {
         self.access.key_file.clone().unwrap_or_else(|| self.cache.path.join("keys/access"))

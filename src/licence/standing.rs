@@ -96,6 +96,14 @@ impl Revocations {
         (list, problems)
     }
 
+    /// Lines that say the same, by id.
+    pub fn to_lines(&self) -> String {
+        let mut lines: Vec<_> =
+            self.0.iter().map(|(id, at)| revocation_line(id, *at, None)).collect();
+        lines.sort();
+        lines.concat()
+    }
+
     /// Whose licences, or some of them, would be good again if `next` took the place of this list.
     pub fn good_again_under(&self, next: &Self) -> Vec<LicenceId> {
         let taken_back = |(id, at): (&LicenceId, &Timestamp)| {
@@ -232,6 +240,17 @@ mod tests {
                 .revoked(&id("acme"), at(1_000))
                 .is_some()
         );
+    }
+
+    #[test]
+    fn a_list_is_read_back_as_it_was() {
+        for text in [
+            "",
+            "acme 1970-01-01T00:00:01Z\nacme-2 2026-01-01T00:00:00Z\nother 1970-01-01T00:00:00Z\n",
+        ] {
+            let list = Revocations::parse(text).expect("a list");
+            assert_eq!(list.to_lines(), text);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::config::{self, Config, Validity, certificate_flaws};
 use crate::files;
 use crate::identity::Identity;
 use crate::licence::{PublicKey, PublicKeys};
-use crate::reload::revocations::RevocationLists;
+use crate::reload::revocations::{LostLines, RevocationLists};
 use crate::reload::token_key::token_key;
 use crate::reload::unusable::{KeyedMessage, Unusable};
 use crate::server::{Service, TlsContext};
@@ -129,20 +129,24 @@ pub(crate) enum Loaded {
 
 impl Loaded {
     /// Puts it in the place of what `service` uses; at once, since it may stand between two other
-    /// steps of a reload.
+    /// steps of a reload. Of revocations, whatever can be used.
     ///
     /// # Errors
     /// What cannot be used of it, although the rest is in use.
-    pub(crate) fn apply(self, service: &Service) -> Result<(), Unusable> {
+    pub(super) fn apply(
+        self,
+        service: &Service,
+        lost_lines: &mut LostLines,
+    ) -> Result<(), Unusable> {
         let gatekeeper = &service.gatekeeper;
         match self {
             Self::Key(keys) => gatekeeper.set_keys(keys),
             Self::Users(users) => gatekeeper.set_users(users),
             Self::PublicKeys(keys) => gatekeeper.set_public_keys(keys),
             Self::Revocations(lists) => {
-                let readable = lists.can_be_read();
-                gatekeeper.set_revocations(lists.all);
-                return readable;
+                let (revoked, outcome) = lost_lines.next(&gatekeeper.revocations(), lists);
+                gatekeeper.set_revocations(revoked);
+                return outcome;
             }
             Self::Tls(tls) => drop(service.tls.send_replace(tls.map(Arc::new))),
         }

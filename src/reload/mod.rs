@@ -8,6 +8,7 @@
 //! come later. Revocations are read line by line, and taken back slowly.
 
 pub(crate) mod inputs;
+mod kept_revocations;
 mod looks;
 pub(crate) mod revocations;
 pub(crate) mod token_key;
@@ -24,6 +25,7 @@ use crate::config::{Config, Draft, FilesRead, Problems, Surroundings};
 use crate::files::Fingerprint;
 use crate::metrics::Metrics;
 use crate::reload::inputs::{Input, Loaded};
+use crate::reload::kept_revocations::KeptRevocations;
 use crate::reload::looks::{Look, Watched};
 use crate::reload::revocations::LostLines;
 use crate::reload::unusable::Unusable;
@@ -62,6 +64,7 @@ pub(crate) struct Reloader {
     due: HashMap<&'static str, Timestamp>,
     /// Whether the revocations have lost lines.
     lost_lines: LostLines,
+    kept: KeptRevocations,
     /// The parts whose files were refused when they were read last.
     refused: HashSet<&'static str>,
 }
@@ -76,6 +79,7 @@ impl Reloader {
         let (file, logging) = (None, None);
         let (due, refused) = (HashMap::new(), HashSet::new());
         let lost_lines = LostLines::new(service.limits.good_again);
+        let kept = KeptRevocations::of(&config);
         let mut reloader = Self {
             file,
             logging,
@@ -87,10 +91,31 @@ impl Reloader {
             inputs,
             due,
             lost_lines,
+            kept,
             refused,
         };
         reloader.show_state("start", true);
         reloader
+    }
+
+    /// Loads an input at the start.
+    ///
+    /// # Errors
+    /// Everything that is wrong with its files; of revocations, what cannot be read. Lines of
+    /// theirs that are wrong are told.
+    pub(crate) fn load(&mut self, input: Input) -> Result<(), Unusable> {
+        let loaded = input.read(&self.config, &self.service)?;
+        let Loaded::Revocations(lists) = &loaded else { return self.apply(loaded) };
+        lists.can_be_read()?;
+        self.service.gatekeeper.set_revocations(self.kept.read());
+        let outcome = self.apply(loaded);
+        self.kept.keep(&self.service.gatekeeper.revocations());
+        self.show_state(input.as_str(), outcome.is_ok());
+        Ok(())
+    }
+
+    fn apply(&mut self, loaded: Loaded) -> Result<(), Unusable> {
+        loaded.apply(&self.service, &mut self.lost_lines)
     }
 
     /// Also watches the file that the configuration is from, and whatever it was read from.
@@ -186,21 +211,12 @@ impl Reloader {
         true
     }
 
-    /// Uses it from now on; of revocations, whatever can be used.
-    ///
-    /// # Errors
-    /// What cannot be used of it.
-    fn apply(&mut self, loaded: Loaded) -> Result<(), Unusable> {
-        let Loaded::Revocations(lists) = loaded else { return loaded.apply(&self.service) };
-        let before = self.service.gatekeeper.revocations();
-        let (revoked, outcome) = self.lost_lines.next(&before, lists);
-        self.service.gatekeeper.set_revocations(revoked);
-        outcome
-    }
-
     /// Remembers what has become of an input, and tells it.
     fn end_input(&mut self, input: Input, outcome: Result<(), Unusable>) {
         let (part, now) = (input.as_str(), self.service.clock.now());
+        if input == Input::Revocations {
+            self.kept.keep(&self.service.gatekeeper.revocations());
+        }
         self.due.remove(part);
         if outcome.is_ok() {
             for (key, warning) in input.warnings(&self.config, now) {

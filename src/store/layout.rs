@@ -49,9 +49,15 @@ impl Layout {
     }
 
     /// Files that may be there beside content.
-    pub(super) fn files(&self) -> [PathBuf; 5] {
-        let names =
-            ["LOCK", "records.sqlite", "records.sqlite-wal", "records.sqlite-shm", "keys/access"];
+    pub(super) fn files(&self) -> [PathBuf; 6] {
+        let names = [
+            "LOCK",
+            "records.sqlite",
+            "records.sqlite-wal",
+            "records.sqlite-shm",
+            "keys/access",
+            "keys/revoked",
+        ];
         names.map(|name| self.root.join(name))
     }
 

@@ -152,16 +152,102 @@ async fn a_list_that_is_gone_takes_nothing_back() {
     assert_eq!(vendor.status(&customer, MYAPP).await, 401);
 }
 
-/// The list as it is: a start knows no other.
+/// Whether a customer may pull, of two; the list as it is when the first is revoked and then, with a
+/// line below that revokes the second, becomes a line that nobody can read.
+struct Garbled {
+    vendor: Vendor,
+    customers: [String; 2],
+}
+
+impl Garbled {
+    async fn new(name: &str) -> Self {
+        let vendor = vendor(NEVER).await;
+        let ids = [1, 2].map(|n| format!("{name}-{n}"));
+        let customers = ids.clone().map(|id| vendor.customer(&id, &["myapp"]));
+        write(&vendor, &line(&vendor, &ids[0]), "loaded").await;
+        let text = format!("{} yesterday\n{}", ids[0], line(&vendor, &ids[1]));
+        write(&vendor, &text, "refused").await;
+        Self { vendor, customers }
+    }
+
+    async fn statuses(&self) -> [u16; 2] {
+        let [first, second] = &self.customers;
+        [self.vendor.status(first, MYAPP).await, self.vendor.status(second, MYAPP).await]
+    }
+
+    fn kept(&self) -> std::path::PathBuf {
+        self.vendor.proxy.directory().join("cache/keys/revoked")
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_takes_the_list_as_it_is_line_by_line() {
+async fn a_wrong_line_makes_nobody_good_again_at_a_start() {
+    gather();
+    let mut garbled = Garbled::new("start").await;
+    for start in 0..2 {
+        garbled.vendor.proxy.restart().await;
+        assert_eq!(garbled.statuses().await, [401, 401], "start {start}");
+        let state = garbled.vendor.proxy.metric("roadstead_config_last_reload_successful", &[]);
+        assert_eq!(state, 0, "what is on disk is not in use as it is");
+    }
+    let list = garbled.vendor.proxy.directory().join("revoked").display().to_string();
+    let said = warnings("key", "licences.revoked");
+    let told = said.iter().filter(|said| said.contains(&format!("{list}:1: ")));
+    assert_eq!(told.count(), 3, "by the reload and by each start: {said:?}");
+    // Somebody mends the list, without the line.
+    garbled.vendor.proxy.setup().limits.good_again = AT_ONCE;
+    garbled.vendor.proxy.restart().await;
+    write(&garbled.vendor, &line(&garbled.vendor, "start-2"), "loaded").await;
+    eventually("the list is taken", || !warnings("licences", "start-1").is_empty()).await;
+    eventually("it is in use", || reloads(&garbled.vendor, "loaded") >= 2).await;
+    assert_eq!(garbled.statuses().await, [200, 401]);
+    garbled.vendor.proxy.restart().await;
+    assert_eq!(garbled.statuses().await, [200, 401], "nothing older comes back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_finds_an_emptied_list_as_a_reload_does() {
     gather();
     let mut vendor = vendor(NEVER).await;
-    let [first, second] = ["start-1", "start-2"].map(|id| vendor.customer(id, &["myapp"]));
-    write(&vendor, &line(&vendor, "start-1"), "loaded").await;
-    let text = format!("start-1 yesterday\n{}", line(&vendor, "start-2"));
-    write(&vendor, &text, "refused").await;
-    vendor.proxy.restart().await;
-    assert_eq!(vendor.status(&first, MYAPP).await, 200);
-    assert_eq!(vendor.status(&second, MYAPP).await, 401);
+    let customer = vendor.customer("restarted-1", &["myapp"]);
+    write(&vendor, &line(&vendor, "restarted-1"), "loaded").await;
+    vendor.proxy.stop().await;
+    std::fs::write(vendor.proxy.directory().join("revoked"), "").expect("writable");
+    for start in 0..2 {
+        vendor.proxy.start().await;
+        assert_eq!(vendor.status(&customer, MYAPP).await, 401, "start {start}");
+        vendor.proxy.stop().await;
+    }
+    vendor.proxy.setup().limits.good_again = Duration::from_millis(100);
+    vendor.proxy.start().await;
+    let good_again =
+        || warnings("licences", "restarted-1").iter().any(|line| line.contains("good again"));
+    eventually("it is told", good_again).await;
+    eventually("it is taken", || reloads(&vendor, "loaded") == 1).await;
+    assert_eq!(vendor.status(&customer, MYAPP).await, 200);
+}
+
+/// A lost cache, or something else in the place of the file: the lists alone count, and that is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_what_was_kept_a_start_takes_the_lists_line_by_line() {
+    gather();
+    let mut garbled = Garbled::new("lost").await;
+    let elsewhere = garbled.vendor.proxy.directory().join("elsewhere");
+    std::fs::write(&elsewhere, "precious").expect("writable");
+    for place in ["nothing", "a link", "a folder"] {
+        garbled.vendor.proxy.stop().await;
+        std::fs::remove_file(garbled.kept()).expect("it is kept");
+        match place {
+            "a link" => std::os::unix::fs::symlink(&elsewhere, garbled.kept()).expect("ours"),
+            "a folder" => std::fs::create_dir(garbled.kept()).expect("ours"),
+            _ => {}
+        }
+        garbled.vendor.proxy.start().await;
+        assert_eq!(garbled.statuses().await, [200, 401], "{place}");
+        assert_eq!(std::fs::read(&elsewhere).expect("there"), b"precious", "{place}");
+    }
+    let said = warnings("path", &garbled.kept().display().to_string());
+    let of_all = ["cannot be read", "cannot be kept"];
+    assert!(of_all.iter().all(|word| said.iter().any(|said| said.contains(word))), "{said:?}");
+    std::fs::remove_dir(garbled.kept()).expect("left alone");
 }
