@@ -1,0 +1,14 @@
+//! Small files: what a configuration points to is read whole, but never without a bound, and
+//! compared with what it was; keys, licences and revocations are written.
+
+mod fingerprint;
+mod places;
+mod reading;
+mod writing;
+
+pub(crate) use fingerprint::Fingerprint;
+pub(crate) use places::{check_executable, check_place, disk_size, is_forbidden, link_at};
+pub(crate) use reading::{
+    cannot_read, list_files, read_bytes, read_once, read_text, read_text_once, read_utf8, utf8,
+};
+pub(crate) use writing::{append_lines, create, create_private, replace_private};
