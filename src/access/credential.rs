@@ -106,6 +106,14 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_licence_and_token_are_read() {
+        let token = "a".repeat(15 * 1024);
+        let read = read(&[&format!("Bearer {token}")]);
+        assert_eq!(read, ClientCredential::Bearer(Secret::new(token)));
+        assert_eq!(read.scheme(), "bearer");
+    }
+
+    #[test]
     fn nothing_at_all_is_anonymous() {
         assert_eq!(read(&[]), ClientCredential::None);
         assert_eq!(read(&["Basic Og=="]), ClientCredential::None);

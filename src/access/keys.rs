@@ -54,3 +54,26 @@ pub(super) fn key_from(material: &[u8], purpose: &[u8]) -> Result<Zeroizing<[u8;
     let filled = salted.expand(&[purpose], Bytes32).and_then(|output| output.fill(key.as_mut()));
     filled.map(|()| key).map_err(|_| "no key can be derived from it".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_key_is_long_enough_and_no_other_one() {
+        let [one, other] = [(); 2].map(|()| generate_key().expect("randomness"));
+        assert!(!is_too_short(&one) && one != other);
+        let key = |length| Secret::new("k".repeat(length));
+        assert!(is_too_short(&key(31)) && !is_too_short(&key(32)) && !is_too_short(&key(33)));
+    }
+
+    #[test]
+    fn a_key_is_for_one_purpose_and_from_one_file() {
+        let key = |material: &[u8], purpose: &[u8]| *key_from(material, purpose).expect("a key");
+        let one = key(&[7; 32], b"one");
+        assert_eq!(key(&[7; 32], b"one"), one);
+        assert_ne!(key(&[7; 32], b"other"), one);
+        assert_ne!(key(&[8; 32], b"one"), one);
+        assert!(key_from(&[7; 31], b"one").is_err());
+    }
+}

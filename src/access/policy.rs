@@ -461,6 +461,30 @@ mod tests {
     }
 
     #[test]
+    fn an_anonymous_token_has_a_point_where_a_rule_is_for_everybody() {
+        let named = near(&["10.0.0.0/8"], rule(user("ci"), ALL, &["**"]));
+        let elsewhere = near(&["192.0.2.0/24"], rule(Identity::Anonymous, ALL, &["**"]));
+        let policy = Policy::new(vec![named, elsewhere], vec![]);
+        let has_a_point = |address| policy.grants_anonymous_anything(&anonymous_at(address));
+        assert!(!has_a_point("10.0.0.1") && has_a_point("192.0.2.1"));
+    }
+
+    #[test]
+    fn blobs_are_mounted_between_images_of_the_same_applications_only() {
+        let policy = vendor();
+        let same = |a, b| policy.are_of_one_application(&name(a), &name(b));
+        for (a, b, expected) in [
+            ("registry.test/myapp/api", "quay.io/acme/worker", true),
+            ("registry.test/myapp/api", "registry.test/other/api", false),
+            ("registry.test/myapp/api", "quay.io/acme/shared", false),
+            ("registry.test/myapp/api", "registry.test/base", false),
+            ("registry.test/base", "registry.test/tools", true),
+        ] {
+            assert_eq!((same(a, b), same(b, a)), (expected, expected), "{a} and {b}");
+        }
+    }
+
+    #[test]
     fn strangers_are_asked_who_they_are_and_the_known_see_nothing() {
         let policy = vendor();
         let known = licence("acme", &["myapp"]);

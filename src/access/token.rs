@@ -293,6 +293,22 @@ mod tests {
     }
 
     #[test]
+    fn no_more_than_8_kib_are_looked_at() {
+        let (tokens, _) = tokens();
+        for length in 5_700..6_200 {
+            let name = "x".repeat(length);
+            let user = TokenSubject::User { name, hash: "abc".to_owned() };
+            let token = tokens.issue(user.clone(), AUDIENCE, TOKEN_LIFE, None).token;
+            let expected = if token.expose().len() <= 8 * 1024 {
+                Ok(user)
+            } else {
+                Err(Rejection::TokenInvalid)
+            };
+            assert_eq!(tokens.read(token.expose(), AUDIENCE), expected, "{length}");
+        }
+    }
+
+    #[test]
     fn a_replaced_key_still_reads_what_it_signed_for_as_long_as_that_can_be_good() {
         let (tokens, clock) = tokens();
         let token = issue(&tokens);
@@ -301,9 +317,13 @@ mod tests {
         assert_eq!(renewed.read(&token, AUDIENCE), Ok(user()));
         assert_ne!(issue(&renewed), token);
         assert_eq!(tokens.read(&issue(&renewed), AUDIENCE), Err(Rejection::TokenInvalid));
-        let fresh = tokens.renewed(&[8; 32]).expect("a key").expect("another one");
-        clock.advance(TOKEN_LIFE_FOR_PUSH + SKEW);
-        assert_eq!(fresh.read(&token, AUDIENCE), Err(Rejection::TokenInvalid));
+        let fresh = || tokens.renewed(&[8; 32]).expect("a key").expect("another one");
+        let (asked, not_yet_asked) = (fresh(), fresh());
+        let longest = tokens.issue(user(), AUDIENCE, TOKEN_LIFE_FOR_PUSH, None).token;
+        clock.advance(TOKEN_LIFE_FOR_PUSH + SKEW - Duration::from_secs(1));
+        assert_eq!(asked.read(longest.expose(), AUDIENCE), Ok(user()));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(not_yet_asked.read(&token, AUDIENCE), Err(Rejection::TokenInvalid));
     }
 
     #[test]

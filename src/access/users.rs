@@ -89,9 +89,8 @@ impl Users {
     }
 
     fn add(&mut self, name: &str, hash: StoredHash) {
-        if self.decoy.as_ref().is_none_or(|decoy| decoy.kind.work() < hash.kind.work()) {
-            self.decoy = Some(hash.clone());
-        }
+        let both = self.decoy.take().into_iter().chain([hash.clone()]);
+        self.decoy = both.max_by_key(|hash| hash.kind.work());
         self.hashes.insert(name.into(), hash);
     }
 }
@@ -167,7 +166,7 @@ impl std::fmt::Debug for StoredHash {
 
 fn bcrypt(text: &str) -> Result<HashKind, String> {
     let known = ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| text.starts_with(prefix));
-    let parts = text.parse::<bcrypt::HashParts>().ok().filter(|_| known && text.len() == 60).ok_or(
+    let parts = text.parse::<bcrypt::HashParts>().ok().filter(|_| known).ok_or(
         "the hash is neither bcrypt nor argon2id; make one with htpasswd -B (plain text, MD5 and \
          SHA are not accepted)",
     )?;
@@ -269,7 +268,12 @@ mod tests {
             "d:".to_owned(),
             format!("e:{}", BCRYPT.replace("$04$", "$15$")),
             format!("f:{}", &good[..59]),
+            format!("f:{good}a"),
+            // PHP's broken variant.
+            format!("f:{}", BCRYPT.replace("$2y$", "$2x$")),
+            format!("\u{7}f:{good}"),
             format!("g:{}", argon2id().replace("argon2id", "argon2i")),
+            format!("g:{}", argon2id().rsplit_once('$').expect("a hash").0),
             format!("h:{}", argon2id().replace("m=64", "m=1000000")),
             format!("i:{good}"),
             format!("i:{good}"),
@@ -277,7 +281,7 @@ mod tests {
         let problems = Users::parse(&lines.join("\n")).expect_err("wrong lines");
         assert_eq!(
             problems.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]
+            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16]
         );
         let told = format!("{problems:?}");
         assert!(
@@ -286,7 +290,19 @@ mod tests {
                 && !told.contains(&good[10..]),
             "{told}"
         );
-        assert!(told.contains("htpasswd -B") && told.contains("line 11"), "{told}");
+        assert!(told.contains("htpasswd -B") && told.contains("line 15"), "{told}");
+    }
+
+    #[test]
+    fn argon2id_is_taken_up_to_what_one_login_may_cost() {
+        let line = |params: &str| format!("ci:{}", argon2id().replace("m=64,t=1,p=1", params));
+        for most in ["m=65536,t=1,p=1", "m=64,t=10,p=1", "m=64,t=1,p=4", "m=65536,t=10,p=4"] {
+            assert!(Users::parse(&line(most)).is_ok(), "{most}");
+        }
+        for more in ["m=65537,t=1,p=1", "m=64,t=11,p=1", "m=64,t=1,p=5"] {
+            let problems = Users::parse(&line(more)).expect_err(more);
+            assert!(problems[0].1.contains("out of bounds"), "{problems:?}");
+        }
     }
 
     #[test]
@@ -300,7 +316,14 @@ mod tests {
         assert_eq!(decoy(&[BCRYPT, &expensive]), Some(HashKind::Bcrypt { cost: 12 }));
         assert_eq!(decoy(&[&expensive, &argon2id]), Some(HashKind::Bcrypt { cost: 12 }));
         let usual = argon2id.replace("m=64,t=1", "m=19456,t=2");
-        assert_eq!(decoy(&[&usual, BCRYPT]), Some(HashKind::Argon2id { kib: 19456, passes: 2 }));
+        // Two passes over 19 MiB take longer than cost 8, and less than cost 9.
+        for (cost, usual_is_slower) in [("04", true), ("08", true), ("09", false)] {
+            let bcrypt = BCRYPT.replace("$04$", &format!("${cost}$"));
+            for both in [[usual.as_str(), &bcrypt], [&bcrypt, &usual]] {
+                let slower = decoy(&both) == Some(HashKind::Argon2id { kib: 19456, passes: 2 });
+                assert_eq!(slower, usual_is_slower, "beside bcrypt of cost {cost}");
+            }
+        }
         assert!(Users::default().decoy().is_none());
     }
 

@@ -93,7 +93,7 @@ impl Digest {
         let (pairs, _) = self.hex().as_bytes().as_chunks::<2>();
         let mut hash = [0; N];
         for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
-            *byte = digit(*high) << 4 | digit(*low);
+            *byte = 16 * digit(*high) + digit(*low);
         }
         hash
     }

@@ -18,6 +18,9 @@ use crate::expiring::ExpiringCache;
 /// Different wrong passwords of one user from one address in [`FAILURE_WINDOW`] (ACCESS §5.3).
 const FAILURES_MAX: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_mins(1);
+/// What is kept of a wrong password's key. Two keys begin alike once in 2^64, and then one guess is
+/// taken for another.
+const BEGINNING_BYTES: usize = 8;
 /// How long an address counts as failing whose attempt was crowded out: long enough to recognise
 /// one that keeps coming, short enough for one that came in somebody else's flood.
 const CROWDED_OUT_FAILING_FOR: Duration = Duration::from_secs(10);
@@ -66,18 +69,17 @@ pub(super) type NameHash = u64;
 struct WrongPasswords {
     since: Moment,
     number: usize,
-    /// The beginnings of their keys. Two keys begin alike once in 2^64, and then one guess is taken
-    /// for another.
-    beginnings: [u64; FAILURES_MAX],
+    /// The beginnings of their keys.
+    beginnings: [[u8; BEGINNING_BYTES]; FAILURES_MAX],
 }
 
 impl WrongPasswords {
     fn new(since: Moment) -> Self {
-        Self { since, number: 0, beginnings: [0; FAILURES_MAX] }
+        Self { since, number: 0, beginnings: [[0; BEGINNING_BYTES]; FAILURES_MAX] }
     }
 
     fn holds(&self, key: &AttemptKey) -> bool {
-        self.beginnings.iter().take(self.number).any(|known| *known == beginning(key))
+        self.beginnings.iter().take(self.number).any(|known| key.starts_with(known))
     }
 
     /// With this one too, if there is room. Without room the pair is locked out and nothing more
@@ -86,15 +88,11 @@ impl WrongPasswords {
         if !self.holds(key)
             && let Some(next) = self.beginnings.get_mut(self.number)
         {
-            *next = beginning(key);
+            next.copy_from_slice(&key[..BEGINNING_BYTES]);
             self.number += 1;
         }
         self
     }
-}
-
-fn beginning(key: &AttemptKey) -> u64 {
-    key.iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte))
 }
 
 impl Failures {

@@ -206,6 +206,25 @@ mod tests {
     }
 
     #[test]
+    fn failing_addresses_wait_beyond_half_a_second_of_debt_and_until_it_is_paid() {
+        let (most, ms) = (Duration::from_millis(167), Duration::from_millis);
+        let (mut lanes, start) = lanes();
+        let mut other = Lanes::new(start);
+        let now = start + most;
+        for lanes in [&mut lanes, &mut other] {
+            lanes.failed(now, most);
+            assert!(lanes.enter(Lane::Failing, key(1)).is_none());
+        }
+        assert_eq!(other.turn(now + ms(1)), Turn::Hash(key(1)), "half a second");
+        assert_eq!(lanes.turn(now), Turn::Rest(ms(501)));
+        let paid = now + ms(501);
+        assert_eq!(lanes.turn(paid), Turn::Hash(key(1)));
+        lanes.failed(paid + ms(20), ms(20));
+        assert!(lanes.enter(Lane::Failing, key(2)).is_none());
+        assert_eq!(lanes.turn(paid + ms(20)), Turn::Hash(key(2)), "a small debt is no pause");
+    }
+
+    #[test]
     fn what_is_not_hashed_is_rested_for_like_one_failure_however_often() {
         let (mut lanes, start) = lanes();
         lanes.failed(start + HASH, HASH);

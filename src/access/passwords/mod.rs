@@ -481,6 +481,14 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_comes_at_the_deadline_is_in_time() {
+        let ((passwords, _), users) = (passwords(), Users::default());
+        let nobody = (HERE, "eve", "x");
+        let answer = login_until(Instant::now(), &passwords, &users, nobody).await;
+        assert_eq!(answer, Err(Rejection::UnknownUser));
+    }
+
     #[tokio::test]
     async fn guesses_with_a_zero_byte_are_failures_too() {
         let ((passwords, _), users) = (passwords(), users(4));
