@@ -40,6 +40,8 @@ pub struct Limits {
     pub send_idle: Duration,
     /// A client that sends nothing of a body for this long is cut off.
     pub receive_idle: Duration,
+    /// How long a manifest or form that is sent waits for those before it on its connection.
+    pub body_turn: Duration,
     /// For a registry to answer once it has every byte of an upload: it may have to move them.
     pub commit: Duration,
     /// Waiting for a request head, which hyper also uses between requests (DESIGN §15); HTTP/2
@@ -121,6 +123,7 @@ impl Default for Limits {
             token_settling: Duration::from_millis(1200),
             send_idle: Duration::from_secs(30),
             receive_idle: Duration::from_mins(1),
+            body_turn: Duration::from_secs(10),
             commit: Duration::from_mins(5),
             request_idle: Duration::from_secs(95),
             fills: 64,

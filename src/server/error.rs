@@ -48,8 +48,7 @@ impl Refusal {
 
     /// What other clients send takes all the memory that there is for it.
     pub(super) fn no_memory() -> Self {
-        let message = "too much is being sent at once; try again";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message)
+        try_again("too much is being sent at once; try again", 1)
     }
 
     /// Absent and forbidden look the same (DESIGN §4).

@@ -261,7 +261,7 @@ impl Service {
     ) -> Result<Answer, Refusal> {
         let config = unauthenticated.config;
         let posted = *request.method() == Method::POST;
-        let form = token::read_form(request, unauthenticated.deadline).await?;
+        let form = token::read_form(request, &self.limits).await?;
         let credential = form.credential.unwrap_or_else(|| ClientCredential::of(request.headers()));
         let identified = self.identify(unauthenticated, &credential, notes).await?;
         let anonymous = identified.authenticated.is_none() && identified.caller.is_anonymous();

@@ -7,14 +7,14 @@
 
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
 use url::form_urlencoded;
 
 use super::error::{Extra, Refusal};
 use super::respond::{self, Answer};
-use super::whole_body::{UnreadBody, read_whole};
+use super::whole_body::{BodyTurn, UnreadBody};
 use crate::access::{ClientCredential, Issued};
 use crate::licence::calendar;
+use crate::limits::Limits;
 use crate::oci::ErrorCode;
 
 /// Where the challenge sends clients.
@@ -32,14 +32,15 @@ pub(super) struct TokenForm {
     pub(super) scope: String,
 }
 
-/// Reads the form of a POST, which has to arrive by the deadline. Other methods have none.
+/// Reads the form of a POST. It may wait for its turn, and has to arrive then, within the time that
+/// an answer has. Other methods have none.
 ///
 /// # Errors
 /// 405 for a method that is none of ours, 400 for a form that cannot be read, 401 for a grant that
-/// we never gave.
+/// we never gave, 503 if others take all memory, or its connection's turns.
 pub(super) async fn read_form(
     request: &mut Request<Incoming>,
-    deadline: Instant,
+    limits: &Limits,
 ) -> Result<TokenForm, Refusal> {
     match *request.method() {
         Method::GET | Method::HEAD => return Ok(TokenForm::default()),
@@ -52,16 +53,16 @@ pub(super) async fn read_form(
     }
     let bad =
         |message: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message);
-    let read = timeout_at(deadline, read_whole(request, FORM_BYTES_MAX)).await;
-    let form = read.map_err(|_| bad("the form did not arrive in time"))?.map_err(|unread| {
-        let refusal = match unread {
-            UnreadBody::TooLong => bad("the form is too long"),
-            UnreadBody::BrokenOff => bad("the form cannot be read"),
-            UnreadBody::NoMemory => Refusal::no_memory(),
-        };
-        refusal.with(Extra::Close)
-    })?;
-    parse_form(&form.bytes).ok_or_else(|| {
+    let unread = |unread| match unread {
+        UnreadBody::TooLong => bad("the form is too long").with(Extra::Close),
+        UnreadBody::BrokenOff => bad("the form cannot be read").with(Extra::Close),
+        UnreadBody::NoMemory => Refusal::no_memory(),
+    };
+    let turn = BodyTurn::wait(request, FORM_BYTES_MAX, limits.body_turn).await.map_err(unread)?;
+    let patience = limits.head.saturating_sub(limits.body_turn);
+    let form = tokio::time::timeout(patience, turn.read(request)).await;
+    let form = form.map_err(|_| bad("the form did not arrive in time"))?.map_err(unread)?;
+    parse_form(&form).ok_or_else(|| {
         let message = "this token endpoint gives out no refresh tokens; log in again";
         Refusal::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
     })

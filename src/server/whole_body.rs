@@ -2,6 +2,7 @@
 //! the token endpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Request;
@@ -10,10 +11,19 @@ use hyper::body::{Body as _, Incoming};
 
 use super::connection::memory::{BodyMemory, ConnectionMemory};
 
-/// A body, and the memory that it takes.
+/// The turn of a body among those of its connection, which are read one after the other where they
+/// are large.
 #[derive(Debug)]
-pub(super) struct WholeBody {
-    pub(super) bytes: Bytes,
+pub(super) struct BodyTurn {
+    /// None of a body without bytes.
+    memory: Option<BodyMemory>,
+    max: usize,
+}
+
+/// The memory of a body is given back with the last of its bytes, wherever they go: a manifest is
+/// put even if its client leaves.
+struct CountedBytes {
+    bytes: BytesMut,
     _memory: Option<BodyMemory>,
 }
 
@@ -22,36 +32,56 @@ pub(super) struct WholeBody {
 pub(super) enum UnreadBody {
     TooLong,
     BrokenOff,
-    /// Others take all the memory that there is for what clients send.
+    /// Others take all the memory that there is for what clients send, or its connection's share.
     NoMemory,
 }
 
-/// Reads a body of at most `max` bytes. Has no deadline.
-pub(super) async fn read_whole(
-    request: &mut Request<Incoming>,
-    max: usize,
-) -> Result<WholeBody, UnreadBody> {
-    let announced = request.body().size_hint();
-    if announced.lower() > max as u64 {
-        return Err(UnreadBody::TooLong);
-    }
-    let len = announced.upper().and_then(|upper| usize::try_from(upper).ok()).unwrap_or(max);
-    let mut memory = match request.extensions().get::<Arc<ConnectionMemory>>() {
-        Some(connection) => Some(Arc::clone(connection).body(len.min(max)).await),
-        // A body without bytes.
-        None => None,
-    };
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = request.body_mut().frame().await {
-        let Ok(frame) = frame.map_err(|_| UnreadBody::BrokenOff)?.into_data() else { continue };
-        if frame.len() > max - bytes.len() {
+impl BodyTurn {
+    /// Waits until the body of `request`, of at most `max` bytes, may be read, but no longer than
+    /// `patience`. Its client cannot send it meanwhile, so whatever time the client has begins
+    /// afterwards.
+    pub(super) async fn wait(
+        request: &mut Request<Incoming>,
+        max: usize,
+        patience: Duration,
+    ) -> Result<Self, UnreadBody> {
+        let announced = request.body().size_hint();
+        if announced.lower() > max as u64 {
             return Err(UnreadBody::TooLong);
         }
-        if memory.as_mut().is_some_and(|memory| !memory.add(frame.len())) {
-            return Err(UnreadBody::NoMemory);
+        let len = announced.upper().and_then(|upper| usize::try_from(upper).ok()).unwrap_or(max);
+        let Some(connection) = request.extensions().get::<Arc<ConnectionMemory>>() else {
+            return Ok(Self { memory: None, max });
+        };
+        let turn = Arc::clone(connection).body(len.min(max));
+        match tokio::time::timeout(patience, turn).await {
+            Ok(memory) => Ok(Self { memory: Some(memory), max }),
+            Err(_) => Err(UnreadBody::NoMemory),
         }
-        // Copied: a frame keeps the whole buffer that it was read into.
-        bytes.extend_from_slice(&frame);
     }
-    Ok(WholeBody { bytes: bytes.freeze(), _memory: memory })
+
+    /// Reads the body. Has no deadline.
+    pub(super) async fn read(self, request: &mut Request<Incoming>) -> Result<Bytes, UnreadBody> {
+        let Self { mut memory, max } = self;
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = request.body_mut().frame().await {
+            let frame = frame.map_err(|_| UnreadBody::BrokenOff)?;
+            let Ok(frame) = frame.into_data() else { continue };
+            if frame.len() > max - bytes.len() {
+                return Err(UnreadBody::TooLong);
+            }
+            if memory.as_mut().is_some_and(|memory| !memory.add(frame.len())) {
+                return Err(UnreadBody::NoMemory);
+            }
+            // Copied: a frame keeps the whole buffer that it was read into.
+            bytes.extend_from_slice(&frame);
+        }
+        Ok(Bytes::from_owner(CountedBytes { bytes, _memory: memory }))
+    }
+}
+
+impl AsRef<[u8]> for CountedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }

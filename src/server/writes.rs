@@ -8,6 +8,7 @@
 //! Clients differ in how they upload. dockerd and podman send POST, PATCH with the bytes, PUT
 //! without any; containerd sends POST and one PUT with all bytes; the spec also has a single POST.
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body::Body as _;
@@ -19,7 +20,7 @@ use super::notes::Notes;
 use super::request::{WriteRequest, asker, header_text};
 use super::respond::{self, Answer};
 use super::service::Service;
-use super::whole_body::{UnreadBody, WholeBody, read_whole};
+use super::whole_body::{BodyTurn, UnreadBody};
 use crate::oci::{
     ChunkRange, Digest, Endpoint, ErrorCode, MediaType, Reference, UploadQuery, tag_parameters,
 };
@@ -174,9 +175,8 @@ impl Service {
         let media_type = header_text(request.headers(), CONTENT_TYPE)
             .and_then(MediaType::parse)
             .ok_or_else(media_type_missing)?;
-        let body = self.read_manifest_body(request).await?;
-        let (reference, bytes) = (reference.clone(), body.bytes.clone());
-        let manifest = NewManifest { reference, tags, media_type, bytes };
+        let bytes = self.read_manifest_body(request).await?;
+        let manifest = NewManifest { reference: reference.clone(), tags, media_type, bytes };
         let taken = self.push.put_manifest(&write.name, manifest).await?;
         notes.digest = Some(taken.digest.clone());
         let name = write.route.visible_name();
@@ -190,25 +190,19 @@ impl Service {
     ///
     /// # Errors
     /// 413 beyond `limits.manifest`, before anything is read if its length is announced (MAN-8);
-    /// 408 if it is not there within `limits.receive_idle`; 400 if the client breaks off; 503 if
-    /// others take all memory.
-    async fn read_manifest_body(
-        &self,
-        request: &mut Request<Incoming>,
-    ) -> Result<WholeBody, Refusal> {
+    /// 408 if it is not there within `limits.receive_idle` of its turn; 400 if the client breaks
+    /// off; 503 if others take all memory, or its connection's turns.
+    async fn read_manifest_body(&self, request: &mut Request<Incoming>) -> Result<Bytes, Refusal> {
         let limit = self.limits.manifest;
-        if request.body().size_hint().lower() > limit as u64 {
-            return Err(manifest_too_large(limit));
-        }
-        set_body_requested(request);
-        let read = tokio::time::timeout(self.limits.receive_idle, read_whole(request, limit))
-            .await
-            .map_err(|_| body_timed_out())?;
-        read.map_err(|unread| match unread {
+        let unread = |unread| match unread {
             UnreadBody::TooLong => manifest_too_large(limit),
             UnreadBody::BrokenOff => body_incomplete(),
-            UnreadBody::NoMemory => Refusal::no_memory().with(Extra::Close),
-        })
+            UnreadBody::NoMemory => Refusal::no_memory(),
+        };
+        let turn = BodyTurn::wait(request, limit, self.limits.body_turn).await.map_err(unread)?;
+        set_body_requested(request);
+        let read = tokio::time::timeout(self.limits.receive_idle, turn.read(request)).await;
+        read.map_err(|_| body_timed_out())?.map_err(unread)
     }
 }
 

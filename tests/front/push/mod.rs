@@ -9,3 +9,4 @@ mod pressure;
 mod races;
 mod refusals;
 mod rights;
+mod turns;
