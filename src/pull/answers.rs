@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
@@ -21,15 +21,30 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 /// Bytes that the next piece may have of a stream that reads a file. Whoever polls the stream sets it
 /// before; what is passed through comes in the pieces of its upstream.
 #[derive(Clone, Debug, Default)]
-pub struct PieceMax(Arc<AtomicUsize>);
+pub struct PieceMax(Arc<NextPiece>);
+
+#[derive(Debug, Default)]
+struct NextPiece {
+    max: AtomicUsize,
+    is_being_read: AtomicBool,
+}
 
 impl PieceMax {
     pub fn set(&self, bytes: usize) {
-        self.0.store(bytes, Ordering::Relaxed);
+        self.0.max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a stream that is pending has memory for a piece, and does not merely wait for one.
+    pub fn is_being_read(&self) -> bool {
+        self.0.is_being_read.load(Ordering::Relaxed)
     }
 
     pub(super) fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.max.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_being_read(&self, is_being_read: bool) {
+        self.0.is_being_read.store(is_being_read, Ordering::Relaxed);
     }
 }
 

@@ -112,21 +112,55 @@ async fn where_unread_answers_hold_all_memory_those_who_read_are_served() {
     eventually("nothing waits", || waiting(&proxy) == 0).await;
 }
 
+/// Encrypted, so that what is stored takes memory too.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_follow_a_download_hold_nothing_while_it_brings_nothing() {
+    let image = Image::new(1, &[3_000_000]);
+    let origin = Origin::with("library/a", "1", &image).await;
+    let slow = origin.blob("library/a", 9, 400_000);
+    let gate = origin.hold_at(&slow.digest, 200_000);
+    let (mut setup, authority) = encrypted(&origin);
+    setup.limits.answers = 2 << 20;
+    let proxy = setup.start().await;
+    let stored = blob("library/a", &image.layers[0].digest);
+    store(&proxy, &authority, &stored).await;
+    let mut followers = Vec::new();
+    for _ in 0..3 {
+        let (send, driver) = http_2(&proxy, &authority, WINDOW).await;
+        let bodies = unread(&send, &blob("library/a", &slow.digest), STREAMS, 200_000).await;
+        followers.push((send, driver, bodies));
+    }
+    eventually("nothing is held", || waiting(&proxy) == 0).await;
+    let (send, _driver) = http_2(&proxy, &authority, 65_535).await;
+    let whole = soon("a stored one", read(open(&send, &stored).await, usize::MAX)).await;
+    assert!(whole == image.layers[0].bytes());
+    gate.open();
+    let reads = followers.into_iter().flat_map(|(_, driver, bodies)| {
+        tokio::spawn(driver);
+        bodies.into_iter().map(|body| read(body, usize::MAX))
+    });
+    for rest in soon("those who follow", futures_util::future::join_all(reads)).await {
+        assert_eq!(rest.len(), 200_000);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_read_byte_by_byte_is_ended() {
     let image = Image::new(1, &[3_000_000]);
     let origin = Origin::with("library/a", "1", &image).await;
     let (mut setup, authority) = encrypted(&origin);
-    setup.limits.send_idle = SHORT;
+    setup.limits.send_idle = 10 * SHORT;
     let proxy = setup.start().await;
     let (send, _driver) = http_2(&proxy, &authority, 1).await;
     let mut body = open(&send, &blob("library/a", &image.layers[0].digest)).await;
+    let mut taken = 0;
     let reset = async {
         let mut pause = tokio::time::interval(SHORT / 10);
         while let Some(piece) = body.data().await {
             match piece {
                 Ok(piece) => {
                     body.flow_control().release_capacity(piece.len()).expect("it was used");
+                    taken += piece.len();
                     pause.tick().await;
                 }
                 Err(error) => return error.reason(),
@@ -135,5 +169,6 @@ async fn a_stream_that_is_read_byte_by_byte_is_ended() {
         None
     };
     assert_eq!(soon("the end", reset).await, Some(Reason::CANCEL));
+    assert!(taken > 10, "it was no byte after the other: {taken}");
     assert!(read(open(&send, "/v2/").await, usize::MAX).await == b"{}", "the connection goes on");
 }

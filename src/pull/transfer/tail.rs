@@ -136,7 +136,10 @@ impl Tail {
     async fn read(&mut self, available: u64) -> Result<Bytes, Error> {
         let max = self.piece_max.get().clamp(1, READ_MAX);
         let len = usize::try_from(available).map_or(max, |available| available.min(max));
-        let bytes = self.file.reader.read_at(self.span.start, len).await?;
+        self.piece_max.set_being_read(true);
+        let read = self.file.reader.read_at(self.span.start, len).await;
+        self.piece_max.set_being_read(false);
+        let bytes = read?;
         self.span.start += bytes.len() as u64;
         Ok(bytes)
     }

@@ -88,7 +88,7 @@ impl Body {
         error: &SourceError,
     ) -> Poll<Option<Result<Frame<BodyBytes>, CutShort>>> {
         self.exchange.fail(error.reason(), error);
-        self.source = Source::Failed;
+        (self.source, self.memory) = (Source::Failed, None);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -178,9 +178,16 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<BodyBytes>, CutShort>>> {
         ready!(self.poll_memory(cx));
         let max = self.memory.as_ref().map(HeldMemory::len);
-        match ready!(self.source.poll_piece(cx, max)) {
+        let Poll::Ready(next) = self.source.poll_piece(cx, max) else {
+            // Whoever follows a slow download has nothing to hold memory for.
+            if !self.source.is_reading() {
+                self.memory = None;
+            }
+            return Poll::Pending;
+        };
+        match next {
             None => {
-                self.source = Source::Empty;
+                (self.source, self.memory) = (Source::Empty, None);
                 self.exchange.output().delivery().poll_all_written(cx).map(|()| None)
             }
             Some(Err(SourceError::HasFailed)) => Poll::Ready(Some(Err(CutShort))),
@@ -218,6 +225,15 @@ impl Source {
             Self::Empty | Self::Failed | Self::Full(_) => false,
             Self::Stored { left, .. } => tls && !left.is_empty(),
             Self::Stream { left, .. } => *left != Some(0),
+        }
+    }
+
+    /// Whether the next piece, which is not there yet, takes memory already.
+    fn is_reading(&self) -> bool {
+        match self {
+            Self::Empty | Self::Failed | Self::Full(_) => false,
+            Self::Stored { loading, .. } => loading.is_some(),
+            Self::Stream { piece_max, .. } => piece_max.is_being_read(),
         }
     }
 
