@@ -11,11 +11,10 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// right-most hop of `X-Forwarded-For` that is none (ACCESS §1.2). Whatever stands left of it is
 /// the client's own word.
 pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = peer.to_canonical();
     let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
     for hop in lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(',')) {
-        if !is_trusted(&client) {
+        if !is_trusted(client, trusted) {
             break;
         }
         // An unreadable hop is not believed, and neither is anything before it.
@@ -23,6 +22,11 @@ pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
         client = address.to_canonical();
     }
     client
+}
+
+/// Whether connections from there are those of a proxy, and may be of many clients.
+pub(crate) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&peer.to_canonical()))
 }
 
 /// An address, with or without a port.

@@ -27,7 +27,7 @@ mod virtual_host;
 
 pub(crate) use caller::Caller;
 pub(crate) use credential::ClientCredential;
-pub(crate) use forwarded::client_address;
+pub(crate) use forwarded::{client_address, is_trusted};
 pub(crate) use gatekeeper::{Authenticated, Gatekeeper, KeyRing, PresentedCredential};
 pub(crate) use keys::{generate_key, is_too_short};
 pub(crate) use ledger::{LastPull, Ledger};

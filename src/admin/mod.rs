@@ -70,7 +70,7 @@ impl Admin {
         let cut = CancellationToken::new();
         let connections = accept(
             &listener,
-            &ConnectionPlaces::new(CONNECTIONS_MAX),
+            &ConnectionPlaces::new(CONNECTIONS_MAX, |_| false),
             stop,
             || (),
             |accepted| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup, blob};
@@ -62,6 +62,55 @@ async fn silent_connections_give_way_to_whoever_asks_and_the_busy_stay() {
     let mut rest = Vec::new();
     soon("the slow one", busy.read_to_end(&mut rest)).await.expect("all of it");
     assert!(rest.len() > 2_000_000, "{}", rest.len());
+}
+
+/// A connection from this address, that asks for `path`.
+async fn ask_from(proxy: &Proxy, from: &str, path: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(format!("{from}:0").parse().expect("an address")).expect("a free port");
+    let mut stream =
+        socket.connect(proxy.authority().parse().expect("an address")).await.expect("it listens");
+    let get = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(get.as_bytes()).await.expect("it reads");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_above_a_quarter_gives_way_and_a_trusted_proxy_does_not() {
+    let origin = Origin::start().await;
+    let slow = origin.blob("a/b", 1, 2_000_000);
+    for (trusted, stays) in [("127.0.0.9/32", false), ("127.0.0.2/32", true)] {
+        let gate = origin.hold_at(&slow.digest, 1_000_000);
+        let mut setup = Setup::of(&origin);
+        setup.limits.connections = PLACES;
+        setup.config.access.trusted_proxies = vec![trusted.parse().expect("a network")];
+        let proxy = setup.start().await;
+        let path = blob("a/b", &slow.digest);
+        let mut busy = Vec::new();
+        for _ in 0..PLACES {
+            let mut stream = ask_from(&proxy, "127.0.0.2", &path).await;
+            let mut status = [0; 12];
+            soon("the head", stream.read_exact(&mut status)).await.expect("an answer");
+            busy.push(stream);
+        }
+        let mut comes = ask_from(&proxy, "127.0.0.3", "/v2/").await;
+        let mut answer = [0; 12];
+        if !stays {
+            soon("its answer", comes.read_exact(&mut answer)).await.expect("an answer");
+        }
+        gate.open();
+        let mut whole = 0;
+        for mut stream in busy {
+            let mut rest = Vec::new();
+            let _cut_or_whole = soon("its end", stream.read_to_end(&mut rest)).await;
+            whole += usize::from(rest.len() > 2_000_000);
+        }
+        assert_eq!(whole, if stays { PLACES } else { PLACES - 1 }, "{trusted}");
+        if stays {
+            soon("its answer", comes.read_exact(&mut answer)).await.expect("an answer");
+        }
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

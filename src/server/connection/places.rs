@@ -3,9 +3,11 @@
 //! Whoever comes when all places are taken gets that of a connection that does nothing: the longest
 //! silent one, and before all others one of an address that holds more than its share. Bytes that
 //! are no whole request do not count, so dribbling helps nobody. Where every connection is busy, an
-//! address above its share gives way to one below it.
+//! address above its share gives way to one below it. A proxy that is trusted has no share: it brings
+//! the connections of many, who cannot be told apart here.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,13 +27,22 @@ const ENDED_AT_ONCE: usize = 16;
 /// How long somebody waits whose address has all places, and needs them: others may come behind.
 const LONE_WAIT: Duration = Duration::from_secs(1);
 
+/// Whether a peer brings the connections of others.
+type IsProxy = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 /// The places of one listener.
-#[derive(Debug)]
 pub(crate) struct ConnectionPlaces {
     max: usize,
+    is_proxy: IsProxy,
     began: Instant,
     open: Mutex<Open>,
     freed: Notify,
+}
+
+impl fmt::Debug for ConnectionPlaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionPlaces").field("max", &self.max).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +54,8 @@ struct Open {
 
 #[derive(Debug)]
 struct Occupant {
-    address: IpAddr,
+    /// Whose share it counts in, if in any.
+    address: Option<IpAddr>,
     activity: Arc<Activity>,
     end: CancellationToken,
 }
@@ -73,15 +85,18 @@ pub(crate) struct Activity {
 pub(crate) struct Busy(Arc<Activity>);
 
 impl ConnectionPlaces {
-    pub(crate) fn new(max: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        max: usize,
+        is_proxy: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
+    ) -> Arc<Self> {
         let (open, freed) = (Mutex::default(), Notify::new());
-        Arc::new(Self { max, began: Instant::now(), open, freed })
+        Arc::new(Self { max, is_proxy: Box::new(is_proxy), began: Instant::now(), open, freed })
     }
 
     /// A place for a connection that has been accepted from `peer`. If all are taken, another has to
     /// give way; `None` if it is `peer`'s address that has too many.
     pub(crate) async fn take(self: &Arc<Self>, peer: IpAddr) -> Option<ConnectionPlace> {
-        let address = network(peer);
+        let address = Some(network(peer)).filter(|_| !(self.is_proxy)(peer));
         loop {
             let freed = self.freed.notified();
             let wait_max = {
@@ -105,18 +120,20 @@ impl ConnectionPlaces {
         }
     }
 
-    fn place(self: &Arc<Self>, open: &mut Open, address: IpAddr) -> ConnectionPlace {
+    fn place(self: &Arc<Self>, open: &mut Open, address: Option<IpAddr>) -> ConnectionPlace {
         let activity = Arc::new(Activity::new(self.began));
         let (id, end) = (open.next, CancellationToken::new());
         open.next += 1;
         let (shared, ended) = (Arc::clone(&activity), end.clone());
         open.occupants.insert(id, Occupant { address, activity: shared, end: ended });
-        *open.by_address.entry(address).or_default() += 1;
+        if let Some(address) = address {
+            *open.by_address.entry(address).or_default() += 1;
+        }
         ConnectionPlace { id, places: Arc::clone(self), activity, end }
     }
 
     /// Ends connections in favour of one from `address`, if any has to give way.
-    fn make_room(&self, open: &Open, address: IpAddr) -> bool {
+    fn make_room(&self, open: &Open, address: Option<IpAddr>) -> bool {
         let above_share = |one: &&Occupant| open.count(one.address) > self.share();
         let mut silent: Vec<_> = open.occupants.values().filter(|one| one.is_silent()).collect();
         if silent.iter().any(above_share) {
@@ -146,8 +163,9 @@ impl ConnectionPlaces {
 }
 
 impl Open {
-    fn count(&self, address: IpAddr) -> usize {
-        self.by_address.get(&address).copied().unwrap_or(0)
+    /// How many places an address has; a proxy is never above its share.
+    fn count(&self, address: Option<IpAddr>) -> usize {
+        address.and_then(|address| self.by_address.get(&address)).copied().unwrap_or(0)
     }
 }
 
@@ -171,12 +189,12 @@ impl ConnectionPlace {
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut open = self.places.open();
-        if let Some(gone) = open.occupants.remove(&self.id)
-            && let Some(count) = open.by_address.get_mut(&gone.address)
+        if let Some(Occupant { address: Some(address), .. }) = open.occupants.remove(&self.id)
+            && let Some(count) = open.by_address.get_mut(&address)
         {
             *count -= 1;
             if *count == 0 {
-                open.by_address.remove(&gone.address);
+                open.by_address.remove(&address);
             }
         }
         drop(open);
@@ -237,7 +255,7 @@ mod tests {
 
     /// Places of eight, all taken, one after the other, by these.
     async fn full(peers: [&str; 8]) -> (Arc<ConnectionPlaces>, Vec<ConnectionPlace>) {
-        let places = ConnectionPlaces::new(8);
+        let places = ConnectionPlaces::new(8, |peer| peer == address("192.0.2.200"));
         let mut taken = Vec::new();
         for peer in peers {
             taken.push(places.take(address(peer)).await.expect("a place"));
@@ -282,6 +300,23 @@ mod tests {
         let mut comes = std::pin::pin!(places.take(address("192.0.2.1")));
         assert!(futures_util::poll!(comes.as_mut()).is_pending());
         assert_eq!(ended(&taken), [2], "the oldest of the address above its share");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_may_have_all_and_takes_from_who_has_more_than_a_quarter() {
+        let (proxy, other) = ("192.0.2.200", "192.0.2.1");
+        let (places, taken) = full([proxy; 8]).await;
+        let _busy: Vec<_> = taken.iter().map(|place| place.activity.begin()).collect();
+        for peer in [other, proxy] {
+            let mut comes = std::pin::pin!(places.take(address(peer)));
+            assert!(futures_util::poll!(comes.as_mut()).is_pending());
+            assert_eq!(ended(&taken), Vec::<usize>::new(), "{peer}");
+        }
+        let (places, taken) = full([proxy, proxy, proxy, proxy, proxy, other, other, other]).await;
+        let _busy: Vec<_> = taken.iter().map(|place| place.activity.begin()).collect();
+        let mut comes = std::pin::pin!(places.take(address(proxy)));
+        assert!(futures_util::poll!(comes.as_mut()).is_pending());
+        assert_eq!(ended(&taken), [5]);
     }
 
     #[tokio::test(start_paused = true)]

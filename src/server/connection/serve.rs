@@ -20,6 +20,7 @@ use super::http::{ConnectionResult, ConnectionService, serve_http_1, serve_http_
 use super::places::{Activity, ConnectionPlaces};
 use super::socket::ClientSocket;
 use super::tls::{self, TlsContext};
+use crate::access::is_trusted;
 use crate::clock::Clock;
 use crate::limits::Limits;
 use crate::metrics::Counted;
@@ -43,7 +44,10 @@ pub(crate) async fn run(
         tokio::time::sleep(service.config.load().drain_delay).await;
     };
     let generations = Generations::new(&draining);
-    let places = ConnectionPlaces::new(service.limits.connections);
+    let config = Arc::clone(&service);
+    let places = ConnectionPlaces::new(service.limits.connections, move |peer| {
+        is_trusted(peer, &config.config.load().trusted_proxies)
+    });
     let connections = accept(
         &listener,
         &places,
