@@ -36,7 +36,7 @@ mod refusals;
 mod rejected_logins;
 mod reload;
 mod reload_rules;
-mod reload_under_load;
+mod reload_storm;
 mod restart;
 mod resume;
 mod revocations;
