@@ -66,8 +66,11 @@ pub(super) struct Promise {
     pub(super) held: u64,
     /// Of these, bytes that the disk has given for it already.
     pub(super) given: u64,
-    /// Of these, bytes that found no free room when they were promised: others go for them.
+    /// Bytes of others that go for it: those that found no free room when they were promised, or
+    /// what has gone, if that is more.
     pub(super) evicting: u64,
+    /// Bytes that have gone.
+    pub(super) evicted: u64,
 }
 
 #[derive(Debug)]
@@ -300,7 +303,15 @@ impl Index {
         promise.given += asked;
         self.held += more;
         promise.held += more;
-        Ok(self.evict(disk, asked))
+        let victims = self.evict(disk, asked);
+        promise.evicted += victims.iter().map(|victim| victim.size).sum::<u64>();
+        // A piece of what is promised as it comes may drive out what is far larger than it.
+        let more = promise.evicted.saturating_sub(promise.evicting);
+        if more > 0 {
+            promise.evicting += more;
+            *self.evicting.entry(promise.owner).or_default() += more;
+        }
+        Ok(victims)
     }
 
     /// Names what has to be removed until the limit and the disk's reserve are met.

@@ -21,7 +21,7 @@ const REFUSALS_MAX: usize = 64;
 /// Room of one file that is being written.
 #[derive(Debug)]
 pub(super) struct Room {
-    promise: Promise,
+    promise: Box<Promise>,
     shared: Arc<StoreInner>,
 }
 
@@ -33,7 +33,7 @@ impl Room {
         bytes: u64,
     ) -> Result<(Self, bool), StageError> {
         let promise = Promise { owner, ..Promise::default() };
-        let mut room = Self { promise, shared: Arc::clone(shared) };
+        let mut room = Self { promise: Box::new(promise), shared: Arc::clone(shared) };
         let is_free = room.extend(bytes)?;
         Ok((room, is_free))
     }
@@ -71,7 +71,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        if self.promise != Promise::default() {
+        if *self.promise != Promise::default() {
             self.shared.index().release(&self.promise);
         }
     }
