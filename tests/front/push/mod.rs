@@ -9,4 +9,5 @@ mod pressure;
 mod races;
 mod refusals;
 mod rights;
+mod shares;
 mod turns;
