@@ -315,3 +315,157 @@ impl Authenticated {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::token::TOKEN_LIFE;
+    use crate::licence::{Licence, LicenceId, PrivateKey};
+    use crate::oci::{Repository, UpstreamName};
+
+    const ISSUER: &str = "Acme Inc.";
+    const HOST: &str = "registry.example.com";
+    /// `htpasswd -nbB -C 4 ci secret`
+    const CI: &str = "ci:$2y$04$9.jo8ITCZ3aWJrApmzvVAeSwEupNWwEqyRkmMOUsXUcT.1NEh836q";
+
+    fn key(letter: &str) -> Secret {
+        Secret::new(letter.repeat(32))
+    }
+
+    /// Knows `ci` and the vendor's key; it is the second 1,500.
+    fn gatekeeper() -> (Gatekeeper, PrivateKey, Clock) {
+        let clock = Clock::manual(Duration::from_secs(1_500));
+        let gatekeeper = Gatekeeper::new(&key("k"), clock.clone()).expect("a key");
+        gatekeeper.set_users(Users::parse(CI).expect("a user"));
+        let vendor = PrivateKey::generate().expect("randomness");
+        gatekeeper.set_public_keys(PublicKeys::new(vec![vendor.public().clone()]));
+        (gatekeeper, vendor, clock)
+    }
+
+    /// From the second 1,000 to 2,000.
+    fn acme() -> Licence {
+        let at = |seconds| Timestamp::from_unix(Duration::from_secs(seconds));
+        Licence {
+            id: LicenceId::parse("acme-prod").expect("an id"),
+            issuer: ISSUER.to_owned(),
+            customer: "Acme GmbH".to_owned(),
+            email: Some("ops@acme.test".to_owned()),
+            applications: vec![Slug::parse("myapp").expect("a slug")],
+            hosts: vec![HOST.to_owned()],
+            issued: at(1_000),
+            not_before: at(1_000),
+            expires: at(2_000),
+        }
+    }
+
+    async fn found(
+        gatekeeper: &Gatekeeper,
+        credential: &ClientCredential,
+    ) -> Result<Authenticated, Rejection> {
+        let (address, deadline) = ([192, 0, 2, 1].into(), Instant::now() + Duration::from_secs(25));
+        let issuer = Some(ISSUER);
+        let presented =
+            PresentedCredential { credential, address, audience: HOST, issuer, deadline };
+        gatekeeper.authenticate(presented).await
+    }
+
+    fn basic(user: &str, password: &str) -> ClientCredential {
+        ClientCredential::basic(user.to_owned(), password.to_owned())
+    }
+
+    fn token(gatekeeper: &Gatekeeper, to: &Authenticated) -> ClientCredential {
+        ClientCredential::Bearer(gatekeeper.issue(to, HOST, TOKEN_LIFE).token)
+    }
+
+    #[tokio::test]
+    async fn a_users_token_is_good_until_the_password_changes() {
+        let (gatekeeper, _, _) = gatekeeper();
+        let ci = found(&gatekeeper, &basic("ci", "secret")).await.expect("the right password");
+        assert_eq!(ci.identity, Identity::User("ci".to_owned()));
+        let wrong = found(&gatekeeper, &basic("ci", "Secret")).await;
+        assert_eq!(wrong, Err(Rejection::WrongPassword));
+        let token = token(&gatekeeper, &ci);
+        assert_eq!(found(&gatekeeper, &token).await, Ok(ci));
+        let changed = format!("ci:{}", bcrypt::hash("secret", 4).expect("a hash"));
+        for users in [changed.as_str(), ""] {
+            gatekeeper.set_users(Users::parse(users).expect("users"));
+            let revoked = found(&gatekeeper, &token).await;
+            assert!(matches!(revoked, Err(Rejection::TokenRevoked { .. })), "{revoked:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_licence_goes_by_its_id_or_email_and_is_never_taken_for_a_password() {
+        let (gatekeeper, vendor, _) = gatekeeper();
+        let licence = vendor.sign(&acme()).expect("a licence");
+        for user in ["acme-prod", "ops@acme.test"] {
+            let acme = found(&gatekeeper, &basic(user, &licence)).await.expect(user);
+            assert_eq!(acme.identity, Identity::Licence(self::acme().id));
+            assert_eq!(acme.applications, self::acme().applications);
+            assert_eq!(acme.expires, Some(self::acme().expires));
+            assert_eq!(found(&gatekeeper, &token(&gatekeeper, &acme)).await, Ok(acme));
+        }
+        let mismatch = Rejection::LicenceUserMismatch(acme().id);
+        assert_eq!(found(&gatekeeper, &basic("eve", &licence)).await, Err(mismatch));
+        let stranger = PrivateKey::generate().expect("randomness");
+        let forged = stranger.sign(&acme()).expect("a licence");
+        let refused = found(&gatekeeper, &basic("acme-prod", &forged)).await;
+        assert_eq!(refused, Err(Rejection::LicenceInvalid(LicenceRefusal::UnknownKey)));
+    }
+
+    #[tokio::test]
+    async fn a_licence_ends_with_its_time_its_key_and_its_revocation_also_under_a_token() {
+        let (gatekeeper, vendor, clock) = gatekeeper();
+        let login = basic("acme-prod", &vendor.sign(&acme()).expect("a licence"));
+        let token = token(&gatekeeper, &found(&gatekeeper, &login).await.expect("good"));
+        let revoked = Revocations::parse("acme-prod 1970-01-01T00:30:00Z").expect("a list");
+        gatekeeper.set_revocations(revoked.clone());
+        assert_eq!(*gatekeeper.revocations(), revoked);
+        for credential in [&login, &token] {
+            let refused = found(&gatekeeper, credential).await;
+            assert!(matches!(refused, Err(Rejection::LicenceRevoked { .. })), "{refused:?}");
+        }
+        gatekeeper.set_revocations(Revocations::default());
+        assert!(found(&gatekeeper, &token).await.is_ok());
+        gatekeeper.set_public_keys(PublicKeys::default());
+        let refused = found(&gatekeeper, &token).await;
+        assert!(matches!(refused, Err(Rejection::TokenRevoked { .. })), "{refused:?}");
+        gatekeeper.set_public_keys(PublicKeys::new(vec![vendor.public().clone()]));
+        clock.advance(Duration::from_secs(500));
+        for credential in [&login, &token] {
+            let refused = found(&gatekeeper, credential).await;
+            assert!(matches!(refused, Err(Rejection::LicenceExpired { .. })), "{refused:?}");
+        }
+        let later = Licence { not_before: acme().expires.plus(TOKEN_LIFE), ..acme() };
+        let later = Licence { expires: later.not_before.plus(TOKEN_LIFE), ..later };
+        let login = basic("acme-prod", &vendor.sign(&later).expect("a licence"));
+        assert_eq!(found(&gatekeeper, &login).await, Err(Rejection::LicenceNotYet(acme().id)));
+    }
+
+    #[tokio::test]
+    async fn a_new_key_signs_and_seals_and_the_one_before_is_still_read() {
+        let (gatekeeper, _, clock) = gatekeeper();
+        let ci = found(&gatekeeper, &basic("ci", "secret")).await.expect("the right password");
+        let upstream = UpstreamName::parse("registry.test").expect("a name");
+        let name = |repository| CanonicalName {
+            upstream: upstream.clone(),
+            repository: Repository::parse(repository).expect("a repository"),
+        };
+        let (app, other) = (name("acme/app"), name("acme/other"));
+        let sealed = gatekeeper.seal("where", &ci.identity, &app).expect("randomness");
+        let before = token(&gatekeeper, &ci);
+        assert!(gatekeeper.renewed_keys(&key("k")).expect("a key").is_none(), "the same");
+        gatekeeper.set_keys(gatekeeper.renewed_keys(&key("n")).expect("a key"));
+        assert_eq!(found(&gatekeeper, &before).await, Ok(ci.clone()));
+        let opened = gatekeeper.unseal(&sealed, &ci.identity, &app);
+        assert_eq!(opened.as_deref(), Some("where"));
+        assert_eq!(gatekeeper.unseal(&sealed, &Identity::Anonymous, &app), None);
+        assert_eq!(gatekeeper.unseal(&sealed, &ci.identity, &other), None);
+        let another = Gatekeeper::new(&key("n"), clock).expect("a key");
+        another.set_users(Users::parse(CI).expect("a user"));
+        assert_eq!(found(&another, &token(&gatekeeper, &ci)).await, Ok(ci.clone()));
+        assert_eq!(found(&another, &before).await, Err(Rejection::TokenInvalid));
+        let sealed = gatekeeper.seal("there", &ci.identity, &app).expect("randomness");
+        assert_eq!(another.unseal(&sealed, &ci.identity, &app).as_deref(), Some("there"));
+    }
+}

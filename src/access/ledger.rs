@@ -43,3 +43,35 @@ impl Ledger {
         entries
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::oci::{Repository, UpstreamName};
+
+    #[test]
+    fn the_last_pull_of_each_licence_is_told_by_id() {
+        let ledger = Ledger::default();
+        let pull = |seconds| LastPull {
+            at: Timestamp::from_unix(Duration::from_secs(seconds)),
+            image: CanonicalName {
+                upstream: UpstreamName::parse("registry.test").expect("a name"),
+                repository: Repository::parse("acme/app").expect("a repository"),
+            },
+            expires: None,
+        };
+        let id = |id| LicenceId::parse(id).expect("an id");
+        let nobody = Caller::anonymous([192, 0, 2, 1].into(), Vec::new());
+        for (who, at) in [
+            (Identity::Licence(id("b")), 1),
+            (Identity::Licence(id("a")), 2),
+            (Identity::User("ci".to_owned()), 3),
+            (Identity::Licence(id("b")), 4),
+        ] {
+            ledger.note(&nobody.clone().known_as(who, Vec::new()), pull(at));
+        }
+        assert_eq!(ledger.entries(), [(id("a"), pull(2)), (id("b"), pull(4))]);
+    }
+}

@@ -80,3 +80,33 @@ impl Rejection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own() {
+        let (message, retry_after) = (String::new(), Duration::ZERO);
+        let id = LicenceId::parse("acme-prod").expect("an id");
+        let all = [
+            Rejection::Malformed,
+            Rejection::UnknownUser,
+            Rejection::WrongPassword,
+            Rejection::LicenceInvalid(LicenceRefusal::Issuer),
+            Rejection::LicenceUserMismatch(id.clone()),
+            Rejection::LicenceNotYet(id),
+            Rejection::LicenceExpired { message: message.clone() },
+            Rejection::LicenceRevoked { message: message.clone() },
+            Rejection::TokenInvalid,
+            Rejection::TokenExpired,
+            Rejection::TokenRevoked { what: message },
+            Rejection::Throttled { retry_after },
+            Rejection::Overloaded { retry_after },
+        ];
+        let words: HashSet<_> = all.iter().map(Rejection::as_str).collect();
+        assert_eq!(words.len(), all.len(), "{words:?}");
+    }
+}

@@ -225,6 +225,22 @@ mod tests {
     }
 
     #[test]
+    fn operators_call_addresses_this_machine_and_listed_names() {
+        let hosts = hosts(|config| config.admin_hosts = vec!["admin.example.com".to_owned()]);
+        for (called, theirs) in [
+            (None, true),
+            (Some("10.0.0.7:9090"), true),
+            (Some("[::1]:9090"), true),
+            (Some("localhost"), true),
+            (Some("Admin.example.com.:9090"), true),
+            (Some("registry.example.com"), false),
+            (Some("evil.example:9090"), false),
+        ] {
+            assert_eq!(hosts.is_for_operators(called), theirs, "{called:?}");
+        }
+    }
+
+    #[test]
     fn a_listed_name_is_strict_unless_it_says_otherwise() {
         for (called, open) in [
             ("registry.example.com", false),

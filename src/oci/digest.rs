@@ -175,6 +175,11 @@ mod tests {
             let digest = Digest::of(algorithm, b"roadstead");
             assert_eq!(Digest::parse(digest.as_str()).as_ref(), Ok(&digest));
             assert_eq!(digest.hex().len(), algorithm.hex_len());
+            let again = match algorithm {
+                Algorithm::Sha256 => Digest::of_hash(algorithm, &digest.hash::<32>()),
+                Algorithm::Sha512 => Digest::of_hash(algorithm, &digest.hash::<64>()),
+            };
+            assert_eq!(again, digest);
         }
     }
 

@@ -283,6 +283,30 @@ mod tests {
     }
 
     #[test]
+    fn what_an_endpoint_is_about_is_a_digest_or_tags() {
+        let blob = format!("/v2/a/blobs/{DIGEST}");
+        let (by_digest, referrers) =
+            (format!("/v2/a/manifests/{DIGEST}"), format!("/v2/a/referrers/{DIGEST}"));
+        for (path, has_digest, is_about_tags) in [
+            (blob.as_str(), true, false),
+            (&by_digest, true, false),
+            (&referrers, true, false),
+            ("/v2/a/manifests/latest", false, true),
+            ("/v2/a/tags/list", false, true),
+            ("/v2/a/blobs/uploads/", false, false),
+            ("/v2/", false, false),
+        ] {
+            let endpoint = parse(path).expect(path);
+            let digest = endpoint.digest().map(Digest::as_str);
+            assert_eq!(digest, has_digest.then_some(DIGEST), "{path}");
+            assert_eq!(endpoint.is_about_tags(), is_about_tags, "{path}");
+        }
+        let query = format!("digest={DIGEST}");
+        let ended = Target::parse("/v2/a/blobs/uploads/x", Some(&query)).expect("an upload");
+        assert_eq!(ended.endpoint.digest().map(Digest::as_str), Some(DIGEST));
+    }
+
+    #[test]
     fn one_component_before_the_version_is_a_prefix_in_lower_case() {
         for (path, prefix) in [
             ("/v2/a/manifests/b", None),

@@ -112,6 +112,8 @@ mod tests {
         );
         assert_eq!(parse("digest-algorithm=sha512").algorithm, Some(Algorithm::Sha512));
         assert_eq!(UploadQuery::parse(None), Ok(UploadQuery::default()));
+        let repository = Repository::parse("myapp/api").expect("a repository");
+        assert_eq!(uploads_path(&repository), "/v2/myapp/api/blobs/uploads/");
     }
 
     #[test]

@@ -587,6 +587,7 @@ mod tests {
             &[
                 ("mirror.test:5000|a/b?ns=mirror.test:6000", "none"),
                 ("cache:5000|a/b?ns=cache", "none"),
+                ("quay.mirror.test:x|a/b", "docker.io/a/b"),
             ],
         );
     }
@@ -665,6 +666,37 @@ mod tests {
         let route =
             resolve(&hub_mirror(), "proxy/myapp/docker.io/nginx").expect("an application's image");
         assert_eq!(route.visible_name().as_str(), "proxy/myapp/docker.io/nginx");
+    }
+
+    #[test]
+    fn a_registry_that_is_not_configured_is_told_from_a_repository_that_is_not_there() {
+        let routes = hub_mirror();
+        for (prefix, name, unknown) in [
+            (None, "evil.example/a", true),
+            (None, "proxy/evil.example/a", true),
+            (None, "quay.io/a", false),
+            (None, "a/evil.example", false),
+            (None, "acme/a", false),
+            (Some("evil.example"), "a", true),
+            (Some("quay.io"), "evil.example/a", false),
+            (Some("hub"), "a", false),
+        ] {
+            let name = Repository::parse(name).expect(name);
+            assert_eq!(routes.is_unknown_registry(prefix, &name), unknown, "{prefix:?} {name}");
+        }
+    }
+
+    #[test]
+    fn writes_go_through_to_an_upstream_that_takes_them() {
+        for (writes, writable) in [
+            (config::Writes::Refused, false),
+            (config::Writes::Passed, true),
+            (config::Writes::Kept, true),
+        ] {
+            let upstream = config::Upstream { writes, ..upstream(UPSTREAMS[1]) };
+            let route = resolve(&Routes::to(&[upstream], None), "quay.io/a/b").expect("quay");
+            assert_eq!(route.writable, writable, "{writes:?}");
+        }
     }
 
     #[test]

@@ -268,8 +268,8 @@ mod tests {
             url: Url::parse(url).expect("valid"),
             aliases: vec![],
             hosts: vec![],
-            token_hosts: hosts(&["auth.acme.test", "10.0.0.2:5001"]),
-            blob_hosts: hosts(&["10.0.0.3:9000", "CDN.internal"]),
+            token_hosts: hosts(&["auth.acme.test", "10.0.0.2:5001", "both.test"]),
+            blob_hosts: hosts(&["10.0.0.3:9000", "CDN.internal", "both.test"]),
             shares_with: vec![],
             way_out: config::WayOut::default(),
             connect: None,
@@ -351,6 +351,30 @@ mod tests {
             assert_eq!(gate.realm(realm), Err(ForbiddenUrl::ForeignRealm), "{realm}");
         }
         assert_eq!(gate.realm("token"), Err(ForbiddenUrl::Unparsable));
+    }
+
+    #[test]
+    fn a_redirect_keeps_the_credential_where_the_operator_trusts_with_both() {
+        let gate = gate("https://acme.test");
+        for (url, keeps) in [
+            ("https://acme.test/v2/a", true),
+            ("https://both.test/b", true),
+            ("https://auth.acme.test/b", false),
+            ("https://cdn.internal/b", false),
+            ("https://cdn.example/b", false),
+            ("https://acme.test:444/v2/a", false),
+        ] {
+            assert_eq!(gate.may_take_credential(&Url::parse(url).expect(url)), keeps, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_url_is_its_origin_and_of_a_refusal_what_would_allow_it() {
+        let url = Url::parse("https://u:p@acme.test:5000/secret?x=y").expect("valid");
+        assert_eq!(origin_of(&url), "https://acme.test:5000");
+        for refusal in [ForbiddenUrl::PrivateName, ForbiddenUrl::InternalName] {
+            assert!(refusal.to_string().contains("blob_hosts"), "{refusal}");
+        }
     }
 
     #[test]

@@ -170,6 +170,7 @@ mod tests {
             assert_eq!(word(&ways, url), way, "{url}");
         }
         assert_eq!(word(&self::ways(&["*"], None), "https://acme.test/"), "direct");
+        assert_eq!(ways.any_proxy(), Some(&proxy()));
     }
 
     #[test]
