@@ -61,13 +61,10 @@ impl Interest {
         self.waiting.borrow().keys().any(|asker| holds(*asker))
     }
 
-    /// The least of what those who wait come to, or whoever began it if nobody waits.
-    pub(super) fn least<T: Ord>(&self, of: impl Fn(Asker) -> Option<T>) -> Option<T> {
+    /// Those who wait, or whoever began it if nobody does.
+    pub(super) fn askers(&self) -> Vec<Asker> {
         let waiting = self.waiting.borrow();
-        if waiting.is_empty() {
-            return of(self.starter);
-        }
-        waiting.keys().filter_map(|asker| of(*asker)).min()
+        if waiting.is_empty() { vec![self.starter] } else { waiting.keys().copied().collect() }
     }
 
     /// Tells of everybody who comes or leaves.
@@ -124,12 +121,11 @@ mod tests {
         let (interest, first) = Interest::begin(Asker::new(1));
         let second = interest.join(Asker::new(2));
         drop(first);
-        let asker = |asker| Some(asker);
-        assert_eq!(interest.least(asker), Some(Asker::new(2)));
+        assert_eq!(interest.askers(), [Asker::new(2)]);
         assert!(tokio::time::timeout(UNWAITED * 2, interest.given_up()).await.is_err());
         drop(second);
         assert!(interest.is_lost() && interest.given_up().now_or_never().is_none());
-        assert_eq!(interest.least(asker), Some(Asker::new(1)), "who began it");
+        assert_eq!(interest.askers(), [Asker::new(1)], "who began it");
         interest.given_up().await;
     }
 

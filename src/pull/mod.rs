@@ -22,6 +22,7 @@ mod outcome;
 mod parts;
 mod pushed;
 mod referrers;
+mod share_queues;
 mod share_table;
 mod shares;
 mod single_flight;

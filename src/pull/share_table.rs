@@ -1,30 +1,18 @@
 //! Who holds how many shares, who waits, and whose turn it is (SHARE-1).
 //!
-//! Whoever waits is looked at anew whenever there is something to give: who waits with him may have
-//! come, and all may have left, since he was entered.
+//! What waits is filed under those who wait for it, and anew when one comes or leaves; before it is
+//! given something it is looked at once more.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use tokio::sync::oneshot;
 
 use super::asker::{Asker, hash_of};
 use super::interest::Interest;
+use super::share_queues::{AskersImage, Claim, Precedence, ShareQueues, WaitingShare};
 use crate::oci::{CanonicalName, UpstreamName};
-
-/// Who may wait for shares of one upstream at once. Beyond, the newest of whoever has most of them
-/// waiting is turned away.
-pub(super) const WAITING_MAX: usize = 1024;
-
-/// Who comes before whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Precedence {
-    Wanted,
-    /// Nobody waits for what it is for, or it has given its share back because it was of little use;
-    /// waits until nobody else does.
-    Yielded,
-}
 
 /// How many shares there are.
 #[derive(Clone, Copy, Debug)]
@@ -43,14 +31,6 @@ pub(super) enum Reserve {
     /// As much as any asker has: one has at most half, each of two a third. What cannot be given
     /// back before it is done may last as long as its deadline.
     AsMuch,
-}
-
-/// Whose a share is, of which upstream, and for which image.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Claim {
-    upstream: UpstreamName,
-    asker: Asker,
-    image: u64,
 }
 
 /// One who waits; those who came earlier have smaller numbers.
@@ -73,8 +53,8 @@ pub(super) struct ShareTable {
 struct UpstreamShares {
     holders: Holders,
     /// How many shares of an image an asker has.
-    images: HashMap<(Asker, u64), usize>,
-    waiting: BTreeMap<u64, WaitingShare>,
+    images: HashMap<AskersImage, usize>,
+    queues: ShareQueues,
 }
 
 /// How many shares are held.
@@ -84,14 +64,6 @@ struct Holders {
     by_asker: HashMap<Asker, usize>,
     /// Those whose holders are about to give them back because of those who wait.
     yielding: usize,
-}
-
-#[derive(Debug)]
-struct WaitingShare {
-    image: u64,
-    interest: Interest,
-    precedence: Precedence,
-    granted: oneshot::Sender<Claim>,
 }
 
 impl ShareTable {
@@ -108,21 +80,24 @@ impl ShareTable {
     ) -> (Ticket, oneshot::Receiver<Claim>) {
         let (send, granted) = oneshot::channel();
         let (image, interest) = (hash_of(&name.repository), interest.clone());
-        let waiting = WaitingShare { image, interest, precedence, granted: send };
+        let waiting = WaitingShare::new(image, interest, precedence, send);
         let ticket = Ticket { upstream: name.upstream.clone(), number: self.tickets };
         self.tickets += 1;
         let of_upstream = self.upstreams.entry(ticket.upstream.clone()).or_default();
-        of_upstream.waiting.insert(ticket.number, waiting);
+        of_upstream.queues.enter(ticket.number, waiting);
         self.reconsider(&ticket);
         if let Some(of_upstream) = self.upstreams.get_mut(&ticket.upstream) {
-            of_upstream.turn_away();
+            of_upstream.queues.turn_away();
         }
         (ticket, granted)
     }
 
-    /// Grants a share that waits, if it can be. Nothing else has become free, so that none of the
-    /// others can.
+    /// Files what waits under those who wait for it now, and grants it if it can be. Nothing else has
+    /// become free, so that none of the others can.
     pub(super) fn reconsider(&mut self, ticket: &Ticket) {
+        if let Some(of_upstream) = self.upstreams.get_mut(&ticket.upstream) {
+            of_upstream.queues.file(ticket.number);
+        }
         if let Some(asker) = self.grantee(ticket) {
             self.give(ticket, asker);
         }
@@ -130,16 +105,16 @@ impl ShareTable {
 
     fn grantee(&self, ticket: &Ticket) -> Option<Asker> {
         let of_upstream = self.upstreams.get(&ticket.upstream)?;
-        let waiting = of_upstream.waiting.get(&ticket.number)?;
         let is_free = of_upstream.holders.held < self.bounds.each && !self.all_are_taken();
-        let (_, asker) = self.rank(of_upstream, waiting).filter(|_| is_free)?;
-        Some(asker)
+        let whose = of_upstream.queues.of(ticket.number).filter(|_| is_free);
+        let ranked = whose.filter_map(|whose| self.rank(of_upstream, whose));
+        ranked.min().map(|(_, _, asker)| asker)
     }
 
     /// Whoever waited has left, if it is there still.
     pub(super) fn leave(&mut self, ticket: &Ticket) {
         if let Some(of_upstream) = self.upstreams.get_mut(&ticket.upstream) {
-            of_upstream.waiting.remove(&ticket.number);
+            of_upstream.queues.take(ticket.number);
         }
     }
 
@@ -188,13 +163,17 @@ impl ShareTable {
     /// Gives what there is to those who come first.
     fn grant(&mut self) {
         while let Some((ticket, asker)) = self.next() {
-            self.give(&ticket, asker);
+            let of_upstream = self.upstreams.get_mut(&ticket.upstream);
+            let has_changed = of_upstream.is_some_and(|of| of.queues.file(ticket.number));
+            if !has_changed {
+                self.give(&ticket, asker);
+            }
         }
     }
 
     fn give(&mut self, ticket: &Ticket, asker: Asker) {
         let Some(of_upstream) = self.upstreams.get_mut(&ticket.upstream) else { return };
-        let Some(waiting) = of_upstream.waiting.remove(&ticket.number) else { return };
+        let Some(waiting) = of_upstream.queues.take(ticket.number) else { return };
         let claim = Claim { upstream: ticket.upstream.clone(), asker, image: waiting.image };
         // Whoever has left is passed over.
         if waiting.granted.send(claim.clone()).is_ok() {
@@ -218,29 +197,25 @@ impl ShareTable {
             return None;
         }
         let upstreams = self.upstreams.iter().filter(|(_, of)| of.holders.held < self.bounds.each);
-        let waiting = upstreams.flat_map(|(upstream, of)| {
-            of.waiting.iter().filter_map(move |(number, waiting)| {
-                let (rank, asker) = self.rank(of, waiting)?;
-                Some(((rank, *number), (upstream, asker)))
+        let first = upstreams.flat_map(|(upstream, of)| {
+            of.queues.first_of_each().filter_map(move |(whose, (precedence, number))| {
+                let (part, of_image, asker) = self.rank(of, whose)?;
+                Some(((precedence, part, of_image, number), (upstream, asker)))
             })
         });
-        let ((_, number), (upstream, asker)) = waiting.min_by_key(|(order, _)| *order)?;
+        let ((.., number), (upstream, asker)) = first.min_by_key(|(order, _)| *order)?;
         Some((Ticket { upstream: upstream.clone(), number }, asker))
     }
 
-    /// The smaller, the sooner; and for whom of those who wait for it.
+    /// The smaller, the sooner; `None` for whom there is nothing.
     fn rank(
         &self,
         of_upstream: &UpstreamShares,
-        waiting: &WaitingShare,
-    ) -> Option<((Precedence, usize, usize), Asker)> {
-        let of = |asker: Asker| {
-            let of_image = of_upstream.images.get(&(asker, waiting.image)).copied().unwrap_or(0);
-            let part = self.part(&of_upstream.holders, asker);
-            self.may_have(&of_upstream.holders, asker).then_some((part, of_image, asker))
-        };
-        let (part, of_image, asker) = waiting.interest.least(of)?;
-        Some(((waiting.precedence(), part, of_image), asker))
+        whose: AskersImage,
+    ) -> Option<(usize, usize, Asker)> {
+        let (asker, of_image) = (whose.0, of_upstream.images.get(&whose).copied().unwrap_or(0));
+        let part = self.part(&of_upstream.holders, asker);
+        self.may_have(&of_upstream.holders, asker).then_some((part, of_image, asker))
     }
 
     /// How much an asker has: of the upstream's or of all, whichever is the larger part.
@@ -280,44 +255,8 @@ impl Holders {
             waiting.precedence() == Precedence::Wanted
                 && (unneeded || waiting.interest.any(|who| who != asker && self.of(who) + 1 < held))
         };
-        let waiting = queues.into_iter().flat_map(|of| of.waiting.values());
+        let waiting = queues.into_iter().flat_map(|of| of.queues.waiting());
         waiting.filter(would_have).nth(self.yielding).is_some()
-    }
-}
-
-impl UpstreamShares {
-    /// Of whoever has most waiting, and then of its image with most, the newest goes; before that,
-    /// what nobody waits for. Who is one of several counts as the one with least.
-    fn turn_away(&mut self) {
-        if self.waiting.len() <= WAITING_MAX {
-            return;
-        }
-        let mut newest_first = self.waiting.iter().rev();
-        let lost = newest_first.find(|(_, waiting)| waiting.interest.is_lost());
-        let goes = lost.map(|(number, _)| *number).or_else(|| self.newest_of_the_many());
-        goes.map(|number| self.waiting.remove(&number));
-    }
-
-    fn newest_of_the_many(&self) -> Option<u64> {
-        let (mut by_asker, mut by_image) = (HashMap::new(), HashMap::new());
-        for WaitingShare { image, interest, .. } in self.waiting.values() {
-            for asker in interest.changes().borrow().keys() {
-                *by_asker.entry(*asker).or_insert(0_usize) += 1;
-                *by_image.entry((*asker, *image)).or_insert(0_usize) += 1;
-            }
-        }
-        let many = |(number, waiting): &(&u64, &WaitingShare)| {
-            let of =
-                |asker| Some((*by_asker.get(&asker)?, *by_image.get(&(asker, waiting.image))?));
-            (waiting.interest.least(of), **number)
-        };
-        self.waiting.iter().max_by_key(many).map(|(number, _)| *number)
-    }
-}
-
-impl WaitingShare {
-    fn precedence(&self) -> Precedence {
-        if self.interest.is_lost() { Precedence::Yielded } else { self.precedence }
     }
 }
 

@@ -7,13 +7,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::Error;
-use super::interest::Interest;
-use super::share_table::{Claim, ShareTable, Ticket};
-pub(super) use super::share_table::{Precedence, Reserve, ShareBounds};
+use super::interest::{Interest, Waiting};
+use super::share_queues::Claim;
+pub(super) use super::share_queues::Precedence;
+pub(super) use super::share_table::{Reserve, ShareBounds};
+use super::share_table::{ShareTable, Ticket};
 use crate::oci::CanonicalName;
 
 /// Between two looks of a holder whether its share is of more use to others.
@@ -60,10 +62,12 @@ impl Shares {
         until: Instant,
     ) -> Result<Share, Error> {
         loop {
-            let known = interest.changes().borrow().clone();
+            // From before it is filed, so that nobody who joins is missed.
+            let mut changes = interest.changes();
+            let known = changes.borrow_and_update().clone();
             let (ticket, granted) = self.lock().enter(name, interest, precedence);
             let mut queued = Queued { shares: self.clone(), ticket, granted };
-            match timeout_at(until, queued.claim(interest)).await {
+            match timeout_at(until, queued.claim(&mut changes)).await {
                 Ok(Ok(claim)) => {
                     let (shares, interest) = (self.clone(), interest.clone());
                     return Ok(Share { shares, claim, interest, is_yielding: false });
@@ -90,8 +94,10 @@ impl Shares {
 
 impl Queued {
     /// The share that was waited for; an error if it is not to be had.
-    async fn claim(&mut self, interest: &Interest) -> Result<Claim, oneshot::error::RecvError> {
-        let mut changes = interest.changes();
+    async fn claim(
+        &mut self,
+        changes: &mut watch::Receiver<Waiting>,
+    ) -> Result<Claim, oneshot::error::RecvError> {
         loop {
             tokio::select! {
                 biased;
@@ -152,7 +158,7 @@ mod tests {
 
     use super::super::asker::Asker;
     use super::super::interest::Waiter;
-    use super::super::share_table::WAITING_MAX;
+    use super::super::share_queues::WAITING_MAX;
     use super::*;
     use crate::oci::{Repository, UpstreamName};
 
@@ -287,6 +293,7 @@ mod tests {
         let mut followed = wait(&shares, "acme.test/a", &follows, Precedence::Wanted);
         assert!(!has_come(&mut left) && !has_come(&mut followed));
         let _again = follows.join(Asker::new(4_u8));
+        assert!(!has_come(&mut followed));
         drop(held);
         assert!(!has_come(&mut left), "nobody follows it, although it came first");
         assert!(has_come(&mut followed));
@@ -301,6 +308,7 @@ mod tests {
         let mut joined = wait(&shares, "acme.test/a", &shared, Precedence::Wanted);
         assert!(!has_come(&mut earlier) && !has_come(&mut joined));
         let _other = shared.join(Asker::new(2_u8));
+        assert!(!has_come(&mut joined));
         drop(first);
         assert!(!has_come(&mut earlier));
         assert!(has_come(&mut joined), "the other has none");
