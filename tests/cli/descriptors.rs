@@ -24,9 +24,13 @@ fn the_soft_limit_is_raised_to_the_hard_one() {
     assert_eq!(figures, ["300", "300"]);
 }
 
+/// Rounds, or as many as `DESCRIPTORS` says: `DESCRIPTORS=500 cargo test --test cli descriptors --
+/// --nocapture`
 #[test]
 fn connections_that_do_nothing_make_room_where_descriptors_run_short() {
     const DESCRIPTORS: u64 = 60;
+    let told = std::env::var("DESCRIPTORS").ok();
+    let rounds = told.map_or(1, |told| told.parse().expect("DESCRIPTORS is a number"));
     let mut serving = Serving::start("", &[]);
     let lines = serving.until("clients=");
     let line = lines.last().expect("the line with the address");
@@ -35,18 +39,26 @@ fn connections_that_do_nothing_make_room_where_descriptors_run_short() {
     let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
     prlimit(Some(serving.id()), Resource::Nofile, limit).expect("a lower limit is allowed");
 
-    // Half of them have asked once and stay, half never say anything.
-    let mut idle = Vec::new();
-    for n in 0..2 * DESCRIPTORS {
-        let mut stream = TcpStream::connect(address).expect("it listens");
-        if n % 2 == 0 {
-            assert!(ping(&mut stream).starts_with("HTTP/1.1 200"), "client {n}");
+    for round in 0..rounds {
+        // Half of them have asked once and stay, half never say anything.
+        let mut idle = Vec::new();
+        for n in 0..2 * DESCRIPTORS {
+            let mut stream = TcpStream::connect(address).expect("it listens");
+            if n % 2 == 0 {
+                let answer = ping(&mut stream);
+                assert!(answer.starts_with("HTTP/1.1 200"), "round {round}, client {n}");
+            }
+            idle.push(stream);
         }
-        idle.push(stream);
+        let mut last = TcpStream::connect(address).expect("it listens");
+        assert!(ping(&mut last).starts_with("HTTP/1.1 200"), "round {round}");
     }
-    let mut last = TcpStream::connect(address).expect("it listens");
-    assert!(ping(&mut last).starts_with("HTTP/1.1 200"));
     serving.until("cannot accept a connection");
+    println!(
+        "descriptors: {rounds} rounds of {} connections over {DESCRIPTORS} descriptors, whoever \
+         asked was answered",
+        2 * DESCRIPTORS
+    );
 }
 
 /// Asks on a connection that stays open.

@@ -8,11 +8,11 @@ use roadstead::config::MinFree;
 
 use crate::support::content::Blob;
 use crate::support::disk::Disk;
-use crate::support::eventually;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, Gate, Kind, On, Origin};
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
 use crate::support::pulled::pull_exactly;
+use crate::support::{eventually, how_often};
 
 const MIB: u64 = 1 << 20;
 
@@ -145,16 +145,20 @@ async fn on_a_read_only_disk_one_head_confirms_a_manifest_for_as_long_as_elsewhe
     }
 }
 
+/// Downloads, or as many as `INODES` says: `INODES=5000 cargo test --test front inodes -- --nocapture`
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_file_can_be_made_the_newest_is_kept_and_others_go() {
+async fn without_free_inodes_the_newest_is_kept_and_others_go() {
+    let downloads = how_often("INODES", 400);
     let Some(disk) = Disk::with("size=64m,nr_inodes=400") else { return };
     let (origin, _, proxy) = pulled(&disk).await;
-    for seed in 100..500 {
+    for seed in 100..100 + downloads {
         let layer = origin.blob("a/b", seed, 1000);
         assert_eq!(proxy.get(&blob("a/b", &layer.digest)).await.digest(), layer.digest);
         eventually("the newest is kept", || proxy.has_stored(&layer.digest)).await;
     }
-    assert!(proxy.metric("roadstead_evictions_total", &[("reason", "size")]) > 100);
+    let evicted = proxy.metric("roadstead_evictions_total", &[("reason", "size")]);
+    println!("inodes: {downloads} downloads to a disk with 400, each was kept, {evicted} evicted");
+    assert!(evicted > 100);
 }
 
 /// Two readers of one download, of all of it and of its middle, when the disk takes no more.

@@ -14,7 +14,7 @@ use crate::support::process::ready;
 use crate::support::proxy::{Proxy, Settings};
 use crate::support::registry::NEED;
 
-use super::how_often;
+use super::{anonymous_kib, how_often};
 
 /// Seconds of the short campaign.
 const SOAK: u64 = 6;
@@ -76,11 +76,8 @@ struct Held {
 
 impl Held {
     fn by(process: Pid) -> Self {
-        let folder = format!("/proc/{}", process.as_raw_nonzero());
-        let status = fs::read_to_string(format!("{folder}/status")).expect("it runs");
-        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib = anonymous.and_then(|value| value.trim().trim_end_matches(" kB").parse().ok());
-        let descriptors = fs::read_dir(format!("{folder}/fd")).expect("it runs").count();
-        Self { kib: kib.expect("Linux tells it"), descriptors }
+        let folder = format!("/proc/{}/fd", process.as_raw_nonzero());
+        let descriptors = fs::read_dir(folder).expect("it runs").count();
+        Self { kib: anonymous_kib(process), descriptors }
     }
 }
