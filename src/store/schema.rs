@@ -87,9 +87,9 @@ pub(super) fn read_as_found(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     for table in ["blobs", "members"] {
         let of_table = lacking(found).filter(|column| column.table == table);
-        let columns: String = of_table
-            .map(|AddedColumn { name, default, .. }| format!(", {default} AS {name}"))
-            .collect();
+        let as_column =
+            |AddedColumn { name, default, .. }: &AddedColumn| format!(", {default} AS {name}");
+        let columns = of_table.map(as_column).collect::<Vec<_>>().concat();
         connection.execute_batch(&format!(
             "CREATE TEMP VIEW {table} AS SELECT *{columns} FROM main.{table}"
         ))?;
