@@ -4,12 +4,12 @@ use libc::{EIO, ENOSPC, EROFS};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::crash::{every_blob_is_whole, prefix, registry_of_each, restart};
+use crate::support::crash::{every_blob_is_whole, prefix, restart};
 use crate::support::http_client::pull;
 use crate::support::image::{Image, Random};
+use crate::support::memory_registry::MemoryRegistry;
 use crate::support::process::{Need, PATIENCE, ready};
 use crate::support::proxy::{Proxy, Settings};
-use crate::support::registry::NEED;
 
 use super::fault_disk::{FaultDisk, Strike};
 use super::{how_often, seed};
@@ -19,21 +19,22 @@ const FAULTS: u64 = 4;
 /// Calls of a pull that a fault may begin with.
 const CALLS: u64 = 60;
 const SIZES: &[usize] = &[200_000, 700_000];
+const RATE: u32 = 32 << 20;
 
 #[tokio::test]
 async fn a_disk_that_fails_costs_no_pull_and_no_wrong_byte() {
-    if !ready(&[NEED, Need::Program("cc")]) {
+    if !ready(&[Need::Program("cc")]) {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let faults = how_often("FAULTS", FAULTS);
     let images = Image::make_each(faults + 1, SIZES);
-    let registry = registry_of_each(scratch.path(), &images).await;
+    let registry = MemoryRegistry::holding(&images, RATE).await;
     let disk = FaultDisk::make(scratch.path()).await;
     let seed = seed(12);
     let mut random = Random::new(seed);
     for (word, errno) in [("ENOSPC", ENOSPC), ("EIO", EIO), ("EROFS", EROFS)] {
-        let settings = Settings::mirroring(&scratch.path().join(word), &registry);
+        let settings = Settings::reading(&scratch.path().join(word), "quay.io", registry.address);
         let proxy = disk.proxy(&settings).await;
         let pulled = async |nth: usize| pull(proxy.clients, &prefix(nth), "1", &images[nth]).await;
         pulled(0).await.expect("the disk is well");
@@ -65,14 +66,14 @@ async fn a_disk_that_fails_costs_no_pull_and_no_wrong_byte() {
 /// The first start finds a disk that fails; what it finds of records is not the less for it.
 #[tokio::test]
 async fn a_start_on_a_disk_that_fails_loses_no_records() {
-    if !ready(&[NEED, Need::Program("cc")]) {
+    if !ready(&[Need::Program("cc")]) {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let images = Image::make_each(1, SIZES);
-    let registry = registry_of_each(scratch.path(), &images).await;
+    let registry = MemoryRegistry::holding(&images, RATE).await;
     let disk = FaultDisk::make(scratch.path()).await;
-    let settings = Settings::mirroring(&scratch.path().join("cached"), &registry);
+    let settings = Settings::reading(&scratch.path().join("cached"), "quay.io", registry.address);
     let pulled = async |proxy: &Proxy| {
         pull(proxy.clients, &prefix(0), "1", &images[0]).await.expect("it is served");
     };

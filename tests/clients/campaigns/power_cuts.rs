@@ -8,13 +8,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::crash::{SeenBlobs, every_blob_is_whole, prefix, registry_of_each, restart};
+use crate::support::crash::{SeenBlobs, every_blob_is_whole, prefix, restart};
 use crate::support::http_client::pull;
 use crate::support::image::{Image, Random};
+use crate::support::memory_registry::MemoryRegistry;
 use crate::support::process::{Need, PATIENCE, ready, run};
 use crate::support::proxy::{Proxy, Settings};
-use crate::support::registry::NEED;
-use crate::support::tcp_forwarder::TcpForwarder;
 
 use super::{compile, how_often, seed};
 
@@ -28,18 +27,17 @@ const LATEST: u64 = 400;
 
 #[tokio::test]
 async fn a_power_cut_leaves_nothing_that_is_wrong() {
-    if !ready(&[NEED, Need::Root, Need::Program("cc"), Need::Program("mkfs.ext4")]) {
+    if !ready(&[Need::Root, Need::Program("cc"), Need::Program("mkfs.ext4")]) {
         return;
     }
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let cuts = how_often("CUTS", CUTS);
     let images = Image::make_each(cuts, SIZES);
-    let registry = registry_of_each(scratch.path(), &images).await;
-    let forwarder = TcpForwarder::limiting_answers(registry.address, RATE).await;
+    let registry = MemoryRegistry::holding(&images, RATE).await;
     let cut = compile("power_cut.c", scratch.path(), &[]).await;
     let mut disk = Disk::make(scratch.path()).await;
     let cache = disk.folder.join("cache");
-    let settings = Settings::at(scratch.path(), &registry, forwarder.address)
+    let settings = Settings::reading(scratch.path(), "quay.io", registry.address)
         .with_cache(cache.to_str().expect("UTF-8"));
     let seed = seed(11);
     let mut random = Random::new(seed);

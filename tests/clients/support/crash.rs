@@ -15,12 +15,11 @@ use std::time::Duration;
 
 use roadstead::oci::{Algorithm, Digest};
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::image::{Image, Random};
 use super::process::{PATIENCE, Process};
 use super::proxy::{Proxy, Settings, addresses};
-use super::registry::{Auth, Registry};
 
 /// Lanes of a campaign: enough that while one waits another works.
 pub(crate) const LANES: u64 = 4;
@@ -153,13 +152,9 @@ async fn kill(process: &mut Process) {
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "it had ended by itself");
 }
 
-/// The start after an accident: it comes soon, and nothing half done or set aside is left.
+/// The start after an accident: it comes, and nothing half done or set aside is left.
 pub(crate) async fn restart(settings: &Settings) -> Proxy {
-    let begun = Instant::now();
     let proxy = Proxy::start(settings).await;
-    let taken = begun.elapsed();
-    // A tenth of a second where nothing else runs; what is wrong would be a start that hangs.
-    assert!(taken < Duration::from_secs(20), "ready only after {taken:?}");
     assert_eq!(files(&settings.cache().join("staging")), [] as [PathBuf; 0], "half done");
     let damaged: Vec<_> = fs::read_dir(settings.cache())
         .expect("it was just opened")
@@ -219,13 +214,6 @@ fn is_whole(path: &Path) {
     let bytes = fs::read(path).expect("nobody else is there");
     let name = path.file_name().and_then(|name| name.to_str()).expect("a digest");
     assert_eq!(Digest::of(Algorithm::Sha256, &bytes).hex(), name, "{}", path.display());
-}
-
-/// A registry that holds each image in a repository of its own; see [`prefix`].
-pub(crate) async fn registry_of_each(folder: &Path, images: &[Image]) -> Registry {
-    let names: Vec<String> = (0..images.len()).map(|nth| format!("acme/app{nth}")).collect();
-    let held: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(images).collect();
-    Registry::holding(folder, Auth::Anonymous, &held).await
 }
 
 /// Where the proxy has the image of this number, as Quay's.

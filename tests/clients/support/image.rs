@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use bytes::Bytes;
 use roadstead::oci::{Algorithm, Digest};
 use serde_json::json;
 
@@ -19,7 +20,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) struct Content {
     pub(crate) media_type: &'static str,
     pub(crate) digest: Digest,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
 }
 
 /// The image for one platform.
@@ -177,7 +178,7 @@ impl Layer {
 
 impl Content {
     fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
-        Self { media_type, digest: Digest::of(Algorithm::Sha256, &bytes), bytes }
+        Self { media_type, digest: Digest::of(Algorithm::Sha256, &bytes), bytes: bytes.into() }
     }
 
     pub(crate) fn json(media_type: &'static str, value: &serde_json::Value) -> Self {

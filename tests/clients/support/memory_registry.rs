@@ -160,7 +160,7 @@ impl Shared {
 impl Held {
     fn put(&mut self, repository: &str, image: &Image) {
         let mut keep = |path: &str, content: &Content| {
-            let held = (content.media_type.to_owned(), content.bytes.clone().into());
+            let held = (content.media_type.to_owned(), content.bytes.clone());
             self.contents.insert(format!("{repository}/{path}"), held);
         };
         for platform in &image.platforms {
