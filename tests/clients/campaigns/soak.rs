@@ -7,12 +7,12 @@ use rustix::process::Pid;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::support::crash::{every_blob_is_whole, prefix};
+use crate::support::crash::{every_blob_is_whole, prefix, registry_of_each};
 use crate::support::http_client::pull;
 use crate::support::image::{Image, Random};
 use crate::support::process::ready;
 use crate::support::proxy::{Proxy, Settings};
-use crate::support::registry::{Auth, NEED, Registry};
+use crate::support::registry::NEED;
 
 use super::{anonymous_kib, how_often};
 
@@ -32,9 +32,7 @@ async fn pulls_for_hours_leave_memory_and_descriptors_as_they_were() {
     let scratch = TempDir::new().expect("the system has a temporary folder");
     let length = Duration::from_secs(how_often("SOAK", SOAK));
     let images = Image::make_each(IMAGES, SIZES);
-    let names: Vec<String> = (0..images.len()).map(|nth| format!("acme/app{nth}")).collect();
-    let held: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(&images).collect();
-    let registry = Registry::holding(scratch.path(), Auth::Anonymous, &held).await;
+    let registry = registry_of_each(scratch.path(), &images).await;
     let settings = Settings::mirroring(scratch.path(), &registry).with_max_size(MAX_SIZE);
     let proxy = Proxy::start(&settings).await;
     let third = Instant::now() + length / 3;

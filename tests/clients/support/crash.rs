@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::image::{Image, Random};
 use super::process::{PATIENCE, Process};
 use super::proxy::{Proxy, Settings, addresses};
+use super::registry::{Auth, Registry};
 
 /// Lanes of a campaign: enough that while one waits another works.
 pub(crate) const LANES: u64 = 4;
@@ -214,6 +215,13 @@ fn is_whole(path: &Path) {
     let bytes = fs::read(path).expect("nobody else is there");
     let name = path.file_name().and_then(|name| name.to_str()).expect("a digest");
     assert_eq!(Digest::of(Algorithm::Sha256, &bytes).hex(), name, "{}", path.display());
+}
+
+/// A registry that holds each image in a repository of its own; see [`prefix`].
+pub(crate) async fn registry_of_each(folder: &Path, images: &[Image]) -> Registry {
+    let names: Vec<String> = (0..images.len()).map(|nth| format!("acme/app{nth}")).collect();
+    let held: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(images).collect();
+    Registry::holding(folder, Auth::Anonymous, &held).await
 }
 
 /// Where the proxy has the image of this number, as Quay's.
