@@ -257,6 +257,22 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
 
+    /// Between being taken out of the index by an eviction and being unlinked.
+    #[test]
+    fn what_is_being_evicted_is_not_entered_again() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let digest = Digest::of(Algorithm::Sha256, b"evicted");
+        let store = BlobStore::in_test(directory.path());
+        std::fs::create_dir_all(store.0.layout.shelf(&digest)).expect("the directory is ours");
+        std::fs::write(store.0.layout.blob(&digest), b"evicted").expect("the directory is ours");
+        store.0.index().insert(&digest, 7, EvictionClass::Blob, 0);
+        assert!(store.0.open_file(&digest).expect("it can be opened").is_some());
+        assert!(store.0.index().remove(&digest));
+        let found = store.0.open_file(&digest).expect("it is still there");
+        assert!(found.is_none(), "its room is promised to others");
+        assert_eq!((store.holds(&digest), store.0.index().used()), (false, 0));
+    }
+
     #[tokio::test]
     async fn a_file_that_cannot_be_read_is_removed_and_no_more_believed_to_be_there() {
         let directory = tempfile::tempdir().expect("a temporary directory");
