@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// Bytes that are read of one file: far above any configuration, certificate bundle or password.
 const FILE_MAX: u64 = 4 << 20;
 
+/// Bytes that are read of a file that this program writes itself, out of many smaller ones.
+const LARGE_FILE_MAX: u64 = 256 << 20;
+
 /// Files that a folder of lists may hold.
 const FOLDER_MAX: usize = 1000;
 
@@ -24,14 +27,14 @@ pub(crate) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     if file.metadata()?.file_type().is_fifo() {
         return Err(invalid("it is a pipe; put the content into a file"));
     }
-    read_open(file)
+    read_open(file, FILE_MAX)
 }
 
 /// As [`read_bytes`], also from a pipe: what a command is given may be another's output.
 pub(crate) fn read_once(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty())?;
-    read_open(file)
+    read_open(file, FILE_MAX)
 }
 
 /// Does not wait for somebody to write, should it be a pipe.
@@ -39,11 +42,11 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-fn read_open(file: File) -> io::Result<Vec<u8>> {
+fn read_open(file: File, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(invalid("it is larger than 4 MiB"));
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(invalid(format!("it is larger than {} MiB", max >> 20)));
     }
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(invalid("it is not UTF-8 text but UTF-16; save it as UTF-8"));
@@ -70,6 +73,11 @@ pub(crate) fn read_utf8(path: &Path) -> io::Result<String> {
     read_bytes(path).and_then(utf8)
 }
 
+/// As [`read_utf8`], of what this program has written itself, with the larger bound of that.
+pub(crate) fn read_large_utf8(path: &Path) -> io::Result<String> {
+    read_open(open(path)?, LARGE_FILE_MAX).and_then(utf8)
+}
+
 /// The text that these bytes of a file are.
 ///
 /// # Errors
@@ -78,8 +86,8 @@ pub(crate) fn utf8(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8 text"))
 }
 
-fn invalid(message: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, message)
+fn invalid(message: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message.into())
 }
 
 /// The whole file as text.

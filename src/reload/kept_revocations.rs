@@ -4,6 +4,7 @@
 //!
 //! It lies in the cache directory and may be lost with it. Then the lists alone count.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
@@ -11,50 +12,89 @@ use crate::config::Config;
 use crate::files;
 use crate::licence::Revocations;
 
+/// Appended to the name of a file that could not be read as a whole.
+const DAMAGED: &str = "damaged";
+
+const CANNOT_BE_READ: &str =
+    "what was revoked before this start cannot be read; the lists count as they are";
+
 #[derive(Debug)]
 pub(super) struct KeptRevocations {
-    /// None: no licence is accepted.
-    path: Option<PathBuf>,
+    path: PathBuf,
     /// What the file says.
     text: String,
+    /// The disk did not take what is in force.
+    is_behind: bool,
 }
 
 impl KeptRevocations {
     pub(super) fn of(config: &Config) -> Self {
-        let path = config.licences.is_some().then(|| config.kept_revocations());
-        Self { path, text: String::new() }
+        Self { path: config.kept_revocations(), text: String::new(), is_behind: false }
     }
 
-    /// What an earlier process has kept; nothing, told in the log, if that cannot be read.
+    /// What an earlier process has kept, or what of it can be read. A file that cannot be read as a
+    /// whole is told and set aside, since it will be written anew.
     pub(super) fn read(&mut self) -> Revocations {
-        let Some(path) = &self.path else { return Revocations::default() };
-        match files::check_place(path).and_then(|()| files::read_utf8(path)) {
+        let path = &self.path;
+        if let Err(error) = files::check_place(path) {
+            tracing::warn!(%error, path = %path.display(), "{CANNOT_BE_READ}");
+            return Revocations::default();
+        }
+        match files::read_large_utf8(path) {
             Ok(text) => {
-                let (revoked, _no_lines_of_ours) = Revocations::parse_lines(&text);
-                self.text = text;
+                let (revoked, damaged_lines) = Revocations::parse_lines(&text);
+                if damaged_lines.is_empty() {
+                    self.text = text;
+                } else {
+                    let damaged_lines = damaged_lines.len();
+                    tracing::warn!(damaged_lines, path = %path.display(),
+                        "not all of what was revoked before this start can be read");
+                    self.set_aside();
+                }
                 revoked
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Revocations::default(),
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(),
-                    "what was revoked before this start cannot be read; the lists count as they are");
+                tracing::warn!(%error, path = %path.display(), "{CANNOT_BE_READ}");
+                self.set_aside();
                 Revocations::default()
             }
         }
     }
 
-    /// Writes down what is in force. Where the disk does not take it, that is told, and tried again
-    /// with the next change.
+    /// The first that was damaged is left where it is: it says most.
+    fn set_aside(&self) {
+        let aside = self.path.with_extension(DAMAGED);
+        if aside.symlink_metadata().is_err() {
+            match fs::rename(&self.path, &aside) {
+                Ok(()) => tracing::warn!(path = %aside.display(), "it was set aside"),
+                Err(error) => tracing::warn!(%error, "it cannot be set aside"),
+            }
+        }
+    }
+
+    /// Writes down what is in force. Where the disk does not take it, that is told once, and it
+    /// [is behind](Self::is_behind).
     pub(super) fn keep(&mut self, revoked: &Revocations) {
-        let (Some(path), text) = (&self.path, revoked.to_lines()) else { return };
+        let (path, text) = (&self.path, revoked.to_lines());
         if text == self.text {
+            self.is_behind = false;
             return;
         }
         let place = files::check_place(path);
         match place.and_then(|()| files::replace_private(path, text.as_bytes())) {
-            Ok(()) => self.text = text,
-            Err(error) => tracing::warn!(%error, path = %path.display(),
-                "what is revoked cannot be kept for the next start"),
+            Ok(()) => (self.text, self.is_behind) = (text, false),
+            Err(error) if !self.is_behind => {
+                self.is_behind = true;
+                tracing::warn!(%error, path = %path.display(),
+                    "what is revoked cannot be kept for the next start; this is tried again");
+            }
+            Err(_) => {}
         }
+    }
+
+    /// Whether what is in force is still to be written down.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 }

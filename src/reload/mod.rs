@@ -107,7 +107,9 @@ impl Reloader {
         let loaded = input.read(&self.config, &self.service)?;
         let Loaded::Revocations(lists) = &loaded else { return self.apply(loaded) };
         lists.can_be_read()?;
-        self.service.gatekeeper.set_revocations(self.kept.read());
+        if self.config.licences.is_some() {
+            self.service.gatekeeper.set_revocations(self.kept.read());
+        }
         let outcome = self.apply(loaded);
         self.kept.keep(&self.service.gatekeeper.revocations());
         self.show_state(input.as_str(), outcome.is_ok());
@@ -154,6 +156,9 @@ impl Reloader {
         let mut settled = self.reload_configuration(wanted);
         for input in Input::ALL {
             settled &= self.reload_input(input, wanted);
+        }
+        if self.kept.is_behind() {
+            self.kept.keep(&self.service.gatekeeper.revocations());
         }
         // Last, because it takes as long as there is to evict.
         if limit != self.config.cache {

@@ -251,3 +251,36 @@ async fn without_what_was_kept_a_start_takes_the_lists_line_by_line() {
     assert!(of_all.iter().all(|word| said.iter().any(|said| said.contains(word))), "{said:?}");
     std::fs::remove_dir(garbled.kept()).expect("left alone");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_is_read_line_by_line_and_set_aside_when_it_is_damaged() {
+    gather();
+    let mut garbled = Garbled::new("damaged").await;
+    garbled.vendor.proxy.stop().await;
+    let kept = std::fs::read_to_string(garbled.kept()).expect("it is kept");
+    let damaged = format!("{kept}\u{1}\u{2} no line of ours\n");
+    std::fs::write(garbled.kept(), &damaged).expect("ours");
+    garbled.vendor.proxy.start().await;
+    assert_eq!(garbled.statuses().await, [401, 401], "the other lines count");
+    let aside = garbled.kept().with_extension("damaged");
+    assert_eq!(std::fs::read_to_string(aside).expect("set aside"), damaged);
+    assert_eq!(std::fs::read_to_string(garbled.kept()).expect("written anew"), kept);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_did_not_take_is_kept_as_soon_as_it_does() {
+    gather();
+    let vendor = vendor(NEVER).await;
+    write(&vendor, &line(&vendor, "unkept-1"), "loaded").await;
+    let kept = vendor.proxy.directory().join("cache/keys/revoked");
+    std::fs::remove_file(&kept).expect("it is kept");
+    std::fs::create_dir(&kept).expect("ours");
+    let both = format!("{}{}", line(&vendor, "unkept-1"), line(&vendor, "unkept-2"));
+    write(&vendor, &both, "loaded").await;
+    std::fs::remove_dir(&kept).expect("left alone");
+    let is_kept = || {
+        std::fs::read_to_string(&kept)
+            .is_ok_and(|text| text.contains("unkept-1 ") && text.contains("unkept-2 "))
+    };
+    eventually("it is kept", is_kept).await;
+}
