@@ -7,7 +7,9 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bin roadstead && deploy/rootfs target/release/roadstead /rootfs
+# The allocator has the page size of the machine it is built on, unless it is told: arm64 has kernels with 64 KiB.
+RUN if [ "$(uname -m)" = aarch64 ]; then export JEMALLOC_SYS_WITH_LG_PAGE=16; fi; \
+    cargo build --release --locked --bin roadstead && deploy/rootfs target/release/roadstead /rootfs
 
 FROM scratch
 COPY --from=build /rootfs /

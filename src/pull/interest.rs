@@ -48,7 +48,11 @@ impl Interest {
 
     /// One more who waits.
     pub(super) fn join(&self, asker: Asker) -> Waiter {
-        self.waiting.send_modify(|waiting| *waiting.entry(asker).or_default() += 1);
+        self.waiting.send_if_modified(|waiting| {
+            let count = waiting.entry(asker).or_default();
+            *count += 1;
+            *count == 1
+        });
         Waiter { interest: self.clone(), asker }
     }
 
@@ -67,7 +71,7 @@ impl Interest {
         if waiting.is_empty() { vec![self.starter] } else { waiting.keys().copied().collect() }
     }
 
-    /// Tells of everybody who comes or leaves.
+    /// Tells of every asker who comes or leaves.
     pub(super) fn changes(&self) -> watch::Receiver<Waiting> {
         self.waiting.subscribe()
     }
@@ -99,13 +103,14 @@ impl Interest {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.interest.waiting.send_modify(|waiting| {
-            if let Some(count) = waiting.get_mut(&self.asker) {
-                *count -= 1;
-                if *count == 0 {
-                    waiting.remove(&self.asker);
-                }
+        self.interest.waiting.send_if_modified(|waiting| {
+            let Some(count) = waiting.get_mut(&self.asker) else { return false };
+            *count -= 1;
+            let has_left = *count == 0;
+            if has_left {
+                waiting.remove(&self.asker);
             }
+            has_left
         });
     }
 }

@@ -114,7 +114,8 @@ impl ConnectionPlaces {
                 }
             };
             match wait_max {
-                None => freed.await,
+                // Those who have fallen silent meanwhile are found by looking again.
+                None => drop(tokio::time::timeout(LONE_WAIT, freed).await),
                 Some(max) => tokio::time::timeout(max, freed).await.ok()?,
             }
         }
@@ -163,7 +164,8 @@ impl ConnectionPlaces {
 }
 
 impl Open {
-    /// How many places an address has; a proxy is never above its share.
+    /// How many places an address has; a proxy's are not counted, so that it is below its share
+    /// whatever it has.
     fn count(&self, address: Option<IpAddr>) -> usize {
         address.and_then(|address| self.by_address.get(&address)).copied().unwrap_or(0)
     }
@@ -317,6 +319,17 @@ mod tests {
         let mut comes = std::pin::pin!(places.take(address(proxy)));
         assert!(futures_util::poll!(comes.as_mut()).is_pending());
         assert_eq!(ended(&taken), [5]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_falls_silent_later_gives_way_then() {
+        let (places, taken) = full(["192.0.2.200"; 8]).await;
+        let busy: Vec<_> = taken.iter().map(|place| place.activity.begin()).collect();
+        let mut comes = std::pin::pin!(places.take(address("192.0.2.200")));
+        assert!(futures_util::poll!(comes.as_mut()).is_pending());
+        drop(busy);
+        assert!(tokio::time::timeout(LONE_WAIT * 2, comes.as_mut()).await.is_err());
+        assert_eq!(ended(&taken), [0, 1]);
     }
 
     #[tokio::test(start_paused = true)]
