@@ -334,7 +334,7 @@ mod tests {
 
     /// Knows `ci` and the vendor's key; it is the second 1,500.
     fn gatekeeper() -> (Gatekeeper, PrivateKey, Clock) {
-        let clock = Clock::manual(Duration::from_secs(1_500));
+        let clock = Clock::manual(Duration::from_mins(25));
         let gatekeeper = Gatekeeper::new(&key("k"), clock.clone()).expect("a key");
         gatekeeper.set_users(Users::parse(CI).expect("a user"));
         let vendor = PrivateKey::generate().expect("randomness");

@@ -320,7 +320,7 @@ mod tests {
         let fresh = || tokens.renewed(&[8; 32]).expect("a key").expect("another one");
         let (asked, not_yet_asked) = (fresh(), fresh());
         let longest = tokens.issue(user(), AUDIENCE, TOKEN_LIFE_FOR_PUSH, None).token;
-        clock.advance(TOKEN_LIFE_FOR_PUSH + SKEW - Duration::from_secs(1));
+        clock.advance((TOKEN_LIFE_FOR_PUSH + SKEW).saturating_sub(Duration::from_secs(1)));
         assert_eq!(asked.read(longest.expose(), AUDIENCE), Ok(user()));
         clock.advance(Duration::from_secs(1));
         assert_eq!(not_yet_asked.read(&token, AUDIENCE), Err(Rejection::TokenInvalid));

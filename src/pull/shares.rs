@@ -303,11 +303,11 @@ mod tests {
     async fn what_is_waited_for_counts_for_everybody_who_waits_for_it() {
         let shares = of_one(2, Reserve::None);
         let [_kept, first] = [1, 1].map(|who| take(&shares, "acme.test/a", who).expect("free"));
-        let ((flood, _floods), (shared, _asked)) = (begun(1), begun(1));
+        let ((flood, _floods), (popular, _asked)) = (begun(1), begun(1));
         let mut earlier = wait(&shares, "acme.test/a", &flood, Precedence::Wanted);
-        let mut joined = wait(&shares, "acme.test/a", &shared, Precedence::Wanted);
+        let mut joined = wait(&shares, "acme.test/a", &popular, Precedence::Wanted);
         assert!(!has_come(&mut earlier) && !has_come(&mut joined));
-        let _other = shared.join(Asker::new(2_u8));
+        let _other = popular.join(Asker::new(2_u8));
         assert!(!has_come(&mut joined));
         drop(first);
         assert!(!has_come(&mut earlier));
