@@ -48,6 +48,19 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_folder_of(path)
 }
 
+/// Gives a file of ours that is damaged the ending `.damaged`, and tells its new name. One that was
+/// set aside before is left as it is: it says most.
+///
+/// # Errors
+/// Those of the system, `AlreadyExists` among them.
+pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = path.with_extension("damaged");
+    if aside.symlink_metadata().is_ok() {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(path, &aside).map(|()| aside)
+}
+
 /// Writes a file of ours anew, whole or not at all, and the folders that it lies in.
 ///
 /// # Errors

@@ -4,16 +4,12 @@
 //!
 //! It lies in the cache directory and may be lost with it. Then the lists alone count.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::files;
 use crate::licence::Revocations;
-
-/// Appended to the name of a file that could not be read as a whole.
-const DAMAGED: &str = "damaged";
 
 const CANNOT_BE_READ: &str =
     "what was revoked before this start cannot be read; the lists count as they are";
@@ -62,14 +58,10 @@ impl KeptRevocations {
         }
     }
 
-    /// The first that was damaged is left where it is: it says most.
     fn set_aside(&self) {
-        let aside = self.path.with_extension(DAMAGED);
-        if aside.symlink_metadata().is_err() {
-            match fs::rename(&self.path, &aside) {
-                Ok(()) => tracing::warn!(path = %aside.display(), "it was set aside"),
-                Err(error) => tracing::warn!(%error, "it cannot be set aside"),
-            }
+        match files::set_aside(&self.path) {
+            Ok(aside) => tracing::warn!(path = %aside.display(), "it was set aside"),
+            Err(error) => tracing::warn!(%error, "it cannot be set aside"),
         }
     }
 
