@@ -71,12 +71,12 @@ async fn an_upgrade_on_a_disk_that_takes_nothing_serves_what_it_holds() {
         proxy.stop().await;
         let records = disk.path("cache/records.sqlite");
         age(&records);
-        let before = std::fs::read(&records).expect("tables");
         if read_only {
             disk.set_read_only(true);
         } else {
             disk.fill();
         }
+        let before = std::fs::read(&records).expect("tables");
         origin.stop().await;
         for start in 0..2 {
             proxy.start().await;
