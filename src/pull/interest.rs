@@ -28,7 +28,7 @@ pub(super) type Waiting = BTreeMap<Asker, usize>;
 
 /// One who waits, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct WaitingAsker {
     interest: Interest,
     asker: Asker,
 }
@@ -41,19 +41,19 @@ impl Interest {
     }
 
     /// In what goes on without this asker, who is the first to wait for it.
-    pub(super) fn begin(asker: Asker) -> (Self, Waiter) {
+    pub(super) fn begin(asker: Asker) -> (Self, WaitingAsker) {
         let interest = Self::of(asker);
-        (interest.clone(), Waiter { interest, asker })
+        (interest.clone(), WaitingAsker { interest, asker })
     }
 
     /// One more who waits.
-    pub(super) fn join(&self, asker: Asker) -> Waiter {
+    pub(super) fn join(&self, asker: Asker) -> WaitingAsker {
         self.waiting.send_if_modified(|waiting| {
             let count = waiting.entry(asker).or_default();
             *count += 1;
             *count == 1
         });
-        Waiter { interest: self.clone(), asker }
+        WaitingAsker { interest: self.clone(), asker }
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -65,7 +65,7 @@ impl Interest {
         self.waiting.borrow().keys().any(|asker| holds(*asker))
     }
 
-    /// Those who wait, or whoever began it if nobody does.
+    /// Those who wait, sorted, or whoever began it if nobody does.
     pub(super) fn askers(&self) -> Vec<Asker> {
         let waiting = self.waiting.borrow();
         if waiting.is_empty() { vec![self.starter] } else { waiting.keys().copied().collect() }
@@ -101,7 +101,7 @@ impl Interest {
     }
 }
 
-impl Drop for Waiter {
+impl Drop for WaitingAsker {
     fn drop(&mut self) {
         self.interest.waiting.send_if_modified(|waiting| {
             let Some(count) = waiting.get_mut(&self.asker) else { return false };

@@ -34,13 +34,13 @@ pub(super) struct Claim {
 pub(super) type AskersImage = (Asker, u64);
 
 /// Those who came earlier have smaller numbers.
-type Queue = BTreeSet<(Precedence, u64)>;
+type TicketQueue = BTreeSet<(Precedence, u64)>;
 
 #[derive(Debug, Default)]
 pub(super) struct ShareQueues {
     waiting: BTreeMap<u64, WaitingShare>,
     /// What several wait for is in several.
-    queues: HashMap<AskersImage, Queue>,
+    queues: HashMap<AskersImage, TicketQueue>,
 }
 
 #[derive(Debug)]
@@ -56,7 +56,20 @@ pub(super) struct WaitingShare {
 #[derive(Debug, PartialEq, Eq)]
 struct Filed {
     precedence: Precedence,
+    /// Sorted.
     askers: Vec<Asker>,
+}
+
+impl Filed {
+    /// What is filed otherwise in `other`, or not at all: thousands may wait for the same, and each
+    /// who comes or leaves is filed alone.
+    fn without(&self, other: &Self) -> Self {
+        let is_other = |asker: &&Asker| {
+            self.precedence != other.precedence || other.askers.binary_search(asker).is_err()
+        };
+        let askers = self.askers.iter().filter(is_other).copied().collect();
+        Self { precedence: self.precedence, askers }
+    }
 }
 
 impl WaitingShare {
@@ -105,10 +118,10 @@ impl ShareQueues {
             return false;
         }
         let (image, precedence) = (waiting.image, now.precedence);
-        let before = std::mem::replace(&mut waiting.filed, now);
-        let now = waiting.filed.askers.clone();
-        self.unfile(number, image, &before);
-        for asker in now {
+        let (gone, come) = (waiting.filed.without(&now), now.without(&waiting.filed));
+        waiting.filed = now;
+        self.unfile(number, image, &gone);
+        for asker in come.askers {
             self.queues.entry((asker, image)).or_default().insert((precedence, number));
         }
         true
@@ -142,7 +155,7 @@ impl ShareQueues {
             *by_asker.entry(*asker).or_insert(0) += queue.len();
         }
         let is_alone = |number: &u64| self.of(*number).count() == 1;
-        let newest = |((asker, _), queue): (&AskersImage, &Queue)| {
+        let newest = |((asker, _), queue): (&AskersImage, &TicketQueue)| {
             let newest = queue.iter().rev().map(|(_, number)| *number).find(is_alone)?;
             Some((by_asker.get(asker).copied(), queue.len(), newest))
         };

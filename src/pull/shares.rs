@@ -157,7 +157,7 @@ mod tests {
     use futures_util::future::BoxFuture;
 
     use super::super::asker::Asker;
-    use super::super::interest::Waiter;
+    use super::super::interest::WaitingAsker;
     use super::super::share_queues::WAITING_MAX;
     use super::*;
     use crate::oci::{Repository, UpstreamName};
@@ -195,7 +195,7 @@ mod tests {
         waiting.now_or_never().is_some_and(|share| share.is_some())
     }
 
-    fn begun(who: u8) -> (Interest, Waiter) {
+    fn begun(who: u8) -> (Interest, WaitingAsker) {
         Interest::begin(Asker::new(who))
     }
 

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use roadstead::licence::{LicenceId, revocation_line};
+use roadstead::licence::{LicenceId, PrivateKey, revocation_line};
 
 use crate::support::access_log::{gather, warnings};
 use crate::support::eventually;
+use crate::support::origin::Origin;
+use crate::support::proxy::Setup;
 use crate::support::vendor::{DAY, Vendor};
 
 const MYAPP: &str = "/v2/registry.test/myapp/worker/manifests/1.0";
@@ -282,5 +284,35 @@ async fn what_the_disk_did_not_take_is_kept_as_soon_as_it_does() {
         std::fs::read_to_string(&kept)
             .is_ok_and(|text| text.contains("unkept-1 ") && text.contains("unkept-2 "))
     };
+    eventually("it is kept", is_kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_is_kept_for_licences_that_come_with_a_reload() {
+    let origin = Origin::start().await;
+    let text = |more: &str| {
+        format!(
+            "cache: {{ path: CACHE, min_free: 0 }}\nhosts: [127.0.0.1]\n\
+             upstreams: {{ registry.test: {{ url: '{}' }} }}\n{more}",
+            origin.url()
+        )
+    };
+    let mut setup = Setup::written(&text(""));
+    setup.limits.watch = Duration::from_millis(20);
+    let id = LicenceId::parse("late-1").expect("an id");
+    let key = PrivateKey::generate().expect("randomness").public().to_pem();
+    let key = setup.file("licence.pub", &key);
+    let mut proxy = setup.start().await;
+    let list = revocation_line(&id, proxy.clock().now(), None);
+    let list = proxy.setup().file("revoked", &list);
+    let licences = format!(
+        "licences: {{ issuer: Acme, public_keys: ['{}'], revoked: '{}' }}\n\
+         applications: {{ myapp: {{ images: [registry.test/myapp/*] }} }}",
+        key.display(),
+        list.display()
+    );
+    proxy.setup().write(&text(&licences));
+    let kept = proxy.directory().join("cache/keys/revoked");
+    let is_kept = || std::fs::read_to_string(&kept).is_ok_and(|text| text.starts_with("late-1 "));
     eventually("it is kept", is_kept).await;
 }

@@ -12,7 +12,7 @@ use super::pace::Pace;
 use crate::oci::{CanonicalName, Digest, Hasher, Repository, UpstreamName};
 use crate::pull::asker::Asker;
 use crate::pull::error::Error;
-use crate::pull::interest::{Interest, Waiter};
+use crate::pull::interest::{Interest, WaitingAsker};
 use crate::pull::source::Arrived;
 use crate::store::Reader;
 
@@ -56,7 +56,7 @@ pub(crate) struct Flight {
 pub(crate) struct Follower {
     pub(crate) flight: Arc<Flight>,
     pub(crate) state: watch::Receiver<FlightState>,
-    _waiter: Waiter,
+    _waiter: WaitingAsker,
 }
 
 /// What readers watch.
@@ -170,7 +170,7 @@ impl Flight {
         self.starter == *repository && !self.disowned.load(Ordering::SeqCst)
     }
 
-    fn follow(self: &Arc<Self>, waiter: Waiter) -> Follower {
+    fn follow(self: &Arc<Self>, waiter: WaitingAsker) -> Follower {
         Follower { flight: Arc::clone(self), state: self.watch(), _waiter: waiter }
     }
 
