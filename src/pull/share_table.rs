@@ -66,6 +66,14 @@ struct Holders {
     yielding: usize,
 }
 
+/// A share that its holder might give back.
+struct Offer {
+    asker: Asker,
+    /// How much the asker would have without it.
+    rest: usize,
+    unneeded: bool,
+}
+
 impl ShareTable {
     pub(super) fn new(bounds: ShareBounds) -> Self {
         Self { bounds, all: Holders::default(), upstreams: HashMap::new(), tickets: 0 }
@@ -143,17 +151,55 @@ impl ShareTable {
     /// Those wait for the bound of all upstreams whose own has something left, and the others for a
     /// share of their upstream.
     fn should_yield(&self, claim: &Claim, unneeded: bool) -> bool {
-        let of_upstream = self.upstreams.get(&claim.upstream);
-        let in_upstream = of_upstream.is_some_and(|of| {
-            let total = self.bounds.each;
-            let waits_for_it = !self.all_are_taken() || of.holders.held >= total;
-            waits_for_it && of.holders.wanting([of], claim.asker, unneeded, total)
-        });
+        let Some(of_upstream) = self.upstreams.get(&claim.upstream) else { return false };
+        let rest = self.part(&of_upstream.holders, claim.asker, 1);
+        let offer = Offer { asker: claim.asker, rest, unneeded };
+        let total = self.bounds.each;
+        let waits_for_it = !self.all_are_taken() || of_upstream.holders.held >= total;
+        let in_upstream = waits_for_it
+            && self.may_be_due(&offer, &of_upstream.holders, total)
+            && self.is_wanted(&offer, &of_upstream.holders, [of_upstream]);
         let in_all = self.bounds.all.filter(|_| self.all_are_taken()).is_some_and(|total| {
             let others = self.upstreams.values().filter(|of| of.holders.held < self.bounds.each);
-            self.all.wanting(others, claim.asker, unneeded, total)
+            self.may_be_due(&offer, &self.all, total) && self.is_wanted(&offer, &self.all, others)
         });
         in_upstream || in_all
+    }
+
+    /// What is of use is given back only by whoever has more than half, and only if it can be before
+    /// it is done.
+    fn may_be_due(&self, offer: &Offer, holders: &Holders, total: usize) -> bool {
+        let is_needed_more = || holders.of(offer.asker) * 2 > total;
+        offer.unneeded || (self.bounds.reserve == Reserve::None && is_needed_more())
+    }
+
+    /// Whether more wait who would have what is offered than have been promised something by
+    /// holders who are about to give it back.
+    fn is_wanted<'a>(
+        &self,
+        offer: &Offer,
+        holders: &Holders,
+        queues: impl IntoIterator<Item = &'a UpstreamShares>,
+    ) -> bool {
+        let all = queues.into_iter().flat_map(|of| of.queues.waiting().map(move |one| (of, one)));
+        let mut wanting = all.filter(|(of_upstream, waiting)| {
+            waiting.precedence() == Precedence::Wanted
+                && waiting.interest.any(|who| self.would_have(offer, &of_upstream.holders, who))
+        });
+        wanting.nth(holders.yielding).is_some()
+    }
+
+    /// Whether it would be given to `who`: as [`Self::rank`] and [`Self::may_have`] decide once it
+    /// has been given back, so that nobody yields what comes back to it.
+    fn would_have(&self, offer: &Offer, of_upstream: &Holders, who: Asker) -> bool {
+        let is_own = who == offer.asker;
+        let may_have = match self.bounds.reserve {
+            Reserve::None => true,
+            Reserve::AsMuch => {
+                of_upstream.of(who) - usize::from(is_own) <= self.bounds.each - of_upstream.held
+            }
+        };
+        may_have && (offer.unneeded || (!is_own && self.part(of_upstream, who, 0) < offer.rest))
     }
 
     fn all_are_taken(&self) -> bool {
@@ -214,14 +260,16 @@ impl ShareTable {
         whose: AskersImage,
     ) -> Option<(usize, usize, Asker)> {
         let (asker, of_image) = (whose.0, of_upstream.images.get(&whose).copied().unwrap_or(0));
-        let part = self.part(&of_upstream.holders, asker);
+        let part = self.part(&of_upstream.holders, asker, 0);
         self.may_have(&of_upstream.holders, asker).then_some((part, of_image, asker))
     }
 
-    /// How much an asker has: of the upstream's or of all, whichever is the larger part.
-    fn part(&self, of_upstream: &Holders, asker: Asker) -> usize {
-        let held = of_upstream.of(asker);
-        self.bounds.all.map_or(held, |all| (held * all).max(self.all.of(asker) * self.bounds.each))
+    /// How much an asker has once it has given `back` shares: of the upstream's or of all,
+    /// whichever is the larger part.
+    fn part(&self, of_upstream: &Holders, asker: Asker, back: usize) -> usize {
+        let held = of_upstream.of(asker) - back;
+        let part = |all: usize| (held * all).max((self.all.of(asker) - back) * self.bounds.each);
+        self.bounds.all.map_or(held, part)
     }
 
     /// Whether the asker may have one more, so that something is left for whoever comes next.
@@ -236,27 +284,6 @@ impl ShareTable {
 impl Holders {
     fn of(&self, asker: Asker) -> usize {
         self.by_asker.get(&asker).copied().unwrap_or(0)
-    }
-
-    /// Whether more wait who would have a share of this asker than have been given one: all of
-    /// them, if it is `unneeded`; else those who hold less, while the asker has more than half.
-    fn wanting<'a>(
-        &self,
-        queues: impl IntoIterator<Item = &'a UpstreamShares>,
-        asker: Asker,
-        unneeded: bool,
-        total: usize,
-    ) -> bool {
-        let held = self.of(asker);
-        if !unneeded && held * 2 <= total {
-            return false;
-        }
-        let would_have = |waiting: &&WaitingShare| {
-            waiting.precedence() == Precedence::Wanted
-                && (unneeded || waiting.interest.any(|who| who != asker && self.of(who) + 1 < held))
-        };
-        let waiting = queues.into_iter().flat_map(|of| of.queues.waiting());
-        waiting.filter(would_have).nth(self.yielding).is_some()
     }
 }
 

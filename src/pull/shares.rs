@@ -18,7 +18,8 @@ pub(super) use super::share_table::{Reserve, ShareBounds};
 use super::share_table::{ShareTable, Ticket};
 use crate::oci::CanonicalName;
 
-/// Between two looks of a holder whether its share is of more use to others.
+/// Between two looks of a holder whether its share is of more use to others, and of one who waits
+/// at who has joined.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long it takes to turn somebody away. Whoever asks again at once, thousands of times, would
@@ -106,6 +107,12 @@ impl Queued {
                 // the others may not.
                 _ = changes.changed() => self.shares.lock().reconsider(&self.ticket),
             }
+            // Thousands may come at once, and each look takes longer the more there are.
+            tokio::select! {
+                biased;
+                claim = &mut self.granted => return claim,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
         }
     }
 }
@@ -126,7 +133,7 @@ impl Share {
 
     fn begin_yield(&mut self, is_slow: bool) -> bool {
         if !self.is_yielding {
-            let unneeded = is_slow || self.interest.is_lost();
+            let unneeded = is_slow || self.interest.is_unwanted();
             self.is_yielding = self.shares.lock().begin_yield(&self.claim, unneeded);
         }
         self.is_yielding
@@ -376,5 +383,55 @@ mod tests {
         drop(a);
         let _of_a = of_a.now_or_never().flatten().expect("it came first");
         assert!(b.begin_yield(true), "the other waits for any");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn no_share_is_yielded_that_would_come_back_to_whoever_gave_it() {
+        let bounds = ShareBounds { all: Some(4), each: 2, reserve: Reserve::None };
+        let shares = Shares::new(bounds);
+        let mut held: Vec<_> = ["a.test/a", "b.test/a", "c.test/a"]
+            .iter()
+            .map(|name| take(&shares, name, 1).expect("free"))
+            .collect();
+        let _half_of_d = take(&shares, "d.test/a", 2).expect("free");
+        let mut own = get(&shares, "e.test/a", 1);
+        let mut more_of_d = get(&shares, "d.test/a", 2);
+        assert!(!has_come(&mut own) && !has_come(&mut more_of_d));
+        assert!(!held[0].begin_yield(false), "the other has half of its upstream's, as much");
+        let mut other = get(&shares, "e.test/a", 3);
+        assert!(!has_come(&mut other));
+        assert!(held[0].begin_yield(false));
+        held.remove(0);
+        assert!(!has_come(&mut own));
+        assert!(has_come(&mut other), "it has none");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_last_is_yielded_once_it_is_of_no_use_and_to_those_who_may_have_it() {
+        let shares = of_one(4, Reserve::AsMuch);
+        let mut many = [1, 1].map(|who| take(&shares, "acme.test/a", who).expect("free"));
+        let mut few = take(&shares, "acme.test/a", 2).expect("free");
+        let mut own = get(&shares, "acme.test/a", 1);
+        assert!(!has_come(&mut own));
+        assert!(!few.begin_yield(true), "the other has half of them");
+        let _last = take(&shares, "acme.test/a", 3).expect("free");
+        let mut other = get(&shares, "acme.test/a", 4);
+        assert!(!has_come(&mut other));
+        assert!(!many[0].begin_yield(false), "it is needed");
+        assert!(many[0].begin_yield(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_who_join_at_once_none_is_missed() {
+        let shares = of_one(4, Reserve::AsMuch);
+        let _held = [1, 1, 3].map(|who| take(&shares, "acme.test/a", who).expect("free"));
+        let (interest, _first) = begun(1);
+        let mut waiting = wait(&shares, "acme.test/a", &interest, Precedence::Wanted);
+        assert!(!has_come(&mut waiting));
+        let _third = interest.join(Asker::new(3_u8));
+        assert!(!has_come(&mut waiting), "it has some");
+        let _second = interest.join(Asker::new(2_u8));
+        let before = Instant::now();
+        assert!(waiting.await.is_some(), "the second has none");
+        assert_eq!(before.elapsed(), LOOK_INTERVAL);
     }
 }
