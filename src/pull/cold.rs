@@ -12,7 +12,6 @@ use super::blobs::{BlobQuery, Followed, ResolvedRange, resolve};
 use super::core::PullThrough;
 use super::error::Error;
 use super::facts::subject::Subject;
-use super::interest::Interest;
 use super::outcome::Outcome;
 use super::shares::Precedence;
 use super::source::{Arrived, SourceBody};
@@ -261,7 +260,7 @@ impl PullThrough {
         query: BlobQuery<'_>,
         body: SourceBody,
     ) -> Result<(TransferPlace, Option<SourceBody>), Error> {
-        let interest = Interest::of(self.1);
+        let interest = self.1.interest();
         let until = query.deadline.min(Instant::now() + self.0.limits.fill_queue);
         let place = self.0.turns.place(query.name, &interest, Precedence::Wanted, until);
         tokio::pin!(place);
@@ -274,7 +273,7 @@ impl PullThrough {
 
     fn relayed(&self, name: &CanonicalName, digest: &Digest) -> RelayedBlob {
         let (name, digest) = (name.clone(), digest.clone());
-        RelayedBlob { core: Arc::clone(&self.0), name, digest, interest: Interest::of(self.1) }
+        RelayedBlob { core: Arc::clone(&self.0), name, digest, interest: self.1.interest() }
     }
 
     /// Opens the source for this request alone. A refusal takes back what was believed of the blob.
@@ -284,7 +283,7 @@ impl PullThrough {
         part: Option<Part>,
     ) -> Result<Arrived, Error> {
         let BlobQuery { name, digest, deadline, .. } = query;
-        let question = self.0.sources.ask(name, &Interest::of(self.1), deadline).await?;
+        let question = self.0.sources.ask(name, &self.1.interest(), deadline).await?;
         let opened = question.blob(&name.repository, digest, part, deadline).await;
         if let Err(error) = &opened {
             let subject = Subject::Blob(digest.clone());
@@ -300,12 +299,12 @@ impl PullThrough {
         stored: impl FnOnce() -> bool,
     ) -> JoinedOrStarted {
         let key = FlightKey::of(query.name, query.digest);
-        self.0.flights.join_or_start(&key, (&query.name.repository, self.1), proven, stored)
+        self.0.flights.join_or_start(&key, (&query.name.repository, self.1.asker()), proven, stored)
     }
 
     fn fill(&self, query: BlobQuery<'_>, guard: FlightGuard) -> Fill {
         let blob = (query.name.clone(), query.digest.clone());
-        Fill::new(Arc::clone(&self.0), blob, self.1, guard)
+        Fill::new(Arc::clone(&self.0), blob, self.1.asker(), guard)
     }
 }
 

@@ -17,6 +17,7 @@ use super::facts::provisional::ProvisionalTags;
 use super::facts::sizes::DescribedSizes;
 use super::facts::subject::Subject;
 use super::facts::writes::{RecentWrites, WriteEpoch};
+use super::interest::{Behalf, Interest};
 use super::parts::{CacheSettings, Parts};
 use super::single_flight::SingleFlight;
 use super::source::Sources;
@@ -65,9 +66,9 @@ pub(super) struct ManifestGetKey {
     pub(super) epoch: WriteEpoch,
 }
 
-/// The service, as one asker uses it; clones share it.
+/// The service, as it is used on behalf of somebody; clones share it.
 #[derive(Clone, Debug)]
-pub struct PullThrough(pub(super) Arc<PullCore>, pub(super) Asker);
+pub struct PullThrough(pub(super) Arc<PullCore>, pub(super) Behalf);
 
 #[derive(Debug)]
 pub(super) struct PullCore {
@@ -134,7 +135,7 @@ impl PullThrough {
             limits: parts.limits,
             metrics: parts.metrics,
         });
-        Self(core, Asker::default())
+        Self(core, Behalf::One(Asker::default()))
     }
 
     /// Builds changed upstreams; nothing uses them yet.
@@ -148,12 +149,17 @@ impl PullThrough {
     /// The service as `asker` uses it: others are served before somebody who takes a lot (SHARE-1).
     #[must_use]
     pub fn asked_by(&self, asker: Asker) -> Self {
-        Self(Arc::clone(&self.0), asker)
+        Self(Arc::clone(&self.0), Behalf::One(asker))
     }
 
-    /// What is known of members, and asked for this asker.
+    /// The same for all who wait for a piece of work of which something is asked.
+    pub(super) fn for_all(&self, interest: Interest) -> Self {
+        Self(Arc::clone(&self.0), Behalf::All(interest))
+    }
+
+    /// What is known of members, and asked for the same.
     pub(super) fn membership(&self) -> Membership {
-        self.0.membership.asked_by(self.1)
+        self.0.membership.on_behalf(self.1.clone())
     }
 
     /// Takes over changed upstreams and times to live. Transfers that are under way go on.

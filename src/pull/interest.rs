@@ -2,6 +2,7 @@
 //! theirs, of all of them at once, and for as long as they wait (SHARE-1).
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::asker::Asker;
 /// How long work goes on for which nobody waits, if it is of no use by itself. Whoever has just
 /// given up may ask again at once, and a question may have the deadline of whoever asked, so that
 /// its end tells something of the upstream.
-const UNWAITED: Duration = Duration::from_secs(1);
+const LONG_UNWANTED: Duration = Duration::from_secs(1);
 
 /// Clones speak of the same work.
 #[derive(Clone, Debug)]
@@ -21,6 +22,13 @@ pub(super) struct Interest {
     /// Whose it is while nobody waits.
     starter: Asker,
     waiting: Arc<watch::Sender<Waiting>>,
+}
+
+/// For whom something is done: for one, or for all who wait for a larger piece of work.
+#[derive(Clone, Debug)]
+pub(super) enum Behalf {
+    One(Asker),
+    All(Interest),
 }
 
 /// How often each waits.
@@ -31,6 +39,24 @@ pub(super) type Waiting = BTreeMap<Asker, usize>;
 pub(super) struct WaitingAsker {
     interest: Interest,
     asker: Asker,
+}
+
+impl Behalf {
+    /// Whose it is, or was begun by.
+    pub(super) fn asker(&self) -> Asker {
+        match self {
+            Self::One(asker) => *asker,
+            Self::All(interest) => interest.starter,
+        }
+    }
+
+    /// In what ends when these leave.
+    pub(super) fn interest(&self) -> Interest {
+        match self {
+            Self::One(asker) => Interest::of(*asker),
+            Self::All(interest) => interest.clone(),
+        }
+    }
 }
 
 impl Interest {
@@ -56,7 +82,16 @@ impl Interest {
         WaitingAsker { interest: self.clone(), asker }
     }
 
-    pub(super) fn is_lost(&self) -> bool {
+    /// Lets whoever waits for `larger`, from now on and for as long as they do, wait for this too.
+    pub(super) fn join_all(&self, larger: &Self) -> JoinedAskers {
+        let (interest, larger) = (self.clone(), larger.clone());
+        let changes = larger.changes();
+        let mut joined = JoinedAskers { interest, larger, changes, waiting: BTreeMap::new() };
+        joined.update();
+        joined
+    }
+
+    pub(super) fn is_unwanted(&self) -> bool {
         self.waiting.borrow().is_empty()
     }
 
@@ -96,8 +131,39 @@ impl Interest {
     }
 
     /// Resolves once nobody has waited for so long that the work may be given up.
-    pub(super) async fn given_up(&self) {
-        self.unwanted(UNWAITED).await;
+    pub(super) async fn unwanted_for_long(&self) {
+        self.unwanted(LONG_UNWANTED).await;
+    }
+}
+
+/// Those who wait for a piece of work that is a part of another, until it is dropped.
+#[derive(Debug)]
+pub(super) struct JoinedAskers {
+    interest: Interest,
+    larger: Interest,
+    changes: watch::Receiver<Waiting>,
+    waiting: BTreeMap<Asker, WaitingAsker>,
+}
+
+impl JoinedAskers {
+    fn update(&mut self) {
+        let now = self.larger.askers();
+        for asker in &now {
+            self.waiting.entry(*asker).or_insert_with(|| self.interest.join(*asker));
+        }
+        self.waiting.retain(|asker, _| now.binary_search(asker).is_ok());
+    }
+
+    /// The outcome of `work`, while they come and leave.
+    pub(super) async fn during<T>(mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                // It cannot be closed: this holds the sender.
+                _ = self.changes.changed() => self.update(),
+            }
+        }
     }
 }
 
@@ -122,16 +188,34 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_lost_when_all_have_left_and_given_up_a_moment_later() {
+    async fn it_is_unwanted_when_all_have_left_and_for_long_a_moment_later() {
         let (interest, first) = Interest::begin(Asker::new(1));
         let second = interest.join(Asker::new(2));
         drop(first);
         assert_eq!(interest.askers(), [Asker::new(2)]);
-        assert!(tokio::time::timeout(UNWAITED * 2, interest.given_up()).await.is_err());
+        assert!(
+            tokio::time::timeout(LONG_UNWANTED * 2, interest.unwanted_for_long()).await.is_err()
+        );
         drop(second);
-        assert!(interest.is_lost() && interest.given_up().now_or_never().is_none());
+        assert!(interest.is_unwanted() && interest.unwanted_for_long().now_or_never().is_none());
         assert_eq!(interest.askers(), [Asker::new(1)], "who began it");
-        interest.given_up().await;
+        interest.unwanted_for_long().await;
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_whole_waits_for_its_part() {
+        let (whole, first) = Interest::begin(Asker::new(1));
+        let (part, own) = Interest::begin(Asker::new(1));
+        let mut joined = Box::pin(part.join_all(&whole).during(std::future::pending::<()>()));
+        drop(own);
+        let _second = whole.join(Asker::new(2));
+        assert!((&mut joined).now_or_never().is_none());
+        assert!(part.any(|who| who == Asker::new(1)) && part.any(|who| who == Asker::new(2)));
+        drop(first);
+        assert!((&mut joined).now_or_never().is_none());
+        assert_eq!(part.askers(), [Asker::new(2)]);
+        drop(joined);
+        assert!(part.is_unwanted());
     }
 
     #[tokio::test]

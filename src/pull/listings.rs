@@ -11,7 +11,6 @@ use super::error::{Error, Missing};
 use super::facts::freshness;
 use super::facts::lists::{GivenPage, PageKey};
 use super::facts::subject::Subject;
-use super::interest::Interest;
 use super::outcome::Outcome;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, PageQuery};
@@ -67,7 +66,7 @@ impl PullThrough {
         self.check_negative_cache(&Subject::Tags, name, Missing::Repository)?;
         let key = PageKey { name: name.clone(), subject: Subject::Tags, page: page.clone() };
         let (sent_at, deadline) = (self.0.clock.now(), self.list_deadline(&key, false, deadline));
-        let upstream = self.0.sources.ask(name, &Interest::of(self.1), deadline).await?;
+        let upstream = self.0.sources.ask(name, &self.1.interest(), deadline).await?;
         let answer = upstream.list_tags(&name.repository, page, deadline).await;
         let settled = self.0.membership.settle(name, Subject::Tags, answer, Missing::Repository);
         let listed = match settled.await {

@@ -14,7 +14,7 @@ use super::facts::provisional::Provisional;
 use super::facts::subject::Subject;
 use super::interest::Interest;
 use super::outcome::Outcome;
-use super::single_flight::Unwaited;
+use super::single_flight::Unwanted;
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, CanonicalName, Digest, Manifest, Reference};
 use crate::store::{ContentSender, EvictionClass, Found, RoomOwner, StageError, Use};
@@ -124,8 +124,8 @@ impl PullThrough {
         let key = ManifestGetKey { name: name.clone(), reference: reference.clone(), epoch };
         let fetched = self.0.manifest_gets.run(
             key.clone(),
-            self.1,
-            Unwaited::Cancelled,
+            &self.1,
+            Unwanted::Cancelled,
             |interest| async move {
                 let ManifestGetKey { name, reference, .. } = key;
                 // A run may have ended after this caller looked at the store and before it came here.

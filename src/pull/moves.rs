@@ -14,7 +14,7 @@ use super::error::Error;
 use super::facts::freshness::{self, Known};
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
-use super::single_flight::Unwaited;
+use super::single_flight::Unwanted;
 use crate::oci::{CanonicalName, Descriptor, Digest, Manifest, Platform, Tag};
 use crate::store::TagRecord;
 use crate::upstream::FailureClass;
@@ -39,14 +39,15 @@ impl PullThrough {
         let epoch = self.0.writes.epoch(&Subject::Tags, name);
         let key = TagHeadKey { name: name.clone(), tag: tag.clone(), epoch };
         let (this, old) = (self.clone(), old.clone());
-        let moved = self.0.tag_moves.run(key.clone(), self.1, Unwaited::Finished, |_| async move {
-            let TagHeadKey { name, tag, .. } = key;
-            let answer = this.manifest_by_digest(&name, &new.digest, Want::Body).await?;
-            this.fetch_counterparts(&name, &old, &answer).await?;
-            let record = TagRecord { digest: new.digest, checked: new.checked };
-            this.0.put_tag(&name, &tag, record).await;
-            Ok(answer.with(Outcome::Miss))
-        });
+        let moved =
+            self.0.tag_moves.run(key.clone(), &self.1, Unwanted::Finished, |interest| async move {
+                let (this, TagHeadKey { name, tag, .. }) = (this.for_all(interest), key);
+                let answer = this.manifest_by_digest(&name, &new.digest, Want::Body).await?;
+                this.fetch_counterparts(&name, &old, &answer).await?;
+                let record = TagRecord { digest: new.digest, checked: new.checked };
+                this.0.put_tag(&name, &tag, record).await;
+                Ok(answer.with(Outcome::Miss))
+            });
         moved.await.unwrap_or(Err(Error::Abandoned))
     }
 

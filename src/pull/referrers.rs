@@ -16,7 +16,6 @@ use super::core::PullThrough;
 use super::error::{Error, Missing, UpstreamFault};
 use super::facts::lists::PageKey;
 use super::facts::subject::Subject;
-use super::interest::Interest;
 use super::listings::ListAnswer;
 use super::outcome::Outcome;
 use crate::oci::{CanonicalName, Digest, MediaType, OCI_INDEX, PageQuery, Reference, Tag};
@@ -98,7 +97,7 @@ impl PullThrough {
         let tag_is_known = matches!(self.0.store.records().tag(name, &tag).await, Ok(Some(_)));
         let (sent_at, deadline) =
             (self.0.clock.now(), self.list_deadline(key, tag_is_known, deadline));
-        let upstream = self.0.sources.ask(name, &Interest::of(self.1), deadline).await?;
+        let upstream = self.0.sources.ask(name, &self.1.interest(), deadline).await?;
         let answer = upstream.referrers(&name.repository, digest, page, deadline).await;
         // What stands in for it may be another question.
         drop(upstream);

@@ -84,7 +84,7 @@ impl WaitingShare {
     }
 
     pub(super) fn precedence(&self) -> Precedence {
-        if self.interest.is_lost() { Precedence::Yielded } else { self.precedence }
+        if self.interest.is_unwanted() { Precedence::Yielded } else { self.precedence }
     }
 }
 

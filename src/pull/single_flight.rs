@@ -15,8 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 
-use super::asker::Asker;
-use super::interest::Interest;
+use super::interest::{Behalf, Interest};
 use super::tasks::Tasks;
 
 type Run<T> = Shared<Pin<Box<dyn Future<Output = Option<T>> + Send>>>;
@@ -28,7 +27,7 @@ struct OpenRun<T> {
     serial: u64,
     run: Run<T>,
     interest: Interest,
-    unwaited: Unwaited,
+    unwanted: Unwanted,
 }
 
 /// Runs for those who ask.
@@ -40,7 +39,7 @@ pub(super) struct SingleFlight<K, T> {
 
 /// What becomes of a run for which nobody waits any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unwaited {
+pub(super) enum Unwanted {
     Cancelled,
     /// What it finds out is of use to whoever comes next.
     Finished,
@@ -60,35 +59,41 @@ where
     pub(super) async fn run<W>(
         &self,
         key: K,
-        asker: Asker,
-        unwaited: Unwaited,
+        behalf: &Behalf,
+        unwanted: Unwanted,
         work: impl FnOnce(Interest) -> W,
     ) -> Option<T>
     where
         W: Future<Output = T> + Send + 'static,
     {
-        let (run, _waiter) = {
+        let asker = behalf.asker();
+        let (run, interest, waiter) = {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(open) = runs.get(&key).filter(|open| open.can_be_joined()) {
-                (open.run.clone(), open.interest.join(asker))
+                (open.run.clone(), open.interest.clone(), open.interest.join(asker))
             } else {
                 // Started under the lock: a run that ends at once waits for it before it takes
                 // itself off the table, so that it cannot do so before it is entered.
                 let serial = self.serial.fetch_add(1, Ordering::Relaxed);
                 let (interest, waiter) = Interest::begin(asker);
-                let run = self.start((serial, key.clone()), &interest, unwaited, work);
-                runs.insert(key, OpenRun { serial, run: run.clone(), interest, unwaited });
-                (run, waiter)
+                let run = self.start((serial, key.clone()), &interest, unwanted, work);
+                let open =
+                    OpenRun { serial, run: run.clone(), interest: interest.clone(), unwanted };
+                runs.insert(key, open);
+                (run, interest, waiter)
             }
         };
-        run.await
+        let Behalf::All(larger) = behalf else { return run.await };
+        let joined = interest.join_all(larger);
+        drop(waiter);
+        joined.during(run).await
     }
 
     fn start<W>(
         &self,
         (serial, key): (u64, K),
         interest: &Interest,
-        unwaited: Unwaited,
+        unwanted: Unwanted,
         work: impl FnOnce(Interest) -> W,
     ) -> Run<T>
     where
@@ -100,7 +105,7 @@ where
             let _entry = entry; // dropped with the task, also if that panics or is cancelled
             tokio::select! {
                 done = work => Some(done),
-                () = interest.given_up(), if unwaited == Unwaited::Cancelled => None,
+                () = interest.unwanted_for_long(), if unwanted == Unwanted::Cancelled => None,
             }
         });
         async move { task.await.ok().flatten().flatten() }.boxed().shared()
@@ -110,7 +115,7 @@ where
 impl<T> OpenRun<T> {
     /// One that is about to be cancelled may end by the deadline of those who have left.
     fn can_be_joined(&self) -> bool {
-        self.unwaited == Unwaited::Finished || !self.interest.is_lost()
+        self.unwanted == Unwanted::Finished || !self.interest.is_unwanted()
     }
 }
 
@@ -145,10 +150,16 @@ mod tests {
 
     use tokio::sync::Semaphore;
 
+    use super::super::asker::Asker;
     use super::*;
+
+    fn somebody() -> Behalf {
+        Behalf::One(Asker::default())
+    }
 
     #[tokio::test]
     async fn everyone_gets_the_one_result_although_the_first_caller_leaves() {
+        let who = somebody();
         let flights = Arc::new(SingleFlight::<u8, usize>::new(Tasks::default()));
         let (runs, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let work = |_| {
@@ -160,18 +171,18 @@ mod tests {
             }
         };
         assert!(
-            flights.run(1, Asker::default(), Unwaited::Finished, work).now_or_never().is_none(),
+            flights.run(1, &who, Unwanted::Finished, work).now_or_never().is_none(),
             "the first caller leaves while it waits"
         );
         let waiting = futures_util::future::join(
-            flights.run(1, Asker::default(), Unwaited::Finished, work),
-            flights.run(1, Asker::default(), Unwaited::Finished, work),
+            flights.run(1, &who, Unwanted::Finished, work),
+            flights.run(1, &who, Unwanted::Finished, work),
         );
         gate.add_permits(1);
         assert_eq!(waiting.await, (Some(0), Some(0)));
         gate.add_permits(1);
         assert_eq!(
-            flights.run(1, Asker::default(), Unwaited::Finished, work).await,
+            flights.run(1, &who, Unwanted::Finished, work).await,
             Some(1),
             "a run that has ended is not joined"
         );
@@ -179,6 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_is_cancelled_and_begun_anew() {
+        let who = somebody();
         let flights = SingleFlight::<u8, usize>::new(Tasks::default());
         let running = Arc::new(());
         let endless = |_| {
@@ -189,13 +201,8 @@ mod tests {
                 0
             }
         };
-        assert!(
-            flights.run(1, Asker::default(), Unwaited::Cancelled, endless).now_or_never().is_none()
-        );
-        assert_eq!(
-            flights.run(1, Asker::default(), Unwaited::Cancelled, |_| async { 7 }).await,
-            Some(7)
-        );
+        assert!(flights.run(1, &who, Unwanted::Cancelled, endless).now_or_never().is_none());
+        assert_eq!(flights.run(1, &who, Unwanted::Cancelled, |_| async { 7 }).await, Some(7));
         while Arc::strong_count(&running) > 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -203,16 +210,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_reaches_nobody_and_leaves_nothing_behind() {
+        let who = somebody();
         let flights = SingleFlight::<u8, usize>::new(Tasks::default());
         assert_eq!(
-            flights
-                .run(1, Asker::default(), Unwaited::Cancelled, |_| async { panic!("on purpose") })
-                .await,
+            flights.run(1, &who, Unwanted::Cancelled, |_| async { panic!("on purpose") }).await,
             None
         );
-        assert_eq!(
-            flights.run(1, Asker::default(), Unwaited::Cancelled, |_| async { 7 }).await,
-            Some(7)
-        );
+        assert_eq!(flights.run(1, &who, Unwanted::Cancelled, |_| async { 7 }).await, Some(7));
     }
 }

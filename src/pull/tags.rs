@@ -16,7 +16,7 @@ use super::facts::provisional::{CheckedTag, Provisional};
 use super::facts::subject::Subject;
 use super::interest::Interest;
 use super::outcome::Outcome;
-use super::single_flight::Unwaited;
+use super::single_flight::Unwanted;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Reference, Tag};
 use crate::store::TagRecord;
@@ -211,11 +211,11 @@ impl PullThrough {
     ) -> Result<ManifestHead, Error> {
         let (core, known_head) = (Arc::clone(&self.0), query.known_head);
         // Where something stands in nobody waits for long, and the next one takes what was found.
-        let unwaited = query.old.map_or(Unwaited::Cancelled, |_| Unwaited::Finished);
+        let unwanted = query.old.map_or(Unwanted::Cancelled, |_| Unwanted::Finished);
         let (name, tag) = (query.name.clone(), query.tag.clone());
         let epoch = self.0.writes.epoch(&Subject::Tags, &name);
         let key = TagHeadKey { name: name.clone(), tag: tag.clone(), epoch };
-        let head = self.0.tag_heads.run(key, self.1, unwaited, |interest| async move {
+        let head = self.0.tag_heads.run(key, &self.1, unwanted, |interest| async move {
             // A run may have ended after this caller decided to ask and before it came here. Its
             // answer is as good as a second HEAD.
             let newer = core.provisional.get(&name, &tag);

@@ -152,6 +152,45 @@ async fn whoever_joins_a_question_that_waits_has_it_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_the_move_of_a_tag_has_it_asked_for() {
+    let [old, new] = [1, 2].map(|seed| Image::new(seed, &[10]));
+    let origin = Origin::with("a/b", "v1", &old).await;
+    let mut setup = Setup::of(&origin);
+    with_places(&mut setup, 1);
+    setup.limits.questions = 4; // of which one asker has two
+    setup.limits.revalidate = Duration::from_secs(10);
+    let proxy = setup.start().await;
+    let path = manifest("a/b", "v1");
+    assert_eq!(proxy.get(&path).await.body, old.manifest.bytes);
+    origin.push("a/b", "v1", &new);
+    proxy.clock().advance(Duration::from_hours(1));
+    let (slow, head) = (Gate::new(), Gate::new());
+    origin.fault(On::path("/slow/"), Fault::HoldHead(slow.clone()));
+    origin.fault(On::path("/a/b/manifests/v1").once(), Fault::HoldHead(head.clone()));
+    let paths = [1, 2].map(|nth| manifest("slow/app", format!("v{nth}")));
+    let slow_ones = async {
+        eventually("the tag is asked about", || head.reached() == 1).await;
+        join_all(paths.iter().map(|path| open_as(&proxy, path, MANY))).await
+    };
+    let joined = async {
+        eventually("one asks, one waits", || slow.reached() == 1).await;
+        asking(&proxy, 3).await;
+        head.open();
+        eventually("it asks instead of the manifest", || slow.reached() == 2).await;
+        open_as(&proxy, &path, OTHER).await.finish().await
+    };
+    let story = async {
+        let (own, joined) = tokio::join!(open_as(&proxy, &path, MANY), joined);
+        assert_eq!(joined.body, new.manifest.bytes);
+        assert_eq!(own.finish().await.body, new.manifest.bytes);
+    };
+    tokio::select! {
+        _ = slow_ones => panic!("the origin has answered"),
+        () = story => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_place_of_all_keeps_none_of_its_upstreams() {
     let (first, second) = (Origin::start().await, Origin::start().await);
     let [one, two] = [1, 2].map(|seed| held(&first, seed));

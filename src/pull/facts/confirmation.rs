@@ -14,7 +14,8 @@ use super::membership::{Membership, or_ask_upstream};
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest};
 use crate::pull::error::{Error, Missing};
-use crate::pull::single_flight::Unwaited;
+use crate::pull::interest::Behalf;
+use crate::pull::single_flight::Unwanted;
 use crate::store::Member;
 use crate::upstream::FailureClass;
 
@@ -99,15 +100,17 @@ impl Membership {
         // digest says nothing about another, so each gets a HEAD of its own.
         let (this, key) = (self.clone(), (name.clone(), Some(digest.clone())));
         let (name, digest) = (name.clone(), digest.clone());
-        let run = self.0.confirmations.run(key, self.1, Unwaited::Cancelled, |_| async move {
-            // A run may have ended after this caller looked at the records.
-            match this.proof(&name, &digest).await {
-                Some(proof) if !this.is_fresh(&proof) => {
-                    this.confirm_by_itself(&name, &digest, &proof.member).await
+        let run =
+            self.0.confirmations.run(key, &self.1, Unwanted::Cancelled, |interest| async move {
+                let this = this.on_behalf(Behalf::All(interest));
+                // A run may have ended after this caller looked at the records.
+                match this.proof(&name, &digest).await {
+                    Some(proof) if !this.is_fresh(&proof) => {
+                        this.confirm_by_itself(&name, &digest, &proof.member).await
+                    }
+                    _ => Ok(true),
                 }
-                _ => Ok(true),
-            }
-        });
+            });
         run.await.unwrap_or(Err(Error::Abandoned)).map(|_| ())
     }
 
@@ -128,9 +131,10 @@ impl Membership {
     /// the blobs of its repository.
     async fn repository_is_confirmed(&self, name: &CanonicalName) -> Result<bool, Error> {
         let (this, key, asked) = (self.clone(), name.clone(), (name.clone(), None));
-        let run = self.0.confirmations.run(asked, self.1, Unwaited::Cancelled, |_| async move {
-            this.confirm_by_manifest(&key).await
-        });
+        let run =
+            self.0.confirmations.run(asked, &self.1, Unwanted::Cancelled, |interest| async move {
+                this.on_behalf(Behalf::All(interest)).confirm_by_manifest(&key).await
+            });
         run.await.unwrap_or(Err(Error::Abandoned))
     }
 

@@ -17,8 +17,9 @@ use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, MediaType, Reference};
 use crate::pull::asker::Asker;
 use crate::pull::error::{Error, Missing};
+use crate::pull::interest::Behalf;
 use crate::pull::parts::CacheSettings;
-use crate::pull::single_flight::{SingleFlight, Unwaited};
+use crate::pull::single_flight::{SingleFlight, Unwanted};
 use crate::pull::source::Sources;
 use crate::pull::tasks::Tasks;
 use crate::pull::transfer::flight::{FlightKey, Flights};
@@ -39,7 +40,7 @@ struct ProofKey {
 
 /// Clones share everything.
 #[derive(Clone, Debug)]
-pub(crate) struct Membership(pub(super) Arc<MembershipCore>, pub(super) Asker);
+pub(crate) struct Membership(pub(super) Arc<MembershipCore>, pub(super) Behalf);
 
 #[derive(Debug)]
 pub(super) struct MembershipCore {
@@ -73,12 +74,12 @@ impl Membership {
             confirmations: SingleFlight::new(inputs.tasks.clone()),
             inputs,
         };
-        Self(Arc::new(core), Asker::default())
+        Self(Arc::new(core), Behalf::One(Asker::default()))
     }
 
-    /// The same, whose questions are those of `asker`.
-    pub(crate) fn asked_by(&self, asker: Asker) -> Self {
-        Self(Arc::clone(&self.0), asker)
+    /// The same, whose questions are asked for these.
+    pub(in crate::pull) fn on_behalf(&self, behalf: Behalf) -> Self {
+        Self(Arc::clone(&self.0), behalf)
     }
 
     /// Records that upstream has answered 2xx for `digest` under `name` to a question that was sent
@@ -239,8 +240,8 @@ impl Membership {
         let this = self.clone();
         let head = self.0.blob_proofs.run(
             key.clone(),
-            self.1,
-            Unwaited::Cancelled,
+            &self.1,
+            Unwanted::Cancelled,
             |interest| async move {
                 let ProofKey { name, digest, .. } = key;
                 let MembershipInputs { clock, sources, .. } = &this.0.inputs;
@@ -270,8 +271,8 @@ impl Membership {
         let this = self.clone();
         let head = self.0.manifest_proofs.run(
             key.clone(),
-            self.1,
-            Unwaited::Cancelled,
+            &self.1,
+            Unwanted::Cancelled,
             |interest| async move {
                 let ProofKey { name, digest, .. } = key;
                 let MembershipInputs { clock, sources, .. } = &this.0.inputs;

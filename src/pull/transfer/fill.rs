@@ -166,7 +166,7 @@ impl Fill {
         tokio::select! {
             biased;
             done = work => done,
-            () = self.interest().given_up() => Err(Error::Abandoned),
+            () = self.interest().unwanted_for_long() => Err(Error::Abandoned),
         }
     }
 
