@@ -12,4 +12,6 @@ pub(crate) use reading::{
     cannot_read, list_files, read_bytes, read_large_utf8, read_once, read_text, read_text_once,
     read_utf8, utf8,
 };
-pub(crate) use writing::{append_lines, create, create_private, replace_private, set_aside};
+pub(crate) use writing::{
+    append_lines, create, create_private, remove_half_written, replace_private, set_aside,
+};

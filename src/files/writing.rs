@@ -71,6 +71,26 @@ pub(crate) fn replace_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder_of(path)
 }
 
+/// Removes what processes that were killed have left beside a file that only this process writes.
+/// What cannot be removed does no harm.
+pub(crate) fn remove_half_written(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if is_aside(entry.file_name().as_encoded_bytes(), name.as_encoded_bytes()) {
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+}
+
+/// Whether this is a name that [`Aside`] gives to what becomes the file `name`.
+fn is_aside(found: &[u8], name: &[u8]) -> bool {
+    let serial = found
+        .strip_prefix(b".")
+        .and_then(|rest| rest.strip_prefix(name))
+        .and_then(|rest| rest.strip_prefix(b"."));
+    serial.is_some_and(|serial| serial.len() == 16 && serial.iter().all(u8::is_ascii_hexdigit))
+}
+
 /// A file beside the one that it becomes; gone if it does not.
 struct Aside(PathBuf);
 
@@ -202,6 +222,13 @@ mod tests {
         replace_private(&path, b"third").expect("writable");
         assert_eq!(fs::read(&path).expect("readable"), b"third");
         assert_eq!(fs::read_dir(path.parent().expect("keys")).expect("a folder").count(), 1);
+        let [left, others] = [".access.0123456789abcdef", ".access.note"].map(|name| {
+            let left = path.with_file_name(name);
+            fs::write(&left, b"half").expect("writable");
+            left
+        });
+        remove_half_written(&path);
+        assert!(!left.exists() && others.exists() && path.exists());
         let link = folder.path().join("list");
         std::os::unix::fs::symlink(&path, &link).expect("ours");
         append_lines(&link, "\nline\n").expect("writable");

@@ -4,8 +4,11 @@
 //!
 //! It lies in the cache directory and may be lost with it. Then the lists alone count.
 
-use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::files;
@@ -14,18 +17,31 @@ use crate::licence::Revocations;
 const CANNOT_BE_READ: &str =
     "what was revoked before this start cannot be read; the lists count as they are";
 
+/// How long a reload waits for the disk, which may be a file server that does not answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 pub(super) struct KeptRevocations {
     path: PathBuf,
     /// What the file says.
     text: String,
-    /// The disk did not take what is in force.
+    /// The disk has not taken what is in force.
     is_behind: bool,
+    /// What the disk has not answered for.
+    under_way: Option<Writing>,
+}
+
+/// A thread that writes this.
+#[derive(Debug)]
+struct Writing {
+    text: String,
+    outcome: Receiver<io::Result<()>>,
 }
 
 impl KeptRevocations {
     pub(super) fn of(config: &Config) -> Self {
-        Self { path: config.kept_revocations(), text: String::new(), is_behind: false }
+        let (path, text) = (config.kept_revocations(), String::new());
+        Self { path, text, is_behind: false, under_way: None }
     }
 
     /// What an earlier process has kept, or what of it can be read. A file that cannot be read as a
@@ -36,6 +52,7 @@ impl KeptRevocations {
             tracing::warn!(%error, path = %path.display(), "{CANNOT_BE_READ}");
             return Revocations::default();
         }
+        files::remove_half_written(path);
         match files::read_large_utf8(path) {
             Ok(text) => {
                 let (revoked, damaged_lines) = Revocations::parse_lines(&text);
@@ -65,28 +82,58 @@ impl KeptRevocations {
         }
     }
 
-    /// Writes down what is in force. Where the disk does not take it, that is told once, and it
-    /// [is behind](Self::is_behind).
+    /// Writes down what is in force. Where the disk does not take it, or not soon, that is told
+    /// once, and it [is behind](Self::is_behind).
     pub(super) fn keep(&mut self, revoked: &Revocations) {
-        let (path, text) = (&self.path, revoked.to_lines());
-        if text == self.text {
+        let text = revoked.to_lines();
+        if self.under_way.is_none() && text == self.text {
             self.is_behind = false;
             return;
         }
-        let place = files::check_place(path);
-        match place.and_then(|()| files::replace_private(path, text.as_bytes())) {
-            Ok(()) => (self.text, self.is_behind) = (text, false),
+        match self.write(&text) {
+            Ok(()) => self.is_behind = self.text != text,
             Err(error) if !self.is_behind => {
                 self.is_behind = true;
-                tracing::warn!(%error, path = %path.display(),
+                tracing::warn!(%error, path = %self.path.display(),
                     "what is revoked cannot be kept for the next start; this is tried again");
             }
             Err(_) => {}
         }
     }
 
+    /// Ends what is under way, or begins with this.
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        let (writing, patience) = match self.under_way.take() {
+            Some(writing) => (writing, Duration::ZERO),
+            None => (Writing::begin(&self.path, text)?, PATIENCE),
+        };
+        match writing.outcome.recv_timeout(patience) {
+            Ok(outcome) => outcome.map(|()| self.text = writing.text),
+            Err(RecvTimeoutError::Timeout) => {
+                self.under_way = Some(writing);
+                Err(ErrorKind::TimedOut.into())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("writing it panicked")),
+        }
+    }
+
     /// Whether what is in force is still to be written down.
     pub(super) fn is_behind(&self) -> bool {
         self.is_behind
+    }
+}
+
+impl Writing {
+    fn begin(path: &Path, text: &str) -> io::Result<Self> {
+        let (send, outcome) = mpsc::channel();
+        let (path, text) = (path.to_path_buf(), text.to_owned());
+        let bytes = text.clone();
+        thread::Builder::new().name("revocations".to_owned()).spawn(move || {
+            let written = files::check_place(&path)
+                .and_then(|()| files::replace_private(&path, bytes.as_bytes()));
+            // Nobody listens when the process ends.
+            drop(send.send(written));
+        })?;
+        Ok(Self { text, outcome })
     }
 }

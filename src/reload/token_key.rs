@@ -27,6 +27,9 @@ fn read_or_make(path: &Path, ours: bool) -> Result<Option<Secret>, String> {
         ));
     }
     let read = if ours { files::check_place(path) } else { Ok(()) };
+    if ours && read.is_ok() {
+        files::remove_half_written(path);
+    }
     match read.and_then(|()| files::read_utf8(path)) {
         Ok(text) => {
             let key = Secret::new(text.trim_end().to_owned());

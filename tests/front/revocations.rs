@@ -6,6 +6,7 @@ use std::time::Duration;
 use roadstead::licence::{LicenceId, PrivateKey, revocation_line};
 
 use crate::support::access_log::{gather, warnings};
+use crate::support::disk::Disk;
 use crate::support::eventually;
 use crate::support::origin::Origin;
 use crate::support::proxy::Setup;
@@ -315,4 +316,27 @@ async fn what_is_revoked_is_kept_for_licences_that_come_with_a_reload() {
     let kept = proxy.directory().join("cache/keys/revoked");
     let is_kept = || std::fs::read_to_string(&kept).is_ok_and(|text| text.starts_with("late-1 "));
     eventually("it is kept", is_kept).await;
+}
+
+/// As a file server does that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_holds_up_no_revocation() {
+    let Some(disk) = Disk::freezable() else { return };
+    let vendor = Vendor::start_with(|setup| {
+        setup.limits.good_again = NEVER;
+        setup.limits.watch = Duration::from_millis(20);
+        setup.config.cache.path = disk.path("cache");
+    })
+    .await;
+    let customers = ["hung-1", "hung-2"].map(|id| vendor.customer(id, &["myapp"]));
+    disk.set_frozen(true);
+    let first = line(&vendor, "hung-1");
+    write(&vendor, &first, "loaded").await;
+    assert_eq!(vendor.status(&customers[0], MYAPP).await, 401);
+    write(&vendor, &format!("{first}{}", line(&vendor, "hung-2")), "loaded").await;
+    assert_eq!(vendor.status(&customers[1], MYAPP).await, 401);
+    disk.set_frozen(false);
+    let kept = disk.path("cache/keys/revoked");
+    let is_kept = || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("hung-2 "));
+    eventually("all of it is kept", is_kept).await;
 }

@@ -1,14 +1,19 @@
-//! A small disk of a test's own, which can be full or read-only. Needs root.
+//! A small disk of a test's own, which can be full, read-only or silent. Needs root.
 
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 
 /// A file system that goes with the value.
 #[derive(Debug)]
-pub(crate) struct Disk(TempDir);
+pub(crate) struct Disk {
+    mounted: TempDir,
+    /// Writes wait until it thaws.
+    is_frozen: AtomicBool,
+}
 
 impl Disk {
     /// Of so many MiB.
@@ -19,6 +24,19 @@ impl Disk {
     /// With these options of tmpfs. `None`, said on a line of its own that `./test` counts, without root; in CI
     /// that is a failure.
     pub(crate) fn with(options: &str) -> Option<Self> {
+        Self::mounted(&["-t", "tmpfs", "-o", &format!("{options},mode=0700"), "tmpfs"])
+    }
+
+    /// One that can be frozen.
+    pub(crate) fn freezable() -> Option<Self> {
+        let image = tempfile::NamedTempFile::new().expect("a file");
+        image.as_file().set_len(32 << 20).expect("a sparse file");
+        run("mkfs.ext4", &["-q"], image.path());
+        // The mount holds the file.
+        Self::mounted(&["-o", "loop", &image.path().display().to_string()])
+    }
+
+    fn mounted(how: &[&str]) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "cannot be skipped in CI: needs root");
             let test = std::thread::current().name().unwrap_or("a test").to_owned();
@@ -27,19 +45,24 @@ impl Disk {
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let options = format!("{options},mode=0700");
-        run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs"], folder.path());
-        Some(Self(folder))
+        run("mount", how, folder.path());
+        Some(Self { mounted: folder, is_frozen: AtomicBool::new(false) })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.mounted.path().join(name)
     }
 
     /// Lets nothing be written any more, or again. No file may be open to be written to.
     pub(crate) fn set_read_only(&self, read_only: bool) {
         let how = if read_only { "remount,ro" } else { "remount,rw" };
-        run("mount", &["-o", how], self.0.path());
+        run("mount", &["-o", how], self.mounted.path());
+    }
+
+    /// Lets whoever writes wait, or go on.
+    pub(crate) fn set_frozen(&self, frozen: bool) {
+        run("fsfreeze", &[if frozen { "--freeze" } else { "--unfreeze" }], self.mounted.path());
+        self.is_frozen.store(frozen, Ordering::SeqCst);
     }
 
     /// Leaves no byte free.
@@ -60,7 +83,10 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        run("umount", &["--lazy"], self.0.path());
+        if *self.is_frozen.get_mut() {
+            self.set_frozen(false);
+        }
+        run("umount", &["--lazy"], self.mounted.path());
     }
 }
 
