@@ -265,7 +265,7 @@ impl Index {
         let free = self.limit.saturating_sub(self.used + self.promised + disk.records);
         let evicting = more.saturating_sub(free);
         let of_owner = self.evicting.get(&promise.owner).copied().unwrap_or(0) + evicting;
-        if of_owner > self.largest() {
+        if evicting > 0 && of_owner > self.largest() {
             return Err(NoRoom);
         }
         if evicting > 0 {
@@ -481,6 +481,18 @@ mod tests {
             index.release(promise);
         }
         assert!(index.evicting.is_empty());
+    }
+
+    #[test]
+    fn whoever_has_driven_out_more_than_half_may_have_what_is_free() {
+        let mut index = loaded(100);
+        index.insert(&digest(1), 60, EvictionClass::Blob, 1);
+        let of = |owner| Promise { owner: RoomOwner::of(&owner), ..Promise::default() };
+        let [mut first, mut second] = [of("a"), of("a")];
+        assert_eq!(index.promise(&mut first, 45, ROOMY), Ok(false));
+        assert_eq!(index.hold(&mut first, 45, ROOMY).map(|went| went.len()), Ok(1), "60 for 5");
+        assert_eq!(index.promise(&mut second, 50, ROOMY), Ok(true), "55 are free");
+        assert_eq!(index.promise(&mut of("a"), 6, ROOMY), Err(NoRoom), "one too many");
     }
 
     #[test]

@@ -138,9 +138,15 @@ fn a_volume_of_root_serves_its_group_or_everybody_and_what_is_made_in_it_is_priv
 
 #[test]
 fn a_directory_that_another_user_could_change_is_refused_and_root_makes_it_its_own() {
-    for place in ["", "blobs", "blobs/sha256", "staging", "keys", "keys/access", "records.sqlite"] {
+    let folders = ["", "blobs", "blobs/sha256", "staging", "keys"];
+    for place in folders.into_iter().chain(["keys/access", "keys/revoked", "records.sqlite"]) {
         let Some(volume) = Volume::of(USER, USER, 0o700) else { return };
         volume.serve(USER);
+        // Without licences nothing is revoked.
+        let kept = volume.cache().join("keys/revoked");
+        fs::write(&kept, "").expect("ours");
+        chown(&kept, Some(USER), Some(USER)).expect("root may");
+        fs::set_permissions(&kept, Permissions::from_mode(0o600)).expect("ours");
         // Without a slash at its end.
         let path: PathBuf = volume.cache().join(place).components().collect();
         chown(&path, Some(STRANGER), Some(STRANGER)).expect("root may");

@@ -376,7 +376,8 @@ async fn try_what_is_forbidden(
         for (authorization, path) in forbidden.iter().chain(&taken_back) {
             let (status, _) = trying.ask(authorization, path).await;
             assert!(matches!(status, 401 | 403 | 404 | 429), "{path}: {status}");
-            counted.fetch_add(1, Ordering::Relaxed);
+            // Whoever has guessed too often is not even judged.
+            counted.fetch_add(u64::from(status != 429), Ordering::Relaxed);
         }
     }
 }

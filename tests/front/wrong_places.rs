@@ -102,7 +102,8 @@ async fn something_else_in_a_place_of_ours_keeps_nothing_from_being_served() {
     let manifest = proxy.blob_path(&image.manifest.digest);
     let folders = ["staging", "blobs", "blobs/sha256", "keys"];
     let folders = folders.iter().map(|name| cache.join(name)).chain([shelf]);
-    let files = ["LOCK", "keys/access", "records.sqlite"].map(|name| cache.join(name));
+    let files = ["LOCK", "keys/access", "keys/revoked", "records.sqlite"];
+    let files = files.map(|name| cache.join(name));
     let files = files.into_iter().chain([layer, manifest]);
     let of_folders = [Kind::File, Kind::Pipe, Kind::Link];
     let of_files = [Kind::Folder, Kind::Pipe, Kind::Link];
