@@ -303,7 +303,14 @@ async fn get_over(mut send: h2::client::SendRequest<Bytes>, path: &str) -> Got {
     let request = http::Request::get(format!("https://registry.test{path}"));
     let (response, _) =
         send.send_request(request.body(()).expect("a request"), true).expect("it is sent");
-    let response = response.await.expect("an answer");
+    let response = match response.await {
+        Ok(response) => response,
+        // One that fails at once is reset before its head has left.
+        Err(error) if error.is_reset() => {
+            return Got { status: 200, body: Bytes::new(), complete: false };
+        }
+        Err(error) => panic!("no answer: {error}"),
+    };
     let status = response.status().as_u16();
     let (mut stream, mut body, mut complete) = (response.into_body(), Vec::new(), true);
     while let Some(piece) = stream.data().await {
