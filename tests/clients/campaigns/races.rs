@@ -22,16 +22,21 @@ use crate::support::registry::NEED;
 use super::how_often;
 
 /// Reads of the short campaign.
-const RACES: u64 = 800;
+const RACES: u64 = 400;
 const READERS: u64 = 12;
-/// What goes from memory, from one slice of a file, and from several.
+/// What goes from memory, from one slice of a file, from several, and what no socket takes at once.
 const SIZES: &[usize] = &[
     2_000, 50_000, 120_000, 140_000, 200_000, 300_000, 400_000, 500_000, 700_000, 1_000_000,
-    1_100_000, 1_500_000,
+    1_100_000, 1_500_000, LARGE, LARGE, LARGE, LARGE, LARGE, LARGE, LARGE, LARGE,
 ];
+const LARGE: usize = 6_000_000;
 /// Room for about half of them.
-const MAX_SIZE: &str = "4MiB";
-const MAX_BYTES: u64 = 4 << 20;
+const MAX_SIZE: &str = "32MiB";
+const MAX_BYTES: u64 = 32 << 20;
+/// Those of the readers who rest after the first bytes of a large blob, and how long: often until the
+/// others have driven it out.
+const RESTING: u64 = 3;
+const REST: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_evictions_deletions_and_downloads_race_and_nobody_gets_a_wrong_byte() {
@@ -84,6 +89,7 @@ impl Race {
     async fn read(&self, proxy: &Proxy, blobs: &[&Content], seed: u64) -> Vec<String> {
         let (client, mut random, mut failures) = (client(), Random::new(seed), Vec::new());
         let take = |left: u64| left.checked_sub(1);
+        let rest = if seed < RESTING { REST } else { Duration::ZERO };
         while self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
             let nth = usize::try_from(random.number() % blobs.len() as u64).expect("small");
             let blob = blobs[nth];
@@ -98,7 +104,7 @@ impl Race {
                 request = request.header(header::RANGE, range);
             }
             let expected = part.map_or(&blob.bytes[..], |part| &blob.bytes[part]);
-            if let Err(error) = compare(request, expected).await {
+            if let Err(error) = compare(request, expected, rest).await {
                 failures.push(error);
             }
         }
@@ -114,17 +120,26 @@ impl Race {
                 let nth = usize::try_from(random.number() % there.len() as u64).expect("small");
                 deleted += u64::from(fs::remove_file(&there[nth]).is_ok());
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
         deleted
     }
 }
 
 /// Wrong bytes panic; an answer that is cut, or no answer, is an error.
-async fn compare(request: reqwest::RequestBuilder, expected: &[u8]) -> Result<(), String> {
-    let answer = request.send().await.map_err(|error| format!("{error:?}"))?;
-    let status = answer.status();
-    let body = answer.bytes().await.map_err(|error| format!("{error:?}"))?;
+async fn compare(
+    request: reqwest::RequestBuilder,
+    expected: &[u8],
+    rest: Duration,
+) -> Result<(), String> {
+    let mut answer = request.send().await.map_err(|error| format!("{error:?}"))?;
+    let (status, mut body) = (answer.status(), Vec::new());
+    while let Some(piece) = answer.chunk().await.map_err(|error| format!("{error:?}"))? {
+        if body.is_empty() && expected.len() > LARGE / 2 {
+            tokio::time::sleep(rest).await;
+        }
+        body.extend_from_slice(&piece);
+    }
     if ![StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&status) {
         return Err(format!("{status} {}", String::from_utf8_lossy(&body)));
     }
