@@ -15,6 +15,7 @@ use crate::access::{Gatekeeper, generate_key};
 use crate::admin::{Admin, Expiries};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::Control;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pull::{Parts, PullThrough};
@@ -53,6 +54,8 @@ pub struct App {
     /// Cancelled when the shutdown begins, so that `/readyz` says so.
     draining: CancellationToken,
     reloader: Reloader,
+    /// None where the directory takes no socket.
+    control: Option<Control>,
     /// Asks the reloader to look at the files at once.
     reload: Arc<Notify>,
 }
@@ -75,6 +78,7 @@ impl App {
         for input in Input::ALL {
             reloader.load(input).map_err(|unusable| anyhow!("{unusable}"))?;
         }
+        let control = control(config, &store);
         let draining = CancellationToken::new();
         let expiries = Arc::new(Expiries::new(Arc::clone(&service), upstreams, clock));
         let admin = Admin::new(
@@ -84,7 +88,7 @@ impl App {
             Arc::clone(&expiries),
         );
         let (admin, reload) = (Arc::new(admin), Arc::default());
-        Ok(Self { store, service, admin, expiries, draining, reloader, reload })
+        Ok(Self { store, service, admin, expiries, draining, reloader, control, reload })
     }
 
     /// While it runs, reads the configuration again when `file` changes, and `logging` with it.
@@ -116,6 +120,13 @@ impl App {
         let upkeep = tokio::spawn(upkeep(self.store.clone(), self.service.push.clone()));
         let reloads = tokio::spawn(self.reloader.run(self.reload));
         let warnings = tokio::spawn(self.expiries.warn());
+        let (commands_stop, control) = (CancellationToken::new(), self.control);
+        let stopped = commands_stop.clone().cancelled_owned();
+        let commands = tokio::spawn(async move {
+            if let Some(control) = control {
+                control.run(stopped).await;
+            }
+        });
         let stop = async {
             shutdown.await;
             self.draining.cancel();
@@ -127,12 +138,24 @@ impl App {
         upkeep.abort();
         reloads.abort();
         warnings.abort();
+        commands_stop.cancel();
+        drop(commands.await);
         self.store.close().await;
         admin_stop.cancel();
         if admin.await.is_err() {
             tracing::error!("the admin listener ended with a panic");
         }
     }
+}
+
+/// Without it the server does all but take commands.
+fn control(config: &Config, store: &BlobStore) -> Option<Control> {
+    let path = config.control_socket();
+    let made = Control::new(&path, store.clone());
+    made.inspect_err(|error| {
+        tracing::warn!(%error, path = %path.display(), "no commands are taken: there is no socket");
+    })
+    .ok()
 }
 
 /// What the cache is made of: the store, the upstreams, and what both are measured by.

@@ -50,11 +50,13 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod control;
 mod expiring;
 mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod identity;
+mod images;
 mod jws;
 pub mod licence;
 pub mod limits;

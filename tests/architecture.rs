@@ -39,19 +39,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "app", "reload", "server", "admin", "access", "route", "pull", "push", "store",
-            "upstream", "oci",
+            "app", "control", "reload", "server", "admin", "access", "route", "pull", "push",
+            "store", "upstream", "oci",
         ],
     ),
     (
         "app",
         &[
-            "reload", "server", "admin", "access", "route", "pull", "push", "store", "upstream",
-            "oci",
+            "reload", "control", "server", "admin", "access", "route", "pull", "push", "store",
+            "upstream", "oci",
         ],
     ),
     ("fuzzing", &["access", "upstream", "oci"]),
     ("reload", &["access", "server"]),
+    ("control", &["images", "store", "oci"]),
+    ("images", &["store", "oci"]),
     ("admin", &["access", "server", "store", "upstream"]),
     ("server", &["access", "route", "pull", "push", "store", "oci"]),
     ("access", &["oci", "fuzzing"]),
@@ -80,16 +82,16 @@ const ALONE: &[&str] = &["oci", "jws", "limits", "clock", "secret", "shortage"];
 
 /// Foreign paths, and the modules that may name them. Other crates are anybody's.
 const OWNERS: &[(&str, &[&str])] = &[
-    ("anyhow", &["main", "cli", "app", "telemetry"]),
+    ("anyhow", &["main", "cli", "app", "control", "telemetry"]),
     ("clap", &["main", "cli"]),
-    ("hyper", &["server", "admin", "upstream"]),
-    ("hyper_util", &["server", "admin", "upstream"]),
+    ("hyper", &["server", "admin", "control", "upstream"]),
+    ("hyper_util", &["server", "admin", "control", "upstream"]),
     ("prometheus", &["metrics", "admin"]),
     ("rusqlite", &["store"]),
     ("rustls", &["main", "upstream", "server", "config"]),
     ("serde_yaml", &["config"]),
-    // The operator's side reads the process's own figures in /proc.
-    ("std::fs", &["store", "files", "admin"]),
+    // The operator's side reads the process's own figures in /proc, and makes its socket.
+    ("std::fs", &["store", "files", "admin", "control"]),
     // Credential helpers; of the standard library's own process module others take exit codes.
     ("std::process::Command", &["upstream"]),
     ("tokio::process", &["upstream"]),

@@ -5,6 +5,7 @@ mod check;
 pub mod credential_helper;
 mod credential_provider;
 mod failure;
+mod images;
 mod issue;
 mod licence;
 mod licences_here;
@@ -34,6 +35,8 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Say everything that is wrong with a configuration file, without starting.
     Check(check::CheckArguments),
+    /// List what is cached, as images.
+    Images(images::ImagesArguments),
     /// Make keys, and issue, look at and revoke licences.
     #[command(subcommand)]
     Licence(licence::LicenceCommand),
@@ -46,6 +49,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let result = match &arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Images(arguments) => images::run(arguments),
         Command::Licence(command) => licence::run(command),
         Command::CredentialProvider => credential_provider::run(),
     };

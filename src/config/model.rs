@@ -58,6 +58,11 @@ impl Config {
         self.cache.path.join("keys/revoked")
     }
 
+    /// Where the server takes commands.
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.cache.path.join("control.sock")
+    }
+
     /// Where the keys of our own tokens come from.
     pub fn key_file(&self) -> PathBuf {
         self.access.key_file.clone().unwrap_or_else(|| self.cache.path.join("keys/access"))

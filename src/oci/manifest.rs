@@ -24,6 +24,7 @@ const DEPTH_MAX: usize = 32;
 pub struct Manifest {
     descriptors: Vec<Descriptor>,
     subject: Option<Digest>,
+    is_index: bool,
 }
 
 /// One listed piece of content.
@@ -96,12 +97,18 @@ impl Manifest {
         raw.check(media_type)?;
         let subject =
             raw.subject.as_ref().and_then(|subject| Digest::parse(subject.digest.as_deref()?).ok());
-        Ok(Self { descriptors: raw.descriptors(), subject })
+        let is_index = raw.manifests.is_some();
+        Ok(Self { descriptors: raw.descriptors(), subject, is_index })
     }
 
     /// What it is a referrer of.
     pub fn subject(&self) -> Option<&Digest> {
         self.subject.as_ref()
+    }
+
+    /// Whether it lists manifests, not the parts of one image.
+    pub fn is_index(&self) -> bool {
+        self.is_index
     }
 
     /// Everything listed: config and layers, or manifests; in their order.

@@ -203,6 +203,18 @@ pub struct CanonicalName {
 }
 
 impl CanonicalName {
+    /// Reads what `Display` has written.
+    ///
+    /// # Errors
+    /// What is wrong with one of its parts.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let (upstream, repository) = text.split_once('/').unwrap_or((text, ""));
+        Ok(Self {
+            upstream: UpstreamName::parse(upstream)?,
+            repository: Repository::parse(repository)?,
+        })
+    }
+
     /// Bytes of its texts.
     pub(crate) fn text_len(&self) -> usize {
         self.upstream.as_str().len() + self.repository.as_str().len()

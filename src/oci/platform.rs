@@ -31,6 +31,13 @@ impl Platform {
         Some(Self { os, architecture, variant, os_version })
     }
 
+    /// As clients write it: `linux/arm/v7`.
+    pub fn to_text(&self) -> String {
+        let Self { os, architecture, variant, .. } = self;
+        let parts = [os.as_str(), architecture, variant];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+    }
+
     /// Whether a client takes one for the other where it does not find its own version.
     pub fn runs_like(&self, other: &Self) -> bool {
         (&self.os, &self.architecture, &self.variant)

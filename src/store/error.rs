@@ -24,6 +24,10 @@ pub enum Error {
          kept; set `cache.path` to the folder that content is to lie in, or remove the link"
     )]
     Link { path: PathBuf },
+    #[error("there is no cache in {path}")]
+    NoCache { path: PathBuf },
+    #[error("{path} belongs to user {owner}: run this as that user, or where its server runs")]
+    OfAnother { path: PathBuf, owner: u32 },
     /// The I/O pool is gone: the process is ending.
     #[error("the store is shut down")]
     Closed,
@@ -45,7 +49,10 @@ impl Error {
         match self {
             Self::File { operation, .. } | Self::Database { operation, .. } => operation,
             Self::Locked { .. } => "lock",
-            Self::Foreign { .. } | Self::Link { .. } => "open",
+            Self::Foreign { .. }
+            | Self::Link { .. }
+            | Self::NoCache { .. }
+            | Self::OfAnother { .. } => "open",
             Self::Closed => "close",
         }
     }
@@ -60,6 +67,8 @@ impl Error {
             | Self::Locked { .. }
             | Self::Foreign { .. }
             | Self::Link { .. }
+            | Self::NoCache { .. }
+            | Self::OfAnother { .. }
             | Self::Closed => false,
         }
     }

@@ -141,6 +141,12 @@ impl Index {
         self.entries.find(digest).is_some()
     }
 
+    /// Bytes and last use of what is stored.
+    pub(super) fn find(&self, digest: &Digest) -> Option<(u64, Tick)> {
+        let entry = self.entries.find(digest).and_then(|slot| self.entries.get(slot))?;
+        Some((entry.size, entry.used))
+    }
+
     /// Notes a use at `now` (microseconds since the epoch); gives the open file, if a reader has
     /// one.
     pub(super) fn touch(&mut self, digest: &Digest, now: Tick, how: Use) -> Option<Weak<OpenBlob>> {

@@ -26,6 +26,7 @@ mod recover;
 mod room;
 mod schema;
 mod staged;
+mod survey;
 mod tables;
 mod trim;
 
@@ -55,6 +56,7 @@ pub use order::EvictionClass;
 pub use reader::{READ_MAX, Reader};
 pub use records::Records;
 pub use staged::{Mismatch, Staged, Verified};
+pub use survey::{Kept, Survey};
 
 use fullness::Fullness;
 use index::Index;
@@ -317,6 +319,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Recency in microseconds since the epoch.
 fn tick(now: Timestamp) -> order::Tick {
     u64::try_from(now.unix().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn tick_to_time(tick: order::Tick) -> Timestamp {
+    Timestamp::from_unix(Duration::from_micros(tick))
 }
 
 /// Makes a folder and its parents, for this user only. One that is there need not be made, which a

@@ -326,6 +326,14 @@ impl Records {
         self.tables.run("read", |database| database.blobs(beginning))
     }
 
+    /// Some rows, for a survey of all; blocks.
+    pub(super) fn page<T>(
+        &self,
+        read: impl FnOnce(&Database) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
+        self.tables.run("read", |database| read(database))
+    }
+
     /// Takes over a changed `max_size`.
     pub(super) fn set_max_size(&self, max_size: u64) {
         self.tables.set_share(share_of(max_size));

@@ -122,6 +122,15 @@ fn vendors_manage_licences_as_their_page_says() {
 }
 
 #[test]
+fn every_command_of_the_control_page_has_help() {
+    let folder = Folder::empty();
+    let blocks = marked("docs/control.md", "every_command_of_the_control_page_has_help");
+    for line in blocks.iter().flat_map(|block| block.code.lines()) {
+        assert!(run(&folder, line).out.contains("Usage: roadstead"), "{line}");
+    }
+}
+
+#[test]
 fn every_command_of_the_operations_page_has_help() {
     let folder = Folder::empty();
     let blocks = marked("docs/operations.md", "every_command_of_the_operations_page_has_help");

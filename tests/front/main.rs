@@ -11,6 +11,7 @@ mod broken_objects;
 mod causes;
 mod changed_files;
 mod clocks;
+mod control;
 mod corruption;
 mod crowded;
 mod deadline;

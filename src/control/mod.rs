@@ -1,0 +1,83 @@
+//! The operator's hand on a running cache: a socket in the cache directory that speaks HTTP/1.1 and
+//! JSON, for this user and root alone. Where no server runs, the commands open the directory
+//! themselves and are answered by the same code.
+
+mod answers;
+mod client;
+mod socket;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::store::BlobStore;
+
+pub(crate) use client::ask_and_wait;
+
+use answers::Answers;
+use socket::ControlSocket;
+
+/// Commands that are answered at once; more wait.
+const CONNECTIONS_MAX: usize = 8;
+/// Waiting for a request.
+const REQUEST_IDLE: Duration = Duration::from_secs(10);
+
+/// Listens for commands.
+#[derive(Debug)]
+pub(crate) struct Control {
+    socket: ControlSocket,
+    answers: Arc<Answers>,
+}
+
+impl Control {
+    /// Makes the socket at `path`, in place of one that an earlier process has left.
+    ///
+    /// # Errors
+    /// Those of the system: a path that is too long for a socket, a file system that takes nothing.
+    pub(crate) fn new(path: &Path, store: BlobStore) -> io::Result<Self> {
+        Ok(Self { socket: ControlSocket::bind(path)?, answers: Arc::new(Answers::new(store)) })
+    }
+
+    /// Answers until `stop` resolves; commands under way are cut then, and the socket is removed.
+    pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
+        let (places, tasks) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), TaskTracker::new());
+        let serve = async {
+            loop {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                let Some(stream) = self.socket.accept().await else { continue };
+                let answers = Arc::clone(&self.answers);
+                tasks.spawn(async move {
+                    serve(stream, answers).await;
+                    drop(place);
+                });
+            }
+        };
+        tokio::select! {
+            () = serve => {}
+            () = stop => {}
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, answers: Arc<Answers>) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (answers, (head, _)) = (Arc::clone(&answers), request.into_parts());
+        async move { Ok::<_, Infallible>(answers.answer(&head.method, &head.uri).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_IDLE);
+    // A command that is interrupted leaves early.
+    drop(http.serve_connection(TokioIo::new(stream), answer).await);
+}

@@ -1,0 +1,163 @@
+//! A look at what is kept, for an operator. It blocks, counts as no use of anything, and holds no
+//! lock for longer than a page of rows takes.
+
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Row, params};
+
+use super::database::{Database, Result as Rows};
+use super::{BlobStore, Error, StoreInner, premises, tick_to_time};
+use crate::clock::{Clock, Timestamp};
+use crate::config;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::oci::{CanonicalName, Digest, Hasher, MediaType, Tag};
+
+/// Rows that are read at once.
+const PAGE: usize = 1000;
+
+/// What the index says of stored content.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Bytes.
+    pub size: u64,
+    pub last_used: Timestamp,
+}
+
+/// Of one store; whoever has it may block.
+#[derive(Clone, Debug)]
+pub struct Survey(Arc<StoreInner>);
+
+impl BlobStore {
+    /// Opens a cache that is there, as its server would, for a command that works on it while no
+    /// server runs. It is no server's that another user has: it would be taken over.
+    ///
+    /// # Errors
+    /// As [`BlobStore::new`], and if there is no cache, or it is another user's.
+    pub fn existing(cache: &config::Cache, clock: Clock) -> Result<Self, Error> {
+        let path = &cache.path;
+        let owner = match path.join("blobs").symlink_metadata() {
+            Ok(found) if found.is_dir() => found.uid(),
+            _ => return Err(Error::NoCache { path: path.clone() }),
+        };
+        if owner != rustix::process::geteuid().as_raw() {
+            return Err(Error::OfAnother { path: path.clone(), owner });
+        }
+        Self::new(cache, &Limits::default(), clock, Arc::new(Metrics::new()))
+    }
+
+    /// To look at what is kept.
+    pub fn survey(&self) -> Survey {
+        Survey(Arc::clone(&self.0))
+    }
+}
+
+impl Survey {
+    /// Every tag that is recorded, and where it leads.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub fn tags(&self) -> Result<Vec<(CanonicalName, Tag, Digest)>, Error> {
+        let mut tags = Vec::new();
+        loop {
+            let after = tags.last().map(|(name, tag, _)| (name, tag));
+            let page = self.0.records.page(|database| database.tags_after(after))?;
+            if page.is_empty() {
+                return Ok(tags);
+            }
+            tags.extend(page);
+        }
+    }
+
+    /// Every digest that is proven to be a manifest of a repository.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub fn manifests(&self) -> Result<Vec<(CanonicalName, Digest, MediaType)>, Error> {
+        let mut manifests = Vec::new();
+        loop {
+            let after = manifests.last().map(|(name, digest, _)| (name, digest));
+            let page = self.0.records.page(|database| database.manifests_after(after))?;
+            if page.is_empty() {
+                return Ok(manifests);
+            }
+            manifests.extend(page);
+        }
+    }
+
+    /// What is stored as `digest`, if anything is.
+    pub fn kept(&self, digest: &Digest) -> Option<Kept> {
+        let (size, used) = self.0.index().find(digest)?;
+        Some(Kept { size, last_used: tick_to_time(used) })
+    }
+
+    /// The bytes of `digest`, if they are stored, right, and at most so many.
+    pub fn bytes(&self, digest: &Digest, max: u64) -> Option<Bytes> {
+        if let Some(body) = self.0.small.get(digest) {
+            return Some(body);
+        }
+        let opened = premises::OpenedFile::open(&self.0.layout.blob(digest)).ok()?;
+        if opened.stamp.size > max {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        opened.file.take(max).read_to_end(&mut bytes).ok()?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        (hasher.finish() == *digest).then(|| bytes.into())
+    }
+}
+
+/// Rows in their order, from behind this one on; those that cannot be read are left out.
+impl Database {
+    fn tags_after(
+        &self,
+        last: Option<(&CanonicalName, &Tag)>,
+    ) -> Rows<Vec<(CanonicalName, Tag, Digest)>> {
+        let (name, tag) =
+            last.map(|(name, tag)| (name.to_string(), tag.as_str())).unwrap_or_default();
+        let select = "SELECT name, tag, digest FROM tags WHERE (name, tag) > (?1, ?2)
+                      ORDER BY name, tag LIMIT ?3";
+        self.page(select, &name, tag, |[name, tag, digest]| {
+            Some((
+                CanonicalName::parse(&name).ok()?,
+                Tag::parse(&tag).ok()?,
+                Digest::parse(&digest).ok()?,
+            ))
+        })
+    }
+
+    fn manifests_after(
+        &self,
+        last: Option<(&CanonicalName, &Digest)>,
+    ) -> Rows<Vec<(CanonicalName, Digest, MediaType)>> {
+        let (name, digest) =
+            last.map(|(name, digest)| (name.to_string(), digest.as_str())).unwrap_or_default();
+        let select = "SELECT name, digest, media_type FROM members
+                      WHERE (name, digest) > (?1, ?2) AND media_type IS NOT NULL
+                      ORDER BY name, digest LIMIT ?3";
+        self.page(select, &name, digest, |[name, digest, kind]| {
+            Some((
+                CanonicalName::parse(&name).ok()?,
+                Digest::parse(&digest).ok()?,
+                MediaType::parse(&kind)?,
+            ))
+        })
+    }
+
+    fn page<T>(
+        &self,
+        select: &str,
+        name: &str,
+        key: &str,
+        read: impl Fn([String; 3]) -> Option<T>,
+    ) -> Rows<Vec<T>> {
+        let mut select = self.connection().prepare_cached(select)?;
+        let texts = |row: &Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?]);
+        let rows = select.query_map(params![name, key, PAGE], texts)?;
+        Ok(rows.collect::<Rows<Vec<_>>>()?.into_iter().filter_map(read).collect())
+    }
+}

@@ -1,0 +1,173 @@
+//! Commands to a running cache, over its socket, and without a server (docs/control.md).
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::support::eventually;
+use crate::support::image::{Image, Manifest};
+use crate::support::origin::Origin;
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
+use crate::support::pulled::{pull, pulled};
+
+/// Status and document.
+async fn ask(proxy: &Proxy, path: &str) -> (u16, Value) {
+    let socket = proxy.directory().join("cache/control.sock");
+    let mut stream = UnixStream::connect(socket).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("it answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+    (status, serde_json::from_str(body).expect("JSON"))
+}
+
+async fn images(proxy: &Proxy, query: &str) -> Vec<Value> {
+    let (status, answer) = ask(proxy, &format!("/v1/images?{query}")).await;
+    assert_eq!(status, 200, "{answer}");
+    answer["images"].as_array().expect("a list").clone()
+}
+
+fn names(images: &[Value]) -> Vec<String> {
+    let text = |image: &Value, key: &str| image[key].as_str().unwrap_or("-").to_owned();
+    images.iter().map(|image| format!("{}:{}", text(image, "name"), text(image, "tag"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pulled_is_listed_with_its_size_and_what_it_shares() {
+    let (origin, image, proxy) = pulled().await;
+    let other = Image::of(7, vec![image.layers[0].clone()]);
+    origin.push("c/d", "v2", &other);
+    for path in [manifest("c/d", "v2"), blob("c/d", &other.config.digest)] {
+        assert_eq!(proxy.get(&path).await.status, 200);
+    }
+    assert_eq!(proxy.get(&blob("c/d", &image.layers[0].digest)).await.status, 200);
+    eventually("it is kept", || proxy.has_stored(&other.config.digest)).await;
+    let listed = images(&proxy, "").await;
+    assert_eq!(names(&listed), ["docker.io/a/b:v1", "docker.io/c/d:v2"]);
+    let layer = image.layers[0].len();
+    for (listed, image) in listed.iter().zip([&image, &other]) {
+        let own = image.manifest.bytes.len() as u64 + image.config.len();
+        assert_eq!(listed["digest"], image.manifest.digest.as_str());
+        assert_eq!(listed["complete"], true, "{listed}");
+        assert_eq!((&listed["own"], &listed["shared"]), (&json!(own), &json!(layer)));
+        assert_eq!(listed["size"], own + layer);
+        assert!(listed["last_used"].is_string(), "{listed}");
+    }
+    for (query, found) in [
+        ("pattern=docker.io/a/*".to_owned(), 1),
+        ("pattern=docker.io/**".to_owned(), 2),
+        ("pattern=elsewhere.test/**".to_owned(), 0),
+        (format!("digest={}", image.layers[0].digest), 2),
+        (format!("digest={}", other.config.digest), 1),
+        ("incomplete=true".to_owned(), 0),
+    ] {
+        assert_eq!(images(&proxy, &query).await.len(), found, "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_which_a_layer_is_missing_is_told_and_one_that_nobody_pulled_is_not() {
+    let [here, half, never] = [1, 2, 3].map(|seed| Image::new(seed, &[1000]));
+    let index = Manifest::index(&[&here.manifest, &half.manifest, &never.manifest]);
+    let origin = Origin::start().await;
+    for image in [&here, &half, &never] {
+        origin.push("a/b", "one", image);
+    }
+    origin.put_manifest("a/b", &index);
+    origin.tag("a/b", "all", &index.digest);
+    let proxy = Setup::of(&origin).start().await;
+    assert_eq!(proxy.get(&manifest("a/b", "all")).await.body, index.bytes);
+    for image in [&here, &half] {
+        assert_eq!(proxy.get(&manifest("a/b", &image.manifest.digest)).await.status, 200);
+    }
+    for part in [&here.config, &here.layers[0], &half.config] {
+        assert_eq!(proxy.get(&blob("a/b", &part.digest)).await.status, 200);
+        eventually("it is kept", || proxy.has_stored(&part.digest)).await;
+    }
+    let listed = images(&proxy, "incomplete=true").await;
+    assert_eq!(listed.len(), 1, "children are no images of their own: {listed:#?}");
+    assert_eq!((&listed[0]["tag"], &listed[0]["complete"]), (&json!("all"), &json!(false)));
+    let platforms = listed[0]["platforms"].as_array().expect("a list");
+    let states: Vec<_> = platforms.iter().map(|platform| platform["state"].clone()).collect();
+    assert_eq!(states, ["complete", "incomplete", "absent"]);
+    assert_eq!(platforms[1]["missing"], json!([half.layers[0].digest.as_str()]));
+    assert_eq!(proxy.get(&blob("a/b", &half.layers[0].digest)).await.status, 200);
+    eventually("it is kept", || proxy.has_stored(&half.layers[0].digest)).await;
+    assert_eq!(images(&proxy, "incomplete=true").await, [] as [Value; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_asked_is_told_in_a_sentence() {
+    let (_origin, _image, proxy) = pulled().await;
+    for (path, status, word) in [
+        ("/v1/images?pattern=a//b", 400, "empty component"),
+        ("/v1/images?digest=sha256:short", 400, "digest"),
+        ("/v1/images?incomplete=maybe", 400, "true or false"),
+        ("/v1/images?colour=red", 400, "colour"),
+        ("/v2/", 404, "/v2/"),
+    ] {
+        let (given, answer) = ask(&proxy, path).await;
+        let said = answer["error"].as_str().expect("a sentence");
+        assert!(given == status && said.contains(word), "{path}: {given} {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_is_for_its_user_alone_and_goes_with_the_server() {
+    let (_origin, image, mut proxy) = pulled().await;
+    let socket = proxy.directory().join("cache/control.sock");
+    let mode = socket.metadata().expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    proxy.stop().await;
+    assert!(!socket.exists());
+    // A process that was killed has left one.
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("free"));
+    proxy.start().await;
+    assert_eq!(images(&proxy, "").await.len(), 1);
+    proxy.stop().await;
+    std::fs::write(&socket, "somebody's").expect("ours");
+    proxy.start().await;
+    pull(&proxy, &image).await;
+    assert_eq!(std::fs::read(&socket).expect("left alone"), b"somebody's");
+}
+
+/// Exit code and what the command says, with a configuration of this cache.
+fn command(proxy: &Proxy, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let file = proxy.directory().join("command.yaml");
+    let cache = proxy.directory().join("cache");
+    let text = format!("cache: {{ path: '{}' }}\nupstreams: {{ quay.io: }}\n", cache.display());
+    std::fs::write(&file, text).expect("writable");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
+    command.arg("images").args(arguments).arg("--config").arg(&file).env_remove("RUST_LOG");
+    let output = command.output().expect("it runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_says_the_same_with_a_server_and_without() {
+    let (_origin, image, mut proxy) = pulled().await;
+    let (code, with, errors) = command(&proxy, &["--json"]);
+    assert_eq!(code, Some(0), "{errors}");
+    let (_, table, _) = command(&proxy, &[]);
+    proxy.stop().await;
+    let (code, without, errors) = command(&proxy, &["--json"]);
+    assert_eq!(code, Some(0), "{errors}");
+    let [with, without] =
+        [with, without].map(|text| serde_json::from_str::<Value>(&text).expect("JSON"));
+    assert_eq!(with, without);
+    assert_eq!(with["images"][0]["digest"], image.manifest.digest.as_str());
+    let row = table.lines().nth(1).expect("a row");
+    assert!(row.starts_with("docker.io/a/b:v1  sha256:"), "{table}");
+    let (code, _, said) = command(&proxy, &["a//pattern"]);
+    assert!(code == Some(2) && said.contains("empty component"), "{said}");
+    std::fs::remove_dir_all(proxy.directory().join("cache")).expect("ours");
+    let (code, _, said) = command(&proxy, &[]);
+    assert!(code == Some(1) && said.contains("there is no cache in "), "{said}");
+    assert!(!proxy.directory().join("cache").exists(), "nothing is made");
+}
