@@ -7,7 +7,7 @@
 /// A name and what is called with the bytes.
 pub type FuzzTarget = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [FuzzTarget; 10] = [
+pub const TARGETS: [FuzzTarget; 11] = [
     ("names", |data| with_text(data, crate::oci::fuzzing::names)),
     ("endpoints", |data| with_text(data, crate::oci::fuzzing::endpoints)),
     ("ranges", crate::oci::fuzzing::ranges),
@@ -18,6 +18,7 @@ pub const TARGETS: [FuzzTarget; 10] = [
     ("configuration", |data| with_text(data, crate::config::fuzzing::configuration)),
     ("licences", crate::licence::fuzzing::licences),
     ("tokens", crate::access::fuzzing::tokens),
+    ("lists", crate::wanted::fuzzing::lists),
 ];
 
 fn with_text(data: &[u8], target: fn(&str)) {
@@ -119,6 +120,7 @@ mod tests {
         addresses,
         configuration,
         licences,
-        tokens
+        tokens,
+        lists
     );
 }

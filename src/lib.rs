@@ -12,6 +12,7 @@
 //! | [`secret`], [`files`] | text that is never printed; reading and writing of small files, with a bound |
 //! | [`oci`] | the spec's types and grammar: digests, names, endpoints, ranges, manifests, error codes. Pure |
 //! | [`identity`], [`jws`] | who somebody is, as rules and logs write it; signed tokens. Pure |
+//! | [`wanted`] | which images lists, manifests, compose files and charts name. Pure |
 //! | [`licence`] | a customer's signed right: its token, keys, revocation. Pure |
 //! | [`config`] | YAML in, every problem at once or a [`config::Config`] out; secrets; presets of registries |
 //! | [`metrics`], [`telemetry`] | one struct of metric handles; log lines that never block |
@@ -72,3 +73,4 @@ mod shortage;
 pub mod store;
 mod telemetry;
 pub mod upstream;
+mod wanted;

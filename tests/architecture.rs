@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "app", "control", "reload", "server", "admin", "access", "route", "pull", "push",
-            "store", "upstream", "oci",
+            "store", "upstream", "wanted", "oci",
         ],
     ),
     (
@@ -50,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "upstream", "oci",
         ],
     ),
-    ("fuzzing", &["access", "upstream", "oci"]),
+    ("fuzzing", &["access", "upstream", "wanted", "oci"]),
     ("reload", &["access", "server"]),
     ("control", &["images", "store", "oci"]),
     ("images", &["store", "oci"]),
@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("push", &["pull", "store", "upstream", "oci"]),
     ("store", &["oci"]),
     ("upstream", &["oci"]),
+    ("wanted", &["oci"]),
     ("oci", &[]),
     ("config", &["oci"]),
     ("licence", &["fuzzing"]),
@@ -78,7 +79,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that use nothing at all: they are pure, or below everything.
-const ALONE: &[&str] = &["oci", "jws", "limits", "clock", "secret", "shortage"];
+const ALONE: &[&str] = &["oci", "wanted", "jws", "limits", "clock", "secret", "shortage"];
 
 /// Foreign paths, and the modules that may name them. Other crates are anybody's.
 const OWNERS: &[(&str, &[&str])] = &[
@@ -89,7 +90,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus", &["metrics", "admin"]),
     ("rusqlite", &["store"]),
     ("rustls", &["main", "upstream", "server", "config"]),
-    ("serde_yaml", &["config"]),
+    ("serde_yaml", &["config", "wanted"]),
     // The operator's side reads the process's own figures in /proc, and makes its socket.
     ("std::fs", &["store", "files", "admin", "control"]),
     // Credential helpers; of the standard library's own process module others take exit codes.
@@ -375,6 +376,7 @@ mod checker {
             ("src/pull/fill.rs", "fn f() -> crate::server::Body {}", "pull may not use server"),
             ("src/route/mod.rs", "use crate::access;", "route may not use access"),
             ("src/oci/name.rs", "use crate::config::Config;", "oci may not use config"),
+            ("src/wanted/tree.rs", "use crate::config::Config;", "wanted may not use config"),
             (
                 "src/oci/name.rs",
                 "macro_rules! m { () => { $crate::clock::Clock } }",

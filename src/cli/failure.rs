@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::output::tell;
 use crate::config::Problems;
+use crate::wanted::ListProblems;
 
 /// `EX_USAGE` of sysexits.h: the configuration is wrong, and a restart does not help.
 const EXIT_BAD_CONFIGURATION: u8 = 64;
@@ -14,6 +15,8 @@ pub(super) enum CommandFailure {
     Configuration(Problems),
     /// What is wrong with the files that a configuration names.
     Files(String),
+    /// What is wrong with lists of images.
+    Lists(ListProblems),
     Other(anyhow::Error),
 }
 
@@ -28,6 +31,10 @@ impl CommandFailure {
             Self::Files(problems) => {
                 tell(&problems);
                 ExitCode::from(EXIT_BAD_CONFIGURATION)
+            }
+            Self::Lists(problems) => {
+                tell(&problems.to_string());
+                ExitCode::FAILURE
             }
             Self::Other(error) => {
                 tell(&format!("roadstead: {error:#}"));

@@ -9,6 +9,7 @@ mod images;
 mod issue;
 mod licence;
 mod licences_here;
+mod list;
 mod output;
 mod pull_secret;
 mod serve;
@@ -37,6 +38,8 @@ enum Command {
     Check(check::CheckArguments),
     /// List what is cached, as images.
     Images(images::ImagesArguments),
+    /// Say which images lists, manifests, compose files and charts name.
+    List(list::ListArguments),
     /// Make keys, and issue, look at and revoke licences.
     #[command(subcommand)]
     Licence(licence::LicenceCommand),
@@ -50,6 +53,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Images(arguments) => images::run(arguments),
+        Command::List(arguments) => list::run(arguments),
         Command::Licence(command) => licence::run(command),
         Command::CredentialProvider => credential_provider::run(),
     };

@@ -37,12 +37,24 @@ pub(crate) fn read_once(path: &Path) -> io::Result<Vec<u8>> {
     read_open(file, FILE_MAX)
 }
 
+/// As [`read_once`], with the bound of a large file.
+pub(crate) fn read_large_once(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty())?;
+    read_open(file, LARGE_FILE_MAX)
+}
+
+/// As [`read_large_once`], of what is open already.
+pub(crate) fn read_stream(stream: impl Read) -> io::Result<Vec<u8>> {
+    read_open(stream, LARGE_FILE_MAX)
+}
+
 /// Does not wait for somebody to write, should it be a pipe.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-fn read_open(file: File, max: u64) -> io::Result<Vec<u8>> {
+fn read_open(file: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {

@@ -65,7 +65,7 @@ impl<'a> Closures<'a> {
         }
         for listed in manifest.descriptors() {
             closure.parts.insert(listed.digest.clone());
-            let platform = listed.platform.as_ref().map(Platform::to_text);
+            let platform = listed.platform.as_ref().map(Platform::to_string);
             match self.manifest(&listed.digest) {
                 Some(image) => self.add_image(&mut closure, platform, &listed.digest, &image),
                 None => closure.platforms.push(absent(platform, &listed.digest)),
@@ -102,7 +102,7 @@ impl<'a> Closures<'a> {
         let config = manifest.descriptors().first()?;
         let bytes = self.survey.bytes(&config.digest, DOCUMENT_MAX)?;
         let document = serde_json::from_slice(&bytes).ok()?;
-        Platform::read(&document).map(|platform| platform.to_text())
+        Platform::read(&document).map(|platform| platform.to_string())
     }
 }
 

@@ -8,6 +8,7 @@ mod extent;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 pub mod headers;
+mod image;
 mod manifest;
 mod media_type;
 mod name;
@@ -22,6 +23,7 @@ pub use digest::{Algorithm, Digest, Hasher};
 pub use endpoint::{Endpoint, Target, blob_path, manifest_path, referrers_path, tags_path};
 pub use error::{ErrorCode, ParseError, error_document, is_invisible, message_of_document};
 pub use extent::{ContentRange, Extent, Part};
+pub use image::{ImageQuery, ImageReference};
 pub use manifest::{ACCEPT, Descriptor, Manifest, ManifestError};
 pub use media_type::{MediaType, OCI_INDEX};
 pub use name::{

@@ -6,6 +6,7 @@ mod credential_provider;
 mod descriptors;
 mod floods;
 mod licences;
+mod list;
 mod memory;
 mod serve;
 mod support;

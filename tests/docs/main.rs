@@ -6,6 +6,7 @@ mod commands;
 mod facts;
 mod folder;
 mod links;
+mod lists;
 mod marks;
 mod rules;
 

@@ -8,6 +8,7 @@
 //! | `part of: DOCUMENT` | replaces keys of the first configuration in that document |
 //! | none | is a configuration that `roadstead check` accepts; or TOML or JSON; or a picture |
 
+use serde::Deserialize as _;
 use serde_yaml::Value;
 
 use crate::blocks::{Block, blocks};
@@ -96,7 +97,9 @@ fn completed(whole: &str, part: &str) -> String {
 fn what_other_programs_read_is_well_formed() {
     for block in all() {
         let problem = match block.language.as_str() {
-            "yaml" => serde_yaml::from_str::<Value>(&block.code).err().map(|e| e.to_string()),
+            "yaml" => serde_yaml::Deserializer::from_str(&block.code)
+                .find_map(|document| Value::deserialize(document).err())
+                .map(|error| error.to_string()),
             "json" => serde_json::from_str::<serde_json::Value>(&block.code)
                 .err()
                 .map(|error| error.to_string()),

@@ -1,0 +1,82 @@
+//! `roadstead list FILE...`
+
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use serde_json::{Value, json};
+
+use super::failure::CommandFailure;
+use super::output::print;
+use crate::files::{read_large_once, read_stream};
+use crate::oci::ImageQuery;
+use crate::wanted::{FoundAt, ListReader, WantedImage, WantedImages, WantedPlatforms};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArguments {
+    /// Lists of images, manifests, compose files or Chart.yaml, told by their content; `-` is stdin.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<String>,
+    /// Say in which files, and where in them, this image is named; without a tag, with any.
+    #[arg(long, value_name = "IMAGE")]
+    why: Option<String>,
+    /// Print JSON: an array with an object for each image, with the places that name it.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &ListArguments) -> Result<(), CommandFailure> {
+    let why = arguments.why.as_deref();
+    let query = why.map(|why| ImageQuery::parse(why).map_err(|wrong| anyhow!("{why}: {wrong}")));
+    let query = query.transpose()?;
+    let wanted = read(&arguments.files)?;
+    let is_meant =
+        |image: &&WantedImage| query.as_ref().is_none_or(|query| query.meets(&image.line.image));
+    let images: Vec<&WantedImage> = wanted.list().iter().filter(is_meant).collect();
+    let text = if arguments.json {
+        format!("{:#}\n", Value::Array(images.iter().map(|image| as_json(image)).collect()))
+    } else {
+        images.iter().map(|image| as_text(image, why.is_some())).collect()
+    };
+    if images.is_empty() {
+        let files = arguments.files.join(", ");
+        let what =
+            why.map_or_else(|| "no image is named".to_owned(), |why| format!("{why} is not named"));
+        return Err(anyhow!("{what} in {files}").into());
+    }
+    Ok(print(&text)?)
+}
+
+/// Every image that the files name.
+fn read(files: &[String]) -> Result<WantedImages, CommandFailure> {
+    let mut reader = ListReader::default();
+    for file in files {
+        let bytes = if file == "-" {
+            read_stream(io::stdin().lock())
+        } else {
+            read_large_once(Path::new(file))
+        };
+        reader.read(file, &bytes.with_context(|| format!("cannot read {file}"))?);
+    }
+    reader.finish().map_err(CommandFailure::Lists)
+}
+
+/// The line of the list, and the places below it if somebody asks why.
+fn as_text(image: &WantedImage, with_places: bool) -> String {
+    let places = image.places.iter().filter(|_| with_places).map(|at| format!("  {at}\n"));
+    std::iter::once(format!("{}\n", image.line)).chain(places).collect()
+}
+
+fn as_json(image: &WantedImage) -> Value {
+    let line = &image.line;
+    json!({
+        "image": line.image.to_string(),
+        "platforms": line.platforms.as_ref().map(WantedPlatforms::words),
+        "referrers": line.referrers,
+        "places": image.places.iter().map(place).collect::<Vec<_>>(),
+    })
+}
+
+fn place(at: &FoundAt) -> Value {
+    json!({ "file": &*at.file, "document": at.document, "line": at.line, "path": at.path })
+}
