@@ -95,8 +95,7 @@ fn from_preset(preset: &Preset) -> Upstream {
 
 /// A registry of which only the name is known; the name is its host.
 fn plain(name: UpstreamName) -> Upstream {
-    let url = Url::parse(&format!("https://{name}"))
-        .expect("an upstream's name is a host with an optional port");
+    let url = Url::parse(&format!("https://{name}")).expect("`upstream_name` has made a URL of it");
     Upstream {
         name,
         url,
@@ -200,13 +199,20 @@ fn unknown(fields: &Fields<'_>, name: UpstreamName) -> Upstream {
 
 fn upstream_name(key: &str) -> Result<UpstreamName, String> {
     let normal = normal(key);
-    let name = UpstreamName::parse(&normal).map_err(|_| {
+    let name = UpstreamName::parse(&normal).ok().filter(leads_to_itself).ok_or_else(|| {
         format!(
             "{key:?} is no host; name an upstream by its host, as docker.io or \
             registry.acme.test:5000"
         )
     })?;
     if normal == key { Ok(name) } else { Err(format!("write it as {name}")) }
+}
+
+/// Whether a URL with this host leads to it: of a name whose last part is a number, URLs make the
+/// IPv4 address that it stands for, or nothing (WHATWG URL §3.5, "ends in a number").
+fn leads_to_itself(name: &UpstreamName) -> bool {
+    let (host, _) = split_port(name.as_str());
+    Url::parse(&format!("https://{name}")).is_ok_and(|url| url.host_str() == Some(host))
 }
 
 /// Lower case, no trailing dot, no default port: the form in which names are compared (PROTOCOL
@@ -317,6 +323,18 @@ mod tests {
         ] {
             let message = registry_url(bad).expect_err(bad);
             assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_name_leads_to_itself() {
+        for good in ["docker.io", "127.0.0.1:5000", "[::1]:5000", "1.2.test", "registry", "1a"] {
+            assert!(upstream_name(good).is_ok(), "{good}");
+        }
+        for bad in ["th7.0.0", "127.1", "1.2.3.256", "0x7f.1", "registry.1:5000", "1", "xn--0.test"]
+        {
+            let told = upstream_name(bad).expect_err(bad);
+            assert!(told.contains("is no host"), "{told}");
         }
     }
 
