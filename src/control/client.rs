@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -13,11 +14,15 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use super::answers::Answers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{self, BlobStore};
+
+/// How long a server may take to answer: a disk may be slow, and there may be a lot to tell.
+const ANSWER_MAX: Duration = Duration::from_mins(2);
 
 /// Why a command was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +33,8 @@ enum ControlError {
     Socket { path: String, source: io::Error },
     #[error("the server at {path} broke off")]
     Http { path: String, source: hyper::Error },
+    #[error("the server at {path} has not answered for {} s", ANSWER_MAX.as_secs())]
+    Silent { path: String },
     #[error("the server does not answer as this version does: update the older of both")]
     OtherVersion,
     #[error("a server that takes no commands has {path}: restart it as this version")]
@@ -53,7 +60,10 @@ pub(crate) fn ask_and_wait(config: &Config, path: &str) -> anyhow::Result<Value>
 async fn ask(config: &Config, uri: Uri) -> Result<Value, ControlError> {
     let path = config.control_socket();
     match UnixStream::connect(&path).await {
-        Ok(stream) => over(stream, &path, uri).await,
+        Ok(stream) => {
+            let silent = |_| ControlError::Silent { path: path.display().to_string() };
+            timeout(ANSWER_MAX, over(stream, &path, uri)).await.map_err(silent)?
+        }
         Err(error) if is_nobody(&error) => alone(config, uri).await,
         Err(source) => Err(ControlError::Socket { path: path.display().to_string(), source }),
     }

@@ -31,6 +31,8 @@ use socket::ControlSocket;
 
 /// Commands that are answered at once; more wait.
 const CONNECTIONS_MAX: usize = 8;
+/// Until a command has read its answer; it gives its place to others then.
+const COMMAND_MAX: Duration = Duration::from_mins(10);
 /// Waiting for a request.
 const REQUEST_IDLE: Duration = Duration::from_secs(10);
 
@@ -59,7 +61,8 @@ impl Control {
                 let Some(stream) = self.socket.accept().await else { continue };
                 let answers = Arc::clone(&self.answers);
                 tasks.spawn(async move {
-                    serve(stream, answers).await;
+                    // Late or not, it is over.
+                    let _late = tokio::time::timeout(COMMAND_MAX, serve(stream, answers)).await;
                     drop(place);
                 });
             }
