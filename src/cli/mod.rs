@@ -5,6 +5,7 @@ mod check;
 pub mod credential_helper;
 mod credential_provider;
 mod failure;
+mod fsck;
 mod images;
 mod issue;
 mod licence;
@@ -40,6 +41,8 @@ enum Command {
     Images(images::ImagesArguments),
     /// Say which images lists, manifests, compose files and charts name.
     List(list::ListArguments),
+    /// Check everything that is cached: every blob hashes to its name, and records and files agree.
+    Fsck(fsck::FsckArguments),
     /// Make keys, and issue, look at and revoke licences.
     #[command(subcommand)]
     Licence(licence::LicenceCommand),
@@ -54,6 +57,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Images(arguments) => images::run(arguments),
         Command::List(arguments) => list::run(arguments),
+        Command::Fsck(arguments) => fsck::run(arguments),
         Command::Licence(command) => licence::run(command),
         Command::CredentialProvider => credential_provider::run(),
     };

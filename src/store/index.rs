@@ -147,6 +147,12 @@ impl Index {
         Some((entry.size, entry.used))
     }
 
+    /// Whether somebody has the file open, or is just publishing it.
+    pub(super) fn is_open(&self, digest: &Digest) -> bool {
+        let entry = self.entries.find(digest).and_then(|slot| self.entries.get(slot));
+        entry.is_some_and(|entry| entry.open.strong_count() > 0)
+    }
+
     /// Notes a use at `now` (microseconds since the epoch); gives the open file, if a reader has
     /// one.
     pub(super) fn touch(&mut self, digest: &Digest, now: Tick, how: Use) -> Option<Weak<OpenBlob>> {

@@ -159,7 +159,7 @@ fn refuse_link(path: &Path) -> Result<(), Error> {
 }
 
 /// Whether it is neither this user's nor root's.
-fn is_foreign(found: &Metadata) -> bool {
+pub(super) fn is_foreign(found: &Metadata) -> bool {
     found.uid() != 0 && found.uid() != rustix::process::geteuid().as_raw()
 }
 
@@ -168,7 +168,7 @@ fn foreign(found: &Metadata, path: &Path) -> Error {
 }
 
 /// Makes it root's, which only root can.
-fn adopt(file: &File) -> io::Result<()> {
+pub(super) fn adopt(file: &File) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         fchown(file, Some(0), Some(0))
     } else {
@@ -246,6 +246,14 @@ pub(super) fn check_folder(path: &Path) -> io::Result<()> {
     check_kind(&path.symlink_metadata()?, Kind::Folder)
 }
 
+/// A plain file, whoever it belongs to, over no link.
+pub(super) fn open_plain(path: &Path) -> io::Result<(File, Metadata)> {
+    let file = no_follow(File::options().read(true)).open(path)?;
+    let found = file.metadata()?;
+    check_kind(&found, Kind::File)?;
+    Ok((file, found))
+}
+
 /// A file of the store, open.
 pub(super) struct OpenedFile {
     pub(super) file: File,
@@ -256,9 +264,7 @@ pub(super) struct OpenedFile {
 
 impl OpenedFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = no_follow(File::options().read(true)).open(path)?;
-        let found = file.metadata()?;
-        check_kind(&found, Kind::File)?;
+        let (file, found) = open_plain(path)?;
         let (stamp, is_ours) = (Stamp::from(&found), !is_foreign(&found));
         if !is_ours {
             let owned = |_| io::Error::other(format!("it belongs to user {}", found.uid()));

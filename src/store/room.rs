@@ -171,21 +171,27 @@ impl StoreInner {
             // Published again since it was taken out of the index: this is the new file.
             return true;
         }
+        let unlinked = self.unlink_name(digest);
+        if let Err(error) = &unlinked {
+            tracing::warn!(%error, %digest, "cannot remove a blob; it is tried again");
+            self.pool.count(error);
+        }
+        unlinked.is_ok()
+    }
+
+    /// Removes the file of content that is out of the index, with the names locked.
+    pub(super) fn unlink_name(&self, digest: &Digest) -> Result<(), Error> {
         self.small.invalidate(digest);
         let path = self.layout.blob(digest);
         match std::fs::remove_file(&path) {
-            Ok(()) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-            Err(error) => {
-                let error = Error::file("remove", &path)(error);
-                tracing::warn!(%error, %digest, "cannot remove a blob; it is tried again");
-                self.pool.count(&error);
-                false
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::file("remove", &path)(error))
             }
+            _ => Ok(()),
         }
     }
 
-    fn after_unlinking(&self, digests: &[Digest]) {
+    pub(super) fn after_unlinking(&self, digests: &[Digest]) {
         if !digests.is_empty() {
             self.report();
             self.tolerate(self.records.drop_stamps(digests));

@@ -5,6 +5,7 @@ mod credential_helper;
 mod credential_provider;
 mod descriptors;
 mod floods;
+mod fsck;
 mod licences;
 mod list;
 mod memory;
