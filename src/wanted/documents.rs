@@ -10,6 +10,10 @@ use super::tree::{Cost, Tree, TreeReader};
 /// Bytes of one YAML document, whose parser takes many times that in memory. JSON's does not.
 const YAML_DOCUMENT_MAX: usize = 16 << 20;
 
+/// Brackets that are open at once. The parser takes a time that is their square, and there is no
+/// harm in counting those in texts too.
+const OPEN_MAX: usize = 5_000;
+
 /// A document, or why it cannot be read.
 #[derive(Debug)]
 pub(super) struct Document {
@@ -57,6 +61,9 @@ fn read_yaml(line: usize, text: &str) -> Result<Tree, String> {
         let most = YAML_DOCUMENT_MAX >> 20;
         return Err(format!("is larger than {most} MiB, which only JSON may be"));
     }
+    if open_brackets(text) > OPEN_MAX {
+        return Err(format!("has more than {OPEN_MAX} brackets that are open at once"));
+    }
     Tree::of_yaml(text).map_err(|error| {
         let told = error.to_string();
         // Lines that the parser names are counted from the document's first.
@@ -69,6 +76,20 @@ fn read_yaml(line: usize, text: &str) -> Result<Tree, String> {
         };
         format!("is not valid YAML{}: {reason}{template}", place.unwrap_or_default())
     })
+}
+
+/// The most brackets that are open somewhere.
+fn open_brackets(text: &str) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
 }
 
 /// Each document with the line on which it begins. A document begins at `---` and ends at `...`, at
@@ -142,6 +163,11 @@ mod tests {
         {
             let error = trees[nth].as_ref().expect_err(told);
             assert!(error.contains(told), "{error}");
+        }
+        for deep in ["[", "{a: "] {
+            let text = format!("a: {}", deep.repeat(200_000));
+            let error = yaml_documents(&text).next().expect("one").tree.expect_err("too deep");
+            assert!(error.contains("brackets that are open at once"), "{error}");
         }
         let large = format!("a: {}", "x".repeat(YAML_DOCUMENT_MAX));
         let error = yaml_documents(&large).next().expect("one").tree.expect_err("too large");
