@@ -61,15 +61,9 @@ impl Survey {
     /// # Errors
     /// If the records cannot be read.
     pub fn tags(&self) -> Result<Vec<(CanonicalName, Tag, Digest)>, Error> {
-        let mut tags = Vec::new();
-        loop {
-            let after = tags.last().map(|(name, tag, _)| (name, tag));
-            let page = self.0.records.page(|database| database.tags_after(after))?;
-            if page.is_empty() {
-                return Ok(tags);
-            }
-            tags.extend(page);
-        }
+        self.pages(|database, last: Option<&(CanonicalName, Tag, Digest)>| {
+            database.tags_after(last.map(|(name, tag, _)| (name, tag)))
+        })
     }
 
     /// Every digest that is proven to be a manifest of a repository.
@@ -77,14 +71,23 @@ impl Survey {
     /// # Errors
     /// If the records cannot be read.
     pub fn manifests(&self) -> Result<Vec<(CanonicalName, Digest, MediaType)>, Error> {
-        let mut manifests = Vec::new();
+        self.pages(|database, last: Option<&(CanonicalName, Digest, MediaType)>| {
+            database.manifests_after(last.map(|(name, digest, _)| (name, digest)))
+        })
+    }
+
+    /// All rows, a page at a time, each from behind the last one on.
+    fn pages<T>(
+        &self,
+        read: impl Fn(&Database, Option<&T>) -> Rows<Vec<T>>,
+    ) -> Result<Vec<T>, Error> {
+        let mut rows = Vec::new();
         loop {
-            let after = manifests.last().map(|(name, digest, _)| (name, digest));
-            let page = self.0.records.page(|database| database.manifests_after(after))?;
+            let page = self.0.records.page(|database| read(database, rows.last()))?;
             if page.is_empty() {
-                return Ok(manifests);
+                return Ok(rows);
             }
-            manifests.extend(page);
+            rows.extend(page);
         }
     }
 
