@@ -199,20 +199,26 @@ fn unknown(fields: &Fields<'_>, name: UpstreamName) -> Upstream {
 
 fn upstream_name(key: &str) -> Result<UpstreamName, String> {
     let normal = normal(key);
-    let name = UpstreamName::parse(&normal).ok().filter(leads_to_itself).ok_or_else(|| {
+    let name = UpstreamName::parse(&normal).map_err(|_| {
         format!(
             "{key:?} is no host; name an upstream by its host, as docker.io or \
             registry.acme.test:5000"
         )
     })?;
+    check_host(&name)?;
     if normal == key { Ok(name) } else { Err(format!("write it as {name}")) }
 }
 
-/// Whether a URL with this host leads to it: of a name whose last part is a number, URLs make the
-/// IPv4 address that it stands for, or nothing (WHATWG URL §3.5, "ends in a number").
-fn leads_to_itself(name: &UpstreamName) -> bool {
+/// A URL with this host has to lead to it: of a name whose last part is a number, URLs make the IPv4
+/// address that it stands for, or nothing (WHATWG URL §3.5, "ends in a number").
+fn check_host(name: &UpstreamName) -> Result<(), String> {
+    let url = Url::parse(&format!("https://{name}"))
+        .map_err(|error| format!("{:?} is no host: {error}", name.as_str()))?;
     let (host, _) = split_port(name.as_str());
-    Url::parse(&format!("https://{name}")).is_ok_and(|url| url.host_str() == Some(host))
+    match url.host_str() {
+        Some(same) if same == host => Ok(()),
+        other => Err(format!("{host} stands for {}: write that", other.unwrap_or_default())),
+    }
 }
 
 /// Lower case, no trailing dot, no default port: the form in which names are compared (PROTOCOL
@@ -331,10 +337,17 @@ mod tests {
         for good in ["docker.io", "127.0.0.1:5000", "[::1]:5000", "1.2.test", "registry", "1a"] {
             assert!(upstream_name(good).is_ok(), "{good}");
         }
-        for bad in ["th7.0.0", "127.1", "1.2.3.256", "0x7f.1", "registry.1:5000", "1", "xn--0.test"]
-        {
+        for (bad, why) in [
+            ("th7.0.0", "\"th7.0.0\" is no host: invalid IPv4 address"),
+            ("1.2.3.256", "is no host: invalid IPv4 address"),
+            ("registry.1:5000", "is no host: invalid IPv4 address"),
+            ("xn--0.test", "is no host: invalid international domain name"),
+            ("127.1", "127.1 stands for 127.0.0.1: write that"),
+            ("0x7f.1", "0x7f.1 stands for 127.0.0.1: write that"),
+            ("1:5000", "1 stands for 0.0.0.1: write that"),
+        ] {
             let told = upstream_name(bad).expect_err(bad);
-            assert!(told.contains("is no host"), "{told}");
+            assert!(told.contains(why), "{told}");
         }
     }
 
