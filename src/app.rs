@@ -61,7 +61,8 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store and builds every part; binds nothing and dials nowhere.
+    /// Opens the store and builds every part; dials nowhere, and listens to nobody but the operator,
+    /// whose commands wait on the socket in the cache directory until it runs.
     ///
     /// # Errors
     /// If the cache directory cannot be used or belongs to a running process, or if a file that the
@@ -148,7 +149,7 @@ impl App {
     }
 }
 
-/// Without it the server does all but take commands.
+/// Where the directory takes no socket, the server does everything else.
 fn control(config: &Config, store: &BlobStore) -> Option<Control> {
     let path = config.control_socket();
     let made = Control::new(&path, store.clone());

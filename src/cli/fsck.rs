@@ -112,11 +112,11 @@ impl<'a> Line<'a> {
     }
 
     fn text(&self, as_json: bool) -> String {
-        let message = self.finding.fault.to_string();
+        let message = self.finding.defect.to_string();
         if as_json {
             let mut fields = Map::new();
             let mut set = |key: &str, value: &str| fields.insert(key.to_owned(), value.into());
-            set("finding", self.finding.fault.word());
+            set("finding", self.finding.defect.word());
             set("state", self.state);
             set("path", &self.path);
             self.finding.digest.as_ref().map(|digest| set("digest", digest.as_str()));

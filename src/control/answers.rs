@@ -17,7 +17,7 @@ pub(super) struct Answers {
 }
 
 /// A request that is answered with this status and sentence.
-struct Refusal(StatusCode, String);
+struct Unanswered(StatusCode, String);
 
 impl Answers {
     pub(super) fn new(store: BlobStore) -> Self {
@@ -28,21 +28,21 @@ impl Answers {
         let answered = match (method, uri.path()) {
             (&Method::GET, "/v1/images") => self.images(uri.query().unwrap_or_default()).await,
             (_, "/v1/images") => {
-                Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "GET only".to_owned()))
+                Err(Unanswered(StatusCode::METHOD_NOT_ALLOWED, "GET only".to_owned()))
             }
-            (_, path) => Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {path}"))),
+            (_, path) => Err(Unanswered(StatusCode::NOT_FOUND, format!("there is no {path}"))),
         };
         match answered {
             Ok(value) => json_response(StatusCode::OK, &value),
-            Err(Refusal(status, error)) => json_response(status, &json!({ "error": error })),
+            Err(Unanswered(status, error)) => json_response(status, &json!({ "error": error })),
         }
     }
 
-    async fn images(&self, query: &str) -> Result<Value, Refusal> {
-        let filter = filter(query).map_err(|error| Refusal(StatusCode::BAD_REQUEST, error))?;
+    async fn images(&self, query: &str) -> Result<Value, Unanswered> {
+        let filter = filter(query).map_err(|error| Unanswered(StatusCode::BAD_REQUEST, error))?;
         let survey = self.store.survey();
         let list = move || images::list(&survey, &filter);
-        let failed = |error: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error);
+        let failed = |error: String| Unanswered(StatusCode::INTERNAL_SERVER_ERROR, error);
         let listed = tokio::task::spawn_blocking(list).await;
         let listed = listed.map_err(|error| failed(error.to_string()))?;
         let images = listed.map_err(|error| failed(error.to_string()))?;

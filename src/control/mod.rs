@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio::task::JoinSet;
 
 use crate::store::BlobStore;
 
@@ -54,11 +54,12 @@ impl Control {
 
     /// Answers until `stop` resolves; commands under way are cut then, and the socket is removed.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let (places, tasks) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), TaskTracker::new());
+        let (places, mut tasks) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), JoinSet::new());
         let serve = async {
             loop {
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let Some(stream) = self.socket.accept().await else { continue };
+                while tasks.try_join_next().is_some() {}
                 let answers = Arc::clone(&self.answers);
                 tasks.spawn(async move {
                     // Late or not, it is over.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 /// Bytes that are read of one file: far above any configuration, certificate bundle or password.
 const FILE_MAX: u64 = 4 << 20;
 
-/// Bytes that are read of a file that this program writes itself, out of many smaller ones.
+/// Bytes that are read of a file that this program writes itself out of many smaller ones, or that
+/// another program writes of a whole cluster.
 const LARGE_FILE_MAX: u64 = 256 << 20;
 
 /// Files that a folder of lists may hold.

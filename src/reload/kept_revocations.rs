@@ -28,12 +28,12 @@ pub(super) struct KeptRevocations {
     /// The disk has not taken what is in force.
     is_behind: bool,
     /// What the disk has not answered for.
-    under_way: Option<Writing>,
+    under_way: Option<PendingWrite>,
 }
 
 /// A thread that writes this.
 #[derive(Debug)]
-struct Writing {
+struct PendingWrite {
     text: String,
     outcome: Receiver<io::Result<()>>,
 }
@@ -105,7 +105,7 @@ impl KeptRevocations {
     fn write(&mut self, text: &str) -> io::Result<()> {
         let (writing, patience) = match self.under_way.take() {
             Some(writing) => (writing, Duration::ZERO),
-            None => (Writing::begin(&self.path, text)?, PATIENCE),
+            None => (PendingWrite::begin(&self.path, text)?, PATIENCE),
         };
         match writing.outcome.recv_timeout(patience) {
             Ok(outcome) => outcome.map(|()| self.text = writing.text),
@@ -123,7 +123,7 @@ impl KeptRevocations {
     }
 }
 
-impl Writing {
+impl PendingWrite {
     fn begin(path: &Path, text: &str) -> io::Result<Self> {
         let (send, outcome) = mpsc::channel();
         let (path, text) = (path.to_path_buf(), text.to_owned());

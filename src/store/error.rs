@@ -26,7 +26,7 @@ pub enum Error {
     Link { path: PathBuf },
     #[error("there is no cache in {path}")]
     NoCache { path: PathBuf },
-    #[error("{path} belongs to user {owner}: run this as that user, or where its server runs")]
+    #[error("{path} belongs to user {owner}: run this as that user")]
     OfAnother { path: PathBuf, owner: u32 },
     /// The I/O pool is gone: the process is ending.
     #[error("the store is shut down")]

@@ -48,7 +48,7 @@ use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Digest};
 
 pub use blob::{Blob, Slice};
-pub use check::{CheckEvent, CheckOptions, CheckTotals, Checker, Fault, Finding, Remedy};
+pub use check::{CheckEvent, CheckOptions, CheckTotals, Checker, Defect, Finding, Remedy};
 pub use error::{Error, StageError};
 pub use facts::{ContentSender, Member, Senders, TagRecord};
 pub use index::{RoomOwner, Use};

@@ -14,7 +14,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::oci::{CanonicalName, Digest, Hasher, MediaType, Tag};
+use crate::oci::{CanonicalName, Digest, MediaType, Tag};
 
 /// Rows that are read at once.
 const PAGE: usize = 1000;
@@ -33,7 +33,8 @@ pub struct Survey(Arc<StoreInner>);
 
 impl BlobStore {
     /// Opens a cache that is there, as its server would, for a command that works on it while no
-    /// server runs. It is no server's that another user has: it would be taken over.
+    /// server runs. What root opened would be root's from then on, and no other user's server could
+    /// use it any more: only its own user opens it.
     ///
     /// # Errors
     /// As [`BlobStore::new`], and if there is no cache, or it is another user's.
@@ -102,15 +103,13 @@ impl Survey {
         if let Some(body) = self.0.small.get(digest) {
             return Some(body);
         }
-        let opened = premises::OpenedFile::open(&self.0.layout.blob(digest)).ok()?;
-        if opened.stamp.size > max {
+        let (file, found) = premises::open_plain(&self.0.layout.blob(digest)).ok()?;
+        if found.len() > max {
             return None;
         }
         let mut bytes = Vec::new();
-        opened.file.take(max).read_to_end(&mut bytes).ok()?;
-        let mut hasher = Hasher::new(digest.algorithm());
-        hasher.update(&bytes);
-        (hasher.finish() == *digest).then(|| bytes.into())
+        file.take(max).read_to_end(&mut bytes).ok()?;
+        (Digest::of(digest.algorithm(), &bytes) == *digest).then(|| bytes.into())
     }
 }
 

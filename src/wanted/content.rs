@@ -8,7 +8,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// A text, and how it is read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Content<'t> {
+pub(super) enum ListContent<'t> {
     Lines(&'t str),
     Json(&'t str),
     Yaml(&'t str),
@@ -18,7 +18,7 @@ pub(super) enum Content<'t> {
 ///
 /// # Errors
 /// Why they are none of it.
-pub(super) fn of(bytes: &[u8]) -> Result<Content<'_>, String> {
+pub(super) fn of(bytes: &[u8]) -> Result<ListContent<'_>, String> {
     if bytes.len() > INPUT_MAX {
         return Err(format!("is larger than {} MiB", INPUT_MAX >> 20));
     }
@@ -35,11 +35,11 @@ pub(super) fn of(bytes: &[u8]) -> Result<Content<'_>, String> {
     let is_json = first.starts_with('{')
         || first.starts_with('[') && !first.starts_with("[:") && !is_ipv6(first);
     Ok(if is_json {
-        Content::Json(text)
+        ListContent::Json(text)
     } else if is_yaml(first) {
-        Content::Yaml(text)
+        ListContent::Yaml(text)
     } else {
-        Content::Lines(text)
+        ListContent::Lines(text)
     })
 }
 
@@ -86,7 +86,7 @@ mod tests {
             "[fd00::1]/a:1",
             "\u{feff}nginx # a: b",
         ] {
-            assert!(matches!(of(lines.as_bytes()), Ok(Content::Lines(_))), "{lines}");
+            assert!(matches!(of(lines.as_bytes()), Ok(ListContent::Lines(_))), "{lines}");
         }
         for yaml in [
             "---\n",
@@ -97,10 +97,10 @@ mod tests {
             "%YAML 1.2\n---\n",
             "\"a\": b",
         ] {
-            assert!(matches!(of(yaml.as_bytes()), Ok(Content::Yaml(_))), "{yaml}");
+            assert!(matches!(of(yaml.as_bytes()), Ok(ListContent::Yaml(_))), "{yaml}");
         }
         for json in ["{}", "\n [1]", "[{", "\u{feff}{\"a\": 1}", "[]"] {
-            assert!(matches!(of(json.as_bytes()), Ok(Content::Json(_))), "{json}");
+            assert!(matches!(of(json.as_bytes()), Ok(ListContent::Json(_))), "{json}");
         }
     }
 

@@ -13,13 +13,13 @@ const CONTAINERS: [&str; 5] =
 const CHART_IMAGES: [&str; 2] = ["helm.sh/images", "artifacthub.io/images"];
 
 /// Takes the path of an image, and the image or what is wrong with it.
-pub(super) type Found<'f> = &'f mut dyn FnMut(String, Result<ImageLine, String>);
+pub(super) type FoundImage<'f> = &'f mut dyn FnMut(String, Result<ImageLine, String>);
 
 /// Finds every image of a document, in its order.
 ///
 /// # Errors
 /// That it is none of what is known to name images.
-pub(super) fn find_images(tree: &Tree, found: Found<'_>) -> Result<(), String> {
+pub(super) fn find_images(tree: &Tree, found: FoundImage<'_>) -> Result<(), String> {
     match tree {
         Tree::Nothing => Ok(()),
         Tree::List(items) if items.iter().all(is_object) => {
@@ -62,7 +62,7 @@ fn is_chart(tree: &Tree) -> bool {
 /// Containers wherever they are, so that pod templates of any resource are found; image volumes;
 /// and elsewhere, as in `spec.image` of custom resources, what can hardly be anything but an image:
 /// its registry, tag or digest is said. What is in `metadata` and `status` is not asked for.
-fn in_object(tree: &Tree, trail: &Trail<'_>, found: Found<'_>) {
+fn in_object(tree: &Tree, trail: &Trail<'_>, found: FoundImage<'_>) {
     match tree {
         Tree::List(items) => {
             for (nth, item) in items.iter().enumerate() {
@@ -94,7 +94,7 @@ fn says_where(value: &Tree) -> bool {
     says && ImageLine::of(text).is_ok()
 }
 
-fn in_services(services: &Tree, found: Found<'_>) {
+fn in_services(services: &Tree, found: FoundImage<'_>) {
     let Tree::Map(services) = services else { return };
     for (service, value) in services {
         if let Some(image) = value.get("image") {
@@ -105,7 +105,7 @@ fn in_services(services: &Tree, found: Found<'_>) {
     }
 }
 
-fn in_chart(annotations: Option<&Tree>, found: Found<'_>) {
+fn in_chart(annotations: Option<&Tree>, found: FoundImage<'_>) {
     let at = Trail::Key(&Trail::Root, "annotations");
     for key in CHART_IMAGES {
         let at = Trail::Key(&at, key);
@@ -131,7 +131,7 @@ fn in_chart(annotations: Option<&Tree>, found: Found<'_>) {
 }
 
 /// The image that a value has to be. Where there is none, something else fills it in.
-fn name(value: &Tree, at: &Trail<'_>, found: Found<'_>) {
+fn name(value: &Tree, at: &Trail<'_>, found: FoundImage<'_>) {
     let line = match value {
         Tree::Text(text) if text.contains('$') => Err(format!(
             "{} has a variable; give what `docker compose config` makes of it, or another program",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::content::{self, Content};
+use super::content::{self, ListContent};
 use super::documents::{Document, json_documents, yaml_documents};
 use super::images::WantedImages;
 use super::kinds;
@@ -25,9 +25,9 @@ impl ListReader {
         let file = Arc::from(file);
         match content::of(bytes) {
             Err(wrong) => self.problems.add(FoundAt::file(&file), wrong),
-            Ok(Content::Lines(text)) => self.read_lines(&file, text),
-            Ok(Content::Json(text)) => self.read_documents(&file, json_documents(text)),
-            Ok(Content::Yaml(text)) => self.read_documents(&file, yaml_documents(text)),
+            Ok(ListContent::Lines(text)) => self.read_lines(&file, text),
+            Ok(ListContent::Json(text)) => self.read_documents(&file, json_documents(text)),
+            Ok(ListContent::Yaml(text)) => self.read_documents(&file, yaml_documents(text)),
         }
     }
 

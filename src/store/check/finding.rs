@@ -13,13 +13,13 @@ pub struct Finding {
     pub path: PathBuf,
     /// What belongs there, if it is the place of a blob.
     pub digest: Option<Digest>,
-    pub fault: Fault,
+    pub defect: Defect,
     pub remedy: Remedy,
 }
 
 /// What is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum Defect {
     /// The file does not hash to its name.
     WrongContent { size: u64, actual: Digest },
     /// It cannot be opened, read or listed; why.
@@ -51,7 +51,7 @@ pub enum Remedy {
 impl Finding {
     /// Whether nothing was wrong with what is kept: a stranger's file beside it.
     pub fn is_not_ours(&self) -> bool {
-        matches!(self.fault, Fault::NotOurs(_))
+        matches!(self.defect, Defect::NotOurs(_))
     }
 
     pub fn is_repaired(&self) -> bool {
@@ -59,7 +59,7 @@ impl Finding {
     }
 }
 
-impl Fault {
+impl Defect {
     /// One word, for programs.
     pub fn word(&self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl Fault {
     }
 }
 
-impl Display for Fault {
+impl Display for Defect {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::WrongContent { size, actual } => {

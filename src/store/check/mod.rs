@@ -21,7 +21,7 @@ use super::layout::ALGORITHMS;
 use super::{BlobStore, Error, StoreInner};
 use crate::oci::Digest;
 
-pub use finding::{CheckTotals, Fault, Finding, Remedy};
+pub use finding::{CheckTotals, Defect, Finding, Remedy};
 
 use verdict::{Looked, Progress};
 

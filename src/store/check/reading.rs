@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::finding::Fault;
+use super::finding::Defect;
 use super::shelves::kind_of;
 use crate::oci::{Digest, Hasher};
 use crate::store::facts::Stamp;
@@ -32,13 +32,13 @@ impl FileIdentity {
 pub(super) enum Lying {
     Nothing,
     /// What cannot be read as content.
-    Wrong(Fault, Option<FileIdentity>),
-    File(Box<Reading>),
+    Wrong(Defect, Option<FileIdentity>),
+    File(Box<CheckedFile>),
 }
 
 /// A file that is being hashed.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct CheckedFile {
     pub(super) digest: Digest,
     pub(super) file: File,
     pub(super) identity: FileIdentity,
@@ -63,21 +63,21 @@ impl StoreInner {
         let found = match self.in_place(digest) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Lying::Nothing,
-            Err(error) => return Lying::Wrong(Fault::Unreadable(error.to_string()), None),
+            Err(error) => return Lying::Wrong(Defect::Unreadable(error.to_string()), None),
         };
         let identity = FileIdentity::of(&found);
         if !found.is_file() {
-            return Lying::Wrong(Fault::InTheWay(kind_of(found.file_type())), Some(identity));
+            return Lying::Wrong(Defect::InTheWay(kind_of(found.file_type())), Some(identity));
         }
         match premises::open_plain(&self.layout.blob(digest)) {
             Ok((file, found)) => {
-                Lying::File(Box::new(Reading::new(digest.clone(), file, &found, in_use)))
+                Lying::File(Box::new(CheckedFile::new(digest.clone(), file, &found, in_use)))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Lying::Nothing,
             Err(error) if crate::shortage::is_shortage(&error) => {
-                Lying::Wrong(Fault::Unreadable(error.to_string()), None)
+                Lying::Wrong(Defect::Unreadable(error.to_string()), None)
             }
-            Err(error) => Lying::Wrong(Fault::Unreadable(error.to_string()), Some(identity)),
+            Err(error) => Lying::Wrong(Defect::Unreadable(error.to_string()), Some(identity)),
         }
     }
 
@@ -90,7 +90,7 @@ impl StoreInner {
     }
 }
 
-impl Reading {
+impl CheckedFile {
     fn new(digest: Digest, file: File, found: &Metadata, in_use: bool) -> Self {
         let stamp = Stamp::from(found);
         Self {

@@ -6,7 +6,7 @@ use std::fs::FileType;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use super::finding::{Fault, Finding, Remedy};
+use super::finding::{Defect, Finding, Remedy};
 use crate::oci::{Algorithm, Digest};
 use crate::store::layout::{ALGORITHMS, is_staging_name};
 use crate::store::{StoreInner, premises};
@@ -81,21 +81,21 @@ impl StoreInner {
     }
 
     fn not_ours(&self, path: &Path, why: &'static str) -> Finding {
-        self.finding(path, None, Fault::NotOurs(why))
+        self.finding(path, None, Defect::NotOurs(why))
     }
 
     fn unusable_folder(&self, folder: &Path, error: &io::Error) -> Finding {
         let other = folder.symlink_metadata().ok().filter(|found| !found.is_dir());
-        let fault = match other {
-            Some(other) => Fault::InTheWay(kind_of(other.file_type())),
-            None => Fault::Unreadable(error.to_string()),
+        let defect = match other {
+            Some(other) => Defect::InTheWay(kind_of(other.file_type())),
+            None => Defect::Unreadable(error.to_string()),
         };
-        self.finding(folder, None, fault)
+        self.finding(folder, None, defect)
     }
 
-    pub(super) fn finding(&self, path: &Path, digest: Option<Digest>, fault: Fault) -> Finding {
+    pub(super) fn finding(&self, path: &Path, digest: Option<Digest>, defect: Defect) -> Finding {
         let below = path.strip_prefix(self.layout.root()).unwrap_or(path).to_path_buf();
-        Finding { path: below, digest, fault, remedy: Remedy::None }
+        Finding { path: below, digest, defect, remedy: Remedy::None }
     }
 }
 

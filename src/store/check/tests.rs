@@ -49,11 +49,11 @@ async fn check(
     store: &BlobStore,
     options: CheckOptions,
     meanwhile: impl FnOnce(),
-) -> (Vec<Fault>, CheckTotals) {
-    let (mut faults, mut meanwhile) = (Vec::new(), Some(meanwhile));
+) -> (Vec<Defect>, CheckTotals) {
+    let (mut defects, mut meanwhile) = (Vec::new(), Some(meanwhile));
     let mut checker = store.checker(options);
     let tell = |event: CheckEvent<'_>| match event {
-        CheckEvent::Found(finding) => faults.push(finding.fault.clone()),
+        CheckEvent::Found(finding) => defects.push(finding.defect.clone()),
         CheckEvent::Progress(totals) if totals.hashed > 0 => {
             meanwhile.take().into_iter().for_each(|happens| happens());
         }
@@ -61,7 +61,7 @@ async fn check(
     };
     checker.check_all(tell).await.expect("the store is open");
     let totals = checker.totals();
-    (faults, totals)
+    (defects, totals)
 }
 
 #[tokio::test]
@@ -73,8 +73,8 @@ async fn rot_in_a_running_store_is_removed_counted_and_not_served_again() {
     flip(&path, PIECE as u64 + 5);
     let served = store.open(&rotten, Use::Whole).await.expect("it can be opened");
     assert!(matches!(served, Some(Found::File(_))), "nobody notices by size and time: {served:?}");
-    let (faults, totals) = check(&store, CheckOptions::default(), || ()).await;
-    assert!(matches!(faults[..], [Fault::WrongContent { .. }]), "{faults:?}");
+    let (defects, totals) = check(&store, CheckOptions::default(), || ()).await;
+    assert!(matches!(defects[..], [Defect::WrongContent { .. }]), "{defects:?}");
     assert!(path.exists() && store.0.metrics.store.corrupt.get() == 0, "only told");
     assert_eq!((totals.files, totals.bytes, totals.left()), (2, 2 * SIZE as u64, 1));
     let (_, totals) = check(&store, REPAIR, || ()).await;
@@ -82,8 +82,8 @@ async fn rot_in_a_running_store_is_removed_counted_and_not_served_again() {
     assert!(!path.exists() && !store.holds(&rotten) && store.holds(&sound));
     assert_eq!((store.0.index().used(), store.0.metrics.store.corrupt.get()), (SIZE as u64, 1));
     assert!(store.open(&rotten, Use::Whole).await.expect("no failure").is_none());
-    let (faults, _) = check(&store, REPAIR, || ()).await;
-    assert_eq!(faults, []);
+    let (defects, _) = check(&store, REPAIR, || ()).await;
+    assert_eq!(defects, []);
 }
 
 #[tokio::test]
@@ -109,8 +109,8 @@ async fn what_changes_or_goes_or_is_published_anew_meanwhile_is_no_finding() {
                 std::fs::rename(&other, &path).expect("ours");
             }
         };
-        let (faults, totals) = check(&store, REPAIR, meanwhile).await;
-        assert_eq!((faults, totals.wrong), (vec![], 0), "{nth}");
+        let (defects, totals) = check(&store, REPAIR, meanwhile).await;
+        assert_eq!((defects, totals.wrong), (vec![], 0), "{nth}");
         assert_eq!((path.exists(), store.holds(&digest)), (nth != 1, nth % 3 == 0), "{nth}");
         assert_eq!(store.0.metrics.store.corrupt.get(), 0, "{nth}");
     }
@@ -129,7 +129,7 @@ async fn what_an_eviction_is_about_to_remove_is_not_missed() {
     // The same, if nobody evicts it.
     store.0.index().insert(&digest, SIZE as u64, EvictionClass::Blob, 0);
     let found = checker.check_blob(&digest).await.expect("open").expect("a finding");
-    assert_eq!((&found.fault, found.is_repaired()), (&Fault::NoFile, true));
+    assert_eq!((&found.defect, found.is_repaired()), (&Defect::NoFile, true));
     assert_eq!((store.holds(&digest), store.0.records.stamp(&digest).ok()), (false, Some(None)));
 }
 
@@ -140,8 +140,8 @@ async fn a_size_that_does_not_count_as_it_is_is_put_right() {
     let digest = publish(&store, 1).await;
     assert!(store.0.index().remove(&digest));
     store.0.index().insert(&digest, 5, EvictionClass::Blob, 0);
-    let (faults, _) = check(&store, REPAIR, || ()).await;
-    assert_eq!((faults, store.0.index().used()), (vec![Fault::OtherRecord], SIZE as u64));
+    let (defects, _) = check(&store, REPAIR, || ()).await;
+    assert_eq!((defects, store.0.index().used()), (vec![Defect::OtherRecord], SIZE as u64));
 }
 
 /// A publish makes the name first and the record last.
@@ -156,7 +156,7 @@ async fn what_is_just_being_published_has_no_record_yet() {
     assert_eq!(checker.check_blob(&digest).await.expect("open"), None);
     drop(reader);
     let found = checker.check_blob(&digest).await.expect("open");
-    assert_eq!(found.map(|found| found.fault), Some(Fault::NoRecord));
+    assert_eq!(found.map(|found| found.defect), Some(Defect::NoRecord));
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,6 +185,6 @@ async fn only_what_was_in_memory_before_is_kept_there() {
     }
     // Asking has read ahead.
     fadvise(file(&cold), 0, None, Advice::DontNeed).expect("advice");
-    let (faults, _) = check(&store, CheckOptions::default(), || ()).await;
-    assert_eq!((faults, in_memory(&warm), in_memory(&cold)), (vec![], true, false));
+    let (defects, _) = check(&store, CheckOptions::default(), || ()).await;
+    assert_eq!((defects, in_memory(&warm), in_memory(&cold)), (vec![], true, false));
 }

@@ -6,8 +6,8 @@
 
 use std::io;
 
-use super::finding::{Fault, Finding, Remedy};
-use super::reading::{FileIdentity, Lying, Reading};
+use super::finding::{Defect, Finding, Remedy};
+use super::reading::{CheckedFile, FileIdentity, Lying};
 use crate::oci::Digest;
 use crate::shortage::is_shortage;
 use crate::store::order::EvictionClass;
@@ -17,7 +17,7 @@ use crate::store::{Error, StoreInner, lock, premises, tick};
 #[derive(Debug)]
 pub(super) enum Progress {
     Place(Digest),
-    Inside(Box<Reading>),
+    Inside(Box<CheckedFile>),
     Done(Looked),
 }
 
@@ -36,8 +36,8 @@ impl Progress {
         let mut reading = match self {
             Self::Place(digest) => match shared.open_to_check(&digest) {
                 Lying::Nothing => return done(shared.judge_nothing(&digest, repair)),
-                Lying::Wrong(fault, seen) => {
-                    return done(shared.judge_wrong(&digest, fault, seen, repair));
+                Lying::Wrong(defect, seen) => {
+                    return done(shared.judge_wrong(&digest, defect, seen, repair));
                 }
                 Lying::File(reading) => reading,
             },
@@ -57,19 +57,24 @@ impl Progress {
 
 impl StoreInner {
     /// Judges a file that was read to its end, or could not be.
-    fn judge(&self, reading: &Reading, failed: Option<io::Error>, repair: bool) -> Option<Finding> {
+    fn judge(
+        &self,
+        reading: &CheckedFile,
+        failed: Option<io::Error>,
+        repair: bool,
+    ) -> Option<Finding> {
         let digest = &reading.digest;
         if !reading.is_unchanged() {
             return None;
         }
         if let Some(error) = failed {
             let seen = (!is_shortage(&error)).then_some(reading.identity);
-            return self.judge_wrong(digest, Fault::Unreadable(error.to_string()), seen, repair);
+            return self.judge_wrong(digest, Defect::Unreadable(error.to_string()), seen, repair);
         }
         let actual = reading.actual();
         if actual != *digest {
-            let fault = Fault::WrongContent { size: reading.stamp.size, actual };
-            return self.judge_wrong(digest, fault, Some(reading.identity), repair);
+            let defect = Defect::WrongContent { size: reading.stamp.size, actual };
+            return self.judge_wrong(digest, defect, Some(reading.identity), repair);
         }
         if let Some(owner) = reading.foreign {
             return Some(self.judge_foreign(reading, owner, repair));
@@ -81,7 +86,7 @@ impl StoreInner {
     fn judge_wrong(
         &self,
         digest: &Digest,
-        fault: Fault,
+        defect: Defect,
         seen: Option<FileIdentity>,
         repair: bool,
     ) -> Option<Finding> {
@@ -89,7 +94,7 @@ impl StoreInner {
         if seen.is_some_and(|seen| !self.is_still_there(digest, seen)) {
             return None;
         }
-        let mut finding = self.finding(&self.layout.blob(digest), Some(digest.clone()), fault);
+        let mut finding = self.finding(&self.layout.blob(digest), Some(digest.clone()), defect);
         if !repair {
             return Some(finding);
         }
@@ -99,7 +104,7 @@ impl StoreInner {
         }
         // Nobody gets it any more, whether it can be removed or not.
         self.index().remove(digest);
-        let removed = self.clear_place(digest, &finding.fault);
+        let removed = self.clear_place(digest, &finding.defect);
         drop(names);
         self.metrics.store.corrupt.inc();
         match removed {
@@ -109,15 +114,15 @@ impl StoreInner {
             }
             Err(error) => finding.remedy = self.failed(&error),
         }
-        tracing::error!(%digest, fault = %finding.fault, remedy = ?finding.remedy,
+        tracing::error!(%digest, defect = %finding.defect, remedy = ?finding.remedy,
             "a stored blob was found damaged");
         Some(finding)
     }
 
     /// A folder goes if it is empty; what lies in it is not ours.
-    fn clear_place(&self, digest: &Digest, fault: &Fault) -> Result<(), Error> {
+    fn clear_place(&self, digest: &Digest, defect: &Defect) -> Result<(), Error> {
         let path = self.layout.blob(digest);
-        if matches!(fault, Fault::InTheWay(_)) && path.is_dir() && !path.is_symlink() {
+        if matches!(defect, Defect::InTheWay(_)) && path.is_dir() && !path.is_symlink() {
             return std::fs::remove_dir(&path).map_err(Error::file("remove", &path));
         }
         self.unlink_name(digest)
@@ -140,8 +145,8 @@ impl StoreInner {
         if !is_gone || !(is_counted || !is_loaded && is_recorded()) {
             return None;
         }
-        let fault = Fault::NoFile;
-        let mut finding = self.finding(&self.layout.blob(digest), Some(digest.clone()), fault);
+        let defect = Defect::NoFile;
+        let mut finding = self.finding(&self.layout.blob(digest), Some(digest.clone()), defect);
         if repair {
             self.index().remove(digest);
             self.small.invalidate(digest);
@@ -156,10 +161,10 @@ impl StoreInner {
     }
 
     /// What root finds becomes root's; others have to be given it.
-    fn judge_foreign(&self, reading: &Reading, owner: u32, repair: bool) -> Finding {
+    fn judge_foreign(&self, reading: &CheckedFile, owner: u32, repair: bool) -> Finding {
         let digest = &reading.digest;
-        let fault = Fault::ForeignOwner(owner);
-        let mut finding = self.finding(&self.layout.blob(digest), Some(digest.clone()), fault);
+        let defect = Defect::ForeignOwner(owner);
+        let mut finding = self.finding(&self.layout.blob(digest), Some(digest.clone()), defect);
         if repair {
             finding.remedy = match premises::adopt(&reading.file) {
                 Ok(()) => Remedy::Done("it is root's now"),
@@ -170,7 +175,7 @@ impl StoreInner {
     }
 
     /// Right content is recorded as it was found: it was hashed just now.
-    fn judge_record(&self, reading: &Reading, repair: bool) -> Option<Finding> {
+    fn judge_record(&self, reading: &CheckedFile, repair: bool) -> Option<Finding> {
         let digest = &reading.digest;
         let recorded = match self.records.stamp(digest) {
             Ok(recorded) => recorded,
@@ -180,11 +185,11 @@ impl StoreInner {
             }
         };
         let counted = self.index().find(digest);
-        let fault = match recorded {
-            None => Fault::NoRecord,
-            Some((stamp, _)) if stamp != reading.stamp => Fault::OtherRecord,
+        let defect = match recorded {
+            None => Defect::NoRecord,
+            Some((stamp, _)) if stamp != reading.stamp => Defect::OtherRecord,
             Some(_) if counted.is_some_and(|(size, _)| size != reading.stamp.size) => {
-                Fault::OtherRecord
+                Defect::OtherRecord
             }
             Some(_) => return None,
         };
@@ -192,7 +197,7 @@ impl StoreInner {
         if !self.is_still_there(digest, reading.identity) {
             return None;
         }
-        let mut finding = self.finding(&self.layout.blob(digest), Some(digest.clone()), fault);
+        let mut finding = self.finding(&self.layout.blob(digest), Some(digest.clone()), defect);
         if repair {
             let class = recorded.map_or(EvictionClass::Blob, |(_, class)| class);
             finding.remedy = self.record_anew(reading, class);
@@ -200,7 +205,7 @@ impl StoreInner {
         Some(finding)
     }
 
-    fn record_anew(&self, reading: &Reading, class: EvictionClass) -> Remedy {
+    fn record_anew(&self, reading: &CheckedFile, class: EvictionClass) -> Remedy {
         let (digest, size) = (&reading.digest, reading.stamp.size);
         let used = tick(self.clock.now());
         if self.index().find(digest).is_some_and(|(counted, _)| counted != size) {
