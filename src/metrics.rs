@@ -85,6 +85,8 @@ pub struct UpstreamMetrics {
     pub breaker_open: IntGaugeVec,
     /// Requests that got no answer: upstream, and why there was none.
     pub unanswered: IntCounterVec,
+    /// 1 while the upstream is sealed: upstream.
+    pub sealed: IntGaugeVec,
     /// 1 while the upstream rejects a credential that we have for it: upstream.
     pub credential_rejected: IntGaugeVec,
     /// Requests for a token: upstream and outcome.
@@ -305,6 +307,11 @@ impl UpstreamMetrics {
                 "upstream_unanswered_total",
                 "Requests without a connection, or whose connection broke, by the cause.",
                 &["upstream", "cause"],
+            ),
+            sealed: r.gauges(
+                "upstream_sealed",
+                "1 while the upstream is sealed: nothing is asked of it.",
+                &["upstream"],
             ),
             credential_rejected: r.gauges(
                 "upstream_credential_rejected",

@@ -28,9 +28,16 @@ pub(super) fn config(root: &Place<'_>, around: &Surroundings<'_>) -> Config {
     // its own, and "clients would speak plain HTTP" beside it would mislead.
     let (listen, admin) = listen::read(&top, allow_plain_http, top.get("tls").is_some());
     let hosts = hosts::read(&top, allow_plain_http);
+    let sealed = top.read("sealed", false, Place::flag);
     let (around, directly) = (*around, WayOut::default());
-    let context =
-        UpstreamContext { around, way_out: &directly, allow_inline_secrets, listen, hosts: &hosts };
+    let context = UpstreamContext {
+        around,
+        way_out: &directly,
+        sealed,
+        allow_inline_secrets,
+        listen,
+        hosts: &hosts,
+    };
     let way_out = proxy::read(&top, &context);
     let ignored_variables =
         if way_out.is_none() { proxy::set_variables(around.environment) } else { Vec::new() };

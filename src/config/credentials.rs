@@ -31,6 +31,8 @@ pub(super) struct UpstreamContext<'a> {
     pub(super) around: Surroundings<'a>,
     /// How upstreams are reached that do not say it themselves.
     pub(super) way_out: &'a WayOut,
+    /// Whether upstreams are sealed that do not say it themselves.
+    pub(super) sealed: bool,
     /// `allow_inline_secrets`: a password may stand in the document itself.
     pub(super) allow_inline_secrets: bool,
     /// Where we listen, and by which names clients call us.

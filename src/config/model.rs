@@ -124,6 +124,8 @@ pub struct Upstream {
     /// Upstreams whose readers may be given what the credentials of this one have brought, once
     /// they say that they have it too.
     pub shares_with: Vec<UpstreamName>,
+    /// Nothing is asked of it.
+    pub sealed: bool,
     /// How its hosts are reached.
     pub way_out: WayOut,
     /// Where the host of `url` is dialled instead; TLS is still with that host.

@@ -19,7 +19,11 @@ use crate::oci::{Repository, UpstreamName, normal_host, split_port};
 /// The upstreams of the document in its order; every preset if it has no such section.
 pub(super) fn read(top: &Fields<'_>, context: &UpstreamContext<'_>) -> Vec<Upstream> {
     let Some(section) = top.get("upstreams") else {
-        let preset = |preset| Upstream { way_out: context.way_out.clone(), ..from_preset(preset) };
+        let preset = |preset| Upstream {
+            way_out: context.way_out.clone(),
+            sealed: context.sealed,
+            ..from_preset(preset)
+        };
         return PRESETS.iter().map(preset).collect();
     };
     let Some(entries) = section.entries() else { return Vec::new() };
@@ -104,6 +108,7 @@ fn plain(name: UpstreamName) -> Upstream {
         token_hosts: Vec::new(),
         blob_hosts: Vec::new(),
         shares_with: Vec::new(),
+        sealed: false,
         way_out: WayOut::default(),
         connect: None,
         ca: None,
@@ -142,6 +147,7 @@ fn upstream(fields: &Fields<'_>, name: UpstreamName, context: &UpstreamContext<'
             *list = fields.list(key, parse);
         }
     }
+    upstream.sealed = fields.read("sealed", context.sealed, Place::flag);
     upstream.way_out = proxy::read(fields, context).unwrap_or_else(|| context.way_out.clone());
     upstream.connect = proxy::connect(fields);
     upstream.ca = fields.optional("ca", certificates::read_authorities);

@@ -39,7 +39,7 @@ const REJECTIONS: [&str; 13] = [
 ];
 
 /// Why an image could not be had; those of downloads, too.
-const PULL_FAILURES: [&str; 15] = [
+const PULL_FAILURES: [&str; 16] = [
     "absent",
     "unconfirmed",
     "refused",
@@ -55,6 +55,7 @@ const PULL_FAILURES: [&str; 15] = [
     "no_room",
     "exhausted",
     "abandoned",
+    "sealed",
 ];
 
 /// Why something could not be pushed, beside these.
@@ -65,7 +66,7 @@ const PUSH_FAILURES: [&str; 5] =
 const KINDS: [&str; 5] = ["blob", "manifest", "tag", "tags", "referrers"];
 const OUTCOMES_WITH_CONTENT: [&str; 7] =
     ["hit", "miss", "joined", "fresh", "revalidated", "stale", "relay"];
-const OUTCOMES_WITHOUT: [&str; 3] = ["negative", "absent", "failed"];
+const OUTCOMES_WITHOUT: [&str; 4] = ["negative", "absent", "sealed", "failed"];
 
 /// What is asked of a registry, and how a request ends that gets no status.
 const READS: [&str; 7] =

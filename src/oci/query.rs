@@ -115,6 +115,12 @@ impl PageQuery {
         &self.opaque
     }
 
+    /// Behind which entry the page begins, decoded (TAG-2).
+    pub fn last(&self) -> Option<Cow<'_, str>> {
+        let last = parameters(Some(&self.opaque)).filter(|(key, _)| key == "last").last();
+        last.map(|(_, pair)| text_value(pair)).filter(|value| !value.is_empty())
+    }
+
     /// The values of `artifactType`, decoded; a `+` stands for itself, as in a media type (REF-2).
     pub fn artifact_types(&self) -> Vec<Cow<'_, str>> {
         let named = parameters(Some(&self.opaque)).filter(|(key, _)| key == "artifactType");

@@ -62,8 +62,13 @@ impl PullThrough {
         range: RangeRequest,
         deadline: Instant,
     ) -> Result<BlobAnswer, Error> {
+        let answer = self.any_blob(BlobQuery { name, digest, range, deadline }).await;
+        answer.map_err(|error| self.0.sources.or_sealed(name, Missing::Blob, error))
+    }
+
+    async fn any_blob(&self, query: BlobQuery<'_>) -> Result<BlobAnswer, Error> {
+        let BlobQuery { name, digest, range, .. } = query;
         self.check_negative_cache(&Subject::Blob(digest.clone()), name, Missing::Blob)?;
-        let query = BlobQuery { name, digest, range, deadline };
         loop {
             let mut proven = self.membership().proven(name, digest).await?.is_some();
             let stored = self.look_up(name, digest, use_of(range)).await;
@@ -76,6 +81,9 @@ impl PullThrough {
             let readable = !matches!(stored, Stored::Unreadable);
             if let Stored::Content(found) = stored {
                 return self.serve_stored(query, found).await;
+            }
+            if self.0.sources.is_sealed(name) {
+                return Err(Error::Sealed { what: Missing::Blob });
             }
             // Boxed, so that a hit does not carry the room for it.
             match Box::pin(self.follow(query, proven, readable)).await? {
@@ -96,10 +104,23 @@ impl PullThrough {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<BlobHead, Error> {
+        let head = self.any_blob_head(name, digest).await;
+        head.map_err(|error| self.0.sources.or_sealed(name, Missing::Blob, error))
+    }
+
+    async fn any_blob_head(
+        &self,
+        name: &CanonicalName,
+        digest: &Digest,
+    ) -> Result<BlobHead, Error> {
         self.check_negative_cache(&Subject::Blob(digest.clone()), name, Missing::Blob)?;
         if self.membership().proven(name, digest).await?.is_some() {
             match self.look_up(name, digest, Use::Part).await {
                 // A suspect may have been cut short, so its size is not told; upstream is asked.
+                Stored::Content(Found::Unchecked(_)) if self.0.sources.is_sealed(name) => {
+                    let size = self.0.described_size(name, digest).await;
+                    return Ok(BlobHead { size, outcome: Outcome::Hit });
+                }
                 Stored::Content(Found::Unchecked(_)) => {}
                 Stored::Content(found @ (Found::Memory(_) | Found::File(_))) => {
                     return Ok(BlobHead { size: Some(found.size()), outcome: Outcome::Hit });

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::answers::{BlobAnswer, Content, PieceMax};
 use super::blobs::{BlobQuery, Followed, ResolvedRange, resolve};
 use super::core::PullThrough;
-use super::error::Error;
+use super::error::{Error, Missing};
 use super::facts::subject::Subject;
 use super::outcome::Outcome;
 use super::shares::Precedence;
@@ -283,7 +283,8 @@ impl PullThrough {
         part: Option<Part>,
     ) -> Result<Arrived, Error> {
         let BlobQuery { name, digest, deadline, .. } = query;
-        let question = self.0.sources.ask(name, &self.1.interest(), deadline).await?;
+        let question =
+            self.0.sources.ask(name, Missing::Blob, &self.1.interest(), deadline).await?;
         let opened = question.blob(&name.repository, digest, part, deadline).await;
         if let Err(error) = &opened {
             let subject = Subject::Blob(digest.clone());

@@ -168,6 +168,11 @@ impl PullThrough {
         self.0.sources.upstreams().replace(upstreams);
     }
 
+    /// Whether nothing may be asked of the upstream of `name` (SEAL-1).
+    pub fn is_sealed(&self, name: &CanonicalName) -> bool {
+        self.0.sources.is_sealed(name)
+    }
+
     /// Takes over changed room; blocks while it evicts.
     pub fn resize(&self, cache: &config::Cache) {
         self.0.store.resize(cache);

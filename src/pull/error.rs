@@ -19,6 +19,9 @@ pub enum Error {
     /// else follows from it.
     #[error("{cause}")]
     Unconfirmed { what: Missing, cause: Arc<upstream::Error> },
+    /// The upstream is sealed, and this is not here (SEAL-4).
+    #[error("it is sealed, and this is not in the cache")]
+    Sealed { what: Missing },
     /// Upstream refuses the repository, although our credential, if there is one, is good (UP-9).
     #[error("{0}")]
     Refused(Arc<upstream::Error>),
@@ -102,6 +105,7 @@ impl Error {
         match self {
             Self::Absent { .. } => "absent",
             Self::Unconfirmed { .. } => "unconfirmed",
+            Self::Sealed { .. } => "sealed",
             Self::Refused(_) => "refused",
             Self::RateLimited { .. } => "rate_limited",
             Self::Upstream { .. } => "upstream",
@@ -125,7 +129,8 @@ impl Error {
             Self::Unconfirmed { cause, .. }
             | Self::Refused(cause)
             | Self::Upstream { cause, .. } => cause.class(),
-            Self::RateLimited { .. }
+            Self::Sealed { .. }
+            | Self::RateLimited { .. }
             | Self::Broken { .. }
             | Self::Exhausted(_)
             | Self::Overloaded
@@ -144,6 +149,7 @@ impl Error {
         match self {
             Self::Absent { remembered: true, .. } => Outcome::Negative,
             Self::Absent { remembered: false, .. } => Outcome::Absent,
+            Self::Sealed { .. } => Outcome::Sealed,
             Self::Unconfirmed { .. }
             | Self::Refused(_)
             | Self::RateLimited { .. }
@@ -183,7 +189,8 @@ impl Error {
 
     /// Whether the client would be told that there is no such thing, whoever has said so.
     pub(super) fn is_told_absent(&self, wanted: Missing) -> bool {
-        self.is_absent(wanted) || matches!(self, Self::Unconfirmed { what, .. } if *what == wanted)
+        self.is_absent(wanted)
+            || matches!(self, Self::Unconfirmed { what, .. } | Self::Sealed { what } if *what == wanted)
     }
 
     pub(super) fn untrue(upstream: &UpstreamName, reason: impl Into<Arc<str>>) -> Self {
@@ -197,6 +204,7 @@ impl Error {
             ErrorKind::UnconfirmedAbsence => {
                 return Self::Unconfirmed { what, cause: Arc::new(error) };
             }
+            ErrorKind::Sealed => return Self::Sealed { what },
             ErrorKind::Denied => return Self::Refused(Arc::new(error)),
             ErrorKind::RateLimited { retry_after } => {
                 return Self::RateLimited { retry_after: *retry_after };

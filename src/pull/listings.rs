@@ -64,9 +64,13 @@ impl PullThrough {
         deadline: Instant,
     ) -> Result<TagPage, Error> {
         self.check_negative_cache(&Subject::Tags, name, Missing::Repository)?;
+        if self.0.sources.is_sealed(name) {
+            return self.kept_tags(name, page).await;
+        }
         let key = PageKey { name: name.clone(), subject: Subject::Tags, page: page.clone() };
         let (sent_at, deadline) = (self.0.clock.now(), self.list_deadline(&key, false, deadline));
-        let upstream = self.0.sources.ask(name, &self.1.interest(), deadline).await?;
+        let upstream =
+            self.0.sources.ask(name, Missing::Repository, &self.1.interest(), deadline).await?;
         let answer = upstream.list_tags(&name.repository, page, deadline).await;
         let settled = self.0.membership.settle(name, Subject::Tags, answer, Missing::Repository);
         let listed = match settled.await {
@@ -111,8 +115,9 @@ impl PullThrough {
             self.0.lists.drop_list(key);
         }
         let (now, stale_if_error) = (self.0.clock.now(), self.0.settings.load().stale_if_error);
+        let since = |given: &GivenPage| self.0.sources.stands_since(&key.name, given.asked);
         let given = self.0.lists.get(key).filter(|given| {
-            error.may_serve_stale() && freshness::may_stand_in(given.asked, stale_if_error, now)
+            error.may_serve_stale() && freshness::may_stand_in(since(given), stale_if_error, now)
         });
         let given = given.ok_or(error)?;
         Ok(ListAnswer { page: given.page, outcome: Outcome::Stale })

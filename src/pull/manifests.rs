@@ -50,10 +50,14 @@ impl PullThrough {
     ) -> Result<ManifestAnswer, Error> {
         let subject = Subject::Manifest(reference.clone());
         self.check_negative_cache(&subject, name, Missing::Manifest)?;
-        match reference {
+        let answer = match reference {
             Reference::Digest(digest) => self.manifest_by_digest(name, digest, want).await,
+            Reference::Tag(tag) if self.0.sources.is_sealed(name) => {
+                self.kept_tag(name, tag, want).await
+            }
             Reference::Tag(tag) => self.manifest_by_tag(name, tag, want).await,
-        }
+        };
+        answer.map_err(|error| self.0.sources.or_sealed(name, Missing::Manifest, error))
     }
 
     pub(super) async fn manifest_by_digest(
@@ -155,7 +159,7 @@ impl PullCore {
         interest: &Interest,
     ) -> Result<DatedManifest, Error> {
         let deadline = Instant::now() + self.limits.shared_question();
-        let upstream = self.sources.ask(name, interest, deadline).await?;
+        let upstream = self.sources.ask(name, Missing::Manifest, interest, deadline).await?;
         let (sent_at, sender) = (self.clock.now(), upstream.sender(name));
         let answer = upstream.get_manifest(&name.repository, reference, deadline).await;
         let manifest = match reference {

@@ -2,7 +2,7 @@
 //! from upstream once, with everybody who asks reading along.
 //!
 //! `blobs`, `cold`, `manifests`, `tags`, `moves`, `listings` and
-//! `referrers` tell the stories top to bottom, `pushed`
+//! `referrers` tell the stories top to bottom, `kept` those of a sealed upstream, `pushed`
 //! what the cache learns from writes. `source` is where a fill's bytes come from, `transfer` the
 //! engine that brings them to many readers, `facts` what is believed of upstreams, and for how
 //! long. Shared work runs in `tasks` of its own; a caller that leaves changes nothing.
@@ -15,6 +15,7 @@ mod core;
 mod error;
 mod facts;
 mod interest;
+mod kept;
 mod listings;
 mod manifests;
 mod moves;

@@ -21,6 +21,8 @@ pub enum Outcome {
     Negative,
     /// Upstream says now that it does not exist.
     Absent,
+    /// Not here, and upstream is sealed.
+    Sealed,
     /// Not answered; the access line's `reason` says why.
     Failed,
 }
@@ -38,6 +40,7 @@ impl Outcome {
             Self::Relay => "relay",
             Self::Negative => "negative",
             Self::Absent => "absent",
+            Self::Sealed => "sealed",
             Self::Failed => "failed",
         }
     }
@@ -52,7 +55,7 @@ impl Outcome {
             | Self::Revalidated
             | Self::Stale
             | Self::Relay => true,
-            Self::Negative | Self::Absent | Self::Failed => false,
+            Self::Negative | Self::Absent | Self::Sealed | Self::Failed => false,
         }
     }
 }

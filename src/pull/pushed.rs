@@ -7,10 +7,10 @@
 
 use bytes::Bytes;
 
-use super::Error;
 use super::core::{PullCore, PullThrough};
 use super::facts::provisional::CheckedTag;
 use super::facts::subject::Subject;
+use super::{Error, Missing};
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Manifest, MediaType, Reference, Tag};
 use crate::store::{self, ContentSender, TagRecord};
@@ -40,7 +40,8 @@ impl PullThrough {
         name: &CanonicalName,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        self.membership().prove_blob(name, digest).await
+        let size = self.membership().prove_blob(name, digest).await;
+        size.map_err(|error| self.0.sources.or_sealed(name, Missing::Blob, error))
     }
 
     /// The registry has accepted the blob, or mounted it.

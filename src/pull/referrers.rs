@@ -65,6 +65,9 @@ impl PullThrough {
         page: &PageQuery,
         deadline: Instant,
     ) -> Result<Referrers, Error> {
+        if self.0.sources.is_sealed(name) {
+            return self.kept_referrers(name, digest, page).await;
+        }
         let subject = Subject::Referrers(digest.clone());
         let key = PageKey { name: name.clone(), subject, page: page.clone() };
         let remembered = self.0.negative.contains(&key.subject, name);
@@ -97,7 +100,8 @@ impl PullThrough {
         let tag_is_known = matches!(self.0.store.records().tag(name, &tag).await, Ok(Some(_)));
         let (sent_at, deadline) =
             (self.0.clock.now(), self.list_deadline(key, tag_is_known, deadline));
-        let upstream = self.0.sources.ask(name, &self.1.interest(), deadline).await?;
+        let upstream =
+            self.0.sources.ask(name, Missing::Manifest, &self.1.interest(), deadline).await?;
         let answer = upstream.referrers(&name.repository, digest, page, deadline).await;
         // What stands in for it may be another question.
         drop(upstream);

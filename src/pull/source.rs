@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use super::error::{Error, Missing};
 use super::interest::Interest;
 use super::shares::{Precedence, Reserve, Share, ShareBounds, Shares};
+use crate::clock::Timestamp;
 use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, Extent, Part, Repository, UpstreamName};
 use crate::store::{ContentSender, Senders};
-use crate::upstream::{self, BlobBody, BlobResponse, UpstreamClient, Upstreams};
+use crate::upstream::{self, BlobBody, BlobResponse, FailureClass, UpstreamClient, Upstreams};
 
 /// A blob, or a part of it, whose body is still to be read.
 #[derive(Debug)]
@@ -144,20 +145,54 @@ impl Sources {
         Self { upstreams, questions: Shares::new(bounds) }
     }
 
-    /// Waits until the upstream of `name` may be asked, as it is configured then: a transfer that
-    /// is continued uses the newest credential.
+    /// Waits until the upstream of `name` may be asked for `what`, as it is configured then: a
+    /// transfer that is continued uses the newest credential.
     ///
     /// # Errors
-    /// `Overloaded` if that is not before `deadline`, or too many wait.
+    /// `Sealed` if it is, or will be meanwhile; `Overloaded` if that is not before `deadline`, or
+    /// too many wait.
     pub(super) async fn ask(
         &self,
         name: &CanonicalName,
+        what: Missing,
         interest: &Interest,
         deadline: Instant,
     ) -> Result<Question, Error> {
-        self.upstream(name)?;
-        let share = self.questions.get(name, interest, Precedence::Wanted, deadline).await?;
+        let upstream = self.upstream(name)?;
+        let share = tokio::select! {
+            biased;
+            () = upstream.sealed() => return Err(Error::Sealed { what }),
+            share = self.questions.get(name, interest, Precedence::Wanted, deadline) => share?,
+        };
         Ok(Question { share, upstream: self.upstream(name)? })
+    }
+
+    /// Whether nothing may be asked of the upstream of `name`.
+    pub(super) fn is_sealed(&self, name: &CanonicalName) -> bool {
+        self.upstreams.get(&name.upstream).is_some_and(|upstream| upstream.is_sealed())
+    }
+
+    /// Waits until it is sealed.
+    pub(super) async fn sealed(&self, name: &CanonicalName) {
+        match self.upstreams.get(&name.upstream) {
+            Some(upstream) => upstream.sealed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What `error` is where the upstream of `name` is sealed: it was not asked, or was cut off,
+    /// unless it had said something before.
+    pub(super) fn or_sealed(&self, name: &CanonicalName, what: Missing, error: Error) -> Error {
+        let may_be_why =
+            error.class() == FailureClass::Passing || matches!(error, Error::Abandoned);
+        if may_be_why && self.is_sealed(name) { Error::Sealed { what } } else { error }
+    }
+
+    /// Since when something counts as not confirmed that upstream said at `checked`, for how long it
+    /// may stand in: the time does not count in which nobody could be asked (SEAL-3).
+    pub(super) fn stands_since(&self, name: &CanonicalName, checked: Timestamp) -> Timestamp {
+        let opened = self.upstreams.get(&name.upstream).and_then(|upstream| upstream.opened());
+        opened.map_or(checked, |opened| opened.max(checked))
     }
 
     /// Waits until it is known with which login the source will be asked, for which a credential

@@ -127,7 +127,8 @@ impl PullThrough {
         };
         let stale_if_error = self.0.settings.load().stale_if_error;
         let now = self.0.clock.now();
-        if !error.may_serve_stale() || !freshness::may_stand_in(old.checked, stale_if_error, now) {
+        let checked = self.0.sources.stands_since(name, old.checked);
+        if !error.may_serve_stale() || !freshness::may_stand_in(checked, stale_if_error, now) {
             return Err(error);
         }
         tracing::debug!(%error, image = %name, %tag,
@@ -244,7 +245,7 @@ impl PullCore {
         // Before the question: a write that happens while it is under way must win.
         let sent_at = self.clock.now();
         let reference = Reference::Tag(tag.clone());
-        let upstream = self.sources.ask(name, interest, deadline).await?;
+        let upstream = self.sources.ask(name, Missing::Manifest, interest, deadline).await?;
         let head = match self.store.records().tag(name, tag).await {
             Ok(Some(_)) => {
                 upstream.head_known_manifest(&name.repository, &reference, deadline).await

@@ -20,6 +20,9 @@ pub(crate) enum Error {
     /// sends them again, they go with the newer token.
     #[error("{0}")]
     LoginReplaced(upstream::Error),
+    /// The upstream is sealed: nothing is written to it, and what was under way is cut.
+    #[error("{0}")]
+    Sealed(upstream::Error),
     /// The registry fails, or does not answer; as for a pull.
     #[error(transparent)]
     Upstream(pull::Error),
@@ -53,6 +56,7 @@ impl Error {
         match self {
             Self::Rejected { .. } => "rejected",
             Self::Denied(_) => "refused",
+            Self::Sealed(_) => "sealed",
             Self::LoginReplaced(_) => "login_replaced",
             Self::Upstream(error) => error.reason(),
             Self::Gone => "absent",
@@ -72,6 +76,7 @@ impl Error {
         match self {
             Self::Rejected { cause, .. } | Self::Denied(cause) => cause.said(),
             Self::LoginReplaced(_)
+            | Self::Sealed(_)
             | Self::Upstream(_)
             | Self::Gone
             | Self::Abandoned
@@ -91,6 +96,7 @@ impl From<upstream::Error> for Error {
                 Self::Rejected { status: *status, code: *code, cause: error }
             }
             ErrorKind::Denied => Self::Denied(error),
+            ErrorKind::Sealed => Self::Sealed(error),
             ErrorKind::TokenReplaced => Self::LoginReplaced(error),
             ErrorKind::NotFound
             | ErrorKind::UnconfirmedAbsence

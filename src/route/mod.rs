@@ -366,6 +366,7 @@ mod tests {
             token_hosts: vec![],
             blob_hosts: vec![],
             shares_with: vec![],
+            sealed: false,
             way_out: config::WayOut::default(),
             connect: None,
             ca: None,

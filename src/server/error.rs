@@ -64,6 +64,13 @@ impl Refusal {
         }
     }
 
+    /// Nothing is written to a sealed upstream (SEAL-6).
+    pub(super) fn sealed() -> Self {
+        let message = "the upstream registry is sealed: nothing is pushed to it or deleted there \
+                       until the operator of this proxy opens it";
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message).with_reason("sealed")
+    }
+
     /// A host that is not one of ours (ACCESS §1.2).
     pub(super) fn misdirected() -> Self {
         let message = "this is no name of this proxy; the operator lists its names under hosts";
@@ -156,6 +163,7 @@ fn from_pull(error: &pull::Error) -> Refusal {
     use pull::Error;
     match error {
         Error::Absent { what, .. } | Error::Unconfirmed { what, .. } => absent(*what),
+        Error::Sealed { what } => sealed(*what),
         Error::Refused(_) => {
             let message = "the upstream registry refuses this repository; it may not exist";
             Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message)
@@ -206,6 +214,18 @@ fn absent(what: Missing) -> Refusal {
         Missing::Manifest => (ErrorCode::ManifestUnknown, "no such manifest"),
         Missing::Repository => return Refusal::unknown_name(),
     };
+    Refusal::new(StatusCode::NOT_FOUND, code, message)
+}
+
+/// Never a 5xx, which clients would try again and again (SEAL-4).
+fn sealed(what: Missing) -> Refusal {
+    let code = match what {
+        Missing::Blob => ErrorCode::BlobUnknown,
+        Missing::Manifest => ErrorCode::ManifestUnknown,
+        Missing::Repository => ErrorCode::NameUnknown,
+    };
+    let message = "the upstream registry is sealed, and this is not in the cache; ask the operator \
+                   of this proxy to bring it in: it is on their list of misses";
     Refusal::new(StatusCode::NOT_FOUND, code, message)
 }
 
@@ -287,6 +307,7 @@ fn from_push(error: &push::Error) -> Refusal {
             try_again("this proxy had to log in to the upstream registry anew; send it again", 1)
         }
         Error::Upstream(error) => from_pull(error),
+        Error::Sealed(_) => Refusal::sealed(),
         Error::Gone => Refusal::unknown_name(),
         Error::Abandoned => {
             let message = "the proxy is being stopped; try again";

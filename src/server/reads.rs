@@ -62,7 +62,9 @@ impl Service {
     ) -> Result<Answer, Refusal> {
         notes.digest = Some(digest.clone());
         let client_has_it = client_has(read.headers, digest);
-        if read.may_push && *read.method == Method::HEAD {
+        // Where nothing can be pushed, it is told what can be pulled.
+        let pushes = read.may_push && !self.pull.is_sealed(&read.name);
+        if pushes && *read.method == Method::HEAD {
             let size = self.pull.asked_by(read.asker).blob_upstream(&read.name, digest).await?;
             notes.outcome = Some(Outcome::Revalidated);
             return Ok(respond::blob_head(

@@ -44,6 +44,9 @@ impl Service {
     ) -> Result<Answer, Refusal> {
         let method = request.method().clone();
         notes.digest = write.to.target.endpoint.digest().cloned();
+        if self.pull.is_sealed(&write.name) {
+            return Err(Refusal::sealed());
+        }
         match (&write.to.target.endpoint, method) {
             (Endpoint::Upload { session: None, query, .. }, Method::POST) => {
                 self.begin_upload(&write, query, request).await

@@ -149,6 +149,25 @@ impl Database {
         )
     }
 
+    /// The next tags of the repository behind `after`, in lexical order.
+    pub(super) fn tags_of(
+        &self,
+        name: &CanonicalName,
+        after: &str,
+        max: usize,
+    ) -> Result<Vec<(Tag, Digest)>> {
+        let mut select = self.0.prepare_cached(
+            "SELECT tag, digest FROM tags WHERE name = ?1 AND tag > ?2 ORDER BY tag LIMIT ?3",
+        )?;
+        let rows = select.query_map(params![name.to_string(), after, max], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })?;
+        let known = |(tag, digest): (String, String)| {
+            Some((Tag::parse(&tag).ok()?, Digest::parse(&digest).ok()?))
+        };
+        Ok(rows.collect::<Result<Vec<_>>>()?.into_iter().filter_map(known).collect())
+    }
+
     pub(super) fn drop_tag(&self, name: &CanonicalName, tag: &Tag) -> Result<()> {
         self.run(
             "DELETE FROM tags WHERE name = ?1 AND tag = ?2",

@@ -162,6 +162,19 @@ impl Records {
         self.ask(name.clone(), Database::any_manifest).await
     }
 
+    /// The next tags of `name` behind `after` and where they lead, at most so many of them.
+    pub async fn tags_after(
+        &self,
+        name: &CanonicalName,
+        after: String,
+        max: usize,
+    ) -> Result<Vec<(Tag, Digest)>, Error> {
+        let find = move |database: &Database, name: &CanonicalName| {
+            database.tags_of(name, &after, max).map(Some)
+        };
+        Ok(self.ask(name.clone(), find).await?.unwrap_or_default())
+    }
+
     /// Digests that are proven to be manifests of `name` and not in doubt, at most so many of them.
     pub async fn manifests(
         &self,

@@ -12,7 +12,7 @@ use super::call::runner::CallRunner;
 use super::error::{Error, Operation};
 use super::room::PageRoom;
 use super::transport::request::Transport;
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Moment, Timestamp};
 use crate::config;
 use crate::limits::Limits;
 use crate::oci::{Repository, UpstreamName};
@@ -86,6 +86,22 @@ impl UpstreamClient {
 
     pub fn name(&self) -> &UpstreamName {
         self.runner.upstream()
+    }
+
+    /// Whether it is sealed: nothing may be asked of it (SEAL-1).
+    pub fn is_sealed(&self) -> bool {
+        self.runner.seal().is_shut()
+    }
+
+    /// Waits until it is sealed.
+    pub async fn sealed(&self) {
+        self.runner.seal().cut().cancelled().await;
+    }
+
+    /// When an operator opened it last. What was believed until then is as good as checked at that
+    /// time (SEAL-3).
+    pub fn opened(&self) -> Option<Timestamp> {
+        self.runner.seal().opened()
     }
 
     /// Whether what is pushed to it is kept.

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     /// A request that can be sent only once was refused because of its token. A newer token is
     /// cached by now, so the same request made again may succeed.
     TokenReplaced,
+    /// It is sealed, so nothing was sent (SEAL-1).
+    Sealed,
     /// The upstream asked for a pause (429), of which this is left.
     RateLimited { retry_after: Duration },
     /// No connection, or it broke; or the breaker is open and nothing was dialled.
@@ -89,6 +91,7 @@ impl ErrorKind {
             // stands in its place (UP-10). Nor was it when we could not dial: what is cached may
             // stand in for our own shortage.
             Self::NoLogin
+            | Self::Sealed
             | Self::OutOfResources
             | Self::Crowded
             | Self::TokenReplaced

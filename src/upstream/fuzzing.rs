@@ -80,6 +80,7 @@ fn upstream(home: &Url, loose: bool) -> config::Upstream {
         token_hosts: hosts(&TOKEN_HOSTS),
         blob_hosts: hosts(&BLOB_HOSTS),
         shares_with: vec![],
+        sealed: false,
         way_out: config::WayOut::default(),
         connect: None,
         ca: None,

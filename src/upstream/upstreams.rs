@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 
 use super::client::UpstreamClient;
 use super::room::PageRoom;
+use super::seal::{Seal, SealStatus};
 use super::transport::dial::{DialContext, HttpClients};
 use super::transport::request::Transport;
 use super::transport::resolve::Lookup;
@@ -35,6 +37,14 @@ pub struct NextUpstreams(HashMap<UpstreamName, ConfiguredUpstream>);
 struct ConfiguredUpstream {
     config: config::Upstream,
     client: Arc<UpstreamClient>,
+    seal: Arc<Seal>,
+}
+
+impl ConfiguredUpstream {
+    /// Whether a client would be made in the same way. A seal is put on it and taken off as it is.
+    fn is_made_from(&self, config: &config::Upstream) -> bool {
+        self.config == config::Upstream { sealed: self.config.sealed, ..config.clone() }
+    }
 }
 
 /// A licence that an upstream is presented.
@@ -109,18 +119,25 @@ impl Upstreams {
         let next = |config: &config::Upstream| {
             // A reload that changes one upstream must not cost the others their tokens, or forget
             // that one of them is down.
-            let same = current.get(&config.name).filter(|known| known.config == *config);
-            let client = match same {
+            let known = current.get(&config.name);
+            let seal = known.map(|known| Arc::clone(&known.seal));
+            let seal = seal.unwrap_or_else(|| self.context.seal(config));
+            let client = match known.filter(|known| known.is_made_from(config)) {
                 Some(known) => Arc::clone(&known.client),
-                None => Arc::new(self.context.build(config)?),
+                None => Arc::new(self.context.build(config, Arc::clone(&seal))?),
             };
-            Ok((config.name.clone(), ConfiguredUpstream { config: config.clone(), client }))
+            let config = config.clone();
+            Ok((config.name.clone(), ConfiguredUpstream { config, client, seal }))
         };
         configs.iter().map(next).collect::<Result<_, _>>().map(NextUpstreams)
     }
 
-    /// Has these upstreams from now on; transfers under way end on what they began with.
+    /// Has these upstreams from now on; transfers under way end on what they began with, but for
+    /// those of one that is sealed now, which are cut.
     pub fn replace(&self, next: NextUpstreams) {
+        for known in next.0.values() {
+            known.seal.configure(known.config.sealed);
+        }
         self.current.store(Arc::new(next.0));
     }
 
@@ -136,6 +153,21 @@ impl Upstreams {
         current.values().any(|it| it.config.name != *name && !it.config.credentials.is_empty())
     }
 
+    /// How the seal of each upstream stands, in the order of their names.
+    pub fn seals(&self) -> Vec<SealStatus> {
+        let current = self.current.load();
+        let mut seals: Vec<_> = current.values().map(|known| known.seal.status()).collect();
+        seals.sort_by(|a, b| a.upstream.as_str().cmp(b.upstream.as_str()));
+        seals
+    }
+
+    /// Opens a sealed upstream for a while, or seals it before that is over, without a time.
+    /// Whether that changes anything: `None` if there is no such upstream.
+    pub fn open_for(&self, name: &UpstreamName, time: Option<Duration>) -> Option<bool> {
+        let seal = self.current.load().get(name).map(|known| Arc::clone(&known.seal))?;
+        Some(time.map_or_else(|| seal.close(), |time| seal.open_for(time)))
+    }
+
     /// The client of an upstream; `None` if no such upstream is configured any more.
     pub fn get(&self, name: &UpstreamName) -> Option<Arc<UpstreamClient>> {
         self.current.load().get(name).map(|known| Arc::clone(&known.client))
@@ -143,16 +175,29 @@ impl Upstreams {
 }
 
 impl BuildContext {
-    fn build(&self, config: &config::Upstream) -> Result<UpstreamClient, BuildError> {
+    fn seal(&self, config: &config::Upstream) -> Arc<Seal> {
+        let shown = self.metrics.upstream.sealed.with_label_values(&[config.name.as_str()]);
+        Arc::new(Seal::new(config.name.clone(), config.sealed, self.clock.clone(), shown))
+    }
+
+    fn build(
+        &self,
+        config: &config::Upstream,
+        seal: Arc<Seal>,
+    ) -> Result<UpstreamClient, BuildError> {
         let writable = config.writes != config::Writes::Refused;
         self.metrics.add_upstream(config.name.as_str(), writable);
-        let (clients, clock) = (self.http_clients(config)?, self.clock.clone());
+        let (clients, clock) = (self.http_clients(config, seal)?, self.clock.clone());
         let transport =
             Transport::new(config, clients, clock.clone(), &self.limits, self.metrics.clone());
         Ok(UpstreamClient::new(config, transport, clock, &self.limits, self.page_room.clone()))
     }
 
-    fn http_clients(&self, config: &config::Upstream) -> Result<HttpClients, BuildError> {
+    fn http_clients(
+        &self,
+        config: &config::Upstream,
+        seal: Arc<Seal>,
+    ) -> Result<HttpClients, BuildError> {
         let upstream = || config.name.clone();
         let mut roots = self.roots.clone();
         if let Some(ca) = &config.ca {
@@ -161,7 +206,7 @@ impl BuildContext {
         }
         let Self { limits, lookup, clock, roots: system_roots, .. } = self;
         let world = DialContext { system_roots, limits, lookup, clock };
-        HttpClients::new(config, &roots, &world)
+        HttpClients::new(config, &roots, &world, seal)
             .map_err(|source| BuildError::Client { upstream: upstream(), source })
     }
 }

@@ -42,6 +42,7 @@ mod restart;
 mod resume;
 mod revocations;
 mod routing;
+mod sealed;
 mod secrets;
 mod shared_content;
 mod shortage;

@@ -74,6 +74,7 @@ async fn the_names_and_labels_are_the_documented_ones() {
         "roadstead_upstream_received_bytes_total{upstream}",
         "roadstead_upstream_breaker_open{gate,upstream}",
         "roadstead_upstream_credential_rejected{upstream}",
+        "roadstead_upstream_sealed{upstream}",
         "roadstead_upstream_unanswered_total{cause,upstream}",
         "roadstead_fills_in_flight",
         "roadstead_store_bytes",

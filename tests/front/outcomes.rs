@@ -8,7 +8,7 @@ use crate::support::access_log::{self, Line};
 use crate::support::client::Answer;
 use crate::support::image::Image;
 use crate::support::origin::{Fault, On, Origin};
-use crate::support::proxy::{Proxy, blob, manifest};
+use crate::support::proxy::{Proxy, Setup, blob, manifest};
 use crate::support::vendor::{DAY, Vendor, basic};
 
 /// Outcome and reason of a line, empty where it has none.
@@ -50,6 +50,26 @@ async fn an_absence_that_cost_a_request_is_told_from_one_that_was_remembered() {
         assert_eq!(failures(&proxy, route, "absent"), before.1 + 2, "{path}");
     }
     assert_eq!(proxy.metric("roadstead_served_bytes_total", &[]), 0, "no content was served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sealed_upstream_does_not_have_here_has_a_word_of_its_own() {
+    access_log::gather();
+    let origin = Origin::start().await;
+    let mut setup = Setup::new();
+    setup.upstream("docker.io", &origin).sealed = true;
+    let proxy = setup.start().await;
+    let nothing = Digest::of(Algorithm::Sha256, b"nothing");
+    for (name, path, kind, route) in [
+        ("sealed-outcome/blob", blob("sealed-outcome/blob", &nothing), "blob", "blob"),
+        ("sealed-outcome/tag", manifest("sealed-outcome/tag", "v1"), "tag", "manifest"),
+        ("sealed-outcome/tags", "/v2/sealed-outcome/tags/tags/list".to_owned(), "tags", "tags"),
+    ] {
+        assert_eq!(proxy.get(&path).await.status, 404, "{path}");
+        assert_eq!(told(&access_log::line(name, 1).await), ("sealed", "sealed"), "{path}");
+        proxy.settled().await;
+        assert_eq!((requests(&proxy, kind, "sealed"), failures(&proxy, route, "sealed")), (1, 1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@
 //! its own. When `proof_ttl` has passed without that, the next request asks upstream once more. A
 //! proof that a refusal of something else has put in doubt is asked about by itself, whatever else
 //! was confirmed since. While upstream fails, proofs stand for as long as a stale answer may be
-//! served.
+//! served; while it is sealed, for as long as that lasts.
 
 use tokio::time::Instant;
 
@@ -39,7 +39,7 @@ impl Membership {
         digest: &Digest,
     ) -> Result<Option<Member>, Error> {
         let Some(proof) = self.proof(name, digest).await else { return Ok(None) };
-        if self.is_fresh(&proof) {
+        if self.is_fresh(&proof) || self.is_frozen(name, &proof) {
             return Ok(Some(proof.member));
         }
         self.confirm(name, digest, proof).await?;
@@ -63,6 +63,12 @@ impl Membership {
         doubted.is_none() && confirmed.is_some_and(|at| now.is_within(proof_ttl, at))
     }
 
+    /// Nobody can be asked, so that no time counts. What a refusal has put in doubt is no better off
+    /// than in an outage (SEAL-3).
+    fn is_frozen(&self, name: &CanonicalName, proof: &Proof) -> bool {
+        proof.member.doubted.is_none() && self.0.inputs.sources.is_sealed(name)
+    }
+
     /// Confirms a proof, or lets it stand while upstream fails.
     async fn confirm(
         &self,
@@ -70,7 +76,9 @@ impl Membership {
         digest: &Digest,
         proof: Proof,
     ) -> Result<(), Error> {
-        let believed = proof.member.doubted.or(proof.confirmed);
+        let sources = &self.0.inputs.sources;
+        let confirmed = || proof.confirmed.map(|at| sources.stands_since(name, at));
+        let believed = proof.member.doubted.or_else(confirmed);
         let error = match self.ask_again(name, digest, &proof.member).await {
             Ok(()) => return Ok(()),
             // Only this digest is gone. Its record is dropped by now, and the caller looks again.

@@ -247,7 +247,7 @@ impl Membership {
                 let MembershipInputs { clock, sources, .. } = &this.0.inputs;
                 // Before the question: a write that happens while it is under way must win.
                 let sent_at = clock.now();
-                let upstream = sources.ask(&name, &interest, deadline).await?;
+                let upstream = sources.ask(&name, Missing::Blob, &interest, deadline).await?;
                 let head = upstream.head_blob(&name.repository, &digest, deadline).await;
                 let subject = Subject::Blob(digest.clone());
                 let size = this.settle(&name, subject, head, Missing::Blob).await?;
@@ -277,7 +277,7 @@ impl Membership {
                 let ProofKey { name, digest, .. } = key;
                 let MembershipInputs { clock, sources, .. } = &this.0.inputs;
                 let sent_at = clock.now();
-                let upstream = sources.ask(&name, &interest, deadline).await?;
+                let upstream = sources.ask(&name, Missing::Manifest, &interest, deadline).await?;
                 let known =
                     or_ask_upstream(this.0.inputs.store.records().member(&name, &digest).await);
                 let known = known.flatten();

@@ -16,7 +16,7 @@ use crate::metrics::Counted;
 use crate::oci::{CanonicalName, Digest, Extent};
 use crate::pull::asker::Asker;
 use crate::pull::core::{PullCore, Unstorable};
-use crate::pull::error::Error;
+use crate::pull::error::{Error, Missing};
 use crate::pull::facts::subject::Subject;
 use crate::pull::interest::Interest;
 use crate::pull::shares::Precedence;
@@ -134,7 +134,7 @@ impl Fill {
     /// others have.
     async fn question(&self, deadline: Instant) -> Result<Question, Error> {
         self.core.sources.prepare(&self.name, deadline).await?;
-        self.core.sources.ask(&self.name, self.interest(), deadline).await
+        self.core.sources.ask(&self.name, Missing::Blob, self.interest(), deadline).await
     }
 
     /// Waits for a place among the downloads. The answer waits beside it, as long as nobody else
@@ -158,7 +158,7 @@ impl Fill {
         }
     }
 
-    /// Does it as long as somebody waits for this download.
+    /// Does it as long as somebody waits for this download, and it may go on.
     async fn while_waited_for<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
@@ -166,6 +166,7 @@ impl Fill {
         tokio::select! {
             biased;
             done = work => done,
+            () = self.core.sources.sealed(&self.name) => Err(Error::Sealed { what: Missing::Blob }),
             () = self.interest().unwanted_for_long() => Err(Error::Abandoned),
         }
     }
@@ -178,8 +179,8 @@ impl Fill {
         self.core.turns.place(&self.name, self.interest(), precedence, until).await
     }
 
-    /// Does it unless nobody has wanted the blob for so long. The staged file is dropped then, and
-    /// leaves nothing.
+    /// Does it unless nobody has wanted the blob for so long, or its upstream is sealed meanwhile. The
+    /// staged file is dropped then, and leaves nothing.
     pub(super) async fn unless_abandoned<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
@@ -187,6 +188,7 @@ impl Fill {
         let abandon_after = self.core.settings.load().abandon_after;
         tokio::select! {
             done = work => done,
+            () = self.core.sources.sealed(&self.name) => Err(Error::Sealed { what: Missing::Blob }),
             () = self.interest().unwanted(abandon_after) => Err(Error::Abandoned),
         }
     }

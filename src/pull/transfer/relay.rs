@@ -16,7 +16,7 @@ use super::turns::TransferPlace;
 use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Hasher, Part};
 use crate::pull::answers::ByteStream;
 use crate::pull::core::PullCore;
-use crate::pull::error::Error;
+use crate::pull::error::{Error, Missing};
 use crate::pull::facts::subject::Subject;
 use crate::pull::interest::Interest;
 use crate::pull::shares::Precedence;
@@ -312,7 +312,7 @@ impl Relay {
             (None, None) | (Some(_), _) => (self.at > 0).then_some(Part::From(self.at)),
         };
         let deadline = Instant::now() + core.limits.flight_head;
-        let question = core.sources.ask(name, interest, deadline).await?;
+        let question = core.sources.ask(name, Missing::Blob, interest, deadline).await?;
         let opened = question.blob(&name.repository, digest, wanted, deadline).await;
         drop(question);
         if let Err(error) = &opened {

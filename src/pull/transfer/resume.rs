@@ -14,7 +14,7 @@ use super::fill::{ExpectedSize, Fill};
 use super::turns::TransferPlace;
 use crate::oci::{Extent, Part};
 use crate::pull::core::{OUTGROWN_LIFE, UNSTORABLE_LIFE, Unstorable};
-use crate::pull::error::Error;
+use crate::pull::error::{Error, Missing};
 use crate::pull::shares::Precedence;
 use crate::pull::source::{Arrived, SourceBody};
 use crate::store::{StageError, Staged};
@@ -202,7 +202,8 @@ impl Fill {
         let written = staged.written();
         let deadline = Instant::now() + self.core.limits.flight_head;
         let rest = (written > 0).then_some(Part::From(written));
-        let question = self.core.sources.ask(&self.name, self.interest(), deadline).await?;
+        let question =
+            self.core.sources.ask(&self.name, Missing::Blob, self.interest(), deadline).await?;
         let Arrived { extent, mut body, .. } =
             question.blob(&self.name.repository, &self.digest, rest, deadline).await?;
         drop(question);

@@ -15,6 +15,7 @@ use crate::config::{self, Credential, WhenRejected};
 use crate::limits::Limits;
 use crate::oci::{Pattern, Repository};
 use crate::upstream::error::{ErrorKind, Fault, Symptom};
+use crate::upstream::seal::{Seal, sealed};
 use crate::upstream::transport::throttle::CredentialIndex;
 
 /// Before a helper is run again that failed, or that was run because the upstream had rejected a
@@ -47,6 +48,7 @@ impl Logins {
         upstream: &config::Upstream,
         clock: &Clock,
         limits: &Limits,
+        seal: &Arc<Seal>,
     ) -> Self {
         let configured = |credential: &Credential| {
             let source = match &credential.login {
@@ -58,7 +60,7 @@ impl Logins {
                         (upstream.name.clone(), program.clone(), server.clone());
                     let (withheld, deadline) = (withheld.clone(), limits.helper);
                     let helper = CredentialHelper { upstream, program, server, withheld, deadline };
-                    let helper = CachedHelper::new(helper, clock.clone(), limits.login_life);
+                    let helper = CachedHelper::new(helper, clock.clone(), limits.login_life, seal);
                     LoginSource::Helper(Arc::new(helper))
                 }
             };
@@ -120,6 +122,7 @@ impl Logins {
 #[derive(Debug)]
 struct CachedHelper {
     helper: CredentialHelper,
+    seal: Arc<Seal>,
     clock: Clock,
     /// How long a login is used before the helper is asked again.
     login_life: Duration,
@@ -150,8 +153,9 @@ impl CachedLogin {
 }
 
 impl CachedHelper {
-    fn new(helper: CredentialHelper, clock: Clock, login_life: Duration) -> Self {
-        Self { helper, clock, login_life, cached: Mutex::default() }
+    fn new(helper: CredentialHelper, clock: Clock, login_life: Duration, seal: &Arc<Seal>) -> Self {
+        let seal = Arc::clone(seal);
+        Self { helper, seal, clock, login_life, cached: Mutex::default() }
     }
 
     /// The cached login, if it is not `rejected`; else what the helper says.
@@ -186,7 +190,14 @@ impl CachedHelper {
         if let Some(cached) = good {
             return cached.answer.clone();
         }
-        let answer = self.helper.login().await;
+        // A helper asks somebody outside for the login. That none is run is not remembered: it says
+        // nothing about the helper.
+        let cut = self.seal.cut();
+        let answer = tokio::select! {
+            biased;
+            () = cut.cancelled() => return Err(sealed()),
+            answer = self.helper.login() => answer,
+        };
         // Its life begins when the helper has answered, which may have taken seconds.
         let now = self.clock.moment();
         let until = now.plus(if answer.is_ok() { self.login_life } else { HELPER_RERUN_PAUSE });

@@ -23,6 +23,7 @@ use crate::upstream::auth::login::Logins;
 use crate::upstream::auth::scheme::Authenticator;
 use crate::upstream::auth::token::{TokenCache, TokenEndpoint};
 use crate::upstream::error::{Error, ErrorKind, FailureClass, Fault, Operation, Symptom};
+use crate::upstream::seal::Seal;
 use crate::upstream::transport::feed::UploadBody;
 use crate::upstream::transport::request::Transport;
 use crate::upstream::transport::throttle::{CredentialIndex, Throttle, ThrottleKey, ThrottlePass};
@@ -65,7 +66,7 @@ impl CallRunner {
             settling_time: limits.token_settling,
         });
         Self {
-            logins: Logins::new(config, &clock, limits),
+            logins: Logins::new(config, &clock, limits, &transport.seal),
             auth: Authenticator::new(transport.clone(), tokens),
             transport,
             throttle,
@@ -77,6 +78,10 @@ impl CallRunner {
 
     pub(in crate::upstream) fn upstream(&self) -> &UpstreamName {
         &self.transport.name
+    }
+
+    pub(in crate::upstream) fn seal(&self) -> &Seal {
+        &self.transport.seal
     }
 
     /// `path`, and the query behind it, at the registry itself.
@@ -96,7 +101,9 @@ impl CallRunner {
         deadline: Instant,
     ) -> Result<(), Error> {
         let identity = self.identity(Operation::BlobGet, repository, deadline).await;
-        identity.map(drop).map_err(|fault| fault.during(self.upstream(), Operation::BlobGet, 0))
+        identity.map(drop).map_err(|fault| {
+            self.seal().or_sealed(fault).during(self.upstream(), Operation::BlobGet, 0)
+        })
     }
 
     /// Runs a call until `deadline`; `finish` reads its answer.
@@ -114,11 +121,15 @@ impl CallRunner {
     {
         // Outside of the future that the deadline may drop, so that the error can tell it.
         let mut budget = CallBudget { deadline, attempts: 0 };
-        let outcome = match self.failing.recent(call, deadline) {
+        // First: whoever is left alone, or has just failed, is sealed all the same.
+        let refused = self.seal().check().err();
+        let outcome = match refused.or_else(|| self.failing.recent(call, deadline)) {
             Some(fault) => Err(fault),
             None => Box::pin(self.run_with_login(call, &mut budget, finish)).await,
         };
-        outcome.map_err(|fault| fault.during(self.upstream(), call.operation, budget.attempts))
+        outcome.map_err(|fault| {
+            self.seal().or_sealed(fault).during(self.upstream(), call.operation, budget.attempts)
+        })
     }
 
     /// Sends a body that cannot be sent a second time, once the authentication scheme is known. All
@@ -130,9 +141,13 @@ impl CallRunner {
         body: UploadBody,
         login_deadline: Instant,
     ) -> Result<CallResponse, Error> {
+        let refused = |fault: Fault| fault.during(self.upstream(), call.operation, 0);
+        self.seal().check().map_err(refused)?;
         self.learn_auth_scheme(call, login_deadline).await?;
         let sent = Box::pin(self.send_once(call, body, login_deadline)).await;
-        sent.map_err(|fault| fault.during(self.upstream(), call.operation, 1))
+        sent.map_err(|fault| {
+            self.seal().or_sealed(fault).during(self.upstream(), call.operation, 1)
+        })
     }
 
     /// Pings the registry unless its authentication scheme is known: after a challenge the body
@@ -226,6 +241,7 @@ impl CallRunner {
         repository: &Repository,
         deadline: Instant,
     ) -> Result<UpstreamIdentity, Fault> {
+        self.seal().check()?;
         self.transport.admit(operation.direction(), deadline).await?;
         in_time(deadline, self.logins.identity(repository)).await
     }

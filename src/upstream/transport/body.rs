@@ -1,6 +1,7 @@
 //! Bodies of upstream answers, read with an idle limit and counted.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +15,7 @@ use crate::metrics::Counter;
 use crate::oci::UpstreamName;
 use crate::upstream::error::{Error, ErrorKind, Fault, Operation, Symptom};
 use crate::upstream::room::PageRoom;
+use crate::upstream::seal::Seal;
 
 /// The largest body that is read only to throw it away, so that its connection can be used again.
 /// A larger one costs its connection.
@@ -28,6 +30,7 @@ pub(in crate::upstream) struct HttpResponse {
     pub(super) idle: Duration,
     /// Counts the bytes of the body.
     pub(super) received: Counter,
+    pub(super) seal: Arc<Seal>,
 }
 
 impl HttpResponse {
@@ -47,7 +50,8 @@ impl HttpResponse {
     /// The next bytes; `None` only at the clean end of the framing.
     ///
     /// # Errors
-    /// `Timeout` after `idle` of silence, `Unreachable` if the body breaks off.
+    /// `Timeout` after `idle` of silence, `Unreachable` if the body breaks off, `Sealed` if that is
+    /// why.
     pub(in crate::upstream) async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
         match tokio::time::timeout(self.idle, next_data(self.response.body_mut())).await {
             Ok(Ok(chunk)) => {
@@ -55,8 +59,8 @@ impl HttpResponse {
                 Ok(chunk)
             }
             Ok(Err(error)) => {
-                Err(Fault::new(ErrorKind::Unreachable, Symptom::Cut, "the body broke off")
-                    .because(error))
+                let broken = Fault::new(ErrorKind::Unreachable, Symptom::Cut, "the body broke off");
+                Err(self.seal.or_sealed(broken.because(error)))
             }
             Err(_) => Err(Fault::new(ErrorKind::Timeout, Symptom::Cut, "the body stalled")),
         }

@@ -15,6 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use url::Url;
 
@@ -27,6 +28,7 @@ use super::wire::{BoxStream, Wire};
 use crate::clock::{Clock, Moment};
 use crate::config::{DialTarget, ForwardProxy};
 use crate::upstream::cause::{ProxyError, ProxyFault};
+use crate::upstream::seal::{IsSealed, Seal};
 
 /// How long a proxy is left alone that could not be reached. Long enough that many requests do not
 /// wait for it one after the other, short enough that nobody notices when it is back.
@@ -47,6 +49,7 @@ pub(super) struct ConnectorParts {
     pub(super) proxy_tls: TlsConnector,
     pub(super) proxy_rest: Arc<ProxyRest>,
     pub(super) time: Duration,
+    pub(super) seal: Arc<Seal>,
 }
 
 impl Connector {
@@ -66,27 +69,36 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let parts = Arc::clone(&self.0);
-        Box::pin(async move { parts.connect(&Url::parse(&uri.to_string())?).await })
+        Box::pin(async move {
+            let (url, cut) = (Url::parse(&uri.to_string())?, parts.seal.cut());
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => Err(IsSealed.into()),
+                wire = parts.connect(&url, cut.clone()) => wire,
+            }
+        })
     }
 }
 
 impl ConnectorParts {
-    async fn connect(&self, url: &Url) -> Result<Wire, BoxError> {
+    /// The connection lasts until it is `cut`.
+    async fn connect(&self, url: &Url, cut: CancellationToken) -> Result<Wire, BoxError> {
         let target = self.ways.target(url).ok_or("the URL has no host")?;
         match self.ways.way(url) {
             Way::Direct => {
                 let whole =
                     async { self.secured(url, socket(&self.sockets, &target).await?).await };
-                timeout(self.time, whole).await?.map(Wire::new)
+                timeout(self.time, whole).await?.map(|stream| Wire::new(stream, cut))
             }
-            Way::Forward(proxy) => Ok(Wire::forwarded(self.reach(proxy).await?)),
+            Way::Forward(proxy) => Ok(Wire::forwarded(self.reach(proxy).await?, cut)),
             Way::Tunnel(proxy) => {
                 let reached = self.reach(proxy).await?;
                 let target = target.to_string();
                 let opening = tunnel::open(reached, &target, authorization(proxy));
                 let told = timeout(self.time, opening).await.unwrap_or(Err(ProxyFault::Silent));
                 let stream = told.map_err(|fault| of_proxy(proxy, fault))?;
-                timeout(self.time, self.secured(url, stream)).await?.map(Wire::new)
+                let secured = timeout(self.time, self.secured(url, stream)).await?;
+                secured.map(|stream| Wire::new(stream, cut))
             }
         }
     }

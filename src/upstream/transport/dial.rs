@@ -23,6 +23,7 @@ use super::way::WaysOut;
 use crate::clock::Clock;
 use crate::config;
 use crate::limits::Limits;
+use crate::upstream::seal::Seal;
 
 /// Below the 60 s after which load balancers commonly drop an idle connection.
 const POOL_IDLE_TIME: Duration = Duration::from_secs(50);
@@ -45,6 +46,8 @@ pub(super) type HttpClient = Client<Connector, OutgoingBody>;
 pub(in crate::upstream) struct HttpClients {
     pub(super) configured: HttpClient,
     pub(super) public: HttpClient,
+    /// Of both.
+    pub(super) seal: Arc<Seal>,
 }
 
 impl HttpClients {
@@ -53,6 +56,7 @@ impl HttpClients {
         config: &config::Upstream,
         roots: &RootCertStore,
         world: &DialContext<'_>,
+        seal: Arc<Seal>,
     ) -> Result<Self, BoxError> {
         let ways = || WaysOut::new(config);
         let proxy_rest = Arc::new(ProxyRest::new(world.clock.clone()));
@@ -67,10 +71,12 @@ impl HttpClients {
                 proxy_tls: proxy_tls.clone(),
                 proxy_rest: Arc::clone(&proxy_rest),
                 time: world.limits.connect,
+                seal: Arc::clone(&seal),
             })))
         };
         // Two, since a client has one resolver and one TLS configuration.
-        Ok(Self { configured: client(config.tls_verify, false)?, public: client(true, true)? })
+        let (configured, public) = (client(config.tls_verify, false)?, client(true, true)?);
+        Ok(Self { configured, public, seal })
     }
 }
 

@@ -271,6 +271,7 @@ mod tests {
             token_hosts: hosts(&["auth.acme.test", "10.0.0.2:5001", "both.test"]),
             blob_hosts: hosts(&["10.0.0.3:9000", "CDN.internal", "both.test"]),
             shares_with: vec![],
+            sealed: false,
             way_out: config::WayOut::default(),
             connect: None,
             ca: None,

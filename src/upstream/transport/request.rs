@@ -33,6 +33,7 @@ use crate::oci::UpstreamName;
 use crate::shortage::is_shortage;
 use crate::upstream::cause::{Cause, ProxyError, ProxyFault, find};
 use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
+use crate::upstream::seal::Seal;
 
 /// The way to one upstream: which URLs may be dialled, by which clients, and what is counted. Its
 /// operations and its token requests share it.
@@ -40,6 +41,8 @@ use crate::upstream::error::{ErrorKind, Fault, Operation, Symptom};
 pub(in crate::upstream) struct Transport {
     pub(in crate::upstream) name: UpstreamName,
     pub(in crate::upstream) gate: OutboundGate,
+    /// Whether anything may be sent at all.
+    pub(in crate::upstream) seal: Arc<Seal>,
     clients: HttpClients,
     metrics: Arc<Metrics>,
     received_bytes: Counter,
@@ -84,6 +87,7 @@ impl Transport {
         }
         Self {
             gate: OutboundGate::new(config),
+            seal: Arc::clone(&clients.seal),
             clients,
             received_bytes,
             body_idle: limits.upstream_idle,
@@ -102,13 +106,14 @@ impl Transport {
     /// sets the deadline.
     ///
     /// # Errors
-    /// `ForbiddenAddress` if the gate says no, `Protocol` if what answers does not speak HTTP,
+    /// `Sealed` while it is, `ForbiddenAddress` if the gate says no, `Protocol` if what answers does not speak HTTP,
     /// else `Unreachable`. Any status is an answer.
     pub(super) async fn exchange(
         &self,
         operation: Operation,
         request: HttpRequest,
     ) -> Result<HttpResponse, Fault> {
+        self.seal.check()?;
         let url = request.url.clone();
         let client = match self.gate.check(&url).map_err(|reason| forbidden(&url, reason))? {
             DialVia::Configured => &self.clients.configured,
@@ -126,11 +131,11 @@ impl Transport {
         counted.outcome = answer.as_ref().map(Response::status).map_err(|_| "error");
         // Counted here, at the headers: how long a body takes depends on who reads it.
         drop(counted);
-        let answer = answer.map_err(|error| ours(unanswered(&url, error)));
+        let answer = answer.map_err(|error| self.seal.or_sealed(ours(unanswered(&url, error))));
         let answer = answer.and_then(|response| of_registry(&url, way, response));
         let response = answer.inspect_err(|fault| self.count_unanswered(fault))?;
-        let received = self.received_bytes.clone();
-        Ok(HttpResponse { response, idle: self.body_idle, received })
+        let (received, seal) = (self.received_bytes.clone(), Arc::clone(&self.seal));
+        Ok(HttpResponse { response, idle: self.body_idle, received, seal })
     }
 
     fn count_unanswered(&self, fault: &Fault) {

@@ -9,5 +9,6 @@ mod pressure;
 mod races;
 mod refusals;
 mod rights;
+mod sealed;
 mod shares;
 mod turns;

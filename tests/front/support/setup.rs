@@ -118,6 +118,7 @@ impl Setup {
             token_hosts: Vec::new(),
             blob_hosts: Vec::new(),
             shares_with: Vec::new(),
+            sealed: false,
             way_out: WayOut::default(),
             connect: None,
             ca: None,

@@ -39,6 +39,7 @@ impl Setup {
                 token_hosts: vec![],
                 blob_hosts: vec![],
                 shares_with: vec![],
+                sealed: false,
                 way_out: WayOut::default(),
                 connect: None,
                 ca: None,
