@@ -79,7 +79,7 @@ impl App {
         for input in Input::ALL {
             reloader.load(input).map_err(|unusable| anyhow!("{unusable}"))?;
         }
-        let control = control(config, &store);
+        let control = control(config, &store, &clock);
         let draining = CancellationToken::new();
         let expiries = Arc::new(Expiries::new(Arc::clone(&service), upstreams, clock));
         let admin = Admin::new(
@@ -150,9 +150,9 @@ impl App {
 }
 
 /// Where the directory takes no socket, the server does everything else.
-fn control(config: &Config, store: &BlobStore) -> Option<Control> {
+fn control(config: &Config, store: &BlobStore, clock: &Clock) -> Option<Control> {
     let path = config.control_socket();
-    let made = Control::new(&path, store.clone());
+    let made = Control::new(&path, store.clone(), clock.clone());
     made.inspect_err(|error| {
         tracing::warn!(%error, path = %path.display(), "no commands are taken: there is no socket");
     })

@@ -394,7 +394,11 @@ impl StoreMetrics {
                 "Stored files that failed their digest and were removed.",
             ),
             errors: r.counters("store_errors_total", "Disk and database errors.", &["operation"]),
-            evictions: r.counters("evictions_total", "Blobs removed to make room.", &["reason"]),
+            evictions: r.counters(
+                "evictions_total",
+                "Blobs removed, to make room or at an operator's word.",
+                &["reason"],
+            ),
         }
     }
 }

@@ -7,7 +7,7 @@ use url::form_urlencoded;
 
 use super::check::load;
 use super::failure::CommandFailure;
-use super::output::print;
+use super::output::{image_name, print, size};
 use crate::control;
 use crate::oci::{Digest, Pattern};
 
@@ -80,10 +80,9 @@ fn table(images: &[Value]) -> String {
 fn row(image: &Value) -> [String; 6] {
     let text = |key: &str| image[key].as_str().unwrap_or_default();
     let number = |key: &str| size(image[key].as_u64().unwrap_or(0));
-    let tag = image["tag"].as_str().map(|tag| format!(":{tag}")).unwrap_or_default();
     let (algorithm, hex) = text("digest").split_once(':').unwrap_or_default();
     [
-        format!("{}{tag}", text("name")),
+        image_name(image),
         format!("{algorithm}:{}", hex.get(..12).unwrap_or(hex)),
         platforms(image),
         number("size"),
@@ -108,41 +107,4 @@ fn platforms(image: &Value) -> String {
     });
     let shown: Vec<_> = shown.collect();
     if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
-}
-
-/// Bytes for people: three digits, in powers of ten, as registries show sizes.
-fn size(bytes: u64) -> String {
-    let (mut unit, mut divisor) = ("B", 1_u64);
-    for next in ["kB", "MB", "GB", "TB"] {
-        if bytes / divisor < 1000 {
-            break;
-        }
-        (unit, divisor) = (next, divisor * 1000);
-    }
-    let tenths = bytes / (divisor / 10).max(1);
-    if divisor == 1 || tenths >= 1000 {
-        format!("{} {unit}", bytes / divisor)
-    } else {
-        format!("{}.{} {unit}", tenths / 10, tenths % 10)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_two_or_three_digits() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (12_345, "12.3 kB"),
-            (123_456_789, "123 MB"),
-            (5_000_000_000, "5.0 GB"),
-            (7_654_000_000_000_000, "7654 TB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
-    }
 }

@@ -13,6 +13,7 @@ mod licences_here;
 mod list;
 mod output;
 mod pull_secret;
+mod purge;
 mod serve;
 mod verifier;
 
@@ -39,6 +40,8 @@ enum Command {
     Check(check::CheckArguments),
     /// List what is cached, as images.
     Images(images::ImagesArguments),
+    /// Take images out of the cache, with everything that no other image needs.
+    Purge(purge::PurgeArguments),
     /// Say which images lists, manifests, compose files and charts name.
     List(list::ListArguments),
     /// Check everything that is cached: every blob hashes to its name, and records and files agree.
@@ -56,6 +59,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Images(arguments) => images::run(arguments),
+        Command::Purge(arguments) => purge::run(arguments),
         Command::List(arguments) => list::run(arguments),
         Command::Fsck(arguments) => fsck::run(arguments),
         Command::Licence(command) => licence::run(command),

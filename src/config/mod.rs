@@ -49,6 +49,7 @@ pub use model::{
     LogFormat, Login, MinFree, Rule, Tls, UnknownCredentials, Upstream, WhenRejected, Writes,
 };
 pub use problem::{Problem, Problems};
+pub(crate) use units::duration as parse_duration;
 pub use upstreams::host_and_port;
 pub use way_out::{DialTarget, DirectHost, DirectName, ForwardProxy, WayOut};
 

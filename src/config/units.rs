@@ -40,7 +40,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// A sentence that says what would be right.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let millis = scaled(text, &MILLIS).ok_or_else(|| {
         format!("{text:?} is no duration; write a whole number with ms, s, m, h or d, as 5m")
     })?;

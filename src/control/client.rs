@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Collected, Empty};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Collected, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -48,23 +48,35 @@ enum ControlError {
 /// # Errors
 /// [`ControlError`], in words for people.
 pub(crate) fn ask_and_wait(config: &Config, path: &str) -> anyhow::Result<Value> {
-    let uri: Uri = path.parse().context("this cannot be asked for")?;
-    let runtime = Runtime::new().context("cannot start the runtime")?;
-    Ok(runtime.block_on(ask(config, uri))?)
+    run(config, Request::get(path).body(Bytes::new()))
 }
 
-/// Asks for `uri`: the server that has the cache directory, or this process where none has it.
+/// Posts `order` to `path`, and waits for the answer.
 ///
 /// # Errors
 /// [`ControlError`], in words for people.
-async fn ask(config: &Config, uri: Uri) -> Result<Value, ControlError> {
+pub(crate) fn post_and_wait(config: &Config, path: &str, order: &Value) -> anyhow::Result<Value> {
+    run(config, Request::post(path).body(Bytes::from(order.to_string())))
+}
+
+fn run(config: &Config, request: http::Result<Request<Bytes>>) -> anyhow::Result<Value> {
+    let request = request.context("this cannot be asked for")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
+    Ok(runtime.block_on(ask(config, request))?)
+}
+
+/// Asks the server that has the cache directory, or this process where none has it.
+///
+/// # Errors
+/// [`ControlError`], in words for people.
+async fn ask(config: &Config, request: Request<Bytes>) -> Result<Value, ControlError> {
     let path = config.control_socket();
     match UnixStream::connect(&path).await {
         Ok(stream) => {
             let silent = |_| ControlError::Silent { path: path.display().to_string() };
-            timeout(ANSWER_MAX, over(stream, &path, uri)).await.map_err(silent)?
+            timeout(ANSWER_MAX, over(stream, &path, request)).await.map_err(silent)?
         }
-        Err(error) if is_nobody(&error) => alone(config, uri).await,
+        Err(error) if is_nobody(&error) => alone(config, &request).await,
         Err(source) => Err(ControlError::Socket { path: path.display().to_string(), source }),
     }
 }
@@ -74,12 +86,15 @@ fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
-async fn over(stream: UnixStream, path: &Path, uri: Uri) -> Result<Value, ControlError> {
+async fn over(
+    stream: UnixStream,
+    path: &Path,
+    request: Request<Bytes>,
+) -> Result<Value, ControlError> {
     let broken = |source| ControlError::Http { path: path.display().to_string(), source };
     let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let connection = tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = uri;
+    let mut request = request.map(Full::new);
     request.headers_mut().insert(HOST, http::HeaderValue::from_static("localhost"));
     let (head, body) = send.send_request(request).await.map_err(broken)?.into_parts();
     let bytes = body.collect().await.map_err(broken)?.to_bytes();
@@ -88,14 +103,15 @@ async fn over(stream: UnixStream, path: &Path, uri: Uri) -> Result<Value, Contro
 }
 
 /// Opens the directory as a server does, answers, and gives it back.
-async fn alone(config: &Config, uri: Uri) -> Result<Value, ControlError> {
-    let opened = BlobStore::existing(&config.cache, Clock::system());
+async fn alone(config: &Config, request: &Request<Bytes>) -> Result<Value, ControlError> {
+    let clock = Clock::system();
+    let opened = BlobStore::existing(&config.cache, clock.clone());
     if let Err(store::Error::Locked { path }) = opened {
         return Err(ControlError::NoSocket { path: path.display().to_string() });
     }
     let store = opened?;
     store.load().await?;
-    let response = Answers::new(store.clone()).answer(&Method::GET, &uri).await;
+    let response = Answers::new(store.clone(), clock).answer(request).await;
     store.close().await;
     let (head, body) = response.into_parts();
     let Ok(bytes) = body.collect().await.map(Collected::to_bytes);

@@ -15,6 +15,8 @@ const DOCUMENT_MAX: u64 = 4 << 20;
 pub(super) struct Closure {
     /// Of an index those that it lists, else itself.
     pub(super) platforms: Vec<CachedPlatform>,
+    /// What it is attached to, as a signature is.
+    pub(super) subject: Option<Digest>,
     parts: BTreeSet<Digest>,
 }
 
@@ -22,6 +24,11 @@ impl Closure {
     /// Manifests, configurations and layers, each once, whether or not they are here.
     pub(super) fn parts(&self) -> impl Iterator<Item = &Digest> {
         self.parts.iter()
+    }
+
+    /// The manifest of `root`, and those that it leads to.
+    pub(super) fn manifests<'a>(&'a self, root: &'a Digest) -> impl Iterator<Item = &'a Digest> {
+        std::iter::once(root).chain(self.platforms.iter().map(|platform| &platform.digest))
     }
 
     pub(super) fn needs(&self, digest: &Digest) -> bool {
@@ -58,6 +65,7 @@ impl<'a> Closures<'a> {
             closure.platforms.push(absent(None, digest));
             return closure;
         };
+        closure.subject = manifest.subject().cloned();
         if !manifest.is_index() {
             let platform = self.configured_platform(&manifest);
             self.add_image(&mut closure, platform, digest, &manifest);

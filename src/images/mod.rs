@@ -1,7 +1,10 @@
 //! What is kept, as images: each tag and each manifest that nothing leads to, with everything that it
 //! takes to run it, as far as that is here.
 
+mod attached;
 mod closure;
+mod purge;
+mod selection;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,6 +12,9 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, MediaType, Pattern, Tag};
 use crate::store::{Error, Survey};
+
+pub(crate) use purge::{Amount, GoingImage, PurgeOrder, PurgePlan, Purged};
+pub(crate) use selection::ImageSelection;
 
 use closure::{Closure, Closures};
 
@@ -95,6 +101,7 @@ pub(crate) fn list(survey: &Survey, filter: &ImageFilter) -> Result<Vec<CachedIm
 }
 
 /// What stands for an image.
+#[derive(Clone, Debug)]
 struct Root {
     name: CanonicalName,
     tag: Option<Tag>,

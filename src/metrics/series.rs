@@ -152,7 +152,9 @@ fn begin_logins(http: &HttpMetrics) {
 }
 
 fn begin_store(store: &StoreMetrics) {
-    store.evictions.with_label_values(&["size"]);
+    for reason in ["size", "purge"] {
+        store.evictions.with_label_values(&[reason]);
+    }
     for operation in DISK_OPERATIONS {
         store.errors.with_label_values(&[operation]);
     }

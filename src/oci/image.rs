@@ -79,6 +79,13 @@ impl ImageQuery {
         Ok(Self { name: canonical(path)?, tag, digest })
     }
 
+    /// Whether an image of that name, with this tag and digest, is what is asked for.
+    pub fn names(&self, name: &CanonicalName, tag: Option<&Tag>, digest: &Digest) -> bool {
+        self.name == *name
+            && (self.tag.is_none() || self.tag.as_ref() == tag)
+            && self.digest.as_ref().is_none_or(|asked| asked == digest)
+    }
+
     /// Whether `image` is what is asked for.
     pub fn meets(&self, image: &ImageReference) -> bool {
         let ImageReference(image) = image;

@@ -60,8 +60,18 @@ impl PullThrough {
             let settings = self.0.settings.load();
             TagLife { ttl: settings.tag_ttl, stale_if_error: settings.stale_if_error }
         };
+        let is_recorded = durable.is_some();
         match freshness::decide(durable, provisional, life, self.0.clock.now()) {
-            Decision::Serve(digest) => self.serve_tag(query, &digest).await,
+            Decision::Serve(digest) if is_recorded => self.serve_tag(query, &digest).await,
+            Decision::Serve(digest) => {
+                // It was recorded, and has been purged since: it is again, with its bytes.
+                self.0.provisional.list_again(name, tag);
+                let answer = self.serve_tag(query, &digest).await?;
+                if want == Want::Body {
+                    self.0.make_durable(name, &digest).await;
+                }
+                Ok(answer)
+            }
             Decision::Revalidate(old) => self.renew_tag(query, &old, None).await,
             Decision::Move { old, new } => self.renew_tag(query, &old, Some(new)).await,
             Decision::StandIn { old, new } => match self.serve_stale(query, &old).await {

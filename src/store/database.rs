@@ -86,11 +86,19 @@ impl Database {
     }
 
     pub(super) fn drop_stamps(&mut self, digests: &[Digest]) -> Result<()> {
+        let rows = digests.iter().map(|digest| [digest.as_str()]);
+        self.delete_rows("DELETE FROM blobs WHERE digest = ?1", rows)
+    }
+
+    /// Deletes what these keys say, all of it or nothing.
+    pub(super) fn delete_rows(
+        &mut self,
+        delete: &str,
+        keys: impl Iterator<Item = impl rusqlite::Params>,
+    ) -> Result<()> {
         let transaction = self.0.transaction()?;
-        for digest in digests {
-            transaction
-                .prepare_cached("DELETE FROM blobs WHERE digest = ?1")?
-                .execute([digest.as_str()])?;
+        for key in keys {
+            transaction.prepare_cached(delete)?.execute(key)?;
         }
         transaction.commit()
     }

@@ -99,6 +99,24 @@ impl Entries {
         Some(slot)
     }
 
+    /// What `read` makes of the next entries, at most `rows`, and where to go on.
+    pub(super) fn page<T>(
+        &self,
+        from: Slot,
+        rows: usize,
+        read: impl Fn(&IndexEntry) -> T,
+    ) -> (Vec<T>, Option<Slot>) {
+        let (first, end) = (from as usize, self.slots.capacity());
+        let mut page = Vec::new();
+        for slot in first..end {
+            if page.len() == rows {
+                return (page, Slot::try_from(slot).ok());
+            }
+            page.extend(self.slots.get(slot).map(&read));
+        }
+        (page, None)
+    }
+
     pub(super) fn remove(&mut self, slot: Slot) -> Option<IndexEntry> {
         let entry = self.slots.try_remove(slot as usize)?;
         let hash = self.hashing.hash_one(&entry.key);

@@ -219,7 +219,17 @@ impl Index {
 
     /// Takes `digest` out. Its bytes count as pending while a reader has them open.
     pub(super) fn remove(&mut self, digest: &Digest) -> bool {
-        self.entries.find(digest).and_then(|slot| self.take(slot)).is_some()
+        self.take_out(digest).is_some()
+    }
+
+    /// Takes `digest` out, to be removed on demand.
+    pub(super) fn take_out(&mut self, digest: &Digest) -> Option<IndexEntry> {
+        self.entries.find(digest).and_then(|slot| self.take(slot))
+    }
+
+    /// Some of what is stored, with its size and last use, and where to go on.
+    pub(super) fn page(&self, from: Slot, rows: usize) -> (Vec<(Digest, u64, Tick)>, Option<Slot>) {
+        self.entries.page(from, rows, |entry| (entry.digest(), entry.size, entry.used))
     }
 
     fn take(&mut self, slot: Slot) -> Option<IndexEntry> {

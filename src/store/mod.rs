@@ -21,6 +21,7 @@ mod open;
 mod opening;
 mod order;
 mod premises;
+mod purge;
 mod reader;
 mod records;
 mod recover;
@@ -55,8 +56,10 @@ pub use index::{RoomOwner, Use};
 pub use mapping::SLICE;
 pub use open::{Found, Suspect};
 pub use order::EvictionClass;
+pub use purge::KnownOf;
 pub use reader::{READ_MAX, Reader};
 pub use records::Records;
+pub use room::Removed;
 pub use staged::{Mismatch, Staged, Verified};
 pub use survey::{Kept, Survey};
 

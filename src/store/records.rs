@@ -326,6 +326,28 @@ impl Records {
         })
     }
 
+    /// Forgets tags that lead there. That upstream has them is not denied.
+    pub(super) fn forget_tags(&self, tags: &[(CanonicalName, Tag, Digest)]) -> Result<(), Error> {
+        self.tables.run("write", |database| {
+            database.forget_tags(tags)?;
+            for (name, tag, _) in tags {
+                self.tags.invalidate(&(name.clone(), tag.clone()));
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets what was proven to be in repositories. That upstream has it is not denied.
+    pub(super) fn forget_members(&self, members: &[(CanonicalName, Digest)]) -> Result<(), Error> {
+        self.tables.run("write", |database| {
+            database.forget_members(members)?;
+            for member in members {
+                self.members.invalidate(member);
+            }
+            Ok(())
+        })
+    }
+
     pub(super) fn drop_stamps(&self, digests: &[Digest]) -> Result<(), Error> {
         self.tables.run("write", |database| database.drop_stamps(digests))
     }

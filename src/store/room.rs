@@ -1,5 +1,6 @@
 //! Room on the disk: promised, held as bytes come, and made by removing what is used least.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +18,23 @@ const FILES_KEPT_FREE: u64 = 64;
 
 /// Victims that the disk may refuse to remove before room counts as not to be had.
 const REFUSALS_MAX: usize = 64;
+
+/// What came of removing some content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub files: usize,
+    pub bytes: u64,
+    /// Files that the disk would not let go of; they are tried again.
+    pub refused: usize,
+}
+
+impl AddAssign for Removed {
+    fn add_assign(&mut self, more: Self) {
+        self.files += more.files;
+        self.bytes += more.bytes;
+        self.refused += more.refused;
+    }
+}
 
 /// Room of one file that is being written.
 #[derive(Debug)]
@@ -98,7 +116,7 @@ impl StoreInner {
     fn remove_for_room(&self, mut victims: Vec<IndexEntry>) -> Result<(), StageError> {
         let mut refused = 0;
         while !victims.is_empty() {
-            refused += self.evict(victims);
+            refused += self.evict(victims, "size").refused;
             if refused > REFUSALS_MAX {
                 return Err(StageError::NoRoom);
             }
@@ -107,29 +125,31 @@ impl StoreInner {
         Ok(())
     }
 
-    /// Removes content that is out of the index already; how much of it could not be removed. That
-    /// is entered again: it takes its room, and can be served, until it is tried again.
-    fn evict(&self, victims: Vec<IndexEntry>) -> usize {
-        let (mut gone, mut refused) = (Vec::with_capacity(victims.len()), 0);
+    /// Removes content that is out of the index already. What cannot be removed is entered again: it
+    /// takes its room, and can be served, until it is tried again.
+    pub(super) fn evict(&self, victims: Vec<IndexEntry>, reason: &'static str) -> Removed {
+        let (mut gone, mut removed) = (Vec::with_capacity(victims.len()), Removed::default());
         for victim in victims {
             let digest = victim.digest();
             if self.unlink_one(&digest) {
+                removed.files += 1;
+                removed.bytes += victim.size;
                 gone.push(digest);
             } else {
                 self.index().put_back(victim);
-                refused += 1;
+                removed.refused += 1;
             }
         }
-        self.metrics.store.evictions.with_label_values(&["size"]).inc_by(gone.len() as u64);
+        self.metrics.store.evictions.with_label_values(&[reason]).inc_by(gone.len() as u64);
         self.after_unlinking(&gone);
-        refused
+        removed
     }
 
     /// Tries again to remove what the disk would not let go of; blocks.
     pub(super) fn retry_evictions(&self) {
         let stuck = self.index().take_stuck();
         if !stuck.is_empty() {
-            self.evict(stuck);
+            self.evict(stuck, "size");
         }
     }
 

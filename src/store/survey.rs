@@ -77,6 +77,37 @@ impl Survey {
         })
     }
 
+    /// Every digest that is proven to be in a repository, and that `wanted` wants.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub fn members(
+        &self,
+        wanted: impl Fn(&Digest) -> bool,
+    ) -> Result<Vec<(CanonicalName, Digest)>, Error> {
+        let (mut found, mut last) = (Vec::new(), None);
+        loop {
+            let page = self.0.records.page(|database| database.members_after(last.as_ref()))?;
+            let Some(end) = page.last() else { return Ok(found) };
+            last = Some(end.clone());
+            found.extend(page.into_iter().filter(|(_, digest)| wanted(digest)));
+        }
+    }
+
+    /// Everything that is stored and that `wanted` wants.
+    pub fn all_kept(&self, wanted: impl Fn(&Kept) -> bool) -> Vec<(Digest, Kept)> {
+        let (mut found, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            let (page, on) = self.0.index().page(from, PAGE);
+            let kept = page
+                .into_iter()
+                .map(|(digest, size, used)| (digest, Kept { size, last_used: tick_to_time(used) }));
+            found.extend(kept.filter(|(_, kept)| wanted(kept)));
+            next = on;
+        }
+        found
+    }
+
     /// All rows, a page at a time, each from behind the last one on.
     fn pages<T>(
         &self,
@@ -147,6 +178,19 @@ impl Database {
                 Digest::parse(&digest).ok()?,
                 MediaType::parse(&kind)?,
             ))
+        })
+    }
+
+    fn members_after(
+        &self,
+        last: Option<&(CanonicalName, Digest)>,
+    ) -> Rows<Vec<(CanonicalName, Digest)>> {
+        let (name, digest) =
+            last.map(|(name, digest)| (name.to_string(), digest.as_str())).unwrap_or_default();
+        let select = "SELECT name, digest, '' FROM members WHERE (name, digest) > (?1, ?2)
+                      ORDER BY name, digest LIMIT ?3";
+        self.page(select, &name, digest, |[name, digest, _]| {
+            Some((CanonicalName::parse(&name).ok()?, Digest::parse(&digest).ok()?))
         })
     }
 

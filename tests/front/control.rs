@@ -5,38 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 
+use crate::support::control::{ask, command, images, names};
 use crate::support::eventually;
 use crate::support::image::{Image, Manifest};
 use crate::support::origin::Origin;
-use crate::support::proxy::{Proxy, Setup, blob, manifest};
+use crate::support::proxy::{Setup, blob, manifest};
 use crate::support::pulled::{pull, pulled};
-
-/// Status and document.
-async fn ask(proxy: &Proxy, path: &str) -> (u16, Value) {
-    let socket = proxy.directory().join("cache/control.sock");
-    let mut stream = UnixStream::connect(socket).await.expect("it listens");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("it answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
-    (status, serde_json::from_str(body).expect("JSON"))
-}
-
-async fn images(proxy: &Proxy, query: &str) -> Vec<Value> {
-    let (status, answer) = ask(proxy, &format!("/v1/images?{query}")).await;
-    assert_eq!(status, 200, "{answer}");
-    answer["images"].as_array().expect("a list").clone()
-}
-
-fn names(images: &[Value]) -> Vec<String> {
-    let text = |image: &Value, key: &str| image[key].as_str().unwrap_or("-").to_owned();
-    images.iter().map(|image| format!("{}:{}", text(image, "name"), text(image, "tag"))).collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_pulled_is_listed_with_its_size_and_what_it_shares() {
@@ -111,6 +86,7 @@ async fn what_cannot_be_asked_is_told_in_a_sentence() {
         ("/v1/images?incomplete=maybe", 400, "true or false"),
         ("/v1/images?colour=red", 400, "colour"),
         ("/v2/", 404, "/v2/"),
+        ("/v1/purge", 405, "POST"),
     ] {
         let (given, answer) = ask(&proxy, path).await;
         let said = answer["error"].as_str().expect("a sentence");
@@ -137,27 +113,14 @@ async fn the_socket_is_for_its_user_alone_and_goes_with_the_server() {
     assert_eq!(std::fs::read(&socket).expect("left alone"), b"somebody's");
 }
 
-/// Exit code and what the command says, with a configuration of this cache.
-fn command(proxy: &Proxy, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let file = proxy.directory().join("command.yaml");
-    let cache = proxy.directory().join("cache");
-    let text = format!("cache: {{ path: '{}' }}\nupstreams: {{ quay.io: }}\n", cache.display());
-    std::fs::write(&file, text).expect("writable");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roadstead"));
-    command.arg("images").args(arguments).arg("--config").arg(&file).env_remove("RUST_LOG");
-    let output = command.output().expect("it runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_says_the_same_with_a_server_and_without() {
     let (_origin, image, mut proxy) = pulled().await;
-    let (code, with, errors) = command(&proxy, &["--json"]);
+    let (code, with, errors) = command(&proxy, &["images", "--json"]);
     assert_eq!(code, Some(0), "{errors}");
-    let (_, table, _) = command(&proxy, &[]);
+    let (_, table, _) = command(&proxy, &["images"]);
     proxy.stop().await;
-    let (code, without, errors) = command(&proxy, &["--json"]);
+    let (code, without, errors) = command(&proxy, &["images", "--json"]);
     assert_eq!(code, Some(0), "{errors}");
     let [with, without] =
         [with, without].map(|text| serde_json::from_str::<Value>(&text).expect("JSON"));
@@ -165,10 +128,10 @@ async fn the_command_says_the_same_with_a_server_and_without() {
     assert_eq!(with["images"][0]["digest"], image.manifest.digest.as_str());
     let row = table.lines().nth(1).expect("a row");
     assert!(row.starts_with("docker.io/a/b:v1  sha256:"), "{table}");
-    let (code, _, said) = command(&proxy, &["a//pattern"]);
+    let (code, _, said) = command(&proxy, &["images", "a//pattern"]);
     assert!(code == Some(2) && said.contains("empty component"), "{said}");
     std::fs::remove_dir_all(proxy.directory().join("cache")).expect("ours");
-    let (code, _, said) = command(&proxy, &[]);
+    let (code, _, said) = command(&proxy, &["images"]);
     assert!(code == Some(1) && said.contains("there is no cache in "), "{said}");
     assert!(!proxy.directory().join("cache").exists(), "nothing is made");
 }

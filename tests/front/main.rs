@@ -30,6 +30,7 @@ mod outcomes;
 mod paths;
 mod ping;
 mod places;
+mod purge;
 mod push;
 mod ranges;
 mod referrers;

@@ -234,6 +234,7 @@ async fn what_is_known_ahead_begins_at_zero_also_for_an_upstream_that_comes_late
         "auth_attempts_total{outcome=\"wrong_password\",scheme=\"basic\"}",
         "auth_attempts_total{outcome=\"ignored_token_expired\",scheme=\"bearer\"}",
         "store_errors_total{operation=\"write\"}",
+        "evictions_total{reason=\"purge\"}",
         "evictions_total{reason=\"size\"}",
         "reloads_total{outcome=\"refused\",part=\"configuration\"}",
     ] {

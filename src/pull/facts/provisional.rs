@@ -62,13 +62,25 @@ impl ProvisionalTags {
 
     /// Enters what a HEAD has just said, in place of what was known of the tag.
     pub(crate) fn put(&self, name: &CanonicalName, tag: &Tag, provisional: Provisional) {
-        let digest = (name.clone(), provisional.known.digest.clone());
+        let digest = provisional.known.digest.clone();
         self.by_tag.insert((name.clone(), tag.clone()), provisional);
+        self.list(name, tag, digest);
+    }
+
+    fn list(&self, name: &CanonicalName, tag: &Tag, digest: Digest) {
+        let digest = (name.clone(), digest);
         // The list under an earlier digest keeps this tag; `take` sees that it has moved on.
         self.by_digest.entry(digest).and_upsert_with(|tags| {
             let tags = tags.into_iter().flat_map(|tags| tags.into_value().to_vec());
             tags.filter(|other| other != tag).chain([tag.clone()]).collect()
         });
+    }
+
+    /// Has the tag become durable once more with the bytes of its digest, if it is known.
+    pub(crate) fn list_again(&self, name: &CanonicalName, tag: &Tag) {
+        if let Some(head) = self.get(name, tag) {
+            self.list(name, tag, head.known.digest);
+        }
     }
 
     /// Notes that what the tag leads to cannot be had just now.

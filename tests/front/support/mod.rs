@@ -3,6 +3,7 @@
 pub(crate) mod access_log;
 pub(crate) mod client;
 pub(crate) mod content;
+pub(crate) mod control;
 pub(crate) mod disk;
 pub(crate) mod forward;
 pub(crate) mod image;
