@@ -20,7 +20,7 @@ use super::transfer::flight::{
     FlightGuard, FlightKey, FlightState, Follower, GrowingFile, JoinedOrStarted,
 };
 use super::transfer::relay::RelayedBlob;
-use super::transfer::tail::Tail;
+use super::transfer::tail::{Fallback, Tail};
 use super::transfer::turns::TransferPlace;
 use crate::limits::Limits;
 use crate::oci::{ByteSpan, CanonicalName, Digest, Extent, Part, RangeRequest};
@@ -147,9 +147,9 @@ impl PullThrough {
         }
         let (size, is_part, piece_max) = (file.size, part.is_some(), PieceMax::default());
         let (blob, hold_back) = (self.relayed(query.name, query.digest), self.0.limits.hold_back);
-        let tail =
-            Tail { blob, follower, file, span, is_part, hold_back, piece_max: piece_max.clone() };
-        let content = Content::Stream { stream: tail.into_stream(), piece_max };
+        let tail = Tail { follower, file, span, hold_back, piece_max: piece_max.clone() };
+        let stream = tail.into_stream(Fallback { blob, is_part });
+        let content = Content::Stream { stream, piece_max };
         Ok(BlobAnswer { size, part, content, outcome })
     }
 

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{Error, StageError};
@@ -26,6 +27,18 @@ pub(super) struct IoPool {
     runtime: Option<Runtime>,
     jobs: TaskTracker,
     metrics: Arc<Metrics>,
+    /// Set in a test that decides in which order everything happens: each job runs where it is
+    /// started, after a call of this.
+    #[cfg(test)]
+    step: std::sync::OnceLock<fn()>,
+}
+
+/// A job that has been started, or was not.
+enum Started<T> {
+    Thread(JoinHandle<T>),
+    #[cfg(test)]
+    Done(T),
+    Closed,
 }
 
 impl IoPool {
@@ -34,7 +47,13 @@ impl IoPool {
             .max_blocking_threads(IO_THREADS)
             .thread_name("roadstead-io")
             .build()?;
-        Ok(Self { runtime: Some(runtime), jobs: TaskTracker::new(), metrics })
+        Ok(Self {
+            runtime: Some(runtime),
+            jobs: TaskTracker::new(),
+            metrics,
+            #[cfg(test)]
+            step: std::sync::OnceLock::new(),
+        })
     }
 
     /// Starts `job` at once; the future only waits for it.
@@ -61,13 +80,25 @@ impl IoPool {
             drop(token);
             result
         };
-        let started = self.runtime.as_ref().map(|runtime| runtime.spawn_blocking(job));
+        let started = self.start(job);
         async move {
             match started {
-                Some(handle) => handle.await.unwrap_or(Err(Error::Closed.into())),
-                None => Err(Error::Closed.into()),
+                Started::Thread(handle) => handle.await.unwrap_or(Err(Error::Closed.into())),
+                #[cfg(test)]
+                Started::Done(result) => result,
+                Started::Closed => Err(Error::Closed.into()),
             }
         }
+    }
+
+    fn start<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Started<T> {
+        #[cfg(test)]
+        if let Some(step) = self.step.get() {
+            step();
+            return Started::Done(job());
+        }
+        let started = self.runtime.as_ref().map(|runtime| runtime.spawn_blocking(job));
+        started.map_or(Started::Closed, Started::Thread)
     }
 
     /// Counts a failure that a job does not answer with.
@@ -104,6 +135,13 @@ impl JobError for StageError {
             Self::Failed(error) => Some(error),
             Self::NoRoom => None,
         }
+    }
+}
+
+#[cfg(test)]
+impl IoPool {
+    pub(super) fn run_jobs_after(&self, step: fn()) {
+        self.step.get_or_init(|| step);
     }
 }
 

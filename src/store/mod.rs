@@ -109,9 +109,17 @@ struct StoreInner {
 #[cfg(test)]
 impl BlobStore {
     /// A loaded store in `path` with everything at its default.
-    fn in_test(path: &Path) -> Self {
+    pub(crate) fn in_test(path: &Path) -> Self {
         let store = Self::unloaded_in_test(path);
         recover::load(&store.0);
+        store
+    }
+
+    /// As [`BlobStore::in_test`], without threads: all disk work happens where it is asked for,
+    /// after a call of `step`.
+    pub(crate) fn in_steps(path: &Path, step: fn()) -> Self {
+        let store = Self::in_test(path);
+        store.0.pool.run_jobs_after(step);
         store
     }
 

@@ -38,6 +38,7 @@ pub(crate) struct Flights(Arc<Mutex<HashMap<FlightKey, Arc<Flight>>>>);
 /// One transfer, as its readers see it.
 #[derive(Debug)]
 pub(crate) struct Flight {
+    pub(crate) upstream: UpstreamName,
     /// The repository that it was started for. Only for this one is its success a proof (DESIGN
     /// §14.1).
     pub(crate) starter: Repository,
@@ -135,6 +136,7 @@ impl Flights {
         let state = FlightState { opening, written: 0, pace, ending: None, left_off: None };
         let (interest, waiter) = Interest::begin(asker);
         let flight = Arc::new(Flight {
+            upstream: key.upstream.clone(),
             starter: repository.clone(),
             disowned: AtomicBool::new(false),
             state: watch::Sender::new(state),

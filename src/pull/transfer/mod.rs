@@ -12,5 +12,7 @@ mod held_back;
 pub(crate) mod pace;
 pub(crate) mod relay;
 mod resume;
+#[cfg(test)]
+mod schedules;
 pub(crate) mod tail;
 pub(crate) mod turns;

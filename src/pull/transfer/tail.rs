@@ -16,23 +16,27 @@ use crate::store::READ_MAX;
 /// One reader of a flight.
 #[derive(Debug)]
 pub(crate) struct Tail {
-    /// What it reads, to go on from the source.
-    pub(crate) blob: RelayedBlob,
     pub(crate) follower: Follower,
     pub(crate) file: GrowingFile,
     /// What is still to be read; an unknown end is `u64::MAX`.
     pub(crate) span: Range<u64>,
-    /// It reads a part of the blob, which cannot be verified by itself.
-    pub(crate) is_part: bool,
     /// Bytes at the end that wait for verification.
     pub(crate) hold_back: u64,
     /// Bytes that it reads at once.
     pub(crate) piece_max: PieceMax,
 }
 
+/// How a reader goes on if our own disk fails.
+#[derive(Debug)]
+pub(crate) struct Fallback {
+    pub(crate) blob: RelayedBlob,
+    /// It reads a part of the blob, which cannot be verified by itself.
+    pub(crate) is_part: bool,
+}
+
 /// Where a reader's bytes come from.
 enum Following {
-    File(Tail),
+    File(Tail, Fallback),
     /// The disk has failed: the rest from the source, of which the reader has so many bytes
     /// already.
     Source {
@@ -51,8 +55,8 @@ enum NextStep {
 }
 
 impl Tail {
-    pub(crate) fn into_stream(self) -> ByteStream {
-        Box::pin(stream::unfold(Some(Following::File(self)), |following| async {
+    pub(crate) fn into_stream(self, fallback: Fallback) -> ByteStream {
+        Box::pin(stream::unfold(Some(Following::File(self, fallback)), |following| async {
             let mut following = following?;
             match following.next().await {
                 Ok(Some(bytes)) => Some((Ok(bytes), Some(following))),
@@ -63,7 +67,7 @@ impl Tail {
     }
 
     /// The next bytes of the file; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let next = self.next_step();
             match next {
@@ -78,46 +82,11 @@ impl Tail {
         }
     }
 
-    /// The rest from the source, after `error` of our own disk.
-    ///
-    /// # Errors
-    /// `error`, if it is not known that what the reader has is right, and cannot be found out.
-    async fn rest(&mut self, error: Error) -> Result<Following, Error> {
-        let ended = self.follower.state.wait_for(|state| state.ending.is_some()).await;
-        let (is_verified, known, written) = {
-            let state = ended.map_err(|_| Error::Abandoned)?;
-            (matches!(state.ending, Some(Ok(()))), state.left_off.clone(), state.written)
-        };
-        let blob = self.blob.clone();
-        match known {
-            _ if self.is_part && (is_verified || known.is_some()) => {
-                Ok(Following::Source { rest: blob.rest_of_part(self.span.clone()), had: 0 })
-            }
-            // All that came in was right, and so is what this reader has of it. The rest is hashed
-            // with all that is before it.
-            _ if is_verified => {
-                let nothing = Hasher::new(blob.digest.algorithm());
-                let rest = blob.rest(nothing, Vec::new(), 0, Some(written));
-                Ok(Following::Source { rest, had: self.span.start })
-            }
-            // What the file holds is hashed until the watermark; it is at most what was held back.
-            Some(known) => {
-                let mut held = Vec::new();
-                while self.span.start < written {
-                    held.push(self.read(written - self.span.start).await?);
-                }
-                let rest = blob.rest(known, held, written, self.file.size);
-                Ok(Following::Source { rest, had: 0 })
-            }
-            None => Err(error),
-        }
-    }
-
     fn next_step(&mut self) -> NextStep {
         let state = self.follower.state.borrow_and_update();
         if let Some(size) = misled(&state, self.file.size) {
             let reason = format!("{} bytes where a manifest says {size}", state.written);
-            return NextStep::Cut(Error::untrue(&self.blob.name.upstream, reason));
+            return NextStep::Cut(Error::untrue(&self.follower.flight.upstream, reason));
         }
         let readable = readable(&state, self.file.size, self.hold_back).min(self.span.end);
         if readable > self.span.start {
@@ -145,12 +114,51 @@ impl Tail {
     }
 }
 
+impl Fallback {
+    /// The rest from the source, after `error` of our own disk.
+    ///
+    /// # Errors
+    /// `error`, if it is not known that what the reader has is right, and cannot be found out.
+    async fn rest(&self, tail: &mut Tail, error: Error) -> Result<Following, Error> {
+        let ended = tail.follower.state.wait_for(|state| state.ending.is_some()).await;
+        let (is_verified, known, written) = {
+            let state = ended.map_err(|_| Error::Abandoned)?;
+            (matches!(state.ending, Some(Ok(()))), state.left_off.clone(), state.written)
+        };
+        let blob = self.blob.clone();
+        match known {
+            _ if self.is_part && (is_verified || known.is_some()) => {
+                Ok(Following::Source { rest: blob.rest_of_part(tail.span.clone()), had: 0 })
+            }
+            // All that came in was right, and so is what this reader has of it. The rest is hashed
+            // with all that is before it.
+            _ if is_verified => {
+                let nothing = Hasher::new(blob.digest.algorithm());
+                let rest = blob.rest(nothing, Vec::new(), 0, Some(written));
+                Ok(Following::Source { rest, had: tail.span.start })
+            }
+            // What the file holds is hashed until the watermark; it is at most what was held back.
+            Some(known) => {
+                let mut held = Vec::new();
+                while tail.span.start < written {
+                    held.push(tail.read(written - tail.span.start).await?);
+                }
+                let rest = blob.rest(known, held, written, tail.file.size);
+                Ok(Following::Source { rest, had: 0 })
+            }
+            None => Err(error),
+        }
+    }
+}
+
 impl Following {
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             match self {
-                Self::File(tail) => match tail.next().await {
-                    Err(error) if error.is_of_our_disk() => *self = tail.rest(error).await?,
+                Self::File(tail, fallback) => match tail.next().await {
+                    Err(error) if error.is_of_our_disk() => {
+                        *self = fallback.rest(tail, error).await?;
+                    }
                     next => return next,
                 },
                 Self::Source { rest, had } => {
