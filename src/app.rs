@@ -15,7 +15,7 @@ use crate::access::{Gatekeeper, generate_key};
 use crate::admin::{Admin, Expiries};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::{Control, ControlParts};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pull::{Parts, PullThrough};
@@ -79,7 +79,7 @@ impl App {
         for input in Input::ALL {
             reloader.load(input).map_err(|unusable| anyhow!("{unusable}"))?;
         }
-        let control = control(config, &store, &clock);
+        let control = control(config, ControlParts::of(&service, store.clone()));
         let draining = CancellationToken::new();
         let expiries = Arc::new(Expiries::new(Arc::clone(&service), upstreams, clock));
         let admin = Admin::new(
@@ -150,9 +150,9 @@ impl App {
 }
 
 /// Where the directory takes no socket, the server does everything else.
-fn control(config: &Config, store: &BlobStore, clock: &Clock) -> Option<Control> {
+fn control(config: &Config, parts: ControlParts) -> Option<Control> {
     let path = config.control_socket();
-    let made = Control::new(&path, store.clone(), clock.clone());
+    let made = Control::new(&path, parts);
     made.inspect_err(|error| {
         tracing::warn!(%error, path = %path.display(), "no commands are taken: there is no socket");
     })

@@ -22,6 +22,7 @@
 //! | [`upstream`] | the network: one gate for every URL, credentials, tokens, retries, breakers |
 //! | [`pull`] | the cache itself: flights, fills, tails, proofs, freshness. The only one that sees both of the above |
 //! | [`push`] | writes, passed through to a private registry, and what the cache keeps of them |
+//! | [`warm`] | images that are brought in before anybody pulls them |
 //! | [`server`] | hyper for clients: accept, parse, route, authorise, answer, log |
 //! | [`admin`] | metrics, health and readiness on a listener of their own |
 //! | [`reload`] | configuration, users, licence keys, revocations and certificate, each read again and replaced by itself |
@@ -74,3 +75,4 @@ pub mod store;
 mod telemetry;
 pub mod upstream;
 mod wanted;
+mod warm;

@@ -52,7 +52,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("fuzzing", &["access", "upstream", "wanted", "oci"]),
     ("reload", &["access", "server"]),
-    ("control", &["images", "store", "oci"]),
+    (
+        "control",
+        &["images", "warm", "server", "route", "pull", "store", "upstream", "wanted", "oci"],
+    ),
+    ("warm", &["wanted", "pull", "upstream", "oci"]),
     ("images", &["store", "oci"]),
     ("admin", &["access", "server", "store", "upstream"]),
     ("server", &["access", "route", "pull", "push", "store", "oci"]),
@@ -85,6 +89,7 @@ const ALONE: &[&str] = &["oci", "wanted", "jws", "limits", "clock", "secret", "s
 const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["main", "cli", "app", "control", "telemetry"]),
     ("clap", &["main", "cli"]),
+    ("indicatif", &["cli"]),
     ("hyper", &["server", "admin", "control", "upstream"]),
     ("hyper_util", &["server", "admin", "control", "upstream"]),
     ("prometheus", &["metrics", "admin"]),

@@ -1,16 +1,13 @@
 //! `roadstead list FILE...`
 
-use std::io;
-use std::path::Path;
-
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use serde_json::{Value, json};
 
 use super::failure::CommandFailure;
 use super::output::print;
-use crate::files::{read_large_once, read_stream};
+use super::wanted_images::read_files;
 use crate::oci::ImageQuery;
-use crate::wanted::{FoundAt, ListReader, WantedImage, WantedImages, WantedPlatforms};
+use crate::wanted::{FoundAt, WantedImage, WantedPlatforms};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArguments {
@@ -29,7 +26,7 @@ pub(super) fn run(arguments: &ListArguments) -> Result<(), CommandFailure> {
     let why = arguments.why.as_deref();
     let query = why.map(|why| ImageQuery::parse(why).map_err(|wrong| anyhow!("{why}: {wrong}")));
     let query = query.transpose()?;
-    let wanted = read(&arguments.files)?;
+    let wanted = read_files(&arguments.files)?.finish().map_err(CommandFailure::Lists)?;
     let is_meant =
         |image: &&WantedImage| query.as_ref().is_none_or(|query| query.meets(&image.line.image));
     let images: Vec<&WantedImage> = wanted.list().iter().filter(is_meant).collect();
@@ -45,20 +42,6 @@ pub(super) fn run(arguments: &ListArguments) -> Result<(), CommandFailure> {
         return Err(anyhow!("{what} in {files}").into());
     }
     Ok(print(&text)?)
-}
-
-/// Every image that the files name.
-fn read(files: &[String]) -> Result<WantedImages, CommandFailure> {
-    let mut reader = ListReader::default();
-    for file in files {
-        let bytes = if file == "-" {
-            read_stream(io::stdin().lock())
-        } else {
-            read_large_once(Path::new(file))
-        };
-        reader.read(file, &bytes.with_context(|| format!("cannot read {file}"))?);
-    }
-    reader.finish().map_err(CommandFailure::Lists)
 }
 
 /// The line of the list, and the places below it if somebody asks why.

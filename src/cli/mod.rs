@@ -1,5 +1,5 @@
 //! The command line: one file for each command. `failure` and `output` are what they share;
-//! `licences_here` is what the two commands share that answer docker and kubelet.
+//! `wanted_images` is what commands share that are for lists of images, `licences_here` what the two commands share that answer docker and kubelet.
 
 mod check;
 pub mod credential_helper;
@@ -16,6 +16,9 @@ mod pull_secret;
 mod purge;
 mod serve;
 mod verifier;
+mod wanted_images;
+mod warm;
+mod warm_progress;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,8 @@ enum Command {
     Purge(purge::PurgeArguments),
     /// Say which images lists, manifests, compose files and charts name.
     List(list::ListArguments),
+    /// Bring images into the cache before anybody pulls them.
+    Warm(warm::WarmArguments),
     /// Check everything that is cached: every blob hashes to its name, and records and files agree.
     Fsck(fsck::FsckArguments),
     /// Make keys, and issue, look at and revoke licences.
@@ -61,6 +66,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Command::Images(arguments) => images::run(arguments),
         Command::Purge(arguments) => purge::run(arguments),
         Command::List(arguments) => list::run(arguments),
+        Command::Warm(arguments) => warm::run(arguments),
         Command::Fsck(arguments) => fsck::run(arguments),
         Command::Licence(command) => licence::run(command),
         Command::CredentialProvider => credential_provider::run(),

@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
+use anyhow::Context;
 use serde_json::Value;
 
 /// The answer of a command, on stdout.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    io::stdout().write_all(text.as_bytes()).context("cannot print")
 }
 
 /// A message for people, on stderr. A closed stderr is no failure of the command.

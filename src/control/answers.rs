@@ -1,55 +1,70 @@
 //! What each command is answered with (docs/control.md): one file for each beside this one.
 
+use std::future::Future;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use serde::de::DeserializeOwned;
+use http_body_util::Either;
+use serde_json::Value;
+use tokio::sync::Semaphore;
 
-use super::documents::{Unanswered, document};
-use super::{listed_images, purging};
-use crate::clock::Clock;
-use crate::store::BlobStore;
+use super::documents::{AnswerBody, Unanswered, document, read, with_type, wrong_method};
+use super::lines::{LINES_TYPE, Lines, LinesBody};
+use super::parts::ControlParts;
+use super::{listed_images, purging, warming};
+
+/// Commands that take long, and are answered in lines, at once. They leave places to the others.
+const LONG_COMMANDS_MAX: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Answers {
-    store: BlobStore,
-    clock: Clock,
+    parts: ControlParts,
+    long: Arc<Semaphore>,
 }
 
 impl Answers {
-    pub(super) fn new(store: BlobStore, clock: Clock) -> Self {
-        Self { store, clock }
+    pub(super) fn new(parts: ControlParts) -> Self {
+        Self { parts, long: Arc::new(Semaphore::new(LONG_COMMANDS_MAX)) }
     }
 
-    pub(super) async fn answer(&self, request: &Request<Bytes>) -> Response<Full<Bytes>> {
+    pub(super) async fn answer(&self, request: &Request<Bytes>) -> Response<AnswerBody> {
         self.find(request).await.unwrap_or_else(Unanswered::response)
     }
 
-    async fn find(&self, request: &Request<Bytes>) -> Result<Response<Full<Bytes>>, Unanswered> {
+    async fn find(&self, request: &Request<Bytes>) -> Result<Response<AnswerBody>, Unanswered> {
         let query = request.uri().query().unwrap_or_default();
         match (request.uri().path(), request.method()) {
             ("/v1/images", &Method::GET) => {
-                let listed = listed_images::listed(&self.store, query).await?;
+                let listed = listed_images::listed(&self.parts.store, query).await?;
                 Ok(document(StatusCode::OK, &listed))
             }
             ("/v1/images", _) => Err(wrong_method("GET")),
             ("/v1/purge", &Method::POST) => {
-                let order = read(request.body())?;
-                let purged = purging::purge(&self.store, order, self.clock.now()).await?;
+                let (order, now) = (read(request.body())?, self.parts.clock.now());
+                let purged = purging::purge(&self.parts.store, order, now).await?;
                 Ok(document(StatusCode::OK, &purged))
             }
-            ("/v1/purge", _) => Err(wrong_method("POST")),
+            ("/v1/warm", &Method::POST) => {
+                let order = warming::order(&self.parts.names, &read(request.body())?)?;
+                let parts = self.parts.clone();
+                self.lines(|told| warming::warm(parts, order, told))
+            }
+            ("/v1/purge" | "/v1/warm", _) => Err(wrong_method("POST")),
             (path, _) => Err(Unanswered(StatusCode::NOT_FOUND, format!("there is no {path}"))),
         }
     }
-}
 
-fn wrong_method(right: &str) -> Unanswered {
-    Unanswered(StatusCode::METHOD_NOT_ALLOWED, format!("{right} only"))
-}
-
-/// What a POST sends.
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unanswered> {
-    serde_json::from_slice(body)
-        .map_err(|error| Unanswered::bad_request(format!("this cannot be read: {error}")))
+    /// Answers in lines while the work goes on.
+    fn lines<W>(&self, work: impl FnOnce(Lines) -> W) -> Result<Response<AnswerBody>, Unanswered>
+    where
+        W: Future<Output = Result<Value, String>> + Send + 'static,
+    {
+        let place = Arc::clone(&self.long).try_acquire_owned().map_err(|_| {
+            let sentence = format!("{LONG_COMMANDS_MAX} commands that take long are under way");
+            Unanswered(StatusCode::SERVICE_UNAVAILABLE, sentence)
+        })?;
+        let body = LinesBody::of(work, place);
+        Ok(with_type(LINES_TYPE, Response::new(Either::Right(body))))
+    }
 }

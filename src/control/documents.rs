@@ -1,10 +1,16 @@
-//! An answer that is one document: what was asked for, or a sentence that says why not.
+//! What answers are made of.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use super::lines::LinesBody;
+
+/// One document, or lines.
+pub(super) type AnswerBody = Either<Full<Bytes>, LinesBody>;
 
 /// A request that is answered with this status and sentence.
 #[derive(Debug)]
@@ -20,15 +26,32 @@ impl Unanswered {
         Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
 
-    pub(super) fn response(self) -> Response<Full<Bytes>> {
+    pub(super) fn response(self) -> Response<AnswerBody> {
         let Self(status, error) = self;
         document(status, &json!({ "error": error }))
     }
 }
 
-pub(super) fn document(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(format!("{value}\n")));
+pub(super) fn wrong_method(right: &str) -> Unanswered {
+    Unanswered(StatusCode::METHOD_NOT_ALLOWED, format!("{right} only"))
+}
+
+/// What a POST sends.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unanswered> {
+    serde_json::from_slice(body)
+        .map_err(|error| Unanswered::bad_request(format!("this cannot be read: {error}")))
+}
+
+pub(super) fn document(status: StatusCode, value: &Value) -> Response<AnswerBody> {
+    let mut response = Response::new(Either::Left(Full::from(format!("{value}\n"))));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    with_type("application/json", response)
+}
+
+pub(super) fn with_type(
+    media_type: &'static str,
+    mut response: Response<AnswerBody>,
+) -> Response<AnswerBody> {
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }

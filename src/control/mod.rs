@@ -5,9 +5,12 @@
 mod answers;
 mod client;
 mod documents;
+mod lines;
 mod listed_images;
+mod parts;
 mod purging;
 mod socket;
+mod warming;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,29 +19,28 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::clock::Clock;
-use crate::store::BlobStore;
-
-pub(crate) use client::{ask_and_wait, post_and_wait};
+pub(crate) use client::{Absent, Order, ask_and_wait, follow_and_wait, post_and_wait};
+pub(crate) use parts::ControlParts;
 
 use answers::Answers;
-use documents::Unanswered;
+use documents::{AnswerBody, Unanswered};
 use socket::ControlSocket;
 
 /// Commands that are answered at once; more wait.
 const CONNECTIONS_MAX: usize = 8;
-/// Until a command has read its answer; it gives its place to others then.
+/// Until a command has read its answer, or taken the next line of one: it gives its place to others
+/// then.
 const COMMAND_MAX: Duration = Duration::from_mins(10);
 /// Bytes of what a command sends: the names of some 100,000 images.
 const ORDER_MAX: usize = 16 << 20;
@@ -57,9 +59,8 @@ impl Control {
     ///
     /// # Errors
     /// Those of the system: a path that is too long for a socket, a file system that takes nothing.
-    pub(crate) fn new(path: &Path, store: BlobStore, clock: Clock) -> io::Result<Self> {
-        let socket = ControlSocket::bind(path)?;
-        Ok(Self { socket, answers: Arc::new(Answers::new(store, clock)) })
+    pub(crate) fn new(path: &Path, parts: ControlParts) -> io::Result<Self> {
+        Ok(Self { socket: ControlSocket::bind(path)?, answers: Arc::new(Answers::new(parts)) })
     }
 
     /// Answers until `stop` resolves; commands under way are cut then, and the socket is removed.
@@ -72,8 +73,7 @@ impl Control {
                 while tasks.try_join_next().is_some() {}
                 let answers = Arc::clone(&self.answers);
                 tasks.spawn(async move {
-                    // Late or not, it is over.
-                    let _late = tokio::time::timeout(COMMAND_MAX, serve(stream, answers)).await;
+                    serve(stream, answers).await;
                     drop(place);
                 });
             }
@@ -86,17 +86,32 @@ impl Control {
 }
 
 async fn serve(stream: UnixStream, answers: Arc<Answers>) {
+    let (taken, mut reader) = watch::channel(());
     let answer = service_fn(move |request: Request<Incoming>| {
-        let answers = Arc::clone(&answers);
-        async move { Ok::<_, Infallible>(answer(&answers, request).await) }
+        let (answers, taken) = (Arc::clone(&answers), taken.clone());
+        async move {
+            let response = answer(&answers, request).await;
+            let body = response.map(|body| match body {
+                Either::Left(document) => Either::Left(document),
+                Either::Right(lines) => Either::Right(lines.map_frame(move |frame| {
+                    taken.send_replace(());
+                    frame
+                })),
+            });
+            Ok::<_, Infallible>(body)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(REQUEST_IDLE);
-    // A command that is interrupted leaves early.
-    drop(http.serve_connection(TokioIo::new(stream), answer).await);
+    let serving = http.serve_connection(TokioIo::new(stream), answer);
+    tokio::select! {
+        // A command that is interrupted leaves early.
+        _ = serving => {}
+        () = async { while timeout(COMMAND_MAX, reader.changed()).await.is_ok() {} } => {}
+    }
 }
 
-async fn answer(answers: &Answers, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(answers: &Answers, request: Request<Incoming>) -> Response<AnswerBody> {
     let (head, body) = request.into_parts();
     match Limited::new(body, ORDER_MAX).collect().await {
         Ok(body) => answers.answer(&Request::from_parts(head, body.to_bytes())).await,

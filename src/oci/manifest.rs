@@ -35,7 +35,15 @@ pub struct Descriptor {
     pub size: u64,
     /// What it is for, if an index says so.
     pub platform: Option<Platform>,
+    /// The manifest of the same index that it says something about, as attestations of `BuildKit` do.
+    pub about: Option<Digest>,
+    /// A layer whose licence may forbid registries to hand it out; clients know where else to get
+    /// it.
+    pub is_foreign: bool,
 }
+
+/// Under which an attestation in an index names the image that it is about.
+const ABOUT: &str = "vnd.docker.reference.digest";
 
 /// Why a body is not served as a manifest.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +78,13 @@ struct Raw {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct RawDescriptor {
     digest: Option<String>,
     size: Option<u64>,
     platform: Option<Value>,
+    media_type: Option<Value>,
+    annotations: Option<Value>,
 }
 
 impl Manifest {
@@ -172,10 +183,21 @@ impl Raw {
     }
 }
 
+/// image-spec layer.md, "Non-Distributable Layers", and docker's name for them.
+fn is_foreign(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
+}
+
 impl RawDescriptor {
     fn verifiable(self) -> Option<Descriptor> {
         let platform = self.platform.as_ref().and_then(Platform::read);
-        Some(Descriptor { digest: Digest::parse(&self.digest?).ok()?, size: self.size?, platform })
+        let about = self.annotations.as_ref().and_then(|all| all.get(ABOUT)?.as_str());
+        let about = about.and_then(|digest| Digest::parse(digest).ok());
+        let media_type = self.media_type.as_ref().and_then(Value::as_str);
+        let is_foreign = media_type.is_some_and(is_foreign);
+        let (digest, size) = (Digest::parse(&self.digest?).ok()?, self.size?);
+        Some(Descriptor { digest, size, platform, about, is_foreign })
     }
 }
 
@@ -206,13 +228,35 @@ mod tests {
             digest,
             size,
             platform: None,
+            about: None,
+            is_foreign: false,
         });
         assert_eq!(manifest.descriptors(), expected);
 
-        let index =
-            format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{config}","size":7}}]}}"#);
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"digest":"{config}","size":7,"annotations":
+                {{"vnd.docker.reference.digest":"{config}"}}}}]}}"#
+        );
         let listed = inspect(&index, OCI_INDEX).expect("an index");
-        assert_eq!(listed.descriptors(), [Descriptor { digest: config, size: 7, platform: None }]);
+        let [only] = listed.descriptors() else { panic!("one") };
+        assert_eq!((&only.digest, only.size, &only.about), (&config, 7, &Some(config.clone())));
+    }
+
+    #[test]
+    fn layers_that_registries_need_not_have_are_known_by_their_type() {
+        for (media_type, foreign) in [
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", true),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", true),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", false),
+            ("", false),
+        ] {
+            let body = format!(
+                r#"{{"layers":[{{"digest":"{}","size":1,"mediaType":"{media_type}"}}]}}"#,
+                digest("layer")
+            );
+            let manifest = inspect(&body, OCI_MANIFEST).expect("an image");
+            assert_eq!(manifest.descriptors()[0].is_foreign, foreign, "{media_type}");
+        }
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl ManifestContent {
     ///
     /// # Errors
     /// If the stored file cannot be read.
-    pub(super) async fn bytes(self, limit: usize) -> Result<Option<Bytes>, Error> {
+    pub async fn bytes(self, limit: usize) -> Result<Option<Bytes>, Error> {
         match self {
             Self::None => Ok(None),
             Self::Memory(bytes) => Ok(Some(bytes)),

@@ -5,11 +5,23 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 /// An identity, or the address of somebody anonymous. A hash of it: two askers who have the same one
 /// share what is theirs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Asker(u64);
+pub struct Asker {
+    who: u64,
+    is_patient: bool,
+}
 
 impl Asker {
     pub fn new(who: impl Hash) -> Self {
-        Self(hash_of(who))
+        Self { who: hash_of(who), is_patient: false }
+    }
+
+    /// Somebody who lets every other come first: nobody waits for what is warmed (WARM-2).
+    pub fn patient(who: impl Hash) -> Self {
+        Self { is_patient: true, ..Self::new(who) }
+    }
+
+    pub(super) fn is_patient(self) -> bool {
+        self.is_patient
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct BlobQuery<'a> {
 }
 
 /// What a look at the store came to.
-enum Stored {
+pub(super) enum Stored {
     Content(Found),
     Absent,
     /// A disk fault; treated as a miss, because upstream still has the bytes.
@@ -141,7 +141,7 @@ impl PullThrough {
         Ok(BlobHead { size, outcome: Outcome::Miss })
     }
 
-    async fn look_up(&self, name: &CanonicalName, digest: &Digest, how: Use) -> Stored {
+    pub(super) async fn look_up(&self, name: &CanonicalName, digest: &Digest, how: Use) -> Stored {
         match self.0.store.open(digest, how).await {
             Ok(Some(found)) if self.0.may_use(name, digest).await => Stored::Content(found),
             // What is another upstream's is not here.

@@ -34,15 +34,7 @@ impl PullThrough {
         query: BlobQuery<'_>,
         suspect: Suspect,
     ) -> Result<BlobAnswer, Error> {
-        let follower = match self.join_or_start(query, true, || false) {
-            JoinedOrStarted::Started(follower, guard) => {
-                self.0.tasks.spawn(self.fill(query, guard).recheck(suspect));
-                follower
-            }
-            JoinedOrStarted::Joined(follower) => follower,
-            // Both are impossible: the request is proven, and the store was said to have nothing.
-            JoinedOrStarted::NotProven | JoinedOrStarted::Stored => return Err(Error::Abandoned),
-        };
+        let follower = self.follow_check(query, suspect)?;
         let flight = Arc::clone(&follower.flight);
         let answer = self.answer_from(follower, query, Outcome::Hit).await;
         if let Err(Error::RangeUnsatisfiable { .. }) = answer {
@@ -51,6 +43,23 @@ impl PullThrough {
             wait_for_ending(&mut flight.watch()).await?;
         }
         answer
+    }
+
+    /// Joins the hashing, or starts it.
+    pub(super) fn follow_check(
+        &self,
+        query: BlobQuery<'_>,
+        suspect: Suspect,
+    ) -> Result<Follower, Error> {
+        match self.join_or_start(query, true, || false) {
+            JoinedOrStarted::Started(follower, guard) => {
+                self.0.tasks.spawn(self.fill(query, guard).recheck(suspect));
+                Ok(follower)
+            }
+            JoinedOrStarted::Joined(follower) => Ok(follower),
+            // Both are impossible: the request is proven, and the store was said to have nothing.
+            JoinedOrStarted::NotProven | JoinedOrStarted::Stored => Err(Error::Abandoned),
+        }
     }
 
     /// Joins the flight or starts it. Every client, the first included, follows its file.
@@ -67,35 +76,42 @@ impl PullThrough {
         proven |= self.check_range(name, digest, range).await?;
         let mut retried = false;
         loop {
+            let Some((follower, outcome)) = self.join(query, &mut proven, readable).await? else {
+                return Ok(Followed::LookAgain);
+            };
+            let flight = FollowedFlight::of(&follower, query, outcome);
+            match self.answer_from(follower, query, outcome).await {
+                Err(error) if !retried && flight.leaves_hope(&error) => retried = true,
+                answer => return answer.map(Followed::Answer),
+            }
+        }
+    }
+
+    /// As [`PullThrough::follow`], and leaves it to the caller what it makes of the flight; `None` if
+    /// the store has the blob by now.
+    pub(super) async fn join(
+        &self,
+        query: BlobQuery<'_>,
+        proven: &mut bool,
+        readable: bool,
+    ) -> Result<Option<(Follower, Outcome)>, Error> {
+        let BlobQuery { name, digest, .. } = query;
+        loop {
             let is_stored = || self.0.store.holds(digest) && self.0.may_use_now(name, digest);
             let stored = || readable && is_stored();
-            let (follower, outcome) = match self.join_or_start(query, proven, stored) {
-                JoinedOrStarted::Joined(follower) => (follower, Outcome::Joined),
+            match self.join_or_start(query, *proven, stored) {
+                JoinedOrStarted::Joined(follower) => return Ok(Some((follower, Outcome::Joined))),
                 JoinedOrStarted::Started(follower, guard) => {
                     self.0.tasks.spawn(self.fill(query, guard).run());
-                    (follower, Outcome::Miss)
+                    return Ok(Some((follower, Outcome::Miss)));
                 }
                 JoinedOrStarted::NotProven => {
                     // The flight proves the digest for the repository that started it, and for no
                     // other (DESIGN §14.1).
                     self.membership().prove_blob(name, digest).await?;
-                    proven = true;
-                    continue;
+                    *proven = true;
                 }
-                JoinedOrStarted::Stored => return Ok(Followed::LookAgain),
-            };
-            let is_anothers = follower.flight.starter != name.repository;
-            match self.answer_from(follower, query, outcome).await {
-                // A failure before headers belongs to the repository that started the flight:
-                // upstream may refuse that one and serve this one (DESIGN §14.3).
-                Err(_) if is_anothers && !retried => retried = true,
-                // Those who began it had waited for long, or had left.
-                Err(Error::Overloaded | Error::Abandoned)
-                    if outcome == Outcome::Joined && !retried =>
-                {
-                    retried = true;
-                }
-                answer => return answer.map(Followed::Answer),
+                JoinedOrStarted::Stored => return Ok(None),
             }
         }
     }
@@ -306,6 +322,27 @@ impl PullThrough {
     fn fill(&self, query: BlobQuery<'_>, guard: FlightGuard) -> Fill {
         let blob = (query.name.clone(), query.digest.clone());
         Fill::new(Arc::clone(&self.0), blob, self.1.asker(), guard)
+    }
+}
+
+/// Of a flight, what tells whether its failure is the last word.
+pub(super) struct FollowedFlight {
+    is_anothers: bool,
+    is_joined: bool,
+}
+
+impl FollowedFlight {
+    pub(super) fn of(follower: &Follower, query: BlobQuery<'_>, outcome: Outcome) -> Self {
+        let is_anothers = follower.flight.starter != query.name.repository;
+        Self { is_anothers, is_joined: outcome == Outcome::Joined }
+    }
+
+    /// A failure before headers belongs to the repository that started the flight: upstream may
+    /// refuse that one and serve this one (DESIGN §14.3). And those who began it may have waited for
+    /// long, or have left.
+    pub(super) fn leaves_hope(&self, error: &Error) -> bool {
+        self.is_anothers
+            || (self.is_joined && matches!(error, Error::Overloaded | Error::Abandoned))
     }
 }
 

@@ -95,6 +95,11 @@ impl Interest {
         self.waiting.borrow().is_empty()
     }
 
+    /// Whether nobody waits who would mind that others come first (WARM-2).
+    pub(super) fn is_patient(&self) -> bool {
+        self.waiting.borrow().keys().all(|asker| asker.is_patient())
+    }
+
     /// Whether this holds for any who waits.
     pub(super) fn any(&self, holds: impl Fn(Asker) -> bool) -> bool {
         self.waiting.borrow().keys().any(|asker| holds(*asker))

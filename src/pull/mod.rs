@@ -1,11 +1,11 @@
 //! What a pull-through cache is: bytes from the store if the asker has a right to them there, else
 //! from upstream once, with everybody who asks reading along.
 //!
-//! `blobs`, `cold`, `manifests`, `tags`, `moves`, `listings` and
-//! `referrers` tell the stories top to bottom, `kept` those of a sealed upstream, `pushed`
-//! what the cache learns from writes. `source` is where a fill's bytes come from, `transfer` the
-//! engine that brings them to many readers, `facts` what is believed of upstreams, and for how
-//! long. Shared work runs in `tasks` of its own; a caller that leaves changes nothing.
+//! `blobs`, `cold`, `keeping`, `manifests`, `tags`, `moves`, `listings` and `referrers` tell the
+//! stories top to bottom, `kept` those of a sealed upstream, `pushed` what the cache learns from
+//! writes. `source` is where a fill's bytes come from, `transfer` the engine that brings them to many
+//! readers, `facts` what is believed of upstreams, and for how long. Shared work runs in `tasks` of
+//! its own; a caller that leaves changes nothing.
 
 mod answers;
 mod asker;
@@ -15,6 +15,7 @@ mod core;
 mod error;
 mod facts;
 mod interest;
+mod keeping;
 mod kept;
 mod listings;
 mod manifests;
@@ -37,6 +38,7 @@ pub use answers::{ManifestAnswer, ManifestContent, Want};
 pub use asker::Asker;
 pub use core::PullThrough;
 pub use error::{Error, Missing, UpstreamFault};
+pub use keeping::Arrivals;
 pub use listings::TagPage;
 pub use outcome::Outcome;
 pub use parts::Parts;

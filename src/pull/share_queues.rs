@@ -18,6 +18,8 @@ pub(super) const WAITING_MAX: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Precedence {
     Wanted,
+    /// Only those wait for it who let all others come first (WARM-2).
+    Patient,
     /// Nobody waits for what it is for, or it has given its share back because it was of little use;
     /// waits until nobody else does.
     Yielded,
@@ -84,7 +86,13 @@ impl WaitingShare {
     }
 
     pub(super) fn precedence(&self) -> Precedence {
-        if self.interest.is_unwanted() { Precedence::Yielded } else { self.precedence }
+        if self.interest.is_unwanted() {
+            Precedence::Yielded
+        } else if self.interest.is_patient() {
+            self.precedence.max(Precedence::Patient)
+        } else {
+            self.precedence
+        }
     }
 }
 

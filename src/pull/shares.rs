@@ -119,8 +119,8 @@ impl Queued {
 
 impl Share {
     /// Resolves once the share should be given back, with whether that is because it `is_slow`:
-    /// somebody waits, and it is slow, or nobody waits for what it is used for, or its asker has
-    /// more than half of all while others have less.
+    /// somebody waits, and it is slow, or nobody waits for what it is used for, or only the patient,
+    /// or its asker has more than half of all while others have less.
     pub(super) async fn yielded(&mut self, mut is_slow: impl FnMut() -> bool) -> bool {
         loop {
             let is_slow = is_slow();
@@ -133,7 +133,7 @@ impl Share {
 
     fn begin_yield(&mut self, is_slow: bool) -> bool {
         if !self.is_yielding {
-            let unneeded = is_slow || self.interest.is_unwanted();
+            let unneeded = is_slow || self.interest.is_patient();
             self.is_yielding = self.shares.lock().begin_yield(&self.claim, unneeded);
         }
         self.is_yielding
@@ -343,6 +343,32 @@ mod tests {
         let _other = interest.join(Asker::new(2_u8));
         assert!(tokio::time::timeout(TURNED_AWAY * 2, &mut waiting).await.is_err(), "it waits");
         assert!(queue.pop().expect("the newest").await.is_none(), "turned away instead");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_patient_come_last_and_give_back_what_others_wait_for() {
+        let shares = of_one(2, Reserve::None);
+        let patient = |number: u8| Interest::of(Asker::patient(number));
+        let wait = |of: &Interest| wait(&shares, "acme.test/a", of, Precedence::Wanted);
+        let [mut first, mut second] =
+            [1, 2].map(|who| wait(&patient(who)).now_or_never().flatten().expect("free"));
+        let (joined, _warm) = Interest::begin(Asker::patient(3_u8));
+        let [mut warm, mut popular] = [wait(&patient(3)), wait(&joined)];
+        assert!(!has_come(&mut warm) && !has_come(&mut popular));
+        assert!(!first.begin_yield(false), "only the patient wait");
+        let mut client = get(&shares, "acme.test/a", 1);
+        assert!(!has_come(&mut client));
+        assert!(first.begin_yield(false) && !second.begin_yield(false), "one waits");
+        let _client = joined.join(Asker::new(2_u8));
+        assert!(!has_come(&mut popular));
+        assert!(second.begin_yield(false), "what a client has joined is wanted");
+        drop(first);
+        let client = client.now_or_never().flatten().expect("it came before those who are patient");
+        drop(second);
+        let popular = popular.now_or_never().flatten().expect("a client waits for it");
+        assert!(!has_come(&mut warm));
+        drop((client, popular));
+        assert!(has_come(&mut warm));
     }
 
     #[tokio::test(start_paused = true)]

@@ -163,6 +163,20 @@ impl Routes {
         Some(Route { upstream, repository, application: selected.application, writable, visible })
     }
 
+    /// Where the name of an image leads that stands in a list or a manifest: its registry is an
+    /// upstream, or by a name of the proxy itself what stands behind that.
+    pub(crate) fn find_image(&self, image: &CanonicalName) -> Option<CanonicalName> {
+        let (host, repository) = (image.upstream.as_str(), &image.repository);
+        if let Some(entry) = self.named(host) {
+            let repository = entry.upstream_repository(repository.clone());
+            return Some(CanonicalName { upstream: entry.upstream.clone(), repository });
+        }
+        let bare = without_port(host);
+        let is_own = self.bound.contains_key(bare) || self.own_hosts.iter().any(|own| own == bare);
+        let route = self.resolve(Some(host), None, &Ns::Absent, repository).filter(|_| is_own);
+        route.map(|route| route.canonical())
+    }
+
     /// The application that `name` begins with, as `proxy/<application>`, and what follows.
     fn application(
         &self,

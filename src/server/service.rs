@@ -76,6 +76,11 @@ struct Intent {
 }
 
 impl Service {
+    /// Where an image's name leads, by the rules for requests of this moment.
+    pub(crate) fn find_image(&self, name: &CanonicalName) -> Option<CanonicalName> {
+        self.config.load().routes.find_image(name)
+    }
+
     /// When the certificate for clients ends, if there is one.
     pub(crate) fn certificate_end(&self) -> Option<Timestamp> {
         let context = self.tls.borrow().clone()?;

@@ -39,12 +39,22 @@ impl BlobStore {
     /// # Errors
     /// As [`BlobStore::new`], and if there is no cache, or it is another user's.
     pub fn existing(cache: &config::Cache, clock: Clock) -> Result<Self, Error> {
+        if !cache.path.join("blobs").symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            return Err(Error::NoCache { path: cache.path.clone() });
+        }
+        Self::existing_or_new(cache, clock)
+    }
+
+    /// As [`BlobStore::existing`], for a command that fills the cache: where there is none yet, it is
+    /// made, in a folder of this user's if that is there.
+    ///
+    /// # Errors
+    /// As [`BlobStore::new`], and if it is another user's.
+    pub fn existing_or_new(cache: &config::Cache, clock: Clock) -> Result<Self, Error> {
         let path = &cache.path;
-        let owner = match path.join("blobs").symlink_metadata() {
-            Ok(found) if found.is_dir() => found.uid(),
-            _ => return Err(Error::NoCache { path: path.clone() }),
-        };
-        if owner != rustix::process::geteuid().as_raw() {
+        let found = path.join("blobs").symlink_metadata().or_else(|_| path.metadata());
+        let ours = rustix::process::geteuid().as_raw();
+        if let Some(owner) = found.ok().map(|found| found.uid()).filter(|owner| *owner != ours) {
             return Err(Error::OfAnother { path: path.clone(), owner });
         }
         Self::new(cache, &Limits::default(), clock, Arc::new(Metrics::new()))

@@ -34,7 +34,7 @@ pub(crate) fn lists(data: &[u8]) {
     let mut again = ListReader::default();
     again.read("list", printed.as_bytes());
     let again = again.finish().expect("what is printed is read again");
-    let lines = |wanted: &super::WantedImages| {
+    let lines = |wanted: &super::images::WantedImages| {
         wanted.list().iter().map(|image| image.line.clone()).collect::<Vec<_>>()
     };
     assert_eq!(lines(&again), lines(&wanted));

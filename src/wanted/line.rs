@@ -30,7 +30,7 @@ impl ImageLine {
     ///
     /// # Errors
     /// What is wrong with it, and what would be right.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (image, options) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let mut line = Self::of(image)?;
         for option in options.split_whitespace() {
@@ -91,7 +91,11 @@ fn once<T>(place: &mut Option<T>, value: T, option: &str) -> Result<(), String> 
 }
 
 impl WantedPlatforms {
-    fn parse(names: &str) -> Result<Self, String> {
+    /// Reads what may stand behind `platform=`.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub(crate) fn parse(names: &str) -> Result<Self, String> {
         if names == "all" {
             return Ok(Self::All);
         }

@@ -18,7 +18,7 @@ mod reader;
 mod trail;
 mod tree;
 
-pub(crate) use images::{WantedImage, WantedImages};
-pub(crate) use line::WantedPlatforms;
+pub(crate) use images::WantedImage;
+pub(crate) use line::{ImageLine, WantedPlatforms};
 pub(crate) use place::{FoundAt, ListProblems};
 pub(crate) use reader::ListReader;

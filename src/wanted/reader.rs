@@ -8,6 +8,7 @@ use super::images::WantedImages;
 use super::kinds;
 use super::line::ImageLine;
 use super::place::{FoundAt, ListProblems};
+use crate::oci::ImageReference;
 
 /// Places at which lists may name images: ten times the containers of a very large cluster.
 const PLACES_MAX: usize = 500_000;
@@ -37,6 +38,29 @@ impl ListReader {
     /// Everything that is wrong with any of the files.
     pub(crate) fn finish(self) -> Result<WantedImages, ListProblems> {
         if self.problems.is_empty() { Ok(self.images) } else { Err(self.problems) }
+    }
+
+    /// Every image, if nothing is wrong with the files, and with none of the images either.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of them.
+    pub(crate) fn finish_with(
+        mut self,
+        check: impl Fn(&ImageReference) -> Result<(), String>,
+    ) -> Result<WantedImages, ListProblems> {
+        for image in self.images.list() {
+            if let Err(wrong) = check(&image.line.image) {
+                for at in &image.places {
+                    self.problems.add(at.clone(), wrong.clone());
+                }
+            }
+        }
+        self.finish()
+    }
+
+    /// Reads lines of a list, whatever they look like.
+    pub(crate) fn read_list(&mut self, file: &str, text: &str) {
+        self.read_lines(&Arc::from(file), text);
     }
 
     fn read_lines(&mut self, file: &Arc<str>, text: &str) {

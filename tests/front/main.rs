@@ -60,5 +60,7 @@ mod turns;
 mod unread_answers;
 mod upstream_down;
 mod upstream_faults;
+mod warm;
+mod warm_command;
 mod wrong_places;
 mod wrong_sizes;

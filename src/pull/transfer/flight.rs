@@ -69,6 +69,8 @@ pub(crate) struct FlightState {
     pub(crate) pace: Pace,
     /// `Ok` once the digest is known to be right.
     pub(crate) ending: Option<Result<(), Error>>,
+    /// What was to be stored is, or will not be.
+    pub(crate) is_over: bool,
     /// The hash of the bytes up to the watermark, if it was our own disk that took no more: readers
     /// go on without the file.
     pub(crate) left_off: Option<Hasher>,
@@ -133,7 +135,8 @@ impl Flights {
             return JoinedOrStarted::Stored;
         }
         let (opening, pace) = (Opening::Pending, Pace::new(Instant::now()));
-        let state = FlightState { opening, written: 0, pace, ending: None, left_off: None };
+        let state =
+            FlightState { opening, written: 0, pace, ending: None, is_over: false, left_off: None };
         let (interest, waiter) = Interest::begin(asker);
         let flight = Arc::new(Flight {
             upstream: key.upstream.clone(),
@@ -279,5 +282,6 @@ impl Drop for FlightGuard {
     fn drop(&mut self) {
         // After another ending this only takes the flight off the table.
         self.end(Err(Error::Abandoned));
+        self.flight.state.send_modify(|state| state.is_over = true);
     }
 }

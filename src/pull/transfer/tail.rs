@@ -200,7 +200,14 @@ mod tests {
 
     fn state(written: u64, ending: Option<Result<(), Error>>) -> FlightState {
         let pace = Pace::new(tokio::time::Instant::now());
-        FlightState { opening: Opening::Pending, written, pace, ending, left_off: None }
+        FlightState {
+            opening: Opening::Pending,
+            written,
+            pace,
+            ending,
+            is_over: false,
+            left_off: None,
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod access_log;
 pub(crate) mod client;
+pub(crate) mod commands;
 pub(crate) mod content;
 pub(crate) mod control;
 pub(crate) mod disk;

@@ -1,0 +1,56 @@
+//! What commands work on: parts of the server, or of a process that has opened the directory alone.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::limits::Limits;
+use crate::oci::CanonicalName;
+use crate::pull::{Parts, PullThrough};
+use crate::route::Routes;
+use crate::server::Service;
+use crate::store::BlobStore;
+
+#[derive(Clone, Debug)]
+pub(crate) struct ControlParts {
+    pub(super) store: BlobStore,
+    pub(super) pull: PullThrough,
+    pub(super) names: ImageNames,
+    pub(super) clock: Clock,
+    pub(super) limits: Limits,
+}
+
+/// Where images are to be had.
+#[derive(Clone, Debug)]
+pub(super) enum ImageNames {
+    /// As requests are routed at that moment.
+    Serving(Arc<Service>),
+    Alone(Arc<Routes>),
+}
+
+impl ControlParts {
+    /// Those of a server.
+    pub(crate) fn of(service: &Arc<Service>, store: BlobStore) -> Self {
+        let names = ImageNames::Serving(Arc::clone(service));
+        let (clock, limits) = (service.clock.clone(), service.limits.clone());
+        Self { store, pull: service.pull.clone(), names, clock, limits }
+    }
+
+    /// As a server would have them, which listens to nobody.
+    pub(super) fn alone(config: &Config, parts: Parts) -> Self {
+        let (store, limits) = (parts.store.clone(), parts.limits.clone());
+        let clock = parts.clock.clone();
+        let names = ImageNames::Alone(Arc::new(Routes::new(config)));
+        Self { store, pull: PullThrough::new(parts, &config.cache), names, clock, limits }
+    }
+}
+
+impl ImageNames {
+    /// The upstream and repository that an image's name leads to.
+    pub(super) fn find(&self, name: &CanonicalName) -> Option<CanonicalName> {
+        match self {
+            Self::Serving(service) => service.find_image(name),
+            Self::Alone(routes) => routes.find_image(name),
+        }
+    }
+}
