@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::control::{Control, ControlParts};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::misses::MissJournal;
 use crate::pull::{Parts, PullThrough};
 use crate::push::PushThrough;
 use crate::reload::Reloader;
@@ -118,7 +119,7 @@ impl App {
     ) {
         let admin_stop = CancellationToken::new();
         let admin = tokio::spawn(self.admin.run(admin, admin_stop.clone().cancelled_owned()));
-        let upkeep = tokio::spawn(upkeep(self.store.clone(), self.service.push.clone()));
+        let upkeep = tokio::spawn(upkeep(self.store.clone(), Arc::clone(&self.service)));
         let reloads = tokio::spawn(self.reloader.run(self.reload));
         let warnings = tokio::spawn(self.expiries.warn());
         let (commands_stop, control) = (CancellationToken::new(), self.control);
@@ -141,6 +142,7 @@ impl App {
         warnings.abort();
         commands_stop.cancel();
         drop(commands.await);
+        self.service.misses.flush().await;
         self.store.close().await;
         admin_stop.cancel();
         if admin.await.is_err() {
@@ -176,12 +178,14 @@ fn service(config: &Config, parts: Parts) -> anyhow::Result<Service> {
     let gatekeeper = gatekeeper(config, parts.clock.clone())?;
     let pull = PullThrough::new(parts.clone(), &config.cache);
     let push = PushThrough::new(&parts, pull.clone());
-    let Parts { limits, clock, metrics, .. } = parts;
+    let Parts { store, limits, clock, metrics, .. } = parts;
+    let misses = MissJournal::new(&store, &limits, clock.clone(), Arc::clone(&metrics));
     Ok(Service {
         config: ArcSwap::from_pointee(RequestConfig::new(config)),
         gatekeeper,
         tls: watch::Sender::new(None),
         pull,
+        misses,
         push,
         ledger: Arc::default(),
         request_ids: RequestIds::default(),
@@ -205,9 +209,9 @@ fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
 /// Loads the index while requests are served already, then keeps records and uploads tidy; never
 /// returns. Without an index nothing can be evicted, and the cache serves on: that is logged, and
 /// no reason to stop.
-async fn upkeep(store: BlobStore, push: PushThrough) {
+async fn upkeep(store: BlobStore, service: Arc<Service>) {
     if let Err(error) = store.load().await {
         tracing::error!(%error, "cannot read the cache's index; nothing will be evicted");
     }
-    tokio::join!(store.maintain(), push.maintain());
+    tokio::join!(store.maintain(), service.push.maintain(), service.misses.maintain());
 }

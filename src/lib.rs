@@ -63,6 +63,7 @@ mod jws;
 pub mod licence;
 pub mod limits;
 pub mod metrics;
+mod misses;
 pub mod oci;
 pub mod pull;
 mod push;

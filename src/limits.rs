@@ -89,6 +89,9 @@ pub struct Limits {
     /// Between two looks at a file that has changed: it is read when it is the same at both, since
     /// somebody may still be writing it.
     pub settle: Duration,
+    /// Different things that clients missed at sealed upstreams and that are remembered. A row takes
+    /// some 300 bytes.
+    pub misses: usize,
     /// How long a list of revocations that has lost lines has to stay as it is before licences are
     /// good again.
     pub good_again: Duration,
@@ -146,6 +149,7 @@ impl Default for Limits {
             connections: 4096,
             watch: Duration::from_secs(4),
             settle: Duration::from_secs(1),
+            misses: 10_000,
             good_again: Duration::from_secs(30),
         }
     }

@@ -31,6 +31,9 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     pub config: ConfigMetrics,
     pub expiry: ExpiryMetrics,
+    /// What clients wanted of sealed upstreams and is remembered, and what had to make way.
+    pub misses: IntGauge,
+    pub misses_lost: IntGauge,
     /// Log lines dropped because their reader stalled.
     pub access_log_dropped: IntCounter,
 }
@@ -166,6 +169,11 @@ impl Metrics {
             access_log_dropped: r.counter(
                 "access_log_dropped_total",
                 "Log lines dropped because the reader stalled.",
+            ),
+            misses: r.gauge("misses", "Things that clients missed at sealed upstreams."),
+            misses_lost: r.gauge(
+                "misses_lost",
+                "How many more things clients missed than can be remembered at once.",
             ),
             config: ConfigMetrics::new(&r),
             expiry: ExpiryMetrics::new(&r),

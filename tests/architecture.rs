@@ -46,20 +46,24 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "reload", "control", "server", "admin", "access", "route", "pull", "push", "store",
-            "upstream", "oci",
+            "reload", "control", "server", "admin", "access", "route", "misses", "pull", "push",
+            "store", "upstream", "oci",
         ],
     ),
     ("fuzzing", &["access", "upstream", "wanted", "oci"]),
     ("reload", &["access", "server"]),
     (
         "control",
-        &["images", "warm", "server", "route", "pull", "store", "upstream", "wanted", "oci"],
+        &[
+            "images", "misses", "warm", "server", "route", "pull", "store", "upstream", "wanted",
+            "oci",
+        ],
     ),
+    ("misses", &["images", "store", "oci"]),
     ("warm", &["wanted", "pull", "upstream", "oci"]),
     ("images", &["store", "oci"]),
     ("admin", &["access", "server", "store", "upstream"]),
-    ("server", &["access", "route", "pull", "push", "store", "oci"]),
+    ("server", &["access", "route", "misses", "pull", "push", "store", "oci"]),
     ("access", &["oci", "fuzzing"]),
     ("route", &["oci"]),
     ("pull", &["store", "upstream", "oci"]),

@@ -11,9 +11,11 @@ mod issue;
 mod licence;
 mod licences_here;
 mod list;
+mod misses;
 mod output;
 mod pull_secret;
 mod purge;
+mod seal;
 mod serve;
 mod verifier;
 mod wanted_images;
@@ -45,6 +47,10 @@ enum Command {
     Images(images::ImagesArguments),
     /// Take images out of the cache, with everything that no other image needs.
     Purge(purge::PurgeArguments),
+    /// List what clients wanted of sealed upstreams and did not get.
+    Misses(misses::MissesArguments),
+    /// Say which upstreams are sealed, or open one of them for a while.
+    Seal(seal::SealArguments),
     /// Say which images lists, manifests, compose files and charts name.
     List(list::ListArguments),
     /// Bring images into the cache before anybody pulls them.
@@ -65,6 +71,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Images(arguments) => images::run(arguments),
         Command::Purge(arguments) => purge::run(arguments),
+        Command::Misses(arguments) => misses::run(arguments),
+        Command::Seal(arguments) => seal::run(arguments),
         Command::List(arguments) => list::run(arguments),
         Command::Warm(arguments) => warm::run(arguments),
         Command::Fsck(arguments) => fsck::run(arguments),

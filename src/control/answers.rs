@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::documents::{AnswerBody, Unanswered, document, read, with_type, wrong_method};
 use super::lines::{LINES_TYPE, Lines, LinesBody};
 use super::parts::ControlParts;
-use super::{listed_images, purging, warming};
+use super::{listed_images, missed, purging, sealing, warming};
 
 /// Commands that take long, and are answered in lines, at once. They leave places to the others.
 const LONG_COMMANDS_MAX: usize = 4;
@@ -51,6 +51,22 @@ impl Answers {
                 self.lines(|told| warming::warm(parts, order, told))
             }
             ("/v1/purge" | "/v1/warm", _) => Err(wrong_method("POST")),
+            ("/v1/seal", &Method::GET) => {
+                Ok(document(StatusCode::OK, &sealing::listed(self.parts.serving()?)))
+            }
+            ("/v1/seal", &Method::POST) => {
+                let changed = sealing::change(self.parts.serving()?, &read(request.body())?)?;
+                Ok(document(StatusCode::OK, &changed))
+            }
+            ("/v1/misses", &Method::GET) => {
+                let listed = missed::listed(&self.parts.misses, &self.parts.store).await?;
+                Ok(document(StatusCode::OK, &listed))
+            }
+            ("/v1/misses", &Method::POST) => {
+                let cleared = missed::clear(&self.parts.misses, &read(request.body())?).await;
+                Ok(document(StatusCode::OK, &cleared))
+            }
+            ("/v1/seal" | "/v1/misses", _) => Err(wrong_method("GET and POST")),
             (path, _) => Err(Unanswered(StatusCode::NOT_FOUND, format!("there is no {path}"))),
         }
     }

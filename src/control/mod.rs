@@ -7,8 +7,10 @@ mod client;
 mod documents;
 mod lines;
 mod listed_images;
+mod missed;
 mod parts;
 mod purging;
+mod sealing;
 mod socket;
 mod warming;
 

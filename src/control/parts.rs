@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
+
+use super::documents::Unanswered;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::Limits;
+use crate::misses::MissJournal;
 use crate::oci::CanonicalName;
 use crate::pull::{Parts, PullThrough};
 use crate::route::Routes;
@@ -15,6 +19,7 @@ use crate::store::BlobStore;
 pub(crate) struct ControlParts {
     pub(super) store: BlobStore,
     pub(super) pull: PullThrough,
+    pub(super) misses: MissJournal,
     pub(super) names: ImageNames,
     pub(super) clock: Clock,
     pub(super) limits: Limits,
@@ -33,15 +38,32 @@ impl ControlParts {
     pub(crate) fn of(service: &Arc<Service>, store: BlobStore) -> Self {
         let names = ImageNames::Serving(Arc::clone(service));
         let (clock, limits) = (service.clock.clone(), service.limits.clone());
-        Self { store, pull: service.pull.clone(), names, clock, limits }
+        let (pull, misses) = (service.pull.clone(), service.misses.clone());
+        Self { store, pull, misses, names, clock, limits }
     }
 
     /// As a server would have them, which listens to nobody.
     pub(super) fn alone(config: &Config, parts: Parts) -> Self {
         let (store, limits) = (parts.store.clone(), parts.limits.clone());
-        let clock = parts.clock.clone();
+        let (clock, metrics) = (parts.clock.clone(), Arc::clone(&parts.metrics));
+        let misses = MissJournal::new(&store, &limits, clock.clone(), metrics);
         let names = ImageNames::Alone(Arc::new(Routes::new(config)));
-        Self { store, pull: PullThrough::new(parts, &config.cache), names, clock, limits }
+        let pull = PullThrough::new(parts, &config.cache);
+        Self { store, pull, misses, names, clock, limits }
+    }
+
+    /// What asks upstreams for clients.
+    ///
+    /// # Errors
+    /// Without a server, nobody is asked for any.
+    pub(super) fn serving(&self) -> Result<&PullThrough, Unanswered> {
+        match &self.names {
+            ImageNames::Serving(_) => Ok(&self.pull),
+            ImageNames::Alone(_) => {
+                let sentence = "no server runs here, so that nothing is asked of any upstream";
+                Err(Unanswered(StatusCode::CONFLICT, sentence.to_owned()))
+            }
+        }
     }
 }
 

@@ -73,6 +73,16 @@ impl Identity {
 }
 
 impl Identity {
+    /// The word with which the written form begins.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::User(_) => "user",
+            Self::Licence(_) => "licence",
+            Self::Certificate(_) => "certificate",
+        }
+    }
+
     /// The written form, for logs. Most requests are anonymous and cost no allocation.
     pub(crate) fn label(&self) -> Cow<'static, str> {
         match self {

@@ -29,9 +29,9 @@ use crate::config;
 use crate::expiring::ExpiringCache;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::oci::{CanonicalName, Digest, Reference, Tag};
+use crate::oci::{CanonicalName, Digest, Reference, Tag, UpstreamName};
 use crate::store::BlobStore;
-use crate::upstream::{BuildError, ManifestHead, NextUpstreams};
+use crate::upstream::{BuildError, ManifestHead, NextUpstreams, SealStatus};
 
 /// Why a blob was not kept to its end.
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +171,16 @@ impl PullThrough {
     /// Whether nothing may be asked of the upstream of `name` (SEAL-1).
     pub fn is_sealed(&self, name: &CanonicalName) -> bool {
         self.0.sources.is_sealed(name)
+    }
+
+    /// How the seal of each upstream stands.
+    pub fn seals(&self) -> Vec<SealStatus> {
+        self.0.sources.upstreams().seals()
+    }
+
+    /// Opens a sealed upstream for a while, or seals it before that is over.
+    pub fn open_for(&self, upstream: &UpstreamName, time: Option<Duration>) {
+        self.0.sources.upstreams().open_for(upstream, time);
     }
 
     /// Takes over changed room; blocks while it evicts.

@@ -84,6 +84,11 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message).with(Extra::Close)
     }
 
+    /// Whether it is not here, and its upstream is sealed.
+    pub(super) fn is_of_seal(&self) -> bool {
+        self.outcome == Some(Outcome::Sealed)
+    }
+
     pub(super) fn with(self, extra: Extra) -> Self {
         Self { extra, ..self }
     }

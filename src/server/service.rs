@@ -36,6 +36,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::misses::{MissJournal, MissKey, MissedBy, MissedThing};
 use crate::oci::{CanonicalName, Endpoint, ErrorCode, Target};
 use crate::pull::PullThrough;
 use crate::push::PushThrough;
@@ -54,6 +55,8 @@ pub(crate) struct Service {
     pub(crate) tls: watch::Sender<Option<Arc<TlsContext>>>,
     /// Answers reads.
     pub(crate) pull: PullThrough,
+    /// What was wanted of sealed upstreams and is not here.
+    pub(crate) misses: MissJournal,
     /// Answers writes.
     pub(crate) push: PushThrough,
     /// Who pulled what last, for the operator.
@@ -211,6 +214,9 @@ impl Service {
         let read = ReadRequest { route, name, method, headers, asker, may_push, deadline };
         let answer = self.serve_read(&read, &target.endpoint, notes).await;
         self.check_newest_rules(to, action, &read.route)?;
+        if answer.as_ref().is_err_and(Refusal::is_of_seal) {
+            self.note_miss(&read, &target.endpoint, &identified.caller.identity).await;
+        }
         let mut answer = answer?;
         if target.endpoint.is_about_tags()
             && let Some(notice) =
@@ -293,6 +299,25 @@ impl Service {
         let issued =
             self.gatekeeper.issue(&identified.token_subject(), &identified.host.audience, life);
         Ok(token::answer(&issued, posted.then_some(form.scope.as_str())))
+    }
+
+    /// Notes what is missing, for the operator (SEAL-7). Nobody pulls by a HEAD of a blob; whoever
+    /// pushes asks so for what he has himself.
+    async fn note_miss(&self, read: &ReadRequest<'_>, endpoint: &Endpoint, who: &Identity) {
+        let thing = match endpoint {
+            Endpoint::Manifest { reference, .. } => MissedThing::of(reference),
+            Endpoint::Blob { digest, .. } if *read.method == Method::GET => {
+                MissedThing::Blob(digest.clone())
+            }
+            Endpoint::Blob { .. }
+            | Endpoint::Tags { .. }
+            | Endpoint::Referrers { .. }
+            | Endpoint::Upload { .. }
+            | Endpoint::Ping
+            | Endpoint::Catalog => return,
+        };
+        let key = MissKey { name: read.name.clone(), thing };
+        self.misses.note(key, MissedBy::new(who.kind(), &read.asker)).await;
     }
 
     /// Notes for the operator that this caller has pulled.

@@ -28,6 +28,11 @@ impl Layout {
         self.root.join("records.sqlite")
     }
 
+    /// What clients have missed at sealed upstreams.
+    pub(super) fn misses(&self) -> PathBuf {
+        self.root.join("misses")
+    }
+
     pub(super) fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }
@@ -49,7 +54,7 @@ impl Layout {
     }
 
     /// Files that may be there beside content.
-    pub(super) fn files(&self) -> [PathBuf; 6] {
+    pub(super) fn files(&self) -> [PathBuf; 7] {
         let names = [
             "LOCK",
             "records.sqlite",
@@ -57,6 +62,7 @@ impl Layout {
             "records.sqlite-shm",
             "keys/access",
             "keys/revoked",
+            "misses",
         ];
         names.map(|name| self.root.join(name))
     }

@@ -15,6 +15,7 @@ mod facts;
 mod fullness;
 mod index;
 mod io;
+mod journal;
 mod layout;
 mod mapping;
 mod open;
@@ -53,6 +54,7 @@ pub use check::{CheckEvent, CheckOptions, CheckTotals, Checker, Defect, Finding,
 pub use error::{Error, StageError};
 pub use facts::{ContentSender, Member, Senders, TagRecord};
 pub use index::{RoomOwner, Use};
+pub use journal::JournalFile;
 pub use mapping::SLICE;
 pub use open::{Found, Suspect};
 pub use order::EvictionClass;

@@ -136,13 +136,13 @@ impl Seal {
         }
     }
 
-    /// Opens it for a while, counted from now, also if it is open already. Whether it is sealed by
-    /// its configuration, and so could be opened.
-    pub(super) fn open_for(self: &Arc<Self>, time: Duration) -> bool {
+    /// Opens it for a while, counted from now, also if it is open already; not if its configuration
+    /// does not say that it is sealed.
+    pub(super) fn open_for(self: &Arc<Self>, time: Duration) {
         let (now, until) = (self.clock.now(), self.clock.moment().plus(time));
         let mut state = self.write();
         if !state.is_configured {
-            return false;
+            return;
         }
         let end = tokio::spawn(end_in_time(Arc::downgrade(self)));
         // The task of an earlier window is dropped with it.
@@ -150,18 +150,15 @@ impl Seal {
         self.open(&mut state, now);
         tracing::warn!(upstream = %self.upstream, seconds = time.as_secs(),
             "opened by a command, for so long");
-        true
     }
 
-    /// Seals it before its time is over; whether it was open.
-    pub(super) fn close(&self) -> bool {
+    /// Seals it before its time is over.
+    pub(super) fn close(&self) {
         let mut state = self.write();
-        let was_open = state.window.take().is_some();
-        if was_open {
+        if state.window.take().is_some() {
             tracing::warn!(upstream = %self.upstream, "sealed again by a command");
             self.shut(&state);
         }
-        was_open
     }
 
     /// How long it is still open; none if its window has ended, which is told then.

@@ -161,11 +161,15 @@ impl Upstreams {
         seals
     }
 
-    /// Opens a sealed upstream for a while, or seals it before that is over, without a time.
-    /// Whether that changes anything: `None` if there is no such upstream.
-    pub fn open_for(&self, name: &UpstreamName, time: Option<Duration>) -> Option<bool> {
-        let seal = self.current.load().get(name).map(|known| Arc::clone(&known.seal))?;
-        Some(time.map_or_else(|| seal.close(), |time| seal.open_for(time)))
+    /// Opens a sealed upstream for a while, or without a time seals it before that is over. One that
+    /// is not sealed stays as it is.
+    pub fn open_for(&self, name: &UpstreamName, time: Option<Duration>) {
+        let seal = self.current.load().get(name).map(|known| Arc::clone(&known.seal));
+        match (seal, time) {
+            (Some(seal), Some(time)) => seal.open_for(time),
+            (Some(seal), None) => seal.close(),
+            (None, _) => {}
+        }
     }
 
     /// The client of an upstream; `None` if no such upstream is configured any more.

@@ -12,24 +12,24 @@ use crate::support::origin::{Origin, Request};
 use crate::support::vendor::{Vendor, basic, rule};
 
 /// Who asks, and what they have: repositories that they may pull, list, push to and delete from.
-struct Asker {
-    name: &'static str,
-    pulls: &'static [&'static str],
-    lists: &'static [&'static str],
-    pushes: &'static [&'static str],
-    deletes: &'static [&'static str],
-    known: bool,
+pub(crate) struct Asker {
+    pub(crate) name: &'static str,
+    pub(crate) pulls: &'static [&'static str],
+    pub(crate) lists: &'static [&'static str],
+    pub(crate) pushes: &'static [&'static str],
+    pub(crate) deletes: &'static [&'static str],
+    pub(crate) known: bool,
 }
 
-const OURS: &str = "registry.test/myapp/worker";
-const THEIRS: &str = "registry.test/other/worker";
-const PUBLIC: &str = "registry.test/public/base";
-const HIDDEN: &str = "registry.test/hidden/secret";
-const EXTERNAL: &str = "proxy/myapp/quay.io/acme/api";
-const ABSENT: &str = "registry.test/missing/image";
-const REPOSITORIES: [&str; 6] = [OURS, THEIRS, PUBLIC, HIDDEN, EXTERNAL, ABSENT];
+pub(crate) const OURS: &str = "registry.test/myapp/worker";
+pub(crate) const THEIRS: &str = "registry.test/other/worker";
+pub(crate) const PUBLIC: &str = "registry.test/public/base";
+pub(crate) const HIDDEN: &str = "registry.test/hidden/secret";
+pub(crate) const EXTERNAL: &str = "proxy/myapp/quay.io/acme/api";
+pub(crate) const ABSENT: &str = "registry.test/missing/image";
+pub(crate) const REPOSITORIES: [&str; 6] = [OURS, THEIRS, PUBLIC, HIDDEN, EXTERNAL, ABSENT];
 
-const IDENTITIES: [Asker; 10] = [
+pub(crate) const IDENTITIES: [Asker; 10] = [
     Asker {
         name: "anonymous",
         pulls: &[PUBLIC],
@@ -113,7 +113,7 @@ const IDENTITIES: [Asker; 10] = [
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
+pub(crate) enum State {
     Cold,
     WarmByThem,
     WarmByAll,
@@ -123,7 +123,7 @@ enum State {
 /// Method, path behind the repository (`T` a tag, `M` its manifest, `L` its layer, `F` a layer of
 /// another application that a manifest here lists, `S` the digest of another application's manifest
 /// that one here has as its subject, `N` the repository itself).
-const READS: [(&str, &str); 12] = [
+pub(crate) const READS: [(&str, &str); 12] = [
     ("GET", "manifests/T"),
     ("HEAD", "manifests/T"),
     ("GET", "manifests/M"),
@@ -138,7 +138,7 @@ const READS: [(&str, &str); 12] = [
     ("GET", "referrers/M"),
 ];
 
-const WRITES: [(&str, &str); 11] = [
+pub(crate) const WRITES: [(&str, &str); 11] = [
     ("POST", "blobs/uploads/"),
     ("POST", "blobs/uploads/?mount=F&from=registry.test/other/worker"),
     ("POST", "blobs/uploads/?mount=L&from=N"),
@@ -218,7 +218,7 @@ fn foreign_manifests(registry: &Origin, theirs: &Image) {
     registry.tag("myapp/worker", "foreign-subject", &subject.digest);
 }
 
-fn authorization(vendor: &Vendor, identity: &Asker) -> String {
+pub(crate) fn authorization(vendor: &Vendor, identity: &Asker) -> String {
     match identity.name {
         "anonymous" => "Basic Og==".to_owned(),
         "licence for myapp" => vendor.customer("acme", &["myapp"]),
@@ -234,7 +234,7 @@ fn authorization(vendor: &Vendor, identity: &Asker) -> String {
     }
 }
 
-async fn send(vendor: &Vendor, authorization: &str, method: &str, path: &str) -> u16 {
+pub(crate) async fn send(vendor: &Vendor, authorization: &str, method: &str, path: &str) -> u16 {
     let mut headers = vec![("authorization", authorization)];
     let method = match method {
         "RANGE" => {
@@ -246,7 +246,7 @@ async fn send(vendor: &Vendor, authorization: &str, method: &str, path: &str) ->
     vendor.proxy.request(method, path, &headers).await.status
 }
 
-async fn vendor(writable: bool) -> (Vendor, Vec<Image>) {
+pub(crate) async fn vendor(writable: bool) -> (Vendor, Vec<Image>) {
     let id = |text| Identity::Licence(roadstead::licence::LicenceId::parse(text).expect(text));
     let vendor = Vendor::start_with(|setup| {
         let list = Allow { list: true, ..Allow::default() };
@@ -284,7 +284,7 @@ async fn vendor(writable: bool) -> (Vendor, Vec<Image>) {
 
 /// Puts the content of `other` and `hidden` into the cache, or into a download under way, by people
 /// who may have it.
-async fn prepare(vendor: &Vendor, images: &[Image], state: State) {
+pub(crate) async fn prepare(vendor: &Vendor, images: &[Image], state: State) {
     let (rival, operator) =
         (vendor.customer("rival", &["other"]), basic("ops@acme.test", "ops-secret"));
     let myapp = vendor.customer("acme", &["myapp"]);
@@ -331,7 +331,7 @@ fn restore(vendor: &Vendor, images: &[Image]) {
 }
 
 /// The path of an operation on a repository that has, or would have, this image.
-fn path_of(repository: &str, operation: &str, own: &Image, theirs: &Image) -> String {
+pub(crate) fn path_of(repository: &str, operation: &str, own: &Image, theirs: &Image) -> String {
     let tag = if repository == EXTERNAL { "/2.0" } else { "/1.0" };
     let path = operation
         .replace("/T", tag)
@@ -345,7 +345,7 @@ fn path_of(repository: &str, operation: &str, own: &Image, theirs: &Image) -> St
     format!("/v2/{repository}/{path}")
 }
 
-async fn write(
+pub(crate) async fn write(
     vendor: &Vendor,
     authorization: &str,
     (method, path): (&str, &str),

@@ -184,3 +184,69 @@ async fn a_token_of_ours_from_a_clock_that_was_ahead_is_not_good_for_a_day() {
     set_back(&vendor.proxy, Duration::from_secs(30));
     assert_eq!(vendor.status(&token, path).await, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_licence_is_judged_by_the_time_that_the_clock_shows_now() {
+    for sealed in [false, true] {
+        let mut vendor = Vendor::start().await;
+        let path = "/v2/registry.test/myapp/worker/manifests/1.0";
+        let licence = vendor.licence("acme-prod", &["myapp"], DAY);
+        let basic = basic("acme-prod", &vendor.sign(&licence));
+        assert_eq!(vendor.status(&basic, path).await, 200);
+        if sealed {
+            vendor.proxy.setup().config.upstreams.iter_mut().for_each(|it| it.sealed = true);
+            vendor.proxy.restart().await;
+        }
+        let headers = [("authorization", &*basic)];
+        let answer = vendor.proxy.request(http::Method::GET, "/token?service=x", &headers).await;
+        let token = format!("Bearer {}", answer.json()["token"].as_str().expect("a token"));
+        let (right, end, begin) = (vendor.proxy.clock().now(), licence.expires, licence.not_before);
+        let before = |time: Timestamp, by| {
+            Timestamp::from_unix(time.unix().checked_sub(by).expect("late enough"))
+        };
+        let second = Duration::from_secs(1);
+        for (time, by_licence, by_token) in [
+            (right, 200, 200),
+            // Ahead: a token of ours is older than its own life then, too.
+            (before(end, second), 200, 401),
+            (end, 401, 401),
+            (end.plus(800 * DAY), 401, 401),
+            // Right again: nothing of it is remembered.
+            (right, 200, 200),
+            // Back: to the beginning, for which clocks may differ by a minute, and beyond.
+            (begin, 200, 401),
+            (before(begin, 60 * second), 200, 401),
+            (before(begin, 61 * second), 401, 401),
+            (Timestamp::from_unix(Duration::ZERO), 401, 401),
+            (right, 200, 200),
+        ] {
+            vendor.proxy.clock().set(time);
+            let told = (vendor.status(&basic, path).await, vendor.status(&token, path).await);
+            assert_eq!(told, (by_licence, by_token), "{time:?}, sealed: {sealed}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_is_refused_at_any_time() {
+    let vendor = Vendor::start().await;
+    let path = "/v2/registry.test/myapp/worker/manifests/1.0";
+    let basic = vendor.customer("acme-prod", &["myapp"]);
+    assert_eq!(vendor.status(&basic, path).await, 200);
+    let right = vendor.proxy.clock().now();
+    let line = roadstead::licence::revocation_line(
+        &roadstead::licence::LicenceId::parse("acme-prod").expect("an id"),
+        right,
+        None,
+    );
+    std::fs::write(vendor.proxy.directory().join("revoked"), line).expect("a writable file");
+    vendor.proxy.reload();
+    let loaded = [("part", "revocations"), ("outcome", "loaded")];
+    let loaded = || vendor.proxy.metric("roadstead_reloads_total", &loaded);
+    eventually("it is loaded", || loaded() > 0).await;
+    let back = Timestamp::from_unix(right.unix().checked_sub(DAY).expect("late enough"));
+    for time in [right, right.plus(30 * DAY), back] {
+        vendor.proxy.clock().set(time);
+        assert_eq!(vendor.status(&basic, path).await, 401, "{time:?}");
+    }
+}

@@ -77,7 +77,7 @@ async fn what_is_here_is_served_however_old_it_is_and_nobody_is_asked() {
     proxy.clock().advance(800 * DAY);
     assert_whole(&proxy, &image, "two years later").await;
     let now = proxy.clock().now().unix();
-    proxy.clock().set(Timestamp::from_unix(now - 2000 * DAY));
+    proxy.clock().set(Timestamp::from_unix(now.checked_sub(2000 * DAY).expect("late enough")));
     assert_whole(&proxy, &image, "by a clock from before").await;
     proxy.restart().await;
     // It starts as its file says.
@@ -200,7 +200,7 @@ async fn what_is_under_way_is_cut_and_no_connection_stays() {
     let held = origin.hold_at(&layer.digest, 5 * MIB);
     let path = blob("a/b", &layer.digest);
     let mut reading = proxy.open(&path).await;
-    reading.read(MIB as usize).await;
+    reading.read(1 << 20).await;
     // Others wait for an answer: one of them for what is too small to begin before it is whole.
     origin.fault(On::path(image.config.digest.as_str()), Fault::HoldAt(0, Gate::new()));
     origin.fault(On::path("/v2/"), Fault::HoldAt(0, Gate::new()));
