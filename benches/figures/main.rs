@@ -2,7 +2,7 @@
 //! blobs, dropped pages, wrong logins, reloads, pushes; and what waiting for a refusal tells.
 //!
 //! `cargo bench --bench figures -- [herd | first-byte | cold | pages | logins | reload | oracle |
-//! push | crowd]…`, all of them without an argument. Each prints what was measured and what is
+//! push | crowd | warm]…`, all of them without an argument. Each prints what was measured and what is
 //! required. Wrong content or a needless download ends the run with a failure; a figure that
 //! depends on the machine is only printed.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
@@ -28,6 +28,7 @@ mod stats;
 mod taker;
 #[path = "../support/tls.rs"]
 mod tls;
+mod warming;
 
 use anyhow::bail;
 use tokio::runtime::Runtime;
@@ -38,10 +39,20 @@ fn main() -> anyhow::Result<()> {
     let mut names: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if names.is_empty() {
-        names =
-            ["herd", "first-byte", "cold", "pages", "logins", "reload", "oracle", "push", "crowd"]
-                .map(String::from)
-                .to_vec();
+        names = [
+            "herd",
+            "first-byte",
+            "cold",
+            "pages",
+            "logins",
+            "reload",
+            "oracle",
+            "push",
+            "crowd",
+            "warm",
+        ]
+        .map(String::from)
+        .to_vec();
     }
     for name in names {
         match name.as_str() {
@@ -54,6 +65,7 @@ fn main() -> anyhow::Result<()> {
             "pages" => runtime.block_on(pages::run())?,
             "push" => runtime.block_on(push::large())?,
             "crowd" => runtime.block_on(push::crowd())?,
+            "warm" => runtime.block_on(warming::run())?,
             other => bail!("there is no figure {other}"),
         }
     }

@@ -122,7 +122,11 @@ impl Shared {
         let content = self.contents().get(path).cloned();
         let Some(content) = content else {
             let status = if path == "/v2/" { "200 OK" } else { "404 Not Found" };
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            // A 404 counts as a registry's own by this header.
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nDocker-Distribution-Api-Version: registry/2.0\r\n\
+                 Content-Length: 0\r\n\r\n"
+            );
             return Ok(stream.write_all(answer.as_bytes()).await?);
         };
         let Content { size, media_type, digest, .. } = &*content;

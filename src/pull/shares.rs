@@ -362,9 +362,8 @@ mod tests {
         let _client = joined.join(Asker::new(2_u8));
         assert!(!has_come(&mut popular));
         assert!(second.begin_yield(false), "what a client has joined is wanted");
-        drop(first);
-        let client = client.now_or_never().flatten().expect("it came before those who are patient");
-        drop(second);
+        drop((first, second));
+        let client = client.now_or_never().flatten().expect("it comes before the patient");
         let popular = popular.now_or_never().flatten().expect("a client waits for it");
         assert!(!has_come(&mut warm));
         drop((client, popular));

@@ -51,7 +51,11 @@ pub(crate) async fn run(tools: WarmTools, order: WarmOrder) -> WarmReport {
             plan
         }
     });
-    for mut plan in plans.await {
+    let mut plans = plans.await;
+    for plan in &mut plans {
+        fit_in(&tools, plan).await;
+    }
+    for mut plan in plans {
         if !dry_run {
             check(&tools, &mut plan).await;
         }
@@ -98,6 +102,16 @@ async fn bring(
         plan.lack(&blob, &error);
     }
     plan
+}
+
+/// Brings in what found no room beside others, which are there by now: one at a time may fit
+/// (DESIGN §14.10).
+async fn fit_in(tools: &WarmTools, plan: &mut ImagePlan) {
+    for part in std::mem::take(&mut plan.crowded_out) {
+        if tools.blob(&plan.name, &part).await.is_err() {
+            plan.was_not_kept(&part);
+        }
+    }
 }
 
 /// Looks for every part of an image that was brought in.

@@ -9,6 +9,10 @@ use crate::upstream::FailureClass;
 /// can be restarted meanwhile. Each was tried several times already (DESIGN §14.4).
 const FAILURES_MAX: u32 = 8;
 
+/// A 404 that nobody vouches for (UP-10) may be a page of what stands before the registry. Those who
+/// stand before many never say anything else.
+const UNCONFIRMED_MAX: u32 = 2;
+
 /// Before the second try; doubles up to the last. In units of `limits.retry_pause`.
 const PAUSES: u32 = 10;
 const PAUSES_MAX: u32 = 300;
@@ -46,7 +50,9 @@ impl Patience {
             FailureClass::Ours if !matches!(error, Error::Damaged(_)) => None,
             FailureClass::Ours | FailureClass::Passing | FailureClass::Untrue => {
                 self.failures += 1;
-                let max = if self.is_short { 1 } else { FAILURES_MAX };
+                let is_unconfirmed = matches!(error, Error::Unconfirmed { .. });
+                let max = if is_unconfirmed { UNCONFIRMED_MAX } else { FAILURES_MAX };
+                let max = if self.is_short { 1 } else { max };
                 let times = (PAUSES << (self.failures.min(FAILURES_MAX) - 1)).min(PAUSES_MAX);
                 (self.failures < max).then_some(retry_pause * times)
             }

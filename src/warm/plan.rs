@@ -28,6 +28,8 @@ pub(super) struct ImagePlan {
     platforms: BTreeSet<Platform>,
     pub(super) parts: Vec<Part>,
     pub(super) missing: Vec<MissingPart>,
+    /// Blobs that found no room while others were on their way.
+    pub(super) crowded_out: Vec<Part>,
 }
 
 struct Planner {
@@ -49,6 +51,7 @@ pub(super) async fn plan(tools: WarmTools, wanted: WarmImage) -> ImagePlan {
         platforms: BTreeSet::new(),
         parts: Vec::new(),
         missing: Vec::new(),
+        crowded_out: Vec::new(),
     };
     let (queue, seen) = (VecDeque::new(), HashSet::new());
     let mut planner = Planner { tools, wanted, plan, queue, seen, is_for_any: false };
@@ -88,8 +91,8 @@ impl Planner {
     }
 
     fn not_there(&mut self, awaited: &Awaited, error: &Error) {
-        let is_absence =
-            error.class() == FailureClass::Absent || matches!(error, Error::Sealed { .. });
+        let is_absence = error.class() == FailureClass::Absent
+            || matches!(error, Error::Sealed { .. } | Error::Unconfirmed { .. });
         if awaited.role != Role::MayBe || !is_absence {
             self.plan.missing.push(MissingPart::of(what(&awaited.reference), error));
         }
@@ -198,6 +201,10 @@ impl ImagePlan {
     /// A part could not be had. Layers that registries need not have are no loss: clients know
     /// where else to get them.
     pub(super) fn lack(&mut self, blob: &Part, error: &Error) {
+        if matches!(error, Error::NoRoom) {
+            self.crowded_out.push(blob.clone());
+            return;
+        }
         let is_no = matches!(error.class(), FailureClass::Absent | FailureClass::Refused);
         if blob.is_foreign && is_no {
             let parts = self.parts.iter_mut().filter(|part| part.digest == blob.digest);

@@ -65,5 +65,6 @@ mod upstream_down;
 mod upstream_faults;
 mod warm;
 mod warm_command;
+mod warm_kills;
 mod wrong_places;
 mod wrong_sizes;

@@ -497,3 +497,43 @@ async fn of_a_sealed_upstream_it_says_what_is_not_here_and_asks_nobody() {
     assert_eq!(told, expected);
     assert_eq!(origin.requests().len(), before);
 }
+
+/// Where what stands before a registry answers instead of it: no tag of cosign is there, and that is
+/// found out once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_instead_of_a_registrys_404_is_no_loss_of_what_may_not_be_there() {
+    let image = Image::new(1, &[1000]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    for what in ["sha256-", "referrers"] {
+        let page = Bytes::from_static(b"<html>nothing here</html>");
+        origin.fault(On::path(what), Fault::Instead(404, "text/html", page));
+    }
+    let proxy = Proxy::of(&origin).await;
+    let done = warm_patiently(&proxy, "a/b:v1").await;
+    assert_eq!(done["complete"], true, "{done}");
+}
+
+/// What one asker has on its way may take half of the room: the rest comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finds_no_room_beside_others_comes_after_them() {
+    let image = Image::new(1, &[300_000, 310_000, 320_000]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    let old = Image::new(2, &[500_000]);
+    origin.push("a/b", "old", &old);
+    let gates: Vec<_> =
+        image.layers.iter().map(|layer| origin.hold_at(&layer.digest, 1000)).collect();
+    let mut setup = Setup::of(&origin);
+    setup.config.cache.max_size = 1_300_000;
+    let proxy = setup.start().await;
+    assert_eq!(warm(&proxy, &["a/b:old"]).await["complete"], true);
+    let mut warming = begin(&proxy, json!({ "images": ["a/b:v1"] })).await;
+    eventually("all are asked for", || {
+        image.layers.iter().all(|layer| origin.blob_gets(&layer.digest) > 0)
+    })
+    .await;
+    for gate in &gates {
+        gate.open();
+    }
+    let done = warming.next_with("done").await;
+    assert_eq!(done["complete"], true, "{done}");
+}
