@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{Gatekeeper, generate_key};
 use crate::admin::{Admin, Expiries};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::{Control, ControlParts};
+use crate::images::Pins;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::misses::MissJournal;
@@ -49,6 +50,7 @@ impl Default for Environment {
 #[derive(Debug)]
 pub struct App {
     store: BlobStore,
+    pins: Pins,
     service: Arc<Service>,
     admin: Arc<Admin>,
     expiries: Arc<Expiries>,
@@ -80,7 +82,9 @@ impl App {
         for input in Input::ALL {
             reloader.load(input).map_err(|unusable| anyhow!("{unusable}"))?;
         }
-        let control = control(config, ControlParts::of(&service, store.clone()));
+        let pins = Pins::new(store.clone(), &config.cache, metrics);
+        let parts = ControlParts::of(&service, store.clone(), pins.clone());
+        let control = control(config, parts);
         let draining = CancellationToken::new();
         let expiries = Arc::new(Expiries::new(Arc::clone(&service), upstreams, clock));
         let admin = Admin::new(
@@ -90,7 +94,7 @@ impl App {
             Arc::clone(&expiries),
         );
         let (admin, reload) = (Arc::new(admin), Arc::default());
-        Ok(Self { store, service, admin, expiries, draining, reloader, control, reload })
+        Ok(Self { store, pins, service, admin, expiries, draining, reloader, control, reload })
     }
 
     /// While it runs, reads the configuration again when `file` changes, and `logging` with it.
@@ -119,7 +123,12 @@ impl App {
     ) {
         let admin_stop = CancellationToken::new();
         let admin = tokio::spawn(self.admin.run(admin, admin_stop.clone().cancelled_owned()));
-        let upkeep = tokio::spawn(upkeep(self.store.clone(), Arc::clone(&self.service)));
+        let upkeep = tokio::spawn(upkeep(
+            self.store.clone(),
+            self.pins.clone(),
+            Arc::clone(&self.service),
+            self.reloader.cache(),
+        ));
         let reloads = tokio::spawn(self.reloader.run(self.reload));
         let warnings = tokio::spawn(self.expiries.warn());
         let (commands_stop, control) = (CancellationToken::new(), self.control);
@@ -209,9 +218,24 @@ fn gatekeeper(config: &Config, clock: Clock) -> anyhow::Result<Gatekeeper> {
 /// Loads the index while requests are served already, then keeps records and uploads tidy; never
 /// returns. Without an index nothing can be evicted, and the cache serves on: that is logged, and
 /// no reason to stop.
-async fn upkeep(store: BlobStore, service: Arc<Service>) {
+async fn upkeep(
+    store: BlobStore,
+    pins: Pins,
+    service: Arc<Service>,
+    caches: watch::Receiver<config::Cache>,
+) {
+    // Before the index is loaded nothing is evicted.
+    let looked = pins.clone();
+    if tokio::task::spawn_blocking(move || looked.load()).await.is_err() {
+        tracing::error!("what is pinned cannot be looked at");
+    }
     if let Err(error) = store.load().await {
         tracing::error!(%error, "cannot read the cache's index; nothing will be evicted");
     }
-    tokio::join!(store.maintain(), service.push.maintain(), service.misses.maintain());
+    tokio::join!(
+        store.maintain(),
+        service.push.maintain(),
+        service.misses.maintain(),
+        pins.follow(caches)
+    );
 }

@@ -133,6 +133,10 @@ pub struct StoreMetrics {
     pub bytes: IntGauge,
     /// Files of verified content, manifests too.
     pub blobs: IntGauge,
+    /// Bytes of verified content that is never evicted.
+    pub retained: IntGauge,
+    /// Images that pins name and that cannot be kept for lack of room.
+    pub unheld_pins: IntGauge,
     /// `cache.max_size`, in bytes.
     pub limit_bytes: IntGauge,
     /// What content may take in all as the disk is now, in bytes; at most `cache.max_size`.
@@ -390,6 +394,11 @@ impl StoreMetrics {
         Self {
             bytes: r.gauge("store_bytes", "Bytes of verified content on disk."),
             blobs: r.gauge("store_blobs", "Blobs and manifests on disk."),
+            retained: r.gauge("store_pinned_bytes", "Bytes on disk that are never evicted."),
+            unheld_pins: r.gauge(
+                "pins_unheld",
+                "Images that pins name, and that cannot be kept for lack of room.",
+            ),
             limit_bytes: r.gauge("store_limit_bytes", "cache.max_size."),
             effective_limit_bytes: r.gauge(
                 "store_effective_limit_bytes",

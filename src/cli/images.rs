@@ -61,23 +61,25 @@ impl ImagesArguments {
     }
 }
 
-const TITLES: [&str; 6] = ["IMAGE", "DIGEST", "PLATFORMS", "SIZE", "OWN", "LAST USED"];
+const COLUMNS: usize = 7;
+const TITLES: [&str; COLUMNS] =
+    ["IMAGE", "DIGEST", "PLATFORMS", "SIZE", "OWN", "PINNED", "LAST USED"];
 
 fn table(images: &[Value]) -> String {
-    let rows: Vec<[String; 6]> = images.iter().map(row).collect();
+    let rows: Vec<[String; COLUMNS]> = images.iter().map(row).collect();
     let titles = TITLES.map(str::to_owned);
     let all = || [&titles].into_iter().chain(&rows);
-    let widths: [usize; 6] = std::array::from_fn(|column| {
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
         all().map(|row| row[column].chars().count()).max().unwrap_or(0)
     });
-    let line = |row: &[String; 6]| {
+    let line = |row: &[String; COLUMNS]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
     all().map(line).collect()
 }
 
-fn row(image: &Value) -> [String; 6] {
+fn row(image: &Value) -> [String; COLUMNS] {
     let text = |key: &str| image[key].as_str().unwrap_or_default();
     let number = |key: &str| size(image[key].as_u64().unwrap_or(0));
     let (algorithm, hex) = text("digest").split_once(':').unwrap_or_default();
@@ -87,6 +89,7 @@ fn row(image: &Value) -> [String; 6] {
         platforms(image),
         number("size"),
         number("own"),
+        if image["pinned"] == true { "yes" } else { "-" }.to_owned(),
         image["last_used"].as_str().unwrap_or("-").to_owned(),
     ]
 }

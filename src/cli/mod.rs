@@ -13,6 +13,7 @@ mod licences_here;
 mod list;
 mod misses;
 mod output;
+mod pin;
 mod pull_secret;
 mod purge;
 mod seal;
@@ -45,6 +46,10 @@ enum Command {
     Check(check::CheckArguments),
     /// List what is cached, as images.
     Images(images::ImagesArguments),
+    /// Have images stay in the cache, whatever needs room.
+    Pin(pin::PinArguments),
+    /// Let pinned images go when room is needed.
+    Unpin(pin::UnpinArguments),
     /// Take images out of the cache, with everything that no other image needs.
     Purge(purge::PurgeArguments),
     /// List what clients wanted of sealed upstreams and did not get.
@@ -70,6 +75,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Images(arguments) => images::run(arguments),
+        Command::Pin(arguments) => pin::pin(arguments),
+        Command::Unpin(arguments) => pin::unpin(arguments),
         Command::Purge(arguments) => purge::run(arguments),
         Command::Misses(arguments) => misses::run(arguments),
         Command::Seal(arguments) => seal::run(arguments),

@@ -45,7 +45,12 @@ pub(super) fn run(arguments: &PurgeArguments) -> Result<(), CommandFailure> {
     // Whoever names one image means one that is there.
     let named = arguments.images.as_ref().filter(|named| !named.contains('*'));
     match (named, answer["refused"].as_u64().unwrap_or(0)) {
-        (Some(named), _) if listed(&answer).is_empty() && arguments.unused_for.is_none() => {
+        (Some(named), _) if !list(&answer["pinned"]).is_empty() => {
+            Err(anyhow!("{named} is pinned: unpin it first").into())
+        }
+        (Some(named), _)
+            if list(&answer["images"]).is_empty() && arguments.unused_for.is_none() =>
+        {
             Err(anyhow!("nothing that is cached is {named}").into())
         }
         (_, 0) => Ok(()),
@@ -56,25 +61,31 @@ pub(super) fn run(arguments: &PurgeArguments) -> Result<(), CommandFailure> {
     }
 }
 
-fn listed(answer: &Value) -> &[Value] {
-    answer["images"].as_array().map_or(&[], Vec::as_slice)
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 fn as_text(answer: &Value) -> String {
-    let images: String =
-        listed(answer).iter().flat_map(|image| [image_name(image), "\n".to_owned()]).collect();
+    let images: String = list(&answer["images"])
+        .iter()
+        .flat_map(|image| [image_name(image), "\n".to_owned()])
+        .collect();
     let amount = |key: &str| {
         let number = |figure: &str| answer[key][figure].as_u64().unwrap_or(0);
         format!("{} in {} files", size(number("bytes")), number("files"))
     };
-    let count = match listed(answer).len() {
+    let count = match list(&answer["images"]).len() {
         1 => "1 image".to_owned(),
         more => format!("{more} images"),
+    };
+    let pinned = match list(&answer["pinned"]).len() {
+        0 => String::new(),
+        some => format!("; {some} stay, because they are pinned"),
     };
     let dry_run = answer["dry_run"] == true;
     let (goes, freed) = if dry_run { ("would go", "would be freed") } else { ("gone", "freed") };
     format!(
-        "{images}{count} {goes}: {} {freed}; {} stay, because others need them\n",
+        "{images}{count} {goes}: {} {freed}; {} stay, because others need them{pinned}\n",
         amount("freed"),
         amount("shared"),
     )

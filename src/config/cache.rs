@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::keys;
 use super::place::{Fields, Place};
 use super::units;
-use super::{Cache, MinFree};
+use super::{Cache, MinFree, PinList};
 use crate::files;
+use crate::wanted::PinLine;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -27,6 +28,7 @@ pub(super) fn read(top: &Fields<'_>) -> Cache {
         stale_if_error: DAY,
         proof_ttl: 10 * MINUTE,
         abandon_after: 5 * MINUTE,
+        pins: PinList::default(),
     };
     let Some(section) = section else { return default };
     let age =
@@ -40,6 +42,7 @@ pub(super) fn read(top: &Fields<'_>) -> Cache {
         max_size: section.read("max_size", default.max_size, max_size),
         min_free: section
             .read("min_free", default.min_free, |place| units::min_free(&place.amount()?)),
+        pins: PinList(section.list("pins", PinLine::parse)),
     };
     compare_with_disk(&section, &cache);
     cache

@@ -23,8 +23,16 @@ pub(super) const TOP: &[&str] = &[
 
 pub(super) const ADMIN: &[&str] = &["listen", "allow_plain_http"];
 
-pub(super) const CACHE: &[&str] =
-    &["path", "max_size", "min_free", "tag_ttl", "stale_if_error", "proof_ttl", "abandon_after"];
+pub(super) const CACHE: &[&str] = &[
+    "path",
+    "max_size",
+    "min_free",
+    "tag_ttl",
+    "stale_if_error",
+    "proof_ttl",
+    "abandon_after",
+    "pins",
+];
 
 pub(super) const UPSTREAM: &[&str] = &[
     "url",

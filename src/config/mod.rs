@@ -46,7 +46,8 @@ pub use files_read::FilesRead;
 pub use licence_file::{LicenceFile, read_licence};
 pub use model::{
     Access, Allow, Application, Cache, ClientAuth, Config, Credential, Host, Licences, Log,
-    LogFormat, Login, MinFree, Rule, Tls, UnknownCredentials, Upstream, WhenRejected, Writes,
+    LogFormat, Login, MinFree, PinList, Rule, Tls, UnknownCredentials, Upstream, WhenRejected,
+    Writes,
 };
 pub use problem::{Problem, Problems};
 pub(crate) use units::duration as parse_duration;

@@ -13,6 +13,7 @@ use crate::identity::Identity;
 use crate::licence::Slug;
 use crate::oci::{Pattern, UpstreamName};
 use crate::secret::Secret;
+use crate::wanted::PinLine;
 
 /// Everything `serve` needs, valid as a whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +99,13 @@ pub struct Cache {
     pub proof_ttl: Duration,
     /// How long a download goes on after its last client has left.
     pub abandon_after: Duration,
+    /// Images that are never evicted.
+    pub pins: PinList,
 }
+
+/// What is to stay in the cache.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PinList(pub(crate) Vec<PinLine>);
 
 /// What must stay free on the cache's file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

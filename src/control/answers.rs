@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::documents::{AnswerBody, Unanswered, document, read, with_type, wrong_method};
 use super::lines::{LINES_TYPE, Lines, LinesBody};
 use super::parts::ControlParts;
-use super::{listed_images, missed, purging, sealing, warming};
+use super::{listed_images, missed, pinning, purging, sealing, warming};
 
 /// Commands that take long, and are answered in lines, at once. They leave places to the others.
 const LONG_COMMANDS_MAX: usize = 4;
@@ -36,21 +36,31 @@ impl Answers {
         let query = request.uri().query().unwrap_or_default();
         match (request.uri().path(), request.method()) {
             ("/v1/images", &Method::GET) => {
-                let listed = listed_images::listed(&self.parts.store, query).await?;
+                let listed = listed_images::listed(&self.parts, query).await?;
                 Ok(document(StatusCode::OK, &listed))
             }
-            ("/v1/images", _) => Err(wrong_method("GET")),
             ("/v1/purge", &Method::POST) => {
-                let (order, now) = (read(request.body())?, self.parts.clock.now());
-                let purged = purging::purge(&self.parts.store, order, now).await?;
+                let purged = purging::purge(&self.parts, read(request.body())?).await?;
                 Ok(document(StatusCode::OK, &purged))
+            }
+            ("/v1/pins", &Method::GET) => {
+                Ok(document(StatusCode::OK, &pinning::states(&self.parts.pins).await?))
+            }
+            ("/v1/images" | "/v1/pins", _) => Err(wrong_method("GET")),
+            ("/v1/pin", &Method::POST) => {
+                let pinned = pinning::pin(&self.parts.pins, read(request.body())?).await?;
+                Ok(document(StatusCode::OK, &pinned))
+            }
+            ("/v1/unpin", &Method::POST) => {
+                let unpinned = pinning::unpin(&self.parts.pins, read(request.body())?).await?;
+                Ok(document(StatusCode::OK, &unpinned))
             }
             ("/v1/warm", &Method::POST) => {
                 let order = warming::order(&self.parts.names, &read(request.body())?)?;
                 let parts = self.parts.clone();
                 self.lines(|told| warming::warm(parts, order, told))
             }
-            ("/v1/purge" | "/v1/warm", _) => Err(wrong_method("POST")),
+            ("/v1/purge" | "/v1/pin" | "/v1/unpin" | "/v1/warm", _) => Err(wrong_method("POST")),
             ("/v1/seal", &Method::GET) => {
                 Ok(document(StatusCode::OK, &sealing::listed(self.parts.serving()?)))
             }

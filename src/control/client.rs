@@ -18,6 +18,8 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -189,9 +191,14 @@ async fn alone(
 ) -> Result<Value, ControlError> {
     let parts = open(config, absent)?;
     let (store, parts) = (parts.store.clone(), ControlParts::alone(config, parts));
-    let pull = parts.pull.clone();
+    let (pull, pins) = (parts.pull.clone(), parts.pins.clone());
+    let cache = watch::Sender::new(config.cache.clone());
     let answered = async {
+        // Before the index is loaded, and so before anything can be evicted.
+        let looked = pins.clone();
+        drop(spawn_blocking(move || looked.load()).await);
         store.load().await?;
+        let _pins = AbortOnDropHandle::new(tokio::spawn(pins.follow(cache.subscribe())));
         let (head, body) = request.into_parts();
         let Ok(body) = body.collect().await;
         let request = Request::from_parts(head, body.to_bytes());

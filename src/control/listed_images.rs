@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::documents::Unanswered;
+use super::parts::ControlParts;
 use crate::images::{self, CachedImage, CachedPlatform, ImageFilter, PlatformState};
 use crate::licence::calendar;
 use crate::oci::{Digest, Pattern};
-use crate::store::BlobStore;
 
-pub(super) async fn listed(store: &BlobStore, query: &str) -> Result<Value, Unanswered> {
+pub(super) async fn listed(parts: &ControlParts, query: &str) -> Result<Value, Unanswered> {
     let filter = filter(query).map_err(Unanswered::bad_request)?;
-    let survey = store.survey();
+    let survey = parts.store.survey();
     let list = move || images::list(&survey, &filter);
     let listed = tokio::task::spawn_blocking(list).await;
     let listed = listed.map_err(|error| Unanswered::failed(&error))?;
@@ -47,6 +47,7 @@ fn image(image: &CachedImage) -> Value {
         "size": image.size,
         "own": image.own,
         "shared": image.size - image.own,
+        "pinned": image.pinned,
         "last_used": image.last_used.map(calendar::format),
     })
 }

@@ -9,6 +9,7 @@ mod lines;
 mod listed_images;
 mod missed;
 mod parts;
+mod pinning;
 mod purging;
 mod sealing;
 mod socket;

@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::documents::Unanswered;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::images::Pins;
 use crate::limits::Limits;
 use crate::misses::MissJournal;
 use crate::oci::CanonicalName;
@@ -18,6 +19,7 @@ use crate::store::BlobStore;
 #[derive(Clone, Debug)]
 pub(crate) struct ControlParts {
     pub(super) store: BlobStore,
+    pub(super) pins: Pins,
     pub(super) pull: PullThrough,
     pub(super) misses: MissJournal,
     pub(super) names: ImageNames,
@@ -35,21 +37,22 @@ pub(super) enum ImageNames {
 
 impl ControlParts {
     /// Those of a server.
-    pub(crate) fn of(service: &Arc<Service>, store: BlobStore) -> Self {
+    pub(crate) fn of(service: &Arc<Service>, store: BlobStore, pins: Pins) -> Self {
         let names = ImageNames::Serving(Arc::clone(service));
         let (clock, limits) = (service.clock.clone(), service.limits.clone());
         let (pull, misses) = (service.pull.clone(), service.misses.clone());
-        Self { store, pull, misses, names, clock, limits }
+        Self { store, pins, pull, misses, names, clock, limits }
     }
 
     /// As a server would have them, which listens to nobody.
     pub(super) fn alone(config: &Config, parts: Parts) -> Self {
         let (store, limits) = (parts.store.clone(), parts.limits.clone());
         let (clock, metrics) = (parts.clock.clone(), Arc::clone(&parts.metrics));
-        let misses = MissJournal::new(&store, &limits, clock.clone(), metrics);
+        let misses = MissJournal::new(&store, &limits, clock.clone(), Arc::clone(&metrics));
+        let pins = Pins::new(store.clone(), &config.cache, Arc::clone(&metrics));
         let names = ImageNames::Alone(Arc::new(Routes::new(config)));
         let pull = PullThrough::new(parts, &config.cache);
-        Self { store, pull, misses, names, clock, limits }
+        Self { store, pins, pull, misses, names, clock, limits }
     }
 
     /// What asks upstreams for clients.

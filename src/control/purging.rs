@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::documents::Unanswered;
+use super::parts::ControlParts;
 use crate::clock::Timestamp;
 use crate::images::{Amount, GoingImage, ImageSelection, PurgeOrder, PurgePlan, Purged};
-use crate::store::BlobStore;
 
 /// What the request says.
 #[derive(Debug, Deserialize)]
@@ -23,18 +23,17 @@ pub(super) struct PurgeRequest {
 }
 
 pub(super) async fn purge(
-    store: &BlobStore,
+    parts: &ControlParts,
     request: PurgeRequest,
-    now: Timestamp,
 ) -> Result<Value, Unanswered> {
-    let (order, dry_run) = (order(&request, now)?, request.dry_run);
-    if !store.is_loaded() {
+    let (order, dry_run) = (order(&request, parts.clock.now())?, request.dry_run);
+    if !parts.store.is_loaded() {
         let sentence = "what is cached is still being looked at; try again in a moment";
         return Err(Unanswered(StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned()));
     }
-    let store = store.clone();
+    let (store, pins) = (parts.store.clone(), parts.pins.clone());
     let purge = move || {
-        let plan = PurgePlan::make(&store.survey(), &order)?;
+        let plan = PurgePlan::make(&store.survey(), &order, &pins)?;
         if dry_run { Ok(plan.describe()) } else { plan.carry_out(&store) }
     };
     let purged = tokio::task::spawn_blocking(purge).await;
@@ -58,6 +57,7 @@ fn as_json(purged: &Purged, dry_run: bool) -> Value {
     json!({
         "dry_run": dry_run,
         "images": purged.images.iter().map(image).collect::<Vec<_>>(),
+        "pinned": purged.pinned.iter().map(image).collect::<Vec<_>>(),
         "freed": amount(purged.freed),
         "shared": amount(purged.shared),
         "refused": purged.refused,

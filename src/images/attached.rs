@@ -11,7 +11,8 @@ pub(super) fn subject(root: &Root, closure: &Closure) -> Option<Digest> {
     closure.subject.clone().or_else(by_tag)
 }
 
-fn of_tag(tag: &str) -> Option<Digest> {
+/// The digest that such a tag stands for.
+pub(super) fn of_tag(tag: &str) -> Option<Digest> {
     let (algorithm, rest) = tag.split_once('-')?;
     let hex = rest.split('.').next()?;
     Digest::parse(&format!("{algorithm}:{hex}")).ok()

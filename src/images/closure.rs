@@ -99,7 +99,7 @@ impl<'a> Closures<'a> {
     }
 
     /// What is stored as `digest`, if it is a manifest.
-    fn manifest(&self, digest: &Digest) -> Option<Manifest> {
+    pub(super) fn manifest(&self, digest: &Digest) -> Option<Manifest> {
         let media_type = self.types.get(digest)?;
         let bytes = self.survey.bytes(digest, DOCUMENT_MAX)?;
         Manifest::inspect(&bytes, media_type).ok()

@@ -3,6 +3,10 @@
 
 mod attached;
 mod closure;
+mod held;
+mod holdings;
+mod pin_set;
+mod pins;
 mod purge;
 mod selection;
 
@@ -13,6 +17,8 @@ use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, MediaType, Pattern, Tag};
 use crate::store::{Error, Survey};
 
+pub(crate) use pin_set::PinSetter;
+pub(crate) use pins::{PinError, PinState, PinStates, Pins};
 pub(crate) use purge::{Amount, GoingImage, PurgeOrder, PurgePlan, Purged};
 pub(crate) use selection::ImageSelection;
 
@@ -39,6 +45,8 @@ pub(crate) struct CachedImage {
     pub(crate) size: u64,
     /// Bytes of it that no other image needs.
     pub(crate) own: u64,
+    /// Whether it stays whatever needs room.
+    pub(crate) pinned: bool,
     pub(crate) last_used: Option<Timestamp>,
 }
 
@@ -148,6 +156,7 @@ fn cached(
     CachedImage {
         size: sizes(false),
         own: sizes(true),
+        pinned: survey.stays(&root.digest),
         last_used: kept.iter().map(|(_, kept)| kept.last_used).max(),
         platforms: closure.platforms.clone(),
         name: root.name,

@@ -1,13 +1,13 @@
 //! Taking images out of the cache on an operator's word. The plan is pure: images split into those
 //! that go and those that stay, and what goes of the content is what nothing that stays needs. An
-//! image that is gone is simply not cached any more; the next pull asks for it upstream.
+//! image that is gone is simply not cached any more; the next pull asks for it upstream (PIN-3).
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::attached::subject;
+use super::attached::{of_tag, subject};
 use super::closure::{Closure, Closures};
-use super::{ImageSelection, Root, roots};
+use super::{ImageSelection, Pins, Root, roots};
 use crate::clock::Timestamp;
 use crate::oci::{CanonicalName, Digest, Tag};
 use crate::store::{BlobStore, Error, KnownOf, Removed, Survey};
@@ -32,6 +32,7 @@ pub(crate) struct Amount {
 #[derive(Debug, Default)]
 pub(crate) struct PurgePlan {
     images: Vec<GoingImage>,
+    pinned: Vec<GoingImage>,
     known: KnownOf,
     content: Vec<Digest>,
     freed: Amount,
@@ -50,6 +51,8 @@ pub(crate) struct GoingImage {
 #[derive(Debug)]
 pub(crate) struct Purged {
     pub(crate) images: Vec<GoingImage>,
+    /// They were meant too, and stay because they are pinned.
+    pub(crate) pinned: Vec<GoingImage>,
     pub(crate) freed: Amount,
     /// What these images need and others do too: it stays.
     pub(crate) shared: Amount,
@@ -63,6 +66,15 @@ struct Candidate {
     closure: Arc<Closure>,
     subject: Option<Digest>,
     last_used: Option<Timestamp>,
+    is_pinned: bool,
+}
+
+#[derive(Default)]
+struct Split {
+    going: Vec<Candidate>,
+    staying: Vec<Candidate>,
+    /// Of those that stay, what was named.
+    pinned: Vec<GoingImage>,
 }
 
 /// Content, each of a repository.
@@ -73,8 +85,8 @@ impl PurgePlan {
     ///
     /// # Errors
     /// If the records cannot be read.
-    pub(crate) fn make(survey: &Survey, order: &PurgeOrder) -> Result<Self, Error> {
-        let (going, staying) = split(candidates(survey)?, order);
+    pub(crate) fn make(survey: &Survey, order: &PurgeOrder, pins: &Pins) -> Result<Self, Error> {
+        let Split { going, staying, pinned } = split(candidates(survey, pins)?, order);
         let (leaving, left) = (members(&going), members(&staying));
         let forgotten: Members<'_> = leaving.difference(&left).copied().collect();
         let wanted: HashSet<&Digest> = leaving.iter().map(|(_, part)| *part).collect();
@@ -83,10 +95,12 @@ impl PurgePlan {
         let others = others.iter().filter(|(name, part)| !forgotten.contains(&(name, part)));
         let stays: HashSet<&Digest> =
             others.map(|(_, part)| part).chain(needed.iter().copied()).collect();
-        let mut plan = Self::default();
+        let mut plan = Self { pinned, ..Self::default() };
         for part in &wanted {
             match survey.kept(part) {
-                Some(kept) if stays.contains(part) => plan.shared.add(kept.size),
+                Some(kept) if stays.contains(part) || survey.stays(part) => {
+                    plan.shared.add(kept.size);
+                }
                 Some(kept) => plan.take((*part).clone(), kept.size),
                 None => {}
             }
@@ -94,7 +108,7 @@ impl PurgePlan {
         if let (Some(since), None) = (order.unused_since, &order.images) {
             let is_loose = |part: &Digest| !wanted.contains(part) && !stays.contains(part);
             for (part, kept) in survey.all_kept(|kept| kept.last_used < since) {
-                if is_loose(&part) {
+                if is_loose(&part) && !survey.stays(&part) {
                     plan.take(part, kept.size);
                 }
             }
@@ -107,7 +121,8 @@ impl PurgePlan {
 
     /// What would go.
     pub(crate) fn describe(self) -> Purged {
-        Purged { images: self.images, freed: self.freed, shared: self.shared, refused: 0 }
+        let Self { images, pinned, freed, shared, .. } = self;
+        Purged { images, pinned, freed, shared, refused: 0 }
     }
 
     /// Lets it go; blocks. Names go before content: what a pull finds meanwhile is whole, or it asks
@@ -127,12 +142,19 @@ impl PurgePlan {
     }
 
     fn name(&mut self, going: Vec<Candidate>) {
-        for Candidate { root: Root { name, tag, digest }, .. } in going {
-            if let Some(tag) = &tag {
-                self.known.tags.push((name.clone(), tag.clone(), digest.clone()));
+        for Candidate { root, .. } in going {
+            self.images.push(GoingImage::of(&root));
+            if let Some(tag) = root.tag {
+                self.known.tags.push((root.name, tag, root.digest));
             }
-            self.images.push(GoingImage { name, tag, digest });
         }
+    }
+}
+
+impl GoingImage {
+    fn of(root: &Root) -> Self {
+        let Root { name, tag, digest } = root.clone();
+        Self { name, tag, digest }
     }
 }
 
@@ -143,7 +165,7 @@ impl Amount {
     }
 }
 
-fn candidates(survey: &Survey) -> Result<Vec<Candidate>, Error> {
+fn candidates(survey: &Survey, pins: &Pins) -> Result<Vec<Candidate>, Error> {
     let manifests = survey.manifests()?;
     let types = manifests.iter().map(|(_, digest, kind)| (digest.clone(), kind.clone())).collect();
     let mut closures = Closures::new(survey, types);
@@ -153,14 +175,18 @@ fn candidates(survey: &Survey) -> Result<Vec<Candidate>, Error> {
         let kept = closure.parts().filter_map(|part| survey.kept(part));
         let last_used = kept.map(|kept| kept.last_used).max();
         let subject = subject(&root, &closure);
-        Candidate { root, closure, subject, last_used }
+        // Another tag of what is pinned may go. What nobody tags, or is attached, goes with its image.
+        let is_alone = root.tag.as_ref().is_none_or(|tag| of_tag(tag.as_str()).is_some());
+        let is_pinned = is_alone && pins.keep(&root.name, &root.digest)
+            || pins.pin_of(&root.name, root.tag.as_ref(), &root.digest).is_some();
+        Candidate { root, closure, subject, last_used, is_pinned }
     };
     Ok(roots.into_iter().map(candidate).collect())
 }
 
 /// Those that go, and those that stay. What is attached to an image goes and stays with it, unless
 /// it is named itself: nobody uses a signature as often as what it signs.
-fn split(all: Vec<Candidate>, order: &PurgeOrder) -> (Vec<Candidate>, Vec<Candidate>) {
+fn split(all: Vec<Candidate>, order: &PurgeOrder) -> Split {
     let here: HashSet<(CanonicalName, Digest)> =
         manifests(&all).into_iter().map(|(name, digest)| (name.clone(), digest.clone())).collect();
     let is_named = |candidate: &Candidate| {
@@ -173,18 +199,22 @@ fn split(all: Vec<Candidate>, order: &PurgeOrder) -> (Vec<Candidate>, Vec<Candid
         order.images.as_ref().is_none_or(|images| images.means(&candidate.root))
             && order.unused_since.is_none_or(is_idle)
     };
-    let (mut going, mut staying): (Vec<_>, Vec<_>) = all.into_iter().partition(is_named);
+    let (named, mut staying): (Vec<_>, Vec<_>) = all.into_iter().partition(is_named);
+    let (kept, mut going): (Vec<_>, Vec<_>) = named.into_iter().partition(|one| one.is_pinned);
+    let pinned = kept.iter().map(|one| GoingImage::of(&one.root)).collect();
+    staying.extend(kept);
     loop {
         let follows = {
             let (gone, stay) = (manifests(&going), manifests(&staying));
             let follows = |candidate: &Candidate| {
                 let subject = candidate.subject.as_ref().map(|of| (&candidate.root.name, of));
-                subject.is_some_and(|of| gone.contains(&of) && !stay.contains(&of))
+                !candidate.is_pinned
+                    && subject.is_some_and(|of| gone.contains(&of) && !stay.contains(&of))
             };
             staying.iter().map(follows).collect::<Vec<_>>()
         };
         if !follows.contains(&true) {
-            return (going, staying);
+            return Split { going, staying, pinned };
         }
         let mut follows = follows.into_iter();
         let (more, rest) = staying.into_iter().partition(|_| follows.next() == Some(true));

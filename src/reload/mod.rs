@@ -18,10 +18,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Timestamp;
-use crate::config::{Config, Draft, FilesRead, Problems, Surroundings};
+use crate::config::{Cache, Config, Draft, FilesRead, Problems, Surroundings};
 use crate::files::Fingerprint;
 use crate::metrics::Metrics;
 use crate::reload::inputs::{Input, Loaded};
@@ -56,6 +56,8 @@ pub(crate) struct Reloader {
     /// The configuration has changed and is to be looked at again.
     is_settling: bool,
     service: Arc<Service>,
+    /// Who follows the configuration of the cache.
+    cache: watch::Sender<Cache>,
     metrics: Arc<Metrics>,
     /// The files of each input, good or bad, by its label. A bad file is remembered as well, so that
     /// it is logged once.
@@ -80,6 +82,7 @@ impl Reloader {
         let (due, refused) = (HashMap::new(), HashSet::new());
         let lost_lines = LostLines::new(service.limits.good_again);
         let kept = KeptRevocations::of(&config);
+        let cache = watch::Sender::new(config.cache.clone());
         let mut reloader = Self {
             file,
             logging,
@@ -87,6 +90,7 @@ impl Reloader {
             files_read,
             is_settling: false,
             service,
+            cache,
             metrics,
             inputs,
             due,
@@ -96,6 +100,11 @@ impl Reloader {
         };
         reloader.show_state("start", true);
         reloader
+    }
+
+    /// The configuration of the cache, and each that takes its place.
+    pub(crate) fn cache(&self) -> watch::Receiver<Cache> {
+        self.cache.subscribe()
     }
 
     /// Loads an input at the start.
@@ -163,6 +172,7 @@ impl Reloader {
         // Last, because it takes as long as there is to evict.
         if limit != self.config.cache {
             self.service.pull.resize(&self.config.cache);
+            self.cache.send_replace(self.config.cache.clone());
         }
         settled
     }

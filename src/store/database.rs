@@ -87,18 +87,18 @@ impl Database {
 
     pub(super) fn drop_stamps(&mut self, digests: &[Digest]) -> Result<()> {
         let rows = digests.iter().map(|digest| [digest.as_str()]);
-        self.delete_rows("DELETE FROM blobs WHERE digest = ?1", rows)
+        self.each_row("DELETE FROM blobs WHERE digest = ?1", rows)
     }
 
-    /// Deletes what these keys say, all of it or nothing.
-    pub(super) fn delete_rows(
+    /// Runs a statement for each of these rows; all of it or nothing.
+    pub(super) fn each_row(
         &mut self,
-        delete: &str,
-        keys: impl Iterator<Item = impl rusqlite::Params>,
+        statement: &str,
+        rows: impl Iterator<Item = impl rusqlite::Params>,
     ) -> Result<()> {
         let transaction = self.0.transaction()?;
-        for key in keys {
-            transaction.prepare_cached(delete)?.execute(key)?;
+        for row in rows {
+            transaction.prepare_cached(statement)?.execute(row)?;
         }
         transaction.commit()
     }

@@ -49,16 +49,23 @@ pub(super) struct IndexEntry {
     /// The disk would not let go of it: it stays, and is not taken for a victim until it is tried
     /// again.
     pub(super) stuck: bool,
+    /// How often it is wanted to stay (`retention`).
+    pub(super) retained: u32,
 }
 
 impl IndexEntry {
     pub(super) fn new(digest: &Digest, size: u64, class: EvictionClass, used: Tick) -> Self {
         let (key, open) = (DigestKey::of(digest), Weak::new());
-        Self { key, size, used, open, class, uses: 1, stuck: false }
+        Self { key, size, used, open, class, uses: 1, stuck: false, retained: 0 }
     }
 
     pub(super) fn digest(&self) -> Digest {
         self.key.digest()
+    }
+
+    /// Whether eviction may take it.
+    pub(super) fn may_go(&self) -> bool {
+        !self.stuck && self.retained == 0
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::Weak;
 use super::blob::OpenBlob;
 use super::entries::{Entries, IndexEntry};
 use super::order::{EvictionClass, EvictionOrder, QueuePosition, Slot, Tick, USES_MAX, Usage};
+use super::retention::Retention;
 use crate::oci::Digest;
 
 /// What a look at content is to the order in which content goes.
@@ -93,6 +94,7 @@ pub(super) struct Index {
     touched: HashSet<Slot>,
     /// What the disk would not let go of.
     stuck: HashSet<Slot>,
+    retention: Retention,
 }
 
 /// There is no room, and eviction cannot make it.
@@ -114,6 +116,62 @@ impl Index {
             loaded: false,
             touched: HashSet::new(),
             stuck: HashSet::new(),
+            retention: Retention::default(),
+        }
+    }
+
+    /// Whether it stays whatever needs room.
+    pub(super) fn is_retained(&self, digest: &Digest) -> bool {
+        let entry = self.entries.find(digest).and_then(|slot| self.entries.get(slot));
+        entry.is_some_and(|entry| entry.retained > 0)
+    }
+
+    /// Bytes of what is stored and stays.
+    pub(super) fn retained(&self) -> u64 {
+        self.retention.bytes
+    }
+
+    /// What of the limit is there for content that may go.
+    fn shared_limit(&self) -> u64 {
+        self.limit.saturating_sub(self.retention.bytes)
+    }
+
+    /// Bytes that can be had by eviction.
+    fn evictable(&self) -> u64 {
+        if self.loaded { self.used.saturating_sub(self.retention.bytes) } else { 0 }
+    }
+
+    /// Has `digest` stay, once more, whether it is stored or not.
+    pub(super) fn retain(&mut self, digest: &Digest) {
+        let found = self.entries.find(digest);
+        let Some((slot, entry)) = found.and_then(|slot| Some((slot, self.entries.get_mut(slot)?)))
+        else {
+            return self.retention.want_absent(digest);
+        };
+        if entry.retained == 0 {
+            self.order.remove(slot, position(entry));
+            self.retention.bytes += entry.size;
+        }
+        entry.retained += 1;
+    }
+
+    /// Takes back one [`Index::retain`]; with the last one it stands among the others again, as it
+    /// was used.
+    pub(super) fn let_go(&mut self, digest: &Digest) {
+        let found = self.entries.find(digest);
+        let Some((slot, entry)) = found.and_then(|slot| Some((slot, self.entries.get_mut(slot)?)))
+        else {
+            return self.retention.let_absent_go(digest);
+        };
+        if entry.retained == 0 {
+            return;
+        }
+        entry.retained -= 1;
+        if entry.retained == 0 {
+            self.retention.bytes -= entry.size;
+            if !entry.stuck {
+                self.order.insert(slot, position(entry));
+            }
         }
     }
 
@@ -163,7 +221,7 @@ impl Index {
         self.stand(slot, tick, |uses| uses.saturating_add(more).min(USES_MAX));
         let entry = self.entries.get(slot)?;
         let (open, class) = (entry.open.clone(), entry.class);
-        while let Some(demoted) = self.order.next_demoted(class, self.limit) {
+        while let Some(demoted) = self.order.next_demoted(class, self.shared_limit()) {
             self.stand(demoted, tick, |_| 1);
         }
         Some(open)
@@ -172,9 +230,14 @@ impl Index {
     /// Gives an entry its place in the order by another use.
     fn stand(&mut self, slot: Slot, tick: Tick, uses: impl FnOnce(u8) -> u8) {
         let Some(entry) = self.entries.get_mut(slot).filter(|entry| !entry.stuck) else { return };
-        self.order.remove(slot, position(entry));
-        (entry.uses, entry.used) = (uses(entry.uses), tick);
-        self.order.insert(slot, position(entry));
+        if entry.may_go() {
+            self.order.remove(slot, position(entry));
+            (entry.uses, entry.used) = (uses(entry.uses), tick);
+            self.order.insert(slot, position(entry));
+        } else {
+            // It stands nowhere.
+            (entry.uses, entry.used) = (uses(entry.uses), tick);
+        }
         self.touched.insert(slot);
     }
 
@@ -199,13 +262,15 @@ impl Index {
         self.enter(entry);
     }
 
-    fn enter(&mut self, entry: IndexEntry) {
-        let (size, stuck, at) = (entry.size, entry.stuck, position(&entry));
+    fn enter(&mut self, mut entry: IndexEntry) {
+        entry.retained = self.retention.enter(|| entry.digest(), entry.size);
+        let (size, stuck, at, may_go) = (entry.size, entry.stuck, position(&entry), entry.may_go());
         let Some(slot) = self.entries.insert(entry) else { return };
         self.used += size;
         if stuck {
             self.stuck.insert(slot);
-        } else {
+        }
+        if may_go {
             self.order.insert(slot, at);
         }
     }
@@ -219,12 +284,14 @@ impl Index {
 
     /// Takes `digest` out. Its bytes count as pending while a reader has them open.
     pub(super) fn remove(&mut self, digest: &Digest) -> bool {
-        self.take_out(digest).is_some()
+        self.entries.find(digest).and_then(|slot| self.take(slot)).is_some()
     }
 
-    /// Takes `digest` out, to be removed on demand.
+    /// Takes `digest` out, to be removed on demand, unless it is to stay.
     pub(super) fn take_out(&mut self, digest: &Digest) -> Option<IndexEntry> {
-        self.entries.find(digest).and_then(|slot| self.take(slot))
+        let slot = self.entries.find(digest)?;
+        let is_retained = self.entries.get(slot).is_some_and(|entry| entry.retained > 0);
+        if is_retained { None } else { self.take(slot) }
     }
 
     /// Some of what is stored, with its size and last use, and where to go on.
@@ -235,6 +302,9 @@ impl Index {
     fn take(&mut self, slot: Slot) -> Option<IndexEntry> {
         let entry = self.entries.remove(slot)?;
         self.order.remove(slot, position(&entry));
+        if entry.retained > 0 {
+            self.retention.leave(entry.digest(), entry.size, entry.retained);
+        }
         self.touched.remove(&slot);
         self.stuck.remove(&slot);
         self.used -= entry.size;
@@ -278,10 +348,10 @@ impl Index {
         if disk.read_only || promise.bytes.saturating_add(more) > self.largest() {
             return Err(NoRoom);
         }
-        let evictable = if self.loaded { self.used } else { 0 };
         let disk = if self.loaded { disk } else { Disk { pending: 0, ..disk } };
         let asked = self.promised - self.given + more;
-        if self.promised + more + disk.records > self.limit || disk.shortage(asked) > evictable {
+        let staying = self.promised + more + disk.records;
+        if staying > self.shared_limit() || disk.shortage(asked) > self.evictable() {
             return Err(NoRoom);
         }
         let free = self.limit.saturating_sub(self.used + self.promised + disk.records);
@@ -318,7 +388,10 @@ impl Index {
     ) -> Result<Vec<IndexEntry>, NoRoom> {
         let asked = (promise.held + more).saturating_sub(promise.given);
         let disk = if asked == 0 { Disk { keep_free: 0, ..disk } } else { disk };
-        if disk.shortage(asked) > if self.loaded { self.used } else { 0 } {
+        // What stays may have become more since it was promised.
+        let staying = self.held + more + disk.records;
+        let is_too_much = self.retention.bytes > 0 && staying > self.shared_limit();
+        if is_too_much || disk.shortage(asked) > self.evictable() {
             return Err(NoRoom);
         }
         self.given += asked;
@@ -351,7 +424,7 @@ impl Index {
         let short = ours.max(disk.shortage(more));
         let mut freed = 0;
         while (freed < short || victims.len() < disk.files_short)
-            && let Some(victim) = self.order.next_victim(self.limit, self.last_tick)
+            && let Some(victim) = self.order.next_victim(self.shared_limit(), self.last_tick)
             && let Some(entry) = self.take(victim)
         {
             freed += entry.size;

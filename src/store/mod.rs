@@ -7,6 +7,7 @@
 //! be hashed again before anybody may believe it.
 
 mod blob;
+mod changes;
 mod check;
 mod database;
 mod entries;
@@ -21,11 +22,13 @@ mod mapping;
 mod open;
 mod opening;
 mod order;
+mod pin_rows;
 mod premises;
 mod purge;
 mod reader;
 mod records;
 mod recover;
+mod retention;
 mod room;
 mod schema;
 mod staged;
@@ -50,6 +53,7 @@ use crate::metrics::Metrics;
 use crate::oci::{Algorithm, Digest};
 
 pub use blob::{Blob, Slice};
+pub use changes::Changed;
 pub use check::{CheckEvent, CheckOptions, CheckTotals, Checker, Defect, Finding, Remedy};
 pub use error::{Error, StageError};
 pub use facts::{ContentSender, Member, Senders, TagRecord};
@@ -134,6 +138,7 @@ impl BlobStore {
             stale_if_error: Duration::ZERO,
             proof_ttl: Duration::ZERO,
             abandon_after: Duration::ZERO,
+            pins: config::PinList::default(),
         };
         let store = Self::new(
             &cache,
@@ -317,10 +322,11 @@ impl StoreInner {
     }
 
     fn report(&self) {
-        let (bytes, blobs) = {
+        let (bytes, blobs, retained) = {
             let index = self.index();
-            (index.used(), index.len())
+            (index.used(), index.len(), index.retained())
         };
+        self.metrics.store.retained.set(i64::try_from(retained).unwrap_or(i64::MAX));
         self.metrics.store.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.metrics.store.blobs.set(i64::try_from(blobs).unwrap_or(i64::MAX));
     }

@@ -103,7 +103,7 @@ impl EvictionOrder {
     }
 
     /// The next to go at `now`: a manifest only once no blob is left, or while manifests take more
-    /// than an eighth of `limit`: one tenant's manifests of 4 MiB must not drive out everybody's
+    /// than an eighth of `limit`, which is what those that may go share: one tenant's manifests of 4 MiB must not drive out everybody's
     /// layers.
     pub(super) fn next_victim(&self, limit: u64, now: Tick) -> Option<Slot> {
         let queues = if self.manifests.bytes > limit / 8 {

@@ -57,12 +57,12 @@ impl Database {
         let rows = tags.iter().map(|(name, tag, digest)| {
             [name.to_string(), tag.as_str().to_owned(), digest.as_str().to_owned()]
         });
-        self.delete_rows("DELETE FROM tags WHERE name = ?1 AND tag = ?2 AND digest = ?3", rows)
+        self.each_row("DELETE FROM tags WHERE name = ?1 AND tag = ?2 AND digest = ?3", rows)
     }
 
     pub(super) fn forget_members(&mut self, members: &[(CanonicalName, Digest)]) -> Done<()> {
         let rows =
             members.iter().map(|(name, digest)| [name.to_string(), digest.as_str().to_owned()]);
-        self.delete_rows("DELETE FROM members WHERE name = ?1 AND digest = ?2", rows)
+        self.each_row("DELETE FROM members WHERE name = ?1 AND digest = ?2", rows)
     }
 }

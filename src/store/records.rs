@@ -15,6 +15,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use super::Error;
+use super::changes::{Changed, Changes};
 use super::database::Database;
 use super::facts::{ContentSender, Member, Senders, Stamp, TagRecord};
 use super::io::IoPool;
@@ -52,9 +53,16 @@ pub struct Records {
     confirmed: Cache<CanonicalName, Timestamp>,
     senders: Cache<Digest, Arc<Senders>>,
     writes: AtomicU64,
+    changes: Arc<Changes>,
 }
 
 impl Records {
+    /// Waits until tags or manifests of repositories have changed, and tells which; of one who
+    /// follows.
+    pub async fn changed(&self) -> Changed {
+        self.changes.next().await
+    }
+
     /// Opens the tables as well as the disk allows: they must never stop a start.
     pub(super) fn open(path: &Path, max_size: u64, pool: Arc<IoPool>) -> Self {
         let (tables, trouble) = Tables::open(path, share_of(max_size));
@@ -97,6 +105,7 @@ impl Records {
                 })
                 .build(),
             writes: AtomicU64::new(1),
+            changes: Arc::default(),
         }
     }
 
@@ -115,15 +124,19 @@ impl Records {
         record: TagRecord,
     ) -> Result<(), Error> {
         let (name, tag, cache) = (name.clone(), tag.clone(), self.tags.clone());
+        let changes = Arc::clone(&self.changes);
         self.write(move |database| {
             cache.insert((name.clone(), tag.clone()), record.clone());
-            database.put_tag(&name, &tag, &record)
+            let put = database.put_tag(&name, &tag, &record);
+            changes.note(&name);
+            put
         })
         .await
     }
 
     pub async fn drop_tag(&self, name: &CanonicalName, tag: &Tag) -> Result<(), Error> {
         let (name, tag, cache) = (name.clone(), tag.clone(), self.tags.clone());
+        self.changes.note(&name);
         self.withdraw(name.clone(), move |database| {
             cache.invalidate(&(name.clone(), tag.clone()));
             database.drop_tag(&name, &tag)
@@ -194,9 +207,13 @@ impl Records {
         member: Member,
     ) -> Result<(), Error> {
         let (key, cache) = ((name.clone(), digest.clone()), self.members.clone());
+        let changes = member.media_type.as_ref().map(|_| Arc::clone(&self.changes));
         self.write(move |database| {
             let (name, digest) = &key;
             let written = database.put_member(name, digest, &member);
+            if let Some(changes) = changes {
+                changes.note(name);
+            }
             // The table may know a media type that this proof does not.
             if written.is_ok() {
                 cache.invalidate(&key);
@@ -389,7 +406,36 @@ impl Records {
 
     /// Tries again what the disk has not allowed.
     pub(super) fn heal(&self) -> Result<(), Error> {
-        self.tables.heal()
+        let was_makeshift = self.tables.is_makeshift();
+        self.tables.heal()?;
+        if was_makeshift {
+            self.changes.note_all();
+        }
+        Ok(())
+    }
+
+    /// The lines of pins that commands have set, the first first; blocks.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub fn pins(&self) -> Result<Vec<String>, Error> {
+        self.tables.run("read", |database| database.pins())
+    }
+
+    /// Sets pins, each by what it is for and as a line; blocks.
+    ///
+    /// # Errors
+    /// If the records cannot be written.
+    pub fn put_pins(&self, pins: &[(String, String)]) -> Result<(), Error> {
+        self.tables.run("write", |database| database.put_pins(pins))
+    }
+
+    /// Forgets pins by what they are for; blocks.
+    ///
+    /// # Errors
+    /// If the records cannot be written.
+    pub fn drop_pins(&self, targets: &[String]) -> Result<(), Error> {
+        self.tables.run("write", |database| database.drop_pins(targets))
     }
 
     /// The cached row, else the table's, which is then cached; absence is not.

@@ -118,6 +118,26 @@ impl Survey {
         found
     }
 
+    /// Every tag of a repository, and where it leads.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub fn tags_of(&self, name: &CanonicalName) -> Result<Vec<(Tag, Digest)>, Error> {
+        self.pages(|database, last: Option<&(Tag, Digest)>| {
+            database.tags_of(name, last.map_or("", |(tag, _)| tag.as_str()), PAGE)
+        })
+    }
+
+    /// Every digest that is proven to be a manifest of the repository.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub fn manifests_of(&self, name: &CanonicalName) -> Result<Vec<(Digest, MediaType)>, Error> {
+        self.pages(|database, last: Option<&(Digest, MediaType)>| {
+            database.manifests_of(name, last.map_or("", |(digest, _)| digest.as_str()))
+        })
+    }
+
     /// All rows, a page at a time, each from behind the last one on.
     fn pages<T>(
         &self,
@@ -137,6 +157,11 @@ impl Survey {
     pub fn kept(&self, digest: &Digest) -> Option<Kept> {
         let (size, used) = self.0.index().find(digest)?;
         Some(Kept { size, last_used: tick_to_time(used) })
+    }
+
+    /// Whether it is stored, and stays whatever needs room.
+    pub fn stays(&self, digest: &Digest) -> bool {
+        self.0.index().is_retained(digest)
     }
 
     /// The bytes of `digest`, if they are stored, right, and at most so many.
@@ -188,6 +213,15 @@ impl Database {
                 Digest::parse(&digest).ok()?,
                 MediaType::parse(&kind)?,
             ))
+        })
+    }
+
+    fn manifests_of(&self, name: &CanonicalName, after: &str) -> Rows<Vec<(Digest, MediaType)>> {
+        let select = "SELECT digest, media_type, '' FROM members
+                      WHERE name = ?1 AND digest > ?2 AND media_type IS NOT NULL
+                      ORDER BY digest LIMIT ?3";
+        self.page(select, &name.to_string(), after, |[digest, kind, _]| {
+            Some((Digest::parse(&digest).ok()?, MediaType::parse(&kind)?))
         })
     }
 

@@ -155,6 +155,11 @@ impl Tables {
         withdrawn
     }
 
+    /// Whether they are not as they were meant to be opened.
+    pub(super) fn is_makeshift(&self) -> bool {
+        lock(&self.open).makeshift
+    }
+
     /// Tries again what the disk has not allowed.
     pub(super) fn heal(&self) -> Result<(), Error> {
         let mut open = lock(&self.open);

@@ -32,25 +32,9 @@ impl ImageLine {
     /// What is wrong with it, and what would be right.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (image, options) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-        let mut line = Self::of(image)?;
-        for option in options.split_whitespace() {
-            if let Some(names) = option.strip_prefix(PLATFORM) {
-                let platforms = WantedPlatforms::parse(names);
-                let platforms =
-                    platforms.map_err(|right| format!("{}: {right}", quoted(option)))?;
-                once(&mut line.platforms, platforms, PLATFORM)?;
-            } else if let Some(flag) = option.strip_prefix(REFERRERS) {
-                let right = || format!("{} is neither {REFERRERS}true nor =false", quoted(option));
-                once(&mut line.referrers, flag.parse().map_err(|_| right())?, REFERRERS)?;
-            } else {
-                return Err(format!(
-                    "{} is not understood; behind an image may stand {PLATFORM}linux/amd64,… or \
-                     {PLATFORM}all, and {REFERRERS}true or =false",
-                    quoted(option)
-                ));
-            }
-        }
-        Ok(line)
+        let line = Self::of(image)?;
+        let LineOptions { platforms, referrers } = LineOptions::parse(options)?;
+        Ok(Self { platforms, referrers, ..line })
     }
 
     /// The image alone.
@@ -80,6 +64,39 @@ impl ImageLine {
             (Some(ours), Some(theirs)) => Some(ours || theirs),
             (said, None) | (None, said) => said,
         };
+    }
+}
+
+/// What stands behind an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LineOptions {
+    pub(super) platforms: Option<WantedPlatforms>,
+    pub(super) referrers: Option<bool>,
+}
+
+impl LineOptions {
+    /// # Errors
+    /// What is wrong with them, and what would be right.
+    pub(super) fn parse(options: &str) -> Result<Self, String> {
+        let mut read = Self::default();
+        for option in options.split_whitespace() {
+            if let Some(names) = option.strip_prefix(PLATFORM) {
+                let platforms = WantedPlatforms::parse(names);
+                let platforms =
+                    platforms.map_err(|right| format!("{}: {right}", quoted(option)))?;
+                once(&mut read.platforms, platforms, PLATFORM)?;
+            } else if let Some(flag) = option.strip_prefix(REFERRERS) {
+                let right = || format!("{} is neither {REFERRERS}true nor =false", quoted(option));
+                once(&mut read.referrers, flag.parse().map_err(|_| right())?, REFERRERS)?;
+            } else {
+                return Err(format!(
+                    "{} is not understood; behind an image may stand {PLATFORM}linux/amd64,… or \
+                     {PLATFORM}all, and {REFERRERS}true or =false",
+                    quoted(option)
+                ));
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -117,7 +134,15 @@ impl WantedPlatforms {
 /// As it is read.
 impl fmt::Display for ImageLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.image)?;
+        let Self { image, platforms, referrers } = self;
+        let options = LineOptions { platforms: platforms.clone(), referrers: *referrers };
+        write!(f, "{image}{options}")
+    }
+}
+
+/// With a space before each.
+impl fmt::Display for LineOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(platforms) = &self.platforms {
             write!(f, " {PLATFORM}{}", platforms.words().join(","))?;
         }

@@ -13,6 +13,7 @@ pub(crate) mod fuzzing;
 mod images;
 mod kinds;
 mod line;
+mod pin;
 mod place;
 mod reader;
 mod trail;
@@ -20,5 +21,6 @@ mod tree;
 
 pub(crate) use images::WantedImage;
 pub(crate) use line::{ImageLine, WantedPlatforms};
+pub(crate) use pin::{PinLine, PinTarget};
 pub(crate) use place::{FoundAt, ListProblems};
 pub(crate) use reader::ListReader;

@@ -30,6 +30,7 @@ mod outbound;
 mod outcomes;
 mod paths;
 mod ping;
+mod pins;
 mod places;
 mod purge;
 mod push;

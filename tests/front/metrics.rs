@@ -79,6 +79,8 @@ async fn the_names_and_labels_are_the_documented_ones() {
         "roadstead_fills_in_flight",
         "roadstead_store_bytes",
         "roadstead_store_blobs",
+        "roadstead_store_pinned_bytes",
+        "roadstead_pins_unheld",
         "roadstead_store_limit_bytes",
         "roadstead_build_info{version}",
     ] {

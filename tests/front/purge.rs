@@ -9,17 +9,7 @@ use crate::support::eventually;
 use crate::support::image::{Image, Manifest};
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
-use crate::support::pulled::{pull, pulled};
-
-/// Pulls a tag with all that it needs, and waits until it is stored.
-async fn pull_of(proxy: &Proxy, repository: &str, tag: &str, image: &Image) {
-    assert_eq!(proxy.get(&manifest(repository, tag)).await.status, 200);
-    for part in image.layers.iter().chain([&image.config]) {
-        assert_eq!(proxy.get(&blob(repository, &part.digest)).await.status, 200);
-        eventually("it is kept", || proxy.has_stored(&part.digest)).await;
-    }
-    eventually("it is kept", || proxy.has_stored(&image.manifest.digest)).await;
-}
+use crate::support::pulled::{pull, pull_of, pulled};
 
 async fn purge(proxy: &Proxy, request: Value) -> Value {
     let (status, answer) = order(proxy, "/v1/purge", &request).await;

@@ -35,6 +35,15 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The same for what has to be asked for.
+pub(crate) async fn eventually_true(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(Instant::now() < end, "never happened: {what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// The outcome of `future`; fails the test if it takes too long.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("took too long: {what}"))

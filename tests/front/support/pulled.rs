@@ -24,6 +24,16 @@ pub(crate) async fn pull(proxy: &Proxy, image: &Image) {
     }
 }
 
+/// Pulls a tag with all that it needs, and waits until it is stored.
+pub(crate) async fn pull_of(proxy: &Proxy, repository: &str, tag: &str, image: &Image) {
+    assert_eq!(proxy.get(&manifest(repository, tag)).await.status, 200);
+    for part in image.layers.iter().chain([&image.config]) {
+        assert_eq!(proxy.get(&blob(repository, &part.digest)).await.status, 200);
+        eventually("it is kept", || proxy.has_stored(&part.digest)).await;
+    }
+    eventually("it is kept", || proxy.has_stored(&image.manifest.digest)).await;
+}
+
 /// Pulls `a/b:v1`, and compares every byte that is kept.
 pub(crate) async fn pull_exactly(proxy: &Proxy, image: &Image) {
     assert_eq!(proxy.get(&manifest("a/b", "v1")).await.body, image.manifest.bytes);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use roadstead::clock::Clock;
 use roadstead::config::{
-    Access, Allow, Cache, Config, Credential, FilesRead, Log, LogFormat, Login, MinFree, Rule,
-    Upstream, WayOut, Writes,
+    Access, Allow, Cache, Config, Credential, FilesRead, Log, LogFormat, Login, MinFree, PinList,
+    Rule, Upstream, WayOut, Writes,
 };
 use roadstead::identity::Identity;
 use roadstead::limits::Limits;
@@ -155,6 +155,7 @@ fn config(path: PathBuf) -> Config {
             stale_if_error: Duration::from_hours(24),
             proof_ttl: Duration::from_mins(10),
             abandon_after: Duration::from_mins(5),
+            pins: PinList::default(),
         },
         default_upstream: None,
         upstreams: Vec::new(),
