@@ -152,7 +152,7 @@ fn begin_logins(http: &HttpMetrics) {
 }
 
 fn begin_store(store: &StoreMetrics) {
-    for reason in ["size", "purge"] {
+    for reason in ["size", "purge", "emergency"] {
         store.evictions.with_label_values(&[reason]);
     }
     for operation in DISK_OPERATIONS {

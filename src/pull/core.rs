@@ -135,6 +135,7 @@ impl PullThrough {
             limits: parts.limits,
             metrics: parts.metrics,
         });
+        core.store.set_reach(core.sources.in_reach());
         Self(core, Behalf::One(Asker::default()))
     }
 
@@ -162,10 +163,11 @@ impl PullThrough {
         self.0.membership.on_behalf(self.1.clone())
     }
 
-    /// Takes over changed upstreams and times to live. Transfers that are under way go on.
+    /// Takes over changed upstreams and times to live; blocks if one is sealed now. Transfers that are under way go on.
     pub fn reconfigure(&self, upstreams: NextUpstreams, cache: &config::Cache) {
         self.0.settings.store(Arc::new(cache.clone()));
         self.0.sources.upstreams().replace(upstreams);
+        self.0.store.set_reach(self.0.sources.in_reach());
     }
 
     /// Whether nothing may be asked of the upstream of `name` (SEAL-1).

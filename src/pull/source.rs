@@ -16,7 +16,7 @@ use super::shares::{Precedence, Reserve, Share, ShareBounds, Shares};
 use crate::clock::Timestamp;
 use crate::limits::Limits;
 use crate::oci::{CanonicalName, Digest, Extent, Part, Repository, UpstreamName};
-use crate::store::{ContentSender, Senders};
+use crate::store::{ContentSender, Senders, SendersInReach};
 use crate::upstream::{self, BlobBody, BlobResponse, FailureClass, UpstreamClient, Upstreams};
 
 /// A blob, or a part of it, whose body is still to be read.
@@ -165,6 +165,16 @@ impl Sources {
             share = self.questions.get(name, interest, Precedence::Wanted, deadline) => share?,
         };
         Ok(Question { share, upstream: self.upstream(name)? })
+    }
+
+    /// From whom anything can be fetched again.
+    pub(super) fn in_reach(&self) -> SendersInReach {
+        let mut reach = SendersInReach::default();
+        for seal in self.upstreams.seals() {
+            let names = if seal.is_configured { &mut reach.sealed } else { &mut reach.open };
+            names.insert(seal.upstream);
+        }
+        reach
     }
 
     /// Whether nothing may be asked of the upstream of `name`.

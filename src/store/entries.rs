@@ -51,12 +51,24 @@ pub(super) struct IndexEntry {
     pub(super) stuck: bool,
     /// How often it is wanted to stay (`retention`).
     pub(super) retained: u32,
+    /// It could not be fetched again (`unfetchable`).
+    pub(super) unfetchable: bool,
 }
 
 impl IndexEntry {
     pub(super) fn new(digest: &Digest, size: u64, class: EvictionClass, used: Tick) -> Self {
         let (key, open) = (DigestKey::of(digest), Weak::new());
-        Self { key, size, used, open, class, uses: 1, stuck: false, retained: 0 }
+        Self {
+            key,
+            size,
+            used,
+            open,
+            class,
+            uses: 1,
+            stuck: false,
+            retained: 0,
+            unfetchable: false,
+        }
     }
 
     pub(super) fn digest(&self) -> Digest {
@@ -65,7 +77,12 @@ impl IndexEntry {
 
     /// Whether eviction may take it.
     pub(super) fn may_go(&self) -> bool {
-        !self.stuck && self.retained == 0
+        !self.stuck && !self.stays()
+    }
+
+    /// Whether it is not to go for want of room.
+    pub(super) fn stays(&self) -> bool {
+        self.retained > 0 || self.unfetchable
     }
 }
 

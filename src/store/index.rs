@@ -95,6 +95,8 @@ pub(super) struct Index {
     /// What the disk would not let go of.
     stuck: HashSet<Slot>,
     retention: Retention,
+    /// Bytes of what could not be fetched again.
+    unfetchable: u64,
 }
 
 /// There is no room, and eviction cannot make it.
@@ -117,6 +119,7 @@ impl Index {
             touched: HashSet::new(),
             stuck: HashSet::new(),
             retention: Retention::default(),
+            unfetchable: 0,
         }
     }
 
@@ -148,7 +151,7 @@ impl Index {
         else {
             return self.retention.want_absent(digest);
         };
-        if entry.retained == 0 {
+        if !entry.stays() {
             self.order.remove(slot, position(entry));
             self.retention.bytes += entry.size;
         }
@@ -167,12 +170,67 @@ impl Index {
             return;
         }
         entry.retained -= 1;
-        if entry.retained == 0 {
+        if !entry.stays() {
             self.retention.bytes -= entry.size;
             if !entry.stuck {
                 self.order.insert(slot, position(entry));
             }
         }
+    }
+
+    /// Has `digest` stay because it could not be fetched again, or not for that any more.
+    pub(super) fn set_unfetchable(&mut self, digest: &Digest, is_unfetchable: bool) {
+        let Some(slot) = self.entries.find(digest) else { return };
+        let Some(entry) = self.entries.get_mut(slot) else { return };
+        if entry.unfetchable == is_unfetchable {
+            return;
+        }
+        let stayed = entry.stays();
+        entry.unfetchable = is_unfetchable;
+        let size = entry.size;
+        self.unfetchable =
+            if is_unfetchable { self.unfetchable + size } else { self.unfetchable - size };
+        match (stayed, entry.stays()) {
+            (false, true) => {
+                self.order.remove(slot, position(entry));
+                self.retention.bytes += size;
+            }
+            (true, false) => {
+                self.retention.bytes -= size;
+                if !entry.stuck {
+                    self.order.insert(slot, position(entry));
+                }
+            }
+            (false, false) | (true, true) => {}
+        }
+    }
+
+    /// Bytes of what could not be fetched again.
+    pub(super) fn unfetchable(&self) -> u64 {
+        self.unfetchable
+    }
+
+    /// Takes out so many bytes of what could not be fetched again and nobody else has stay, what was
+    /// used least recently first.
+    pub(super) fn last_resort(&mut self, bytes: u64) -> Vec<IndexEntry> {
+        let (all, _) = self.entries.page(0, usize::MAX, |entry| {
+            let may_go = entry.unfetchable && entry.retained == 0 && !entry.stuck;
+            may_go.then(|| (entry.used, entry.digest()))
+        });
+        let mut all: Vec<_> = all.into_iter().flatten().collect();
+        all.sort();
+        let (mut freed, mut victims) = (0, Vec::new());
+        for (_, digest) in all {
+            if freed >= bytes {
+                break;
+            }
+            self.set_unfetchable(&digest, false);
+            if let Some(entry) = self.take_out(&digest) {
+                freed += entry.size;
+                victims.push(entry);
+            }
+        }
+        victims
     }
 
     pub(super) fn set_limit(&mut self, limit: u64) {
@@ -302,8 +360,13 @@ impl Index {
     fn take(&mut self, slot: Slot) -> Option<IndexEntry> {
         let entry = self.entries.remove(slot)?;
         self.order.remove(slot, position(&entry));
+        if entry.unfetchable {
+            self.unfetchable -= entry.size;
+        }
         if entry.retained > 0 {
             self.retention.leave(entry.digest(), entry.size, entry.retained);
+        } else if entry.unfetchable {
+            self.retention.bytes -= entry.size;
         }
         self.touched.remove(&slot);
         self.stuck.remove(&slot);
@@ -316,7 +379,7 @@ impl Index {
 
     /// Enters again what could not be removed: its bytes are still there, and as good as before.
     pub(super) fn put_back(&mut self, mut victim: IndexEntry) {
-        victim.stuck = true;
+        (victim.stuck, victim.unfetchable) = (true, false);
         if !self.contains(&victim.digest()) {
             self.enter(victim);
         }

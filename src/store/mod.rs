@@ -35,6 +35,7 @@ mod staged;
 mod survey;
 mod tables;
 mod trim;
+mod unfetchable;
 
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -68,6 +69,7 @@ pub use records::Records;
 pub use room::Removed;
 pub use staged::{Mismatch, Staged, Verified};
 pub use survey::{Kept, Survey};
+pub use unfetchable::SendersInReach;
 
 use fullness::Fullness;
 use index::Index;
@@ -79,6 +81,9 @@ use reader::BufferPool;
 /// How often uses are written to the records. A crash loses the uses since the last time: eviction
 /// then takes these blobs for older than they are, and nothing else happens.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Flushes between two looks at what has come of sealed upstreams: 10 minutes.
+const FLUSHES_UNJUDGED: u64 = 60;
 
 /// A handle on the cache directory; clones share it.
 #[derive(Clone, Debug)]
@@ -105,6 +110,8 @@ struct StoreInner {
     check_inline: u64,
     min_free: Mutex<MinFree>,
     fullness: Fullness,
+    /// From whom anything can be fetched again.
+    reach: Mutex<SendersInReach>,
     clock: Clock,
     metrics: Arc<Metrics>,
     serial: AtomicU64,
@@ -189,6 +196,7 @@ impl BlobStore {
             check_inline: limits.manifest as u64,
             min_free: Mutex::new(cache.min_free),
             fullness: Fullness::default(),
+            reach: Mutex::default(),
             clock,
             metrics,
             serial: AtomicU64::new(0),
@@ -262,9 +270,14 @@ impl BlobStore {
 
     /// Writes uses to the records from time to time; never returns.
     pub async fn maintain(&self) {
-        loop {
+        for nth in 1.. {
             tokio::time::sleep(FLUSH_INTERVAL).await;
             self.flush().await;
+            if nth % FLUSHES_UNJUDGED == 0 {
+                let shared = Arc::clone(&self.0);
+                // Counted there.
+                drop(self.0.pool.run(move || shared.judge_reach()).await);
+            }
         }
     }
 
@@ -285,6 +298,7 @@ impl BlobStore {
                 return Ok(());
             }
             shared.retry_evictions();
+            shared.relieve_disk()?;
             shared.records.heal()?;
             let uses = shared.index().take_touched();
             if uses.is_empty() { Ok(()) } else { shared.records.put_recency(&uses) }

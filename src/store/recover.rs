@@ -19,6 +19,8 @@ pub(super) fn load(shared: &StoreInner) {
             shared.tolerate(load_shelf(shared, algorithm, &format!("{shelf:02x}")));
         }
     }
+    // Before anything goes.
+    shared.tolerate(shared.judge_reach());
     shared.index().set_loaded();
     shared.tolerate(shared.records.tidy(shared.clock.now()));
     // The configuration may have a lower limit than when the content was stored.

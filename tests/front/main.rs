@@ -48,6 +48,7 @@ mod routing;
 mod seal_windows;
 mod sealed;
 mod sealed_matrix;
+mod sealed_room;
 mod secrets;
 mod shared_content;
 mod shortage;
