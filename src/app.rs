@@ -123,6 +123,9 @@ impl App {
     ) {
         let admin_stop = CancellationToken::new();
         let admin = tokio::spawn(self.admin.run(admin, admin_stop.clone().cancelled_owned()));
+        let journal = Arc::clone(&self.service);
+        // From the start: the index of a large cache takes its time.
+        let journal = tokio::spawn(async move { journal.misses.maintain().await });
         let upkeep = tokio::spawn(upkeep(
             self.store.clone(),
             self.pins.clone(),
@@ -147,6 +150,7 @@ impl App {
         // side answers until the end: a probe sees "not ready" and no refused connection.
         self.service.pull.stop().await;
         upkeep.abort();
+        journal.abort();
         reloads.abort();
         warnings.abort();
         commands_stop.cancel();
@@ -232,10 +236,5 @@ async fn upkeep(
     if let Err(error) = store.load().await {
         tracing::error!(%error, "cannot read the cache's index; nothing will be evicted");
     }
-    tokio::join!(
-        store.maintain(),
-        service.push.maintain(),
-        service.misses.maintain(),
-        pins.follow(caches)
-    );
+    tokio::join!(store.maintain(), service.push.maintain(), pins.follow(caches));
 }

@@ -30,7 +30,7 @@ const WRITE_PAUSE: Duration = Duration::from_millis(10);
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
 /// How long a client's answer waits until a new row is written, which takes far less; a kill right
 /// after the answer does not lose it.
-const WRITTEN_WAIT: Duration = Duration::from_millis(3);
+const WRITTEN_WAIT: Duration = Duration::from_millis(20);
 /// Bytes of lines that are appended before what they come to is written anew.
 const APPENDED_MAX: usize = 8 << 20;
 
@@ -45,7 +45,7 @@ struct JournalInner {
     /// Held while it is written.
     writing: tokio::sync::Mutex<WritingState>,
     changed: Notify,
-    /// How often it was written.
+    /// How much of what was noted was written, or could not be.
     written: watch::Sender<u64>,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -91,11 +91,15 @@ impl MissJournal {
     pub(crate) async fn note(&self, key: MissKey, by: MissedBy) {
         let mut written = self.0.written.subscribe();
         let now = self.0.clock.now();
-        let is_new = self.table().note(key, by, now);
+        let (is_new, noted) = {
+            let mut table = self.table();
+            (table.note(key, by, now), table.noted())
+        };
         self.0.changed.notify_one();
         if is_new {
             // Late or not: the answer goes out.
-            drop(timeout(WRITTEN_WAIT, written.changed()).await);
+            let is_written = written.wait_for(|written| *written >= noted);
+            drop(timeout(WRITTEN_WAIT, is_written).await);
         }
     }
 
@@ -111,7 +115,10 @@ impl MissJournal {
     /// Writes down what has changed; whether the disk took it.
     pub(crate) async fn flush(&self) -> bool {
         let mut state = self.0.writing.lock().await;
-        let changes = self.table().take_changes();
+        let (changes, noted) = {
+            let mut table = self.table();
+            (table.take_changes(), table.noted())
+        };
         let text = lines::write(&changes);
         state.appended += text.len();
         let file = &self.0.file;
@@ -132,7 +139,7 @@ impl MissJournal {
         }
         state.is_broken = taken.is_err();
         self.show();
-        self.0.written.send_modify(|times| *times += 1);
+        self.0.written.send_replace(noted);
         taken.is_ok()
     }
 

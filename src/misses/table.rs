@@ -20,6 +20,8 @@ pub(super) struct MissTable {
     /// What has changed since it was written down last, gone rows too.
     changed: HashSet<MissKey>,
     has_lost_more: bool,
+    /// How often something was noted.
+    noted: u64,
 }
 
 /// What is to be written down.
@@ -34,11 +36,12 @@ pub(super) struct MissChanges {
 impl MissTable {
     pub(super) fn new(max: usize) -> Self {
         let (rows, shares, changed) = (HashMap::new(), HashMap::new(), HashSet::new());
-        Self { max, rows, shares, lost: 0, changed, has_lost_more: false }
+        Self { max, rows, shares, lost: 0, changed, has_lost_more: false, noted: 0 }
     }
 
     /// Notes that it was wanted; whether nobody had wanted it before.
     pub(super) fn note(&mut self, key: MissKey, by: MissedBy, now: Timestamp) -> bool {
+        self.noted += 1;
         self.changed.insert(key.clone());
         match self.rows.entry(key) {
             Entry::Occupied(mut known) => {
@@ -113,6 +116,10 @@ impl MissTable {
     /// How many rows there are, and how many were lost.
     pub(super) fn counts(&self) -> (usize, u64) {
         (self.rows.len(), self.lost)
+    }
+
+    pub(super) fn noted(&self) -> u64 {
+        self.noted
     }
 
     /// Every row, in order, and how many were lost.

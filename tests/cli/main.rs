@@ -9,6 +9,7 @@ mod fsck;
 mod licences;
 mod list;
 mod memory;
+mod misses;
 mod serve;
 mod support;
 mod volumes;
