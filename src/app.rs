@@ -25,6 +25,7 @@ use crate::push::PushThrough;
 use crate::reload::Reloader;
 use crate::reload::inputs::Input;
 use crate::reload::token_key::token_key;
+use crate::scrub::Scrub;
 use crate::server::{self, ClientMemory, RequestConfig, RequestIds, Service};
 use crate::store::BlobStore;
 use crate::telemetry::Logging;
@@ -131,6 +132,7 @@ impl App {
             self.pins.clone(),
             Arc::clone(&self.service),
             self.reloader.cache(),
+            scrub(&self.service, &self.store, &self.pins),
         ));
         let reloads = tokio::spawn(self.reloader.run(self.reload));
         let warnings = tokio::spawn(self.expiries.warn());
@@ -161,6 +163,17 @@ impl App {
         if admin.await.is_err() {
             tracing::error!("the admin listener ended with a panic");
         }
+    }
+}
+
+fn scrub(service: &Service, store: &BlobStore, pins: &Pins) -> Scrub {
+    Scrub {
+        store: store.clone(),
+        pins: pins.clone(),
+        pull: service.pull.clone(),
+        clock: service.clock.clone(),
+        look: service.limits.scrub_look,
+        metrics: Arc::clone(&service.metrics),
     }
 }
 
@@ -227,6 +240,7 @@ async fn upkeep(
     pins: Pins,
     service: Arc<Service>,
     caches: watch::Receiver<config::Cache>,
+    scrub: Scrub,
 ) {
     // Before the index is loaded nothing is evicted.
     let looked = pins.clone();
@@ -236,5 +250,11 @@ async fn upkeep(
     if let Err(error) = store.load().await {
         tracing::error!(%error, "cannot read the cache's index; nothing will be evicted");
     }
-    tokio::join!(store.maintain(), service.push.maintain(), pins.follow(caches));
+    let scrubbed = caches.clone();
+    tokio::join!(
+        store.maintain(),
+        service.push.maintain(),
+        pins.follow(caches),
+        scrub.run(scrubbed)
+    );
 }

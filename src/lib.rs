@@ -22,6 +22,7 @@
 //! | [`upstream`] | the network: one gate for every URL, credentials, tokens, retries, breakers |
 //! | [`pull`] | the cache itself: flights, fills, tails, proofs, freshness. The only one that sees both of the above |
 //! | [`push`] | writes, passed through to a private registry, and what the cache keeps of them |
+//! | [`scrub`] | stored files are read again once in a while, so that rot is found before it is served |
 //! | [`warm`] | images that are brought in before anybody pulls them |
 //! | [`server`] | hyper for clients: accept, parse, route, authorise, answer, log |
 //! | [`admin`] | metrics, health and readiness on a listener of their own |
@@ -69,6 +70,7 @@ pub mod pull;
 mod push;
 mod reload;
 mod route;
+mod scrub;
 pub mod secret;
 mod server;
 mod shortage;

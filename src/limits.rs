@@ -25,6 +25,8 @@ pub struct Limits {
     pub first_request: Duration,
     /// Between two looks at what ends by itself: the certificate, and licences.
     pub expiry_check: Duration,
+    /// Between two looks at which stored files are to be read again.
+    pub scrub_look: Duration,
     /// One run of a credential helper.
     pub helper: Duration,
     /// How long the login of a credential helper is used before the helper is asked again.
@@ -119,6 +121,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             first_request: Duration::from_secs(10),
             expiry_check: Duration::from_hours(1),
+            scrub_look: Duration::from_hours(1),
             helper: Duration::from_secs(10),
             login_life: Duration::from_mins(5),
             upstream_idle: Duration::from_secs(30),

@@ -145,6 +145,10 @@ pub struct StoreMetrics {
     pub free_bytes: IntGauge,
     /// 1 while new content finds no room.
     pub full: IntGauge,
+    /// Bytes that a scrub has read.
+    pub scrubbed: IntCounter,
+    /// Files that a scrub has found damaged or gone.
+    pub scrub_damaged: IntCounter,
     /// Stored files that failed their digest and were removed.
     pub corrupt: IntCounter,
     /// Errors of the disk and the database: operation.
@@ -406,6 +410,11 @@ impl StoreMetrics {
             ),
             free_bytes: r.gauge("store_free_bytes", "Free bytes of the cache's file system."),
             full: r.gauge("store_full", "1 while new content finds no room."),
+            scrubbed: r.counter("scrub_read_bytes_total", "Bytes that a scrub has read."),
+            scrub_damaged: r.counter(
+                "scrub_damaged_total",
+                "Stored files that a scrub has found damaged or gone.",
+            ),
             corrupt: r.counter(
                 "store_corrupt_total",
                 "Stored files that failed their digest and were removed.",

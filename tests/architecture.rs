@@ -47,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "app",
         &[
             "reload", "control", "server", "admin", "access", "route", "misses", "pull", "push",
-            "store", "upstream", "images", "oci",
+            "store", "upstream", "images", "scrub", "oci",
         ],
     ),
     ("fuzzing", &["access", "upstream", "wanted", "oci"]),
@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("misses", &["images", "store", "oci"]),
     ("warm", &["wanted", "pull", "upstream", "oci"]),
     ("images", &["store", "wanted", "oci"]),
+    ("scrub", &["images", "pull", "store", "oci"]),
     ("admin", &["access", "server", "store", "upstream"]),
     ("server", &["access", "route", "misses", "pull", "push", "store", "oci"]),
     ("access", &["oci", "fuzzing"]),

@@ -188,7 +188,7 @@ fn without_a_file_the_well_known_registries_are_served_on_loopback() {
 fn values_are_read_into_their_types() {
     let config = valid(
         "listen: 0.0.0.0:80\nadmin: localhost:81\nhosts: [Mirror.Example.com]\nallow_plain_http: true\n\
-         cache: { path: /data, max_size: 1000, min_free: 1GiB, tag_ttl: 0s, stale_if_error: 7d, proof_ttl: 90s, abandon_after: 500ms }\n\
+         cache: { path: /data, max_size: 1000, min_free: 1GiB, tag_ttl: 0s, stale_if_error: 7d, proof_ttl: 90s, abandon_after: 500ms, scrub: 0, scrub_rate: 1MiB, pins: [nginx] }\n\
          default_upstream: ~\nshutdown_grace: 1m\nlog: { format: json, level: 'warn,roadstead=debug' }\n\
          access: { rules: [{ who: anonymous, networks: [10.0.0.0/8], allow: [pull], images: ['docker.io/**'] }] }\n",
     );

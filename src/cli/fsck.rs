@@ -1,10 +1,10 @@
 //! `roadstead fsck`
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,8 @@ use super::failure::CommandFailure;
 use super::output::{print, tell};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{BlobStore, CheckEvent, CheckOptions, CheckTotals, Error, Finding, Remedy};
+use crate::control::{self, Absent, Order, finding_as_json, totals_as_json};
+use crate::store::{BlobStore, CheckEvent, CheckOptions, Error};
 use crate::telemetry::{self, Overrides};
 
 /// What the log says of a check: findings are the command's own lines.
@@ -40,10 +41,23 @@ pub(super) fn run(arguments: &FsckArguments) -> Result<(), CommandFailure> {
     if !warnings.list().is_empty() {
         tell(&warnings.to_string());
     }
-    let runtime = runtime::Builder::new_current_thread().enable_time().build();
-    let runtime = runtime.context("cannot start the runtime")?;
-    let totals = runtime.block_on(check(arguments, &config))?;
-    match totals.left() {
+    let totals = match BlobStore::existing(&config.cache, Clock::system()) {
+        Ok(store) => {
+            let runtime = runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = runtime.context("cannot start the runtime")?;
+            runtime.block_on(check(arguments, &store))?
+        }
+        // A server has it, which checks it itself.
+        Err(Error::Locked { .. }) => ask_server(arguments, &config)?,
+        Err(error) => return Err(anyhow::Error::from(error).into()),
+    };
+    let number = |key: &str| totals[key].as_u64().unwrap_or(0);
+    print(&if arguments.json {
+        format!("{}\n", json!({ "totals": totals }))
+    } else {
+        totals_as_text(&totals)
+    })?;
+    match number("wrong").saturating_sub(number("repaired")) {
         0 => Ok(()),
         left => {
             let remedy = if arguments.repair { "could not be repaired" } else { "wrong" };
@@ -52,15 +66,23 @@ pub(super) fn run(arguments: &FsckArguments) -> Result<(), CommandFailure> {
     }
 }
 
-async fn check(arguments: &FsckArguments, config: &Config) -> anyhow::Result<CheckTotals> {
-    let store = open(config)?;
+/// Has the server that runs check everything, beside what it does for clients.
+fn ask_server(arguments: &FsckArguments, config: &Config) -> anyhow::Result<Value> {
+    let body = json!({ "repair": arguments.repair });
+    let order = Order { path: "/v1/fsck", body, absent: Absent::Told };
+    control::follow_and_wait(config, &order, &mut |line| {
+        if line.get("finding").is_some() { print(&text(line, arguments.json)) } else { Ok(()) }
+    })
+}
+
+async fn check(arguments: &FsckArguments, store: &BlobStore) -> anyhow::Result<Value> {
     let mut checker = store.checker(CheckOptions { repair: arguments.repair, rate: None });
     let (stop, mut unheard) = (CancellationToken::new(), Ok(()));
     let tell = |event: CheckEvent<'_>| {
         if let CheckEvent::Found(finding) = event
             && unheard.is_ok()
         {
-            unheard = print(&Line::of(finding).text(arguments.json));
+            unheard = print(&text(&finding_as_json(finding), arguments.json));
             if unheard.is_err() {
                 stop.cancel();
             }
@@ -75,82 +97,34 @@ async fn check(arguments: &FsckArguments, config: &Config) -> anyhow::Result<Che
     store.close().await;
     unheard?;
     ended?;
-    print(&if arguments.json { totals_as_json(totals) } else { totals_as_text(totals) })?;
-    Ok(totals)
-}
-
-fn open(config: &Config) -> anyhow::Result<BlobStore> {
-    BlobStore::existing(&config.cache, Clock::system()).map_err(|error| {
-        if matches!(error, Error::Locked { .. }) {
-            let path = config.cache.path.display();
-            return anyhow!(
-                "a server is running on {path}, which is its own meanwhile: stop it first"
-            );
-        }
-        error.into()
-    })
+    Ok(totals_as_json(totals))
 }
 
 /// What is told of a finding.
-struct Line<'a> {
-    finding: &'a Finding,
-    /// Strangers name files as they like.
-    path: String,
-    state: &'static str,
-    remedy: Option<&'a str>,
-}
-
-impl<'a> Line<'a> {
-    fn of(finding: &'a Finding) -> Self {
-        let (state, remedy) = match &finding.remedy {
-            Remedy::None if finding.is_not_ours() => ("not_ours", None),
-            Remedy::None => ("wrong", None),
-            Remedy::Done(what) => ("repaired", Some(*what)),
-            Remedy::Failed(why) => ("failed", Some(why.as_str())),
-        };
-        Self { finding, path: one_line(&finding.path), state, remedy }
+fn text(finding: &Value, as_json: bool) -> String {
+    if as_json {
+        return format!("{finding}\n");
     }
-
-    fn text(&self, as_json: bool) -> String {
-        let message = self.finding.defect.to_string();
-        if as_json {
-            let mut fields = Map::new();
-            let mut set = |key: &str, value: &str| fields.insert(key.to_owned(), value.into());
-            set("finding", self.finding.defect.word());
-            set("state", self.state);
-            set("path", &self.path);
-            self.finding.digest.as_ref().map(|digest| set("digest", digest.as_str()));
-            set("message", &message);
-            self.remedy.map(|remedy| set("remedy", remedy));
-            return format!("{}\n", Value::Object(fields));
-        }
-        let remedy = match (&self.finding.remedy, self.remedy) {
-            (Remedy::Failed(_), Some(why)) => format!("; not repaired: {why}"),
-            (_, Some(what)) => format!("; {what}"),
-            (_, None) => String::new(),
-        };
-        format!("{}: {}{remedy}\n", self.path, message.escape_debug())
-    }
+    let field = |key: &str| finding[key].as_str().unwrap_or_default();
+    let remedy = match field("state") {
+        "failed" => format!("; not repaired: {}", field("remedy")),
+        "repaired" => format!("; {}", field("remedy")),
+        _ => String::new(),
+    };
+    format!("{}: {}{remedy}\n", field("path"), field("message").escape_debug())
 }
 
-fn one_line(path: &Path) -> String {
-    path.to_string_lossy().escape_debug().to_string()
-}
-
-fn totals_as_text(totals: CheckTotals) -> String {
-    let CheckTotals { files, bytes, allocated, wrong, repaired, not_ours, taken, .. } = totals;
+fn totals_as_text(totals: &Value) -> String {
+    let number = |key: &str| totals[key].as_u64().unwrap_or(0);
     format!(
-        "{files} files of {bytes} bytes ({allocated} on disk) checked in {:.1} s: {wrong} wrong, \
-         {repaired} of them repaired; {not_ours} not ours\n",
-        taken.as_secs_f64()
+        "{} files of {} bytes ({} on disk) checked in {:.1} s: {} wrong, {} of them repaired; {} not \
+         ours\n",
+        number("files"),
+        number("bytes"),
+        number("allocated_bytes"),
+        totals["seconds"].as_f64().unwrap_or(0.0),
+        number("wrong"),
+        number("repaired"),
+        number("not_ours"),
     )
-}
-
-fn totals_as_json(totals: CheckTotals) -> String {
-    let CheckTotals { files, bytes, allocated, hashed, wrong, repaired, not_ours, taken } = totals;
-    let totals = json!({
-        "files": files, "bytes": bytes, "allocated_bytes": allocated, "hashed_bytes": hashed,
-        "wrong": wrong, "repaired": repaired, "not_ours": not_ours, "seconds": taken.as_secs_f64(),
-    });
-    format!("{}\n", json!({ "totals": totals }))
 }

@@ -1,5 +1,6 @@
 //! `cache`: where content is kept, how much of it, and how long what is known is believed.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(super) fn read(top: &Fields<'_>) -> Cache {
         proof_ttl: 10 * MINUTE,
         abandon_after: 5 * MINUTE,
         pins: PinList::default(),
+        scrub: 30 * DAY,
+        scrub_rate: NonZeroU64::new(16 * MIB).expect("16 MiB are not 0"),
     };
     let Some(section) = section else { return default };
     let age =
@@ -43,9 +46,24 @@ pub(super) fn read(top: &Fields<'_>) -> Cache {
         min_free: section
             .read("min_free", default.min_free, |place| units::min_free(&place.amount()?)),
         pins: PinList(section.list("pins", PinLine::parse)),
+        scrub: section.read("scrub", default.scrub, scrub),
+        scrub_rate: section.read("scrub_rate", default.scrub_rate, |place| {
+            let rate = units::size(&place.amount()?)?;
+            NonZeroU64::new(rate).ok_or_else(|| {
+                "reads nothing; to have nothing read again, write scrub: 0".to_owned()
+            })
+        }),
     };
     compare_with_disk(&section, &cache);
     cache
+}
+
+/// 0 is never.
+fn scrub(place: &Place<'_>) -> Result<Duration, String> {
+    match place.amount()?.as_str() {
+        "0" => Ok(Duration::ZERO),
+        _ => units::duration_up_to(place, 366 * DAY),
+    }
 }
 
 fn max_size(place: &Place<'_>) -> Result<u64, String> {

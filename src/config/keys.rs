@@ -32,6 +32,8 @@ pub(super) const CACHE: &[&str] = &[
     "proof_ttl",
     "abandon_after",
     "pins",
+    "scrub",
+    "scrub_rate",
 ];
 
 pub(super) const UPSTREAM: &[&str] = &[

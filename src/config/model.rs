@@ -1,6 +1,7 @@
 //! What a configuration says, in types that cannot hold nonsense.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -101,6 +102,10 @@ pub struct Cache {
     pub abandon_after: Duration,
     /// Images that are never evicted.
     pub pins: PinList,
+    /// How often every stored file is read again; zero: never.
+    pub scrub: Duration,
+    /// Bytes a second that are read for that at most.
+    pub scrub_rate: NonZeroU64,
 }
 
 /// What is to stay in the cache.

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::documents::{AnswerBody, Unanswered, document, read, with_type, wrong_method};
 use super::lines::{LINES_TYPE, Lines, LinesBody};
 use super::parts::ControlParts;
-use super::{listed_images, missed, pinning, purging, sealing, warming};
+use super::{checking, listed_images, missed, pinning, purging, sealing, warming};
 
 /// Commands that take long, and are answered in lines, at once. They leave places to the others.
 const LONG_COMMANDS_MAX: usize = 4;
@@ -55,12 +55,18 @@ impl Answers {
                 let unpinned = pinning::unpin(&self.parts.pins, read(request.body())?).await?;
                 Ok(document(StatusCode::OK, &unpinned))
             }
+            ("/v1/fsck", &Method::POST) => {
+                let (store, order) = (self.parts.store.clone(), read(request.body())?);
+                self.lines(|told| checking::fsck(store, order, told))
+            }
             ("/v1/warm", &Method::POST) => {
                 let order = warming::order(&self.parts.names, &read(request.body())?)?;
                 let parts = self.parts.clone();
                 self.lines(|told| warming::warm(parts, order, told))
             }
-            ("/v1/purge" | "/v1/pin" | "/v1/unpin" | "/v1/warm", _) => Err(wrong_method("POST")),
+            ("/v1/fsck" | "/v1/purge" | "/v1/pin" | "/v1/unpin" | "/v1/warm", _) => {
+                Err(wrong_method("POST"))
+            }
             ("/v1/seal", &Method::GET) => {
                 Ok(document(StatusCode::OK, &sealing::listed(self.parts.serving()?)))
             }

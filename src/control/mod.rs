@@ -3,6 +3,7 @@
 //! themselves and are answered by the same code.
 
 mod answers;
+mod checking;
 mod client;
 mod documents;
 mod lines;
@@ -33,6 +34,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub(crate) use checking::{finding_as_json, totals_as_json};
 pub(crate) use client::{Absent, Order, ask_and_wait, follow_and_wait, post_and_wait};
 pub(crate) use parts::ControlParts;
 

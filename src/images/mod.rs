@@ -108,6 +108,29 @@ pub(crate) fn list(survey: &Survey, filter: &ImageFilter) -> Result<Vec<CachedIm
     Ok(images.map(|(image, _)| image).collect())
 }
 
+/// Which images need these, by the names of the images; blocks.
+///
+/// # Errors
+/// If the records cannot be read.
+pub(crate) fn users(
+    survey: &Survey,
+    digests: &HashSet<Digest>,
+) -> Result<HashMap<Digest, Vec<String>>, Error> {
+    let manifests = survey.manifests()?;
+    let types = manifests.iter().map(|(_, digest, kind)| (digest.clone(), kind.clone())).collect();
+    let mut closures = Closures::new(survey, types);
+    let mut users: HashMap<Digest, Vec<String>> = HashMap::new();
+    for root in roots(survey, manifests, &mut closures)? {
+        let closure = closures.of(&root.digest);
+        for part in closure.parts().filter(|part| digests.contains(part)) {
+            let tag = root.tag.as_ref().map(|tag| format!(":{tag}"));
+            let by = tag.unwrap_or_else(|| format!("@{}", root.digest));
+            users.entry(part.clone()).or_default().push(format!("{}{by}", root.name));
+        }
+    }
+    Ok(users)
+}
+
 /// What stands for an image.
 #[derive(Clone, Debug)]
 struct Root {

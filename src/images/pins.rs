@@ -227,6 +227,14 @@ impl Pins {
         self.state().holdings.holds(name, digest)
     }
 
+    /// Repositories for which this is kept.
+    pub(crate) fn repositories_of(&self, digest: &Digest) -> Vec<CanonicalName> {
+        let state = self.state();
+        let kept = state.holdings.kept().filter(|(_, image)| image.parts.contains_key(digest));
+        let names: HashSet<_> = kept.map(|(name, _)| name.clone()).collect();
+        names.into_iter().collect()
+    }
+
     pub(crate) fn states(&self) -> PinStates {
         let state = self.state();
         let of = |pin: &SetPin| {

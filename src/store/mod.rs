@@ -10,6 +10,7 @@ mod blob;
 mod changes;
 mod check;
 mod database;
+mod due;
 mod entries;
 mod error;
 mod facts;
@@ -56,6 +57,7 @@ use crate::oci::{Algorithm, Digest};
 pub use blob::{Blob, Slice};
 pub use changes::Changed;
 pub use check::{CheckEvent, CheckOptions, CheckTotals, Checker, Defect, Finding, Remedy};
+pub use due::DueFile;
 pub use error::{Error, StageError};
 pub use facts::{ContentSender, Member, Senders, TagRecord};
 pub use index::{RoomOwner, Use};
@@ -146,6 +148,8 @@ impl BlobStore {
             proof_ttl: Duration::ZERO,
             abandon_after: Duration::ZERO,
             pins: config::PinList::default(),
+            scrub: Duration::ZERO,
+            scrub_rate: std::num::NonZeroU64::MAX,
         };
         let store = Self::new(
             &cache,

@@ -414,6 +414,19 @@ impl Records {
         Ok(())
     }
 
+    /// Files whose digest begins so and that were last read before `before`.
+    pub(super) fn due(
+        &self,
+        beginning: &str,
+        before: Tick,
+    ) -> Result<Vec<(Digest, bool, u8)>, Error> {
+        self.tables.run("read", |database| database.due(beginning, before))
+    }
+
+    pub(super) fn note_read(&self, digests: &[Digest], at: Tick) -> Result<(), Error> {
+        self.tables.run("write", |database| database.note_read(digests, at))
+    }
+
     /// The lines of pins that commands have set, the first first; blocks.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ pub(super) const TABLES: &str = "
         PRIMARY KEY (name, digest)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS repositories (
         name TEXT PRIMARY KEY, confirmed INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS reads (
+        digest TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS pins (
         target TEXT PRIMARY KEY, line TEXT NOT NULL, nth INTEGER NOT NULL) WITHOUT ROWID;
 ";

@@ -45,6 +45,7 @@ mod restart;
 mod resume;
 mod revocations;
 mod routing;
+mod scrub;
 mod seal_windows;
 mod sealed;
 mod sealed_matrix;

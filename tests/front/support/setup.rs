@@ -1,6 +1,7 @@
 //! What a proxy is started with: configuration, limits, clock, and a directory of its own.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -156,6 +157,8 @@ fn config(path: PathBuf) -> Config {
             proof_ttl: Duration::from_mins(10),
             abandon_after: Duration::from_mins(5),
             pins: PinList::default(),
+            scrub: Duration::ZERO,
+            scrub_rate: NonZeroU64::MAX,
         },
         default_upstream: None,
         upstreams: Vec::new(),
