@@ -100,7 +100,7 @@ async fn a_reload_leaves_it_open_and_taking_the_seal_off_ends_it() {
     let origin = Origin::with("a/b", "v1", &Image::new(1, &[])).await;
     let text = |sealed: bool, more: &str| {
         format!(
-            "cache: {{ path: CACHE }}\ndrain_delay: 0s\nupstreams:\n  \
+            "cache: {{ path: CACHE, min_free: 1MiB }}\ndrain_delay: 0s\nupstreams:\n  \
              docker.io: {{ url: '{}', sealed: {sealed}, {more} }}\n",
             origin.url()
         )

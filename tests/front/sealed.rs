@@ -22,7 +22,7 @@ const MIB: u64 = 1 << 20;
 fn text(origin: &Origin, of_upstream: &str, top: &str) -> String {
     let url = origin.url();
     format!(
-        "cache: {{ path: CACHE }}\ndrain_delay: 0s\n{top}\nupstreams:\n  docker.io: {{ url: '{url}', {of_upstream} }}\n"
+        "cache: {{ path: CACHE, min_free: 1MiB }}\ndrain_delay: 0s\n{top}\nupstreams:\n  docker.io: {{ url: '{url}', {of_upstream} }}\n"
     )
 }
 

@@ -18,7 +18,7 @@ use crate::support::push::{anyone, ending, uploads, writes};
 /// Everybody may do everything at this registry, which is sealed or not.
 fn text(origin: &Origin, sealed: bool) -> String {
     format!(
-        "cache: {{ path: CACHE }}\n\
+        "cache: {{ path: CACHE, min_free: 1MiB }}\n\
          drain_delay: 0s\n\
          default_upstream: registry.test\n\
          upstreams: {{ registry.test: {{ url: '{}', push: true, sealed: {sealed} }} }}\n\
