@@ -329,13 +329,15 @@ async fn clients_come_before_warming() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_is_told_at_the_end() {
-    let images = [1, 2].map(|seed| Image::new(seed, &[600_000]));
-    let origin = Origin::with("a/b", "v1", &images[0]).await;
-    origin.push("a/b", "v2", &images[1]);
+    let origin = Origin::start().await;
+    for (seed, tag) in (1..).zip(["v1", "v2", "v3"]) {
+        origin.push("a/b", tag, &Image::new(seed, &[500_000]));
+    }
     let mut setup = Setup::of(&origin);
-    setup.config.cache.max_size = 1_100_000;
+    setup.config.cache.max_size = 1_400_000;
     let proxy = setup.start().await;
-    let done = warm(&proxy, &["a/b:v1", "a/b:v2"]).await;
+    let order = json!({ "images": ["a/b:v1", "a/b:v2", "a/b:v3"], "jobs": 1 });
+    let done = begin(&proxy, order).await.next_with("done").await;
     assert_eq!(done["complete"], false, "{done}");
     let why = done["incomplete"][0]["missing"][0]["why"].as_str().expect("a text");
     assert!(why.contains("max_size"), "{done}");
@@ -518,7 +520,7 @@ async fn a_page_instead_of_a_registrys_404_is_no_loss_of_what_may_not_be_there()
 async fn what_finds_no_room_beside_others_comes_after_them() {
     let image = Image::new(1, &[300_000, 310_000, 320_000]);
     let origin = Origin::with("a/b", "v1", &image).await;
-    let old = Image::new(2, &[500_000]);
+    let old = Image::new(2, &[550_000, 560_000]);
     origin.push("a/b", "old", &old);
     let gates: Vec<_> =
         image.layers.iter().map(|layer| origin.hold_at(&layer.digest, 1000)).collect();
