@@ -12,8 +12,9 @@ use super::output::{print, size, tell};
 /// Between two lines of progress where there is no terminal.
 const LINES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The bar: how much has come, of how much, how fast, and when it will all be here.
-const BAR: &str = "{bar:24} {decimal_bytes} of {decimal_total_bytes}, {msg}, \
+/// How much has come, of how much, how fast, and when it will all be here; the bar has what is left
+/// of the line.
+const BAR: &str = "{wide_bar} {decimal_bytes}/{decimal_total_bytes}, {msg}, \
                    {decimal_bytes_per_sec}, {eta} left";
 const BAR_BEFORE: &str = "{spinner} {msg}";
 
@@ -79,7 +80,7 @@ impl ShownProgress {
             Shown::Lines(last) if last.elapsed() >= LINES_INTERVAL => {
                 *last = Instant::now();
                 let [done, of] = ["done", "of"].map(|which| size(counted("bytes", which)));
-                tell(&format!("{}, {done} of {of}", counts(progress)));
+                tell(&format!("{}, {done}/{of}", counts(progress)));
             }
             Shown::Lines(_) => {}
         }
@@ -104,10 +105,10 @@ fn counts(progress: &Value) -> String {
     let counted = |of: &str, which: &str| progress[of][which].as_u64().unwrap_or(0);
     let (images, planned) = (counted("images", "of"), counted("images", "planned"));
     if planned < images {
-        return format!("{planned} of {images} images looked at");
+        return format!("{planned}/{images} images looked at");
     }
     format!(
-        "{} of {images} images, {} of {} blobs",
+        "{}/{images} images, {}/{} blobs",
         counted("images", "done"),
         counted("blobs", "done"),
         counted("blobs", "of"),
@@ -159,7 +160,7 @@ mod tests {
                 "blobs": { "of": 9, "done": 4 },
             })
         };
-        assert_eq!(counts(&progress(2)), "2 of 3 images looked at");
-        assert_eq!(counts(&progress(3)), "1 of 3 images, 4 of 9 blobs");
+        assert_eq!(counts(&progress(2)), "2/3 images looked at");
+        assert_eq!(counts(&progress(3)), "1/3 images, 4/9 blobs");
     }
 }

@@ -167,6 +167,38 @@ async fn an_interrupted_command_leaves_what_has_come() {
     assert_eq!(rounds, 2, "once for each cache");
 }
 
+/// On a terminal, which `script` makes: a bar, and nothing of it is left at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_shows_a_bar_that_goes_at_the_end() {
+    let image = Image::new(1, &[MIB]);
+    let origin = Origin::with("a/b", "v1", &image).await;
+    let proxy = Proxy::of(&origin).await;
+    let gate = origin.hold_at(&image.layers[0].digest, MIB / 2);
+    let file = configuration(&proxy, &origin);
+    let program = env!("CARGO_BIN_EXE_roadstead");
+    let line = format!("'{program}' warm a/b:v1 --config '{}'", file.display());
+    let child = Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("util-linux is there");
+    // So that it is drawn at least once, with a part of what comes.
+    eventually("it is on its way", || origin.blob_gets(&image.layers[0].digest) == 1).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    gate.open();
+    let (code, out, _) = ended(child);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("/1.05 MB, 0/1 images, 1/2 blobs"), "{out:?}");
+    let (before, last) = out.rsplit_once("\u{1b}[2K").expect("the line is cleared");
+    assert!(before.contains("docker.io/a/b:v1: 1.0 MB"), "{out:?}");
+    assert_eq!(
+        last.trim_start_matches('\r'),
+        "2 blobs (1.0 MB) to fetch, 0 blobs (0 B) here before\r\n"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn output_that_nobody_takes_is_one_sentence() {
     let origin = Origin::with("a/b", "v1", &Image::new(1, &[1000])).await;
