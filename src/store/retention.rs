@@ -87,6 +87,7 @@ impl BlobStore {
 #[cfg(test)]
 mod tests {
     use crate::oci::{Algorithm, Digest};
+    use crate::store::entries::IndexEntry;
     use crate::store::index::{Disk, Index, NoRoom, Promise, Use};
     use crate::store::order::EvictionClass;
 
@@ -117,7 +118,7 @@ mod tests {
             .promise(&mut promise, size, ROOMY)
             .and_then(|_| index.hold(&mut promise, size, ROOMY));
         index.release(&promise);
-        Ok(went?.iter().map(|entry| entry.digest()).collect())
+        Ok(went?.iter().map(IndexEntry::digest).collect())
     }
 
     #[test]
