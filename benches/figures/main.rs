@@ -21,7 +21,6 @@ mod origin;
 mod pages;
 mod push;
 mod reload;
-#[expect(dead_code, reason = "names are for the comparison")]
 #[path = "../support/server.rs"]
 mod server;
 mod stats;

@@ -63,7 +63,9 @@ fn images(origin: &Origin, round: usize) -> Vec<String> {
     let image = |nth: u64| {
         let layers: Vec<_> =
             (0..LAYERS).map(|layer| Content::blob(salt(nth, layer), LAYER)).collect();
-        layers.iter().for_each(|layer| origin.add_blob(layer));
+        for layer in &layers {
+            origin.add_blob(layer);
+        }
         let manifest = Content::manifest(&layers);
         origin.add(manifest_path(manifest.digest.as_str()), &manifest);
         format!("origin.test/bench/app@{}", manifest.digest)

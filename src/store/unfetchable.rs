@@ -117,6 +117,7 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
     use crate::store::ContentSender;
+    use crate::store::entries::IndexEntry;
     use crate::store::index::{Disk, Index, NoRoom, Promise, Use};
     use crate::store::order::EvictionClass;
 
@@ -176,13 +177,13 @@ mod tests {
         assert_eq!(index.promise(&mut promise, 30, ROOMY), Err(NoRoom));
         index.promise(&mut promise, 20, ROOMY).expect("these may go");
         let went = index.hold(&mut promise, 20, ROOMY).expect("room");
-        assert_eq!(went.iter().map(|it| it.digest()).collect::<Vec<_>>(), [8, 9].map(digest));
+        assert_eq!(went.iter().map(IndexEntry::digest).collect::<Vec<_>>(), [8, 9].map(digest));
         index.release(&promise);
         assert!(index.excess(Disk { keep_free: 10, available: 0, ..ROOMY }).is_empty());
         // What is pinned does not go even then.
         index.retain(&digest(1));
         let went = index.last_resort(15);
-        assert_eq!(went.iter().map(|it| it.digest()).collect::<Vec<_>>(), [2, 3].map(digest));
+        assert_eq!(went.iter().map(IndexEntry::digest).collect::<Vec<_>>(), [2, 3].map(digest));
         assert_eq!((index.unfetchable(), index.retained(), index.used()), (60, 60, 60));
         index.let_go(&digest(1));
         assert_eq!(index.retained(), 60, "it is still not to be had");
@@ -194,6 +195,6 @@ mod tests {
         let mut promise = Promise::default();
         index.promise(&mut promise, 10, ROOMY).expect("what may go makes room");
         let went = index.hold(&mut promise, 10, ROOMY).expect("room");
-        assert_eq!(went.iter().map(|it| it.digest()).collect::<Vec<_>>(), [digest(5)]);
+        assert_eq!(went.iter().map(IndexEntry::digest).collect::<Vec<_>>(), [digest(5)]);
     }
 }
