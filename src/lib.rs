@@ -15,6 +15,7 @@
 //! | [`wanted`] | which images lists, manifests, compose files and charts name. Pure |
 //! | [`licence`] | a customer's signed right: its token, keys, revocation. Pure |
 //! | [`config`] | YAML in, every problem at once or a [`config::Config`] out; secrets; presets of registries |
+//! | `bundle` | images as files that are carried to where no registry is, and proof of what they are |
 //! | [`metrics`], [`telemetry`] | one struct of metric handles; log lines that never block |
 //! | [`route`] | from host, prefix, image name and `ns` to an upstream and a repository. Pure |
 //! | [`access`] | who asks, and who may do what, decided before anything is looked up. Pure but for the checking of passwords |
@@ -24,6 +25,7 @@
 //! | [`push`] | writes, passed through to a private registry, and what the cache keeps of them |
 //! | [`scrub`] | stored files are read again once in a while, so that rot is found before it is served |
 //! | [`warm`] | images that are brought in before anybody pulls them |
+//! | `import` | what a trusted bundle says of content that has come, taken over |
 //! | [`server`] | hyper for clients: accept, parse, route, authorise, answer, log |
 //! | [`admin`] | metrics, health and readiness on a listener of their own |
 //! | [`reload`] | configuration, users, licence keys, revocations and certificate, each read again and replaced by itself |
@@ -50,6 +52,7 @@
 mod access;
 mod admin;
 pub mod app;
+mod bundle;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -60,6 +63,7 @@ mod files;
 pub mod fuzzing;
 pub mod identity;
 mod images;
+mod import;
 mod jws;
 pub mod licence;
 pub mod limits;

@@ -39,8 +39,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "app", "control", "reload", "server", "admin", "access", "route", "pull", "push",
-            "store", "upstream", "wanted", "oci",
+            "app", "bundle", "control", "reload", "server", "admin", "access", "route", "pull",
+            "push", "store", "upstream", "wanted", "oci",
         ],
     ),
     (
@@ -55,14 +55,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "control",
         &[
-            "images", "misses", "warm", "server", "route", "pull", "store", "upstream", "wanted",
-            "oci",
+            "images", "import", "misses", "warm", "server", "route", "pull", "store", "upstream",
+            "wanted", "oci",
         ],
     ),
     ("misses", &["images", "store", "oci"]),
     ("warm", &["wanted", "pull", "upstream", "oci"]),
     ("images", &["store", "wanted", "oci"]),
     ("scrub", &["images", "pull", "store", "oci"]),
+    ("bundle", &["oci"]),
+    ("import", &["pull", "store", "oci"]),
     ("admin", &["access", "server", "store", "upstream"]),
     ("server", &["access", "route", "misses", "pull", "push", "store", "oci"]),
     ("access", &["oci", "fuzzing"]),
@@ -102,7 +104,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls", &["main", "upstream", "server", "config"]),
     ("serde_yaml", &["config", "wanted"]),
     // The operator's side reads the process's own figures in /proc, and makes its socket.
-    ("std::fs", &["store", "files", "admin", "control"]),
+    ("std::fs", &["store", "files", "bundle", "admin", "control"]),
     // Credential helpers; of the standard library's own process module others take exit codes.
     ("std::process::Command", &["upstream"]),
     ("tokio::process", &["upstream"]),

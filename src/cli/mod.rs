@@ -4,9 +4,12 @@
 mod check;
 pub mod credential_helper;
 mod credential_provider;
+mod export;
 mod failure;
 mod fsck;
 mod images;
+mod import;
+mod inventory;
 mod issue;
 mod licence;
 mod licences_here;
@@ -27,6 +30,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::clock::Clock;
 use failure::CommandFailure;
 
 /// A pull-through caching proxy for container registries.
@@ -62,6 +66,12 @@ enum Command {
     Warm(warm::WarmArguments),
     /// Check everything that is cached: every blob hashes to its name, and records and files agree.
     Fsck(fsck::FsckArguments),
+    /// Write images to a directory that can be carried to where no registry is.
+    Export(export::ExportArguments),
+    /// Take what was exported into the cache.
+    Import(import::ImportArguments),
+    /// Say what is cached, so that the next export leaves it out.
+    Inventory(inventory::InventoryArguments),
     /// Make keys, and issue, look at and revoke licences.
     #[command(subcommand)]
     Licence(licence::LicenceCommand),
@@ -83,6 +93,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Command::List(arguments) => list::run(arguments),
         Command::Warm(arguments) => warm::run(arguments),
         Command::Fsck(arguments) => fsck::run(arguments),
+        Command::Export(arguments) => export::run(arguments, &Clock::system()),
+        Command::Import(arguments) => import::run(arguments),
+        Command::Inventory(arguments) => inventory::run(arguments, &Clock::system()),
         Command::Licence(command) => licence::run(command),
         Command::CredentialProvider => credential_provider::run(),
     };

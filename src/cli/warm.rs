@@ -81,7 +81,7 @@ fn images_of(count: u64) -> String {
 }
 
 /// What is missing of an image, and why.
-fn lacks(image: &Value) -> String {
+pub(super) fn lacks(image: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let missing = image["missing"].as_array().map_or(&[][..], Vec::as_slice);
     let line = |missing: &Value| {

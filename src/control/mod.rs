@@ -6,13 +6,17 @@ mod answers;
 mod checking;
 mod client;
 mod documents;
+mod exchange;
+mod importing;
 mod lines;
 mod listed_images;
 mod missed;
 mod parts;
 mod pinning;
 mod purging;
+mod receiving;
 mod sealing;
+mod session;
 mod socket;
 mod warming;
 
@@ -23,8 +27,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Either, Limited};
+use http::Request;
+use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -35,20 +39,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 pub(crate) use checking::{finding_as_json, totals_as_json};
-pub(crate) use client::{Absent, Order, ask_and_wait, follow_and_wait, post_and_wait};
+pub(crate) use client::{Order, ask_and_wait, follow_and_wait, post_and_wait};
 pub(crate) use parts::ControlParts;
+pub(crate) use session::{Absent, Session};
 
 use answers::Answers;
-use documents::{AnswerBody, Unanswered};
 use socket::ControlSocket;
 
 /// Commands that are answered at once; more wait.
 const CONNECTIONS_MAX: usize = 8;
-/// Until a command has read its answer, or taken the next line of one: it gives its place to others
-/// then.
+/// Until a command has read its answer, taken the next line of one, or sent the next piece of
+/// content: it gives its place to others then.
 const COMMAND_MAX: Duration = Duration::from_mins(10);
-/// Bytes of what a command sends: the names of some 100,000 images.
-const ORDER_MAX: usize = 16 << 20;
 /// Waiting for a request.
 const REQUEST_IDLE: Duration = Duration::from_secs(10);
 
@@ -95,7 +97,14 @@ async fn serve(stream: UnixStream, answers: Arc<Answers>) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let (answers, taken) = (Arc::clone(&answers), taken.clone());
         async move {
-            let response = answer(&answers, request).await;
+            let coming = taken.clone();
+            let request = request.map(|body| {
+                body.map_frame(move |frame| {
+                    coming.send_replace(());
+                    frame
+                })
+            });
+            let response = answers.answer(request).await;
             let body = response.map(|body| match body {
                 Either::Left(document) => Either::Left(document),
                 Either::Right(lines) => Either::Right(lines.map_frame(move |frame| {
@@ -113,16 +122,5 @@ async fn serve(stream: UnixStream, answers: Arc<Answers>) {
         // A command that is interrupted leaves early.
         _ = serving => {}
         () = async { while timeout(COMMAND_MAX, reader.changed()).await.is_ok() {} } => {}
-    }
-}
-
-async fn answer(answers: &Answers, request: Request<Incoming>) -> Response<AnswerBody> {
-    let (head, body) = request.into_parts();
-    match Limited::new(body, ORDER_MAX).collect().await {
-        Ok(body) => answers.answer(&Request::from_parts(head, body.to_bytes())).await,
-        Err(error) => {
-            let sentence = format!("this is not read: {error}");
-            Unanswered(StatusCode::PAYLOAD_TOO_LARGE, sentence).response()
-        }
     }
 }

@@ -11,11 +11,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::documents::Unanswered;
 use super::lines::Lines;
 use super::parts::{ControlParts, ImageNames};
-use crate::oci::Digest;
+use crate::licence::calendar;
+use crate::oci::{Digest, MediaType};
+use crate::pull::PullThrough;
 use crate::wanted::{ImageLine, WantedPlatforms};
 use crate::warm::{
     self, Amount, WarmEvent, WarmImage, WarmOrder, WarmProgress, WarmReport, WarmTools, WarmTotals,
-    WarmedImage,
+    WarmedContents, WarmedImage,
 };
 
 /// Between two lines of progress.
@@ -35,6 +37,9 @@ pub(super) struct WarmRequest {
     jobs: Option<usize>,
     #[serde(default)]
     dry_run: bool,
+    /// Whether a line for each image that is complete says of what it consists.
+    #[serde(default)]
+    contents: bool,
 }
 
 /// What is to be done, if every line can be read and leads to an upstream.
@@ -52,7 +57,8 @@ pub(super) fn order(names: &ImageNames, request: &WarmRequest) -> Result<WarmOrd
         }
     }
     if wrong.is_empty() {
-        Ok(WarmOrder { images, jobs, dry_run: request.dry_run })
+        let WarmRequest { dry_run, contents, .. } = *request;
+        Ok(WarmOrder { images, jobs, dry_run, contents })
     } else {
         Err(Unanswered::bad_request(wrong.join("\n")))
     }
@@ -72,7 +78,7 @@ pub(super) async fn warm(
     order: WarmOrder,
     told: Lines,
 ) -> Result<Value, String> {
-    let (progress, events) = WarmProgress::new();
+    let (pull, (progress, events)) = (parts.pull.clone(), WarmProgress::new());
     let progress = Arc::new(progress);
     let telling = tell(events, Arc::downgrade(&progress), &told);
     let work = async {
@@ -84,6 +90,9 @@ pub(super) async fn warm(
     };
     // Side by side: the work goes on while somebody reads slowly.
     let (report, ()) = tokio::join!(work, telling);
+    for contents in &report.contents {
+        told.tell(&described(&pull, contents).await).await;
+    }
     Ok(result(&report))
 }
 
@@ -147,6 +156,30 @@ fn warmed(image: &WarmedImage) -> Value {
         "absent": amount(image.absent),
         "missing": missing.collect::<Vec<_>>(),
     })
+}
+
+/// Of what an image consists, and when its registry last said so.
+async fn described(pull: &PullThrough, contents: &WarmedContents) -> Value {
+    let WarmedContents { image, name, digest, tags, parts } = contents;
+    let (mut described, mut named) = (Vec::new(), Vec::new());
+    for part in parts {
+        described.push(json!({
+            "digest": part.digest.as_str(),
+            "size": part.size,
+            "media_type": part.media_type.as_ref().map(MediaType::as_str),
+            "seen": pull.when_seen(name, &part.digest).await.map(calendar::format),
+        }));
+    }
+    for (tag, digest) in tags {
+        named.push(json!({
+            "tag": tag.as_str(),
+            "digest": digest.as_str(),
+            "seen": pull.when_tag_seen(name, tag).await.map(calendar::format),
+        }));
+    }
+    json!({ "contents": {
+        "image": image.to_string(), "digest": digest.as_str(), "tags": named, "parts": described
+    } })
 }
 
 fn amount(amount: Amount) -> Value {

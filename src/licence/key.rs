@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
@@ -79,6 +79,11 @@ impl PublicKey {
         &self.id
     }
 
+    /// Whether `signature` of `message` is of this key.
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.raw).verify(message, signature).is_ok()
+    }
+
     pub(super) fn jws(&self) -> &JwsKey {
         &self.jws
     }
@@ -131,8 +136,8 @@ impl PrivateKey {
         self.public.jws.sign(&self.pair, payload)
     }
 
-    #[cfg(test)]
-    pub(super) fn signature(&self, message: &[u8]) -> Vec<u8> {
+    /// Signs `message`, which must be of a kind that is never taken for a licence.
+    pub(crate) fn sign_message(&self, message: &[u8]) -> Vec<u8> {
         self.pair.sign(message).as_ref().to_vec()
     }
 }

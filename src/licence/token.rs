@@ -286,7 +286,7 @@ mod tests {
         };
         let header = URL_SAFE_NO_PAD.encode(header.map_or_else(own, str::to_owned));
         let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(json));
-        format!("{message}.{}", URL_SAFE_NO_PAD.encode(key.signature(message.as_bytes())))
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(key.sign_message(message.as_bytes())))
     }
 
     #[test]

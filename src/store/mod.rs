@@ -70,7 +70,7 @@ pub use reader::{READ_MAX, Reader};
 pub use records::Records;
 pub use room::Removed;
 pub use staged::{Mismatch, Staged, Verified};
-pub use survey::{Kept, Survey};
+pub use survey::{Kept, PublishedFiles, Survey};
 pub use unfetchable::SendersInReach;
 
 use fullness::Fullness;
@@ -255,6 +255,15 @@ impl BlobStore {
         if let Err(StageError::Failed(error)) = self.0.meet_limit() {
             self.0.tolerate(Err(error));
         }
+    }
+
+    /// Notes that the bytes of `digest`, which are stored, have come from there as well.
+    ///
+    /// # Errors
+    /// If it cannot be recorded.
+    pub async fn note_sender(&self, digest: &Digest, sender: ContentSender) -> Result<(), Error> {
+        let (shared, digest) = (Arc::clone(&self.0), digest.clone());
+        self.0.pool.run(move || shared.records.add_sender(&digest, &sender)).await
     }
 
     /// Whether `digest` is known to be on disk, without looking there.

@@ -1,14 +1,17 @@
 //! A look at what is kept, for an operator. It blocks, counts as no use of anything, and holds no
 //! lock for longer than a page of rows takes.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Row, params};
 
 use super::database::{Database, Result as Rows};
+use super::layout::{ALGORITHMS, Layout};
 use super::{BlobStore, Error, StoreInner, premises, tick_to_time};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
@@ -153,6 +156,24 @@ impl Survey {
         }
     }
 
+    /// All content that is stored and recorded, in the order of its digests.
+    ///
+    /// # Errors
+    /// If the records cannot be read.
+    pub fn digests(&self) -> Result<Vec<Digest>, Error> {
+        let mut digests = Vec::new();
+        for algorithm in ALGORITHMS {
+            for nth in 0..=u8::MAX {
+                let recorded = self.0.records.blobs(&format!("{}:{nth:02x}", algorithm.name()))?;
+                let index = self.0.index();
+                let recorded = recorded.into_iter().map(|(_, usage)| usage.digest);
+                digests.extend(recorded.filter(|digest| index.contains(digest)));
+            }
+        }
+        digests.sort();
+        Ok(digests)
+    }
+
     /// What is stored as `digest`, if anything is.
     pub fn kept(&self, digest: &Digest) -> Option<Kept> {
         let (size, used) = self.0.index().find(digest)?;
@@ -249,5 +270,23 @@ impl Database {
         let texts = |row: &Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get(2)?]);
         let rows = select.query_map(params![name, key, PAGE], texts)?;
         Ok(rows.collect::<Rows<Vec<_>>>()?.into_iter().filter_map(read).collect())
+    }
+}
+
+/// Published content of a cache that another process may have open: it never changes, and what is
+/// evicted meanwhile can be read to its end.
+#[derive(Debug)]
+pub struct PublishedFiles(Layout);
+
+impl PublishedFiles {
+    /// Those of the cache in `path`.
+    pub fn of(path: &Path) -> Self {
+        Self(Layout::new(path))
+    }
+
+    /// # Errors
+    /// Those of the system; `NotFound` if it is not there.
+    pub fn open(&self, digest: &Digest) -> io::Result<File> {
+        premises::open_plain(&self.0.blob(digest)).map(|(file, _)| file)
     }
 }

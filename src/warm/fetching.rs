@@ -10,7 +10,7 @@ use super::parts::Part;
 use super::patience::Patience;
 use super::progress::WarmProgress;
 use crate::limits::Limits;
-use crate::oci::{CanonicalName, Digest, Manifest, Reference, UpstreamName};
+use crate::oci::{CanonicalName, Digest, Manifest, MediaType, Reference, UpstreamName};
 use crate::pull::{Asker, Error, PullThrough, UpstreamFault, Want};
 
 /// What it takes to warm.
@@ -29,6 +29,7 @@ pub(super) struct Fetched {
     pub(super) digest: Digest,
     /// Bytes.
     pub(super) size: u64,
+    pub(super) media_type: MediaType,
     pub(super) manifest: Manifest,
 }
 
@@ -104,7 +105,7 @@ impl WarmTools {
             upstream: name.upstream.clone(),
             reason: format!("something that is no manifest: {error}").into(),
         })?;
-        Ok(Fetched { digest, size, manifest })
+        Ok(Fetched { digest, size, media_type, manifest })
     }
 
     /// The configuration of an image, as far as it is one that can be read.
@@ -152,7 +153,7 @@ impl WarmTools {
         if !self.pull.has(name, &part.digest).await {
             return false;
         }
-        let proven = if part.is_manifest {
+        let proven = if part.is_manifest() {
             let reference = Reference::Digest(part.digest.clone());
             self.pull.manifest(name, &reference, Want::Body).await.map(drop)
         } else {

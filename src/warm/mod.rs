@@ -28,7 +28,7 @@ use crate::oci::Digest;
 pub(crate) use fetching::WarmTools;
 pub(crate) use order::{WarmImage, WarmOrder};
 pub(crate) use progress::{WarmEvent, WarmProgress, WarmTotals};
-pub(crate) use report::{Amount, WarmReport, WarmedImage};
+pub(crate) use report::{Amount, WarmReport, WarmedContents, WarmedImage};
 
 use at_once::at_once;
 use parts::Part;
@@ -37,7 +37,7 @@ use plan::{ImagePlan, plan};
 /// Warms what is ordered, and says how it goes on. Whoever drops it cancels it: what has come is
 /// kept.
 pub(crate) async fn run(tools: WarmTools, order: WarmOrder) -> WarmReport {
-    let WarmOrder { images, jobs, dry_run } = order;
+    let WarmOrder { images, jobs, dry_run, contents } = order;
     tools.progress.begin(images.len());
     let plans = at_once(images, jobs, |image| plan(tools.clone(), image)).await;
     let mut report = count(&tools, &plans, dry_run).await;
@@ -59,6 +59,9 @@ pub(crate) async fn run(tools: WarmTools, order: WarmOrder) -> WarmReport {
         if !dry_run {
             check(&tools, &mut plan).await;
         }
+        if contents {
+            report.contents.extend(plan.contents());
+        }
         if !plan.missing.is_empty() {
             report.incomplete.push(plan.report(&tools).await);
         }
@@ -78,7 +81,8 @@ async fn count(tools: &WarmTools, plans: &[ImagePlan], is_dry_run: bool) -> Warm
             }
         }
     }
-    WarmReport { images: plans.len(), is_dry_run, fetched, present, incomplete: Vec::new() }
+    let (incomplete, contents) = (Vec::new(), Vec::new());
+    WarmReport { images: plans.len(), is_dry_run, fetched, present, incomplete, contents }
 }
 
 /// Brings the blobs of an image in.

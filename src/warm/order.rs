@@ -10,6 +10,8 @@ pub(crate) struct WarmOrder {
     pub(crate) jobs: usize,
     /// Only manifests are fetched, to say what is missing.
     pub(crate) dry_run: bool,
+    /// The report says of what the images consist.
+    pub(crate) contents: bool,
 }
 
 /// An image, and what of it is wanted.

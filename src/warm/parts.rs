@@ -1,6 +1,6 @@
 //! Of what an image consists, and what of it is still to be looked at.
 
-use crate::oci::{Descriptor, Digest, Platform, Reference};
+use crate::oci::{Descriptor, Digest, MediaType, Platform, Reference};
 
 /// Content that an image needs.
 #[derive(Clone, Debug)]
@@ -8,7 +8,8 @@ pub(super) struct Part {
     pub(super) digest: Digest,
     /// Bytes, as a manifest says.
     pub(super) size: u64,
-    pub(super) is_manifest: bool,
+    /// Of a manifest: as what it was served.
+    pub(super) media_type: Option<MediaType>,
     /// The registry need not have it, and has not (image-spec, "Non-Distributable Layers").
     pub(super) left_out: bool,
     pub(super) is_foreign: bool,
@@ -41,12 +42,17 @@ impl Awaited {
 }
 
 impl Part {
-    pub(super) fn manifest(digest: Digest, size: u64) -> Self {
-        Self { digest, size, is_manifest: true, left_out: false, is_foreign: false }
+    pub(super) fn manifest(digest: Digest, size: u64, media_type: MediaType) -> Self {
+        let media_type = Some(media_type);
+        Self { digest, size, media_type, left_out: false, is_foreign: false }
     }
 
     pub(super) fn blob(listed: &Descriptor) -> Self {
         let Descriptor { digest, size, is_foreign, .. } = listed.clone();
-        Self { digest, size, is_manifest: false, left_out: false, is_foreign }
+        Self { digest, size, media_type: None, left_out: false, is_foreign }
+    }
+
+    pub(super) fn is_manifest(&self) -> bool {
+        self.media_type.is_some()
     }
 }

@@ -6,9 +6,9 @@ use super::attached::Attached;
 use super::fetching::{Fetched, WarmTools};
 use super::order::WarmImage;
 use super::parts::{Awaited, Part, Role};
-use super::report::{Amount, MissingPart, MissingReason, WarmedImage};
+use super::report::{Amount, MissingPart, MissingReason, WarmedContents, WarmedImage, WarmedPart};
 use super::selection::{is_among, select};
-use crate::oci::{CanonicalName, Digest, ImageReference, Platform, Reference};
+use crate::oci::{CanonicalName, Digest, ImageReference, Platform, Reference, Tag};
 use crate::pull::Error;
 use crate::upstream::FailureClass;
 use crate::wanted::WantedPlatforms;
@@ -25,6 +25,8 @@ pub(super) struct ImagePlan {
     image: ImageReference,
     pub(super) name: CanonicalName,
     digest: Option<Digest>,
+    /// Tags of it and of what is attached to it, and where they lead.
+    tags: Vec<(Tag, Digest)>,
     platforms: BTreeSet<Platform>,
     pub(super) parts: Vec<Part>,
     pub(super) missing: Vec<MissingPart>,
@@ -48,6 +50,7 @@ pub(super) async fn plan(tools: WarmTools, wanted: WarmImage) -> ImagePlan {
         image: wanted.image.clone(),
         name: wanted.name.clone(),
         digest: None,
+        tags: Vec::new(),
         platforms: BTreeSet::new(),
         parts: Vec::new(),
         missing: Vec::new(),
@@ -99,14 +102,21 @@ impl Planner {
     }
 
     async fn look_at(&mut self, awaited: Awaited, fetched: Fetched) {
-        let Awaited { depth, role, .. } = awaited;
+        let Awaited { reference, depth, role } = awaited;
+        if let Reference::Tag(tag) = reference {
+            self.plan.tags.push((tag, fetched.digest.clone()));
+        }
         if depth == 0 && matches!(role, Role::Image(_)) {
             self.plan.digest = Some(fetched.digest.clone());
         }
         if !self.seen.insert(fetched.digest.clone()) {
             return;
         }
-        self.plan.parts.push(Part::manifest(fetched.digest.clone(), fetched.size));
+        self.plan.parts.push(Part::manifest(
+            fetched.digest.clone(),
+            fetched.size,
+            fetched.media_type.clone(),
+        ));
         match (fetched.manifest.is_index(), role) {
             (true, Role::Image(_)) => self.take_index(&fetched, depth),
             (false, Role::Image(platform)) => self.take_image(&fetched, platform).await,
@@ -195,7 +205,7 @@ fn what(reference: &Reference) -> String {
 impl ImagePlan {
     /// Configurations and layers, each once.
     pub(super) fn blobs(&self) -> Vec<Part> {
-        self.parts.iter().filter(|part| !part.is_manifest).cloned().collect()
+        self.parts.iter().filter(|part| !part.is_manifest()).cloned().collect()
     }
 
     /// A part could not be had. Layers that registries need not have are no loss: clients know
@@ -216,6 +226,23 @@ impl ImagePlan {
 
     pub(super) fn was_not_kept(&mut self, part: &Part) {
         self.missing.push(MissingPart::not_kept(part.digest.as_str()));
+    }
+
+    /// All of it, if it is complete.
+    pub(super) fn contents(&self) -> Option<WarmedContents> {
+        let digest = self.digest.clone().filter(|_| self.missing.is_empty())?;
+        let parts = self.parts.iter().filter(|part| !part.left_out).map(|part| WarmedPart {
+            digest: part.digest.clone(),
+            size: part.size,
+            media_type: part.media_type.clone(),
+        });
+        Some(WarmedContents {
+            image: self.image.clone(),
+            name: self.name.clone(),
+            digest,
+            tags: self.tags.clone(),
+            parts: parts.collect(),
+        })
     }
 
     pub(super) async fn report(&self, tools: &WarmTools) -> WarmedImage {

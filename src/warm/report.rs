@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::parts::Part;
-use crate::oci::{CanonicalName, Digest, ImageReference};
+use crate::oci::{CanonicalName, Digest, ImageReference, MediaType, Tag};
 use crate::pull::Error;
 use crate::upstream::FailureClass;
 
@@ -17,6 +17,28 @@ pub(crate) struct WarmReport {
     pub(crate) present: Amount,
     /// Those of which something is missing that is wanted.
     pub(crate) incomplete: Vec<WarmedImage>,
+    /// Of those that are complete, if that was asked for.
+    pub(crate) contents: Vec<WarmedContents>,
+}
+
+/// Everything of an image that is wanted, and is here.
+#[derive(Clone, Debug)]
+pub(crate) struct WarmedContents {
+    pub(crate) image: ImageReference,
+    pub(crate) name: CanonicalName,
+    pub(crate) digest: Digest,
+    /// Tags of it and of what is attached to it, and where they lead.
+    pub(crate) tags: Vec<(Tag, Digest)>,
+    pub(crate) parts: Vec<WarmedPart>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct WarmedPart {
+    pub(crate) digest: Digest,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Of a manifest: as what it was served.
+    pub(crate) media_type: Option<MediaType>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

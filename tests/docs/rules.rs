@@ -11,9 +11,9 @@ const SOURCES: [&str; 4] = ["DESIGN", "PROTOCOL", "RELIABILITY", "ACCESS"];
 /// The one whose rules also have a letter and a number, as `RELIABILITY A-8`.
 const LETTERED: &str = "RELIABILITY";
 /// Families of rules that are cited by number.
-const FAMILIES: [&str; 14] = [
+const FAMILIES: [&str; 15] = [
     "PIN", "SEAL", "SEL", "NAME", "MAN", "BLOB", "RED", "TAG", "REF", "ERR", "AUTH", "UP", "UPL",
-    "WARM",
+    "WARM", "BUNDLE",
 ];
 
 /// All Rust files below `folder`.
