@@ -189,6 +189,7 @@ mod tests {
             std::fs::write(&path, bytes).expect("written");
             assert!(opened.content(&digest).err().expect(bytes).contains("should have 8"));
         }
+        std::fs::write(&path, "manifest").expect("written");
         let elsewhere = folder.path().join("elsewhere");
         std::fs::rename(&path, &elsewhere).expect("moved");
         symlink(&elsewhere, &path).expect("a link");

@@ -17,6 +17,7 @@ use crate::licence::{KeyId, PublicKey, calendar};
 use crate::oci::MediaType;
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct ImportArguments {
     /// Bundles: directories, or tar archives.
     #[arg(value_name = "PATH", required = true)]
@@ -30,6 +31,9 @@ pub(super) struct ImportArguments {
     /// Let tags move back in time.
     #[arg(long)]
     force: bool,
+    /// Let what is imported go when other content needs room; otherwise it is pinned.
+    #[arg(long)]
+    no_pin: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -50,6 +54,10 @@ pub(super) fn run(arguments: &ImportArguments) -> Result<(), CommandFailure> {
     let bundles: Vec<_> = bundles.into_iter().filter_map(Result::ok).collect();
     let session = Session::begin(&config, Absent::Made)?;
     let imported = import(&session, &bundles, arguments.force);
+    let pinned = match &imported {
+        Ok(images) if !arguments.no_pin => pin(&session, images),
+        Ok(_) | Err(_) => Ok(()),
+    };
     session.end();
     let images = imported?;
     let text = if arguments.json {
@@ -59,8 +67,8 @@ pub(super) fn run(arguments: &ImportArguments) -> Result<(), CommandFailure> {
         table(&images)
     };
     print(&text)?;
-    match images.iter().filter(|image| image["outcome"] == "refused").count() {
-        0 => Ok(()),
+    match images.iter().filter(|image| is_refused(image)).count() {
+        0 => Ok(pinned.context("all of it is imported, but nothing is pinned")?),
         refused => Err(anyhow!("{refused} of {} images refused", images.len()).into()),
     }
 }
@@ -91,6 +99,29 @@ fn import(
         images.extend(imported["images"].as_array().cloned().unwrap_or_default());
     }
     Ok(images)
+}
+
+/// Everything that has come stays: by its tag, so that what follows it under the tag does, too.
+fn pin(session: &Session<'_>, images: &[Value]) -> anyhow::Result<()> {
+    let taken = images.iter().filter(|image| !is_refused(image));
+    let lines: BTreeSet<_> = taken.map(named).collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    session.post("/v1/pin", &json!({ "images": lines })).map(drop)
+}
+
+fn is_refused(image: &Value) -> bool {
+    image["outcome"] == "refused"
+}
+
+/// The image, by its tag if it has one.
+fn named(image: &Value) -> String {
+    let text = |key: &str| image[key].as_str().unwrap_or_default();
+    match image["tag"].as_str() {
+        Some(tag) => format!("{}:{tag}", text("name")),
+        None => format!("{}@{}", text("name"), text("digest")),
+    }
 }
 
 fn send_contents(session: &Session<'_>, bundles: &[OpenedBundle]) -> anyhow::Result<()> {
@@ -163,15 +194,11 @@ fn described(bundle: &OpenedBundle) -> Value {
 
 fn table(images: &[Value]) -> String {
     let line = |image: &Value| {
-        let text = |key: &str| image[key].as_str().unwrap_or_default();
-        let name = match image["tag"].as_str() {
-            Some(tag) => format!("{}:{tag}", text("name")),
-            None => format!("{}@{}", text("name"), text("digest")),
-        };
-        if text("outcome") == "refused" {
-            tell(&format!("{name}: {}", text("why")));
+        let (outcome, name) = (image["outcome"].as_str().unwrap_or_default(), named(image));
+        if is_refused(image) {
+            tell(&format!("{name}: {}", image["why"].as_str().unwrap_or_default()));
         }
-        format!("{:8}  {name}\n", text("outcome"))
+        format!("{outcome:8}  {name}\n")
     };
     images.iter().map(line).collect()
 }

@@ -6,6 +6,7 @@
 
 #[path = "../docs/blocks.rs"]
 mod blocks;
+mod bundles;
 mod campaigns;
 mod concurrent_pushes;
 mod container_image;

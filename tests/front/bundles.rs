@@ -127,6 +127,17 @@ async fn what_was_exported_is_served_where_no_registry_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_imported_is_pinned_unless_somebody_says_otherwise() {
+    let (_near, _, bundle) = exported().await;
+    for (more, pinned) in [(&["--no-pin"][..], false), (&[], true)] {
+        let far = Side::sealed().await;
+        far.done(&[&["import", text(&bundle), "--unsigned"], more].concat());
+        let listed: Value = serde_json::from_str(&far.done(&["images", "--json"])).expect("JSON");
+        assert_eq!(listed["images"][0]["pinned"], pinned, "{more:?}: {listed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_is_the_same_without_servers() {
     let (mut near, image, with) = exported().await;
     near.proxy.stop().await;

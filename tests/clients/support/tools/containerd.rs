@@ -65,6 +65,14 @@ impl Containerd {
         command
     }
 
+    /// Takes the images of an archive.
+    pub(crate) fn import(&self, archive: &Path) -> Command {
+        let mut command =
+            self.command(&["images", "import", "--snapshotter", "native", "--all-platforms"]);
+        command.arg(archive);
+        command
+    }
+
     /// Fails unless `image` was pulled as `name`.
     pub(crate) async fn holds(&self, name: &str, image: &Image) {
         listed(&self.folder, |arguments| self.command(arguments), name, image).await;
