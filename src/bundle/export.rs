@@ -35,6 +35,10 @@ impl Export {
     /// A sentence: there is something else.
     pub(crate) fn resume(folder: &Path, order: &Digest) -> Result<Option<Self>, String> {
         let told = |error: String| format!("{}: {error}", folder.display());
+        // Of one that was killed while it wrote these.
+        for file in [PLAN_FILE, ENVELOPE_FILE] {
+            files::remove_half_written(&folder.join(file));
+        }
         if let Some(plan) = ExportPlan::of_earlier(folder, order).map_err(told)? {
             return Ok(Some(Self { folder: folder.to_path_buf(), plan }));
         }
@@ -366,6 +370,11 @@ pub(super) mod tests {
         let first = Digest::of(Algorithm::Sha256, b"first");
         fs::write(blobs.join(format!(".{}.partial", first.hex())), "fi").expect("written");
         fs::write(blobs.join(first.hex()), "fIrst").expect("written");
+        for half in
+            ["..roadstead-export.json.0123456789abcdef", ".roadstead-bundle.json.0123456789abcdef"]
+        {
+            fs::write(resumed.path().join(half), "{").expect("written");
+        }
         fs::write(&third, "third").expect("written");
         export(resumed.path(), &contents).expect("written");
         assert_eq!(files_in(resumed.path()), files_in(whole.path()));

@@ -21,7 +21,7 @@ pub(crate) struct Order {
 /// Asks for `path` and its query, and waits for the answer.
 ///
 /// # Errors
-/// [`ControlError`], in words for people.
+/// [`ControlError`](super::exchange::ControlError), in words for people.
 pub(crate) fn ask_and_wait(config: &Config, path: &str) -> anyhow::Result<Value> {
     let asked = Request::get(path).body(Full::default()).context("this cannot be asked for")?;
     run(config, asked, Absent::Told, &mut |_| Ok(()))
@@ -30,7 +30,7 @@ pub(crate) fn ask_and_wait(config: &Config, path: &str) -> anyhow::Result<Value>
 /// Posts `order` to `path`, and waits for the answer.
 ///
 /// # Errors
-/// [`ControlError`], in words for people.
+/// [`ControlError`](super::exchange::ControlError), in words for people.
 pub(crate) fn post_and_wait(config: &Config, path: &str, order: &Value) -> anyhow::Result<Value> {
     let posted = Request::post(path).body(Full::from(order.to_string()));
     run(config, posted.context("this cannot be asked for")?, Absent::Told, &mut |_| Ok(()))
@@ -40,7 +40,7 @@ pub(crate) fn post_and_wait(config: &Config, path: &str, order: &Value) -> anyho
 /// interrupts it has it cancelled.
 ///
 /// # Errors
-/// [`ControlError`], in words for people.
+/// [`ControlError`](super::exchange::ControlError), in words for people.
 pub(crate) fn follow_and_wait(
     config: &Config,
     order: &Order,

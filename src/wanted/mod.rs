@@ -3,7 +3,7 @@
 //! `content` tells by their content what bytes are: lines of the grammar (`line`), or documents
 //! that other programs write (`documents`). A document is read into a `tree`, whose aliases are
 //! bounded, and `kinds` knows where manifests, compose files and charts name images. A
-//! [`ListReader`] takes any number of files, and ends in [`WantedImages`], or in every problem that
+//! [`ListReader`] takes any number of files, and ends in `WantedImages`, or in every problem that
 //! was found: there is no half list.
 
 mod content;

@@ -8,6 +8,7 @@ mod bad_disks;
 mod bad_input;
 mod blobs;
 mod broken_objects;
+mod bundle_kills;
 mod bundles;
 mod causes;
 mod changed_files;
