@@ -163,6 +163,11 @@ fn add(planned: &mut PlannedImages, contents: &Value) -> Option<()> {
         let tag = Tag::parse(tag["tag"].as_str()?).ok()?;
         planned.images.push(bundled(Some(tag), digest, media_type?, tag_seen.unwrap_or(seen)));
     }
+    for attached in contents["attached"].as_array()? {
+        let digest = Digest::parse(attached.as_str()?).ok()?;
+        let (media_type, seen) = types.get(&digest)?.clone();
+        planned.images.push(bundled(None, digest, media_type?, seen));
+    }
     if tags.is_empty() || image.digest().is_some() {
         planned.images.push(bundled(None, root, root_type?, root_seen));
     }

@@ -160,7 +160,7 @@ fn warmed(image: &WarmedImage) -> Value {
 
 /// Of what an image consists, and when its registry last said so.
 async fn described(pull: &PullThrough, contents: &WarmedContents) -> Value {
-    let WarmedContents { image, name, digest, tags, parts } = contents;
+    let WarmedContents { image, name, digest, tags, attached, parts } = contents;
     let (mut described, mut named) = (Vec::new(), Vec::new());
     for part in parts {
         described.push(json!({
@@ -178,7 +178,11 @@ async fn described(pull: &PullThrough, contents: &WarmedContents) -> Value {
         }));
     }
     json!({ "contents": {
-        "image": image.to_string(), "digest": digest.as_str(), "tags": named, "parts": described
+        "image": image.to_string(),
+        "digest": digest.as_str(),
+        "tags": named,
+        "attached": attached.iter().map(Digest::as_str).collect::<Vec<_>>(),
+        "parts": described,
     } })
 }
 

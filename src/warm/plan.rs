@@ -27,6 +27,8 @@ pub(super) struct ImagePlan {
     digest: Option<Digest>,
     /// Tags of it and of what is attached to it, and where they lead.
     tags: Vec<(Tag, Digest)>,
+    /// Manifests that nothing leads to but the registry's list of what is attached.
+    attached: Vec<Digest>,
     platforms: BTreeSet<Platform>,
     pub(super) parts: Vec<Part>,
     pub(super) missing: Vec<MissingPart>,
@@ -51,6 +53,7 @@ pub(super) async fn plan(tools: WarmTools, wanted: WarmImage) -> ImagePlan {
         name: wanted.name.clone(),
         digest: None,
         tags: Vec::new(),
+        attached: Vec::new(),
         platforms: BTreeSet::new(),
         parts: Vec::new(),
         missing: Vec::new(),
@@ -117,6 +120,9 @@ impl Planner {
             fetched.size,
             fetched.media_type.clone(),
         ));
+        if role == Role::Attached && fetched.manifest.subject().is_some() {
+            self.plan.attached.push(fetched.digest.clone());
+        }
         match (fetched.manifest.is_index(), role) {
             (true, Role::Image(_)) => self.take_index(&fetched, depth),
             (false, Role::Image(platform)) => self.take_image(&fetched, platform).await,
@@ -241,6 +247,7 @@ impl ImagePlan {
             name: self.name.clone(),
             digest,
             tags: self.tags.clone(),
+            attached: self.attached.clone(),
             parts: parts.collect(),
         })
     }

@@ -29,6 +29,8 @@ pub(crate) struct WarmedContents {
     pub(crate) digest: Digest,
     /// Tags of it and of what is attached to it, and where they lead.
     pub(crate) tags: Vec<(Tag, Digest)>,
+    /// Manifests that nothing leads to but the registry's list of what is attached.
+    pub(crate) attached: Vec<Digest>,
     pub(crate) parts: Vec<WarmedPart>,
 }
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::content::Blob;
+use crate::support::content::{Blob, Content};
 use crate::support::image::{Image, Manifest, OCI_INDEX, OCI_MANIFEST};
 use crate::support::origin::Origin;
 use crate::support::proxy::{Proxy, Setup, blob, manifest};
@@ -320,11 +320,38 @@ async fn platforms_that_nobody_wanted_are_left_out_and_what_is_attached_comes_al
     let signature = Image::new(9, &[100]);
     let signed = format!("{}.sig", index.digest.as_str().replace(':', "-"));
     origin.push("a/b", &signed, &signature);
+    // An SBOM that only the referrers API tells of.
+    let empty = Blob::new(Content::given(&b"{}"[..]));
+    origin.put_blob("a/b", &empty);
+    let listed = |manifest: &Manifest| {
+        json!({
+            "mediaType": OCI_MANIFEST, "digest": manifest.digest.as_str(),
+            "size": manifest.bytes.len(), "artifactType": "application/spdx+json",
+        })
+    };
+    let part = json!({
+        "mediaType": "application/vnd.oci.empty.v1+json", "digest": empty.digest.as_str(), "size": 2,
+    });
+    let sbom = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "application/spdx+json",
+        "config": part, "layers": [part], "subject": {
+            "mediaType": OCI_INDEX, "digest": index.digest.as_str(), "size": index.bytes.len(),
+        },
+    });
+    let sbom = Manifest::new(OCI_MANIFEST, sbom.to_string());
+    origin.put_manifest("a/b", &sbom);
+    let referrers =
+        json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [listed(&sbom)] });
+    origin.put_referrers(&index.digest, referrers.to_string());
     let near = Side::with(origin).await;
     let bundle = near.export(&["a/b:v1 platform=linux/amd64"], &[]);
     let far = Side::sealed().await;
     let out = far.done(&["import", text(&bundle), "--unsigned"]);
-    assert_eq!(out.lines().count(), 2, "{out}");
+    assert_eq!(out.lines().count(), 3, "{out}");
+    assert_eq!(far.proxy.get(&manifest("a/b", &sbom.digest)).await.body, sbom.bytes);
+    let found = far.proxy.get(&format!("/v2/a/b/referrers/{}", index.digest)).await.body;
+    let found: Value = serde_json::from_slice(&found).expect("JSON");
+    assert_eq!(found["manifests"][0]["digest"], sbom.digest.as_str(), "{found}");
     assert_eq!(far.proxy.get(&manifest("a/b", "v1")).await.body, index.bytes);
     let by_digest = |image: &Image| manifest("a/b", &image.manifest.digest);
     assert_eq!(far.proxy.get(&by_digest(&amd64)).await.body, amd64.manifest.bytes);
