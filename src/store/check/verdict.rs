@@ -207,12 +207,15 @@ impl StoreInner {
 
     fn record_anew(&self, reading: &CheckedFile, class: EvictionClass) -> Remedy {
         let (digest, size) = (&reading.digest, reading.stamp.size);
-        let used = tick(self.clock.now());
-        if self.index().find(digest).is_some_and(|(counted, _)| counted != size) {
+        let used = {
             let mut index = self.index();
-            index.remove(digest);
-            index.insert(digest, size, class, used);
-        }
+            let used = index.next_tick(tick(self.clock.now()));
+            if index.find(digest).is_some_and(|(counted, _)| counted != size) {
+                index.remove(digest);
+                index.insert(digest, size, class, used);
+            }
+            used
+        };
         match self.records.put_stamp(digest, reading.stamp, class, used) {
             Ok(()) => Remedy::Done("recorded as it was found"),
             Err(error) => self.failed(&error),
